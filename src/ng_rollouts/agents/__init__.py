@@ -1,0 +1,19 @@
+"""What answers a rollout."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ng_rollouts.records import Json
+
+
+class Agent(Protocol):
+    """Answers one rollout at a time, many at once."""
+
+    async def run(self, request: Json) -> Json:
+        """The reply to a whole row: an object with `reward`, usually `response` and the verifier's fields.
+
+        Raises:
+            AttemptFailed: this attempt did not end in such a reply.
+        """
+        ...

@@ -1,0 +1,182 @@
+"""The packaged agents as ASGI apps: `POST /run` as NeMo Gym's agent servers answer it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from ng_rollouts.agents.example.policy import Thought, think
+from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
+from ng_rollouts.chat import chat_input
+from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.records import Json
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_DEFAULT_TEMPERATURE = 0.7
+_LOST = "I could not find an arithmetic problem in this prompt."
+
+
+def example_app(name: str, latency_s: float = 0.0) -> App:
+    """The app of a packaged agent.
+
+    Args:
+        name: `example_math_agent` or `example_tool_agent`.
+        latency_s: mean seconds before it answers, spread as `random.expovariate` spreads them.
+    """
+    policy = {"example_math_agent": _reason_and_answer, "example_tool_agent": _call_a_tool_and_answer}[name]
+
+    async def respond(method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if (method, path) == ("GET", "/"):
+            return 200, {"name": name}
+        if path != "/run":
+            return 404, {"detail": "Not Found"}
+        if method != "POST":
+            return 405, {"detail": "Method Not Allowed"}
+        if latency_s:
+            await asyncio.sleep(random.expovariate(1 / latency_s))
+        try:
+            row = loads(body)
+            params = row["responses_create_params"]
+            messages = chat_input(params)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return 422, {"detail": "the body must be a row with responses_create_params"}
+        return 200, _run(row, params, messages, policy)
+
+    return json_app(respond)
+
+
+def json_app(respond: Callable[[str, str, bytes], Awaitable[tuple[int, Any]]]) -> App:
+    """An ASGI app that answers JSON: (method, path, body) -> (status, value)."""
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        status, value = await respond(scope["method"], scope["path"], body)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": dumps(value)})
+
+    return app
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+Policy = Callable[[list[Step], Thought], list[Json]]
+
+
+def _run(row: Json, params: Json, messages: list[Json], policy: Policy) -> Json:
+    prompt = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    steps = solve(prompt)
+    if steps:
+        thought = think(
+            steps,
+            temperature=_number(params, "temperature", _DEFAULT_TEMPERATURE),
+            top_p=_number(params, "top_p", 1.0),
+            rng=random.Random(_seed(row, params, prompt)),
+        )
+        items = policy(steps, thought)
+    else:
+        items = [_message_item(_LOST)]
+    response = _response(params, prompt, items)
+    return {
+        "responses_create_params": params,
+        "response": response,
+        **_verify(row, steps, items),
+    }
+
+
+def _reason_and_answer(_: list[Step], thought: Thought) -> list[Json]:
+    summary = [{"type": "summary_text", "text": thought.working}]
+    return [{"id": "rs_1", "type": "reasoning", "summary": summary}, _message_item(thought.text)]
+
+
+def _call_a_tool_and_answer(_: list[Step], thought: Thought) -> list[Json]:
+    arguments = dumps({"steps": [f"{step.left} {step.sign} {step.right}" for step, _ in thought.steps]}).decode()
+    call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "calculator", "arguments": arguments}
+    result = {"type": "function_call_output", "call_id": "call_1", "output": thought.working}
+    return [{**call, "status": "completed"}, result, _message_item(thought.text)]
+
+
+def _message_item(text: str) -> Json:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+
+
+def _verify(row: Json, steps: list[Step], items: list[Json]) -> Json:
+    """Score an answer: 0.4 for the right result, 0.6 for the share of right steps in the working."""
+    text = items[-1]["content"][0]["text"]
+    answer = final_answer(text)
+    expected = row.get("expected_answer", steps[-1].result if steps else None)
+    correct = answer is not None and str(answer) == str(expected)
+    right, written = steps_right(_working(items))
+    reward = round(0.4 * correct + 0.6 * (right / written if written else 0.0), 3)
+    return {
+        "reward": reward,
+        "accuracy": correct,
+        "extracted_answer": None if answer is None else str(answer),
+        "expected_answer": expected,
+    }
+
+
+def _working(items: list[Json]) -> str:
+    first = items[0]
+    if first["type"] == "reasoning":
+        return str(first["summary"][0]["text"])
+    return str(items[1]["output"]) if len(items) > 1 else ""
+
+
+def _response(params: Json, prompt: str, items: list[Json]) -> Json:
+    read, wrote = len(prompt.split()), sum(len(dumps(item)) for item in items) // 8
+    return {
+        "id": "resp_example",
+        "object": "response",
+        "created_at": 0,
+        "model": "simulated",
+        "status": "completed",
+        "output": items,
+        "parallel_tool_calls": False,
+        "tool_choice": "auto",
+        "tools": params.get("tools") or [],
+        "usage": {"input_tokens": read, "output_tokens": wrote, "total_tokens": read + wrote},
+    }
+
+
+def _seed(row: Json, params: Json, prompt: str) -> str:
+    """What the draws depend on: the given seed, or else which rollout it is; and the request."""
+    seed = params.get("seed")
+    if seed is None:
+        seed = _seed_in_extra_body(params)
+    if seed is None:
+        seed = f"{row.get('_ng_task_index')}/{row.get('_ng_rollout_index')}"
+    return f"{seed}|{params.get('temperature')}|{params.get('top_p')}|{prompt}"
+
+
+def _seed_in_extra_body(params: Json) -> Any:
+    try:
+        return loads((params.get("metadata") or {})["extra_body"].encode())["seed"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _number(params: Json, name: str, default: float) -> float:
+    value = params.get(name)
+    return float(value) if isinstance(value, (int, float)) else default

@@ -1,0 +1,109 @@
+"""An agent behind `POST {agent}/run`, at one address or several."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http import Http, Reply
+from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.records import Json
+from ng_rollouts.retries import RETRYABLE_STATUSES, retry_after_s
+
+MESSAGE_CHARACTERS = 2000
+"""What is kept of a server's own words."""
+
+
+@dataclass(slots=True)
+class _Address:
+    run_url: str
+    in_flight: int = 0
+
+
+class ServerAgent:
+    """An agent server; several addresses are used least busy first.
+
+    A `seed` goes with the sampling parameters. An agent that refuses the key there, as NeMo Gym's do, has it from
+    then on in `metadata.extra_body`, and the row that was refused is sent again at once.
+    """
+
+    def __init__(self, urls: list[str], http: Http) -> None:
+        self._addresses = [_Address(_run_url(url)) for url in urls]
+        self._http = http
+        self._refuses_seed = False
+
+    async def run(self, request: Json) -> Json:
+        """Send the row to the least busy address."""
+        address = min(self._addresses, key=lambda address: address.in_flight)
+        address.in_flight += 1
+        try:
+            return await self._run_at(address.run_url, request)
+        finally:
+            address.in_flight -= 1
+
+    async def _run_at(self, url: str, request: Json) -> Json:
+        has_seed = request["responses_create_params"].get("seed") is not None
+        if has_seed and not self._refuses_seed:
+            reply = await self._http.post(url, dumps(request))
+            if not _refuses_seed(reply):
+                return _result(reply)
+            self._refuses_seed = True
+        if has_seed:
+            request = seed_in_extra_body(request)
+        return _result(await self._http.post(url, dumps(request)))
+
+
+def seed_in_extra_body(request: Json) -> Json:
+    """The request with its seed moved into the JSON text of `metadata.extra_body`, beside what is there."""
+    params = dict(request["responses_create_params"])
+    metadata = dict(params.get("metadata") or {})
+    try:
+        extra = loads(str(metadata.get("extra_body") or "{}").encode())
+    except ValueError:
+        extra = {}
+    extra = extra if isinstance(extra, dict) else {}
+    metadata["extra_body"] = dumps({**extra, "seed": params.pop("seed")}).decode()
+    return {**request, "responses_create_params": {**params, "metadata": metadata}}
+
+
+def _run_url(url: str) -> str:
+    base = url.rstrip("/")
+    return base if base.endswith("/run") else f"{base}/run"
+
+
+def _refuses_seed(reply: Reply) -> bool:
+    """Whether a 422 says that `seed` is a key it forbids (pydantic's `extra_forbidden`, or words to that effect)."""
+    if reply.status != 422:
+        return False
+    try:
+        detail = loads(reply.body)["detail"]
+        return any(error["loc"][-1] == "seed" for error in detail)
+    except (ValueError, KeyError, TypeError, IndexError):
+        text = reply.body.lower()
+        return b"seed" in text and any(word in text for word in (b"forbidden", b"not permitted", b"extra", b"unknown"))
+
+
+def _result(reply: Reply) -> Json:
+    if not 200 <= reply.status < 300:
+        raise AttemptFailed(
+            f"http_{reply.status}",
+            _words(reply.body) or "no message",
+            status=reply.status,
+            retryable=reply.status in RETRYABLE_STATUSES,
+            retry_after_s=retry_after_s(reply.headers.get("retry-after"), time.time()),
+        )
+    try:
+        result = loads(reply.body)
+    except ValueError as error:
+        message = f"the reply is not JSON ({error}): {_words(reply.body[:200])}"
+        raise AttemptFailed("not_json", message, status=reply.status, retryable=True) from error
+    if not isinstance(result, dict):
+        message = f"the reply is not an object: {_words(reply.body[:200])}"
+        raise AttemptFailed("not_object", message, status=reply.status)
+    return result
+
+
+def _words(body: bytes) -> str:
+    text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
+    return " ".join(text.split())[:MESSAGE_CHARACTERS]

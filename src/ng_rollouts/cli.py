@@ -1,0 +1,142 @@
+"""The command: what was typed -> typed config -> run -> exit code.
+
+The only room that knows Hydra, which is imported once the cheap checks have passed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ng_rollouts import __version__
+from ng_rollouts.config import CollectConfig
+from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.overrides import Keys
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+COMPLETION_FLAGS = ("-sc", "--shell-completion")
+
+
+def main() -> None:
+    """`ng_collect_rollouts`."""
+    sys.exit(_guarded(lambda: _main(sys.argv[1:])))
+
+
+def conf_folder() -> Path:
+    """The config groups: within the package when installed, at the top of the project in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parents[1] / "conf") if folder.is_dir())
+
+
+def _main(arguments: list[str]) -> int:
+    if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
+        return _through_hydra(arguments)
+    if {"--help", "-h"} & set(arguments):
+        from ng_rollouts.helptext import help_text  # noqa: PLC0415 - not needed to collect
+
+        print(help_text(conf_folder()))
+        return 0
+    if "--version" in arguments:
+        print(f"ng_rollouts {__version__}")
+        return 0
+    if not arguments:
+        raise ConfigError("nothing to collect: give +input_jsonl_fpath=, +output_jsonl_fpath= and +agent_name= (--help)")
+    keys = Keys.of(CollectConfig, _groups(arguments))
+    return _through_hydra(keys.rewrite(arguments))
+
+
+def _groups(arguments: list[str]) -> set[str]:
+    """Names of config groups, those of a folder of the user's included."""
+    folders = [conf_folder()]
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folders.append(Path(value or following))
+    return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
+
+
+def _through_hydra(arguments: list[str]) -> int:
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra  # noqa: PLC0415 - a third of a second, which a typo should not cost
+    from hydra.core.config_store import ConfigStore  # noqa: PLC0415
+
+    ConfigStore.instance().store(name="parameters", node=CollectConfig)
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        codes.append(_guarded(lambda: _collect(config)))
+        if codes[-1] >= 128:
+            raise SystemExit(codes[-1])
+
+    with tempfile.TemporaryDirectory(prefix="ng_rollouts_") as scratch:
+        sys.argv[1:] = [*arguments, *_sweep_folder(arguments, scratch)]
+        _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+    return max(codes, default=0)
+
+
+def _sweep_folder(arguments: list[str], scratch: str) -> list[str]:
+    """Hydra writes a file into the folder of a sweep, whatever it is told: let that be one that goes away."""
+    return [f"hydra.sweep.dir={scratch}"] if {"-m", "--multirun"} & set(arguments) else []
+
+
+def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
+    from hydra.errors import HydraException  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    try:
+        compose_and_run()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_in_one_line(error)) from error
+
+
+def _collect(config: DictConfig) -> int:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    try:
+        typed = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_one_line(error)) from error
+    from ng_rollouts.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
+
+    assert isinstance(typed, CollectConfig)
+    return run(typed)
+
+
+def _in_one_line(error: BaseException) -> str:
+    """What Hydra or OmegaConf says, without its notes on types, keys and where it searched."""
+    told = []
+    current: BaseException | None = error
+    while current is not None and len(told) < 2:
+        lines = [line.strip() for line in str(current).partition("Config search path")[0].splitlines()]
+        notes = ("object_type=", "reference_type=", "full_key:")
+        told.append(" ".join(line for line in lines if line and not line.startswith(notes)))
+        current = current.__cause__
+    typed = getattr(error, "override", None)
+    where = f"{typed}: " if typed else ""
+    return where + ": ".join(dict.fromkeys(filter(None, told))).removeprefix("In 'config': ")
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """The exit code of an action; an error of ours is one line on stderr."""
+    try:
+        return action()
+    except NgRolloutsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except Exception:  # noqa: BLE001 - the last resort: told in full, with an exit code of its own
+        traceback.print_exc()
+        print("error: this is a defect of ng_rollouts: please report it with the lines above", file=sys.stderr)
+        return 4

@@ -1,0 +1,180 @@
+"""Every parameter of the command, documented once, under its field.
+
+The classes are the sections of `--help`, in order; a field's docstring is its line there. Values are checked
+when a `CollectConfig` is made, so that a wrong one is met before anything else happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ng_rollouts.errors import ConfigError
+
+RESPONSES_PARAMETERS = frozenset(
+    "background include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
+    "previous_response_id prompt reasoning seed service_tier store stream temperature text tool_choice tools "
+    "top_logprobs top_p truncation user".split()
+)
+"""The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
+
+
+@dataclass(kw_only=True)
+class HeadServer:
+    host: str = "127.0.0.1"
+    """Host of the head server."""
+
+    port: int = 11000
+    """Port of the head server."""
+
+
+@dataclass(kw_only=True)
+class InputAndOutput:
+    """Input and output"""
+
+    input_jsonl_fpath: str = ""
+    """Tasks, one JSON object a line. Required."""
+
+    output_jsonl_fpath: str = ""
+    """Where the rollouts go; its folder is made. Required."""
+
+    limit: int | None = None
+    """Only the first N rows of the input (null or 0: all)."""
+
+    num_repeats: Any = field(default=1, metadata={"type": "int or {agent: int}"})
+    """Rollouts per task; per agent as {agent: n, _default: n}."""
+
+    prompt_config: str | None = None
+    """YAML file with a `user` (and a `system`) template that makes each row's input from its fields."""
+
+    training_view: bool = True
+    """Add `prompt_id`, `input` and `output` (chat messages) to each rollout and write bools as numbers."""
+
+    overwrite: bool = False
+    """Replace an existing output instead of moving it aside."""
+
+
+@dataclass(kw_only=True)
+class Agents:
+    """Agents"""
+
+    agent_name: str | None = None
+    """Agent for the rows that name none in `agent_ref`."""
+
+    agent_url: Any = field(default=None, metadata={"type": "str or list"})
+    """Address of that agent, or several, used least busy first; without agent_name it serves every row."""
+
+    agents: dict[str, Any] = field(default_factory=dict)
+    """Agents by name, each {url: address or list}; see `agent=`."""
+
+    head_server: HeadServer = field(default_factory=HeadServer)
+    """Where other names are looked up: a NeMo Gym head server."""
+
+
+@dataclass(kw_only=True)
+class Sampling:
+    """Sampling"""
+
+    responses_create_params: dict[str, Any] = field(default_factory=dict)
+    """Overrides of each row's own: .temperature=0.7 .top_p=0.9 .max_output_tokens=512 .seed=42 ..."""
+
+    num_repeats_add_seed: bool = False
+    """Give every rollout a seed of its own: its rollout index, counted from a given seed."""
+
+
+@dataclass(kw_only=True)
+class Running:
+    """Running"""
+
+    num_samples_in_parallel: int | None = None
+    """Rollouts in flight at once (null or 0: as many as open files allow)."""
+
+    max_attempts: int = 3
+    """Attempts at a rollout before it counts as failed."""
+
+    connect_timeout_s: float | None = 10.0
+    """Seconds to wait for a connection (null: no bound)."""
+
+    rollout_timeout_s: float | None = 3600.0
+    """Seconds that one attempt at a rollout may take, from sending (null: no bound)."""
+
+
+@dataclass(kw_only=True)
+class CollectConfig(Running, Sampling, Agents, InputAndOutput):
+    """What `ng_collect_rollouts` is told.
+
+    Raises:
+        ConfigError: a value is missing, out of range, or at odds with another.
+    """
+
+    def __post_init__(self) -> None:
+        for key in ("input_jsonl_fpath", "output_jsonl_fpath"):
+            if not getattr(self, key):
+                raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
+        _check_counts(self)
+        _check_seconds(self)
+        check_sampling(self.responses_create_params, "responses_create_params.")
+        self.limit = self.limit or None
+        self.num_samples_in_parallel = self.num_samples_in_parallel or None
+        self.num_repeats = 1 if self.num_repeats is None else self.num_repeats
+        _check_repeats(self.num_repeats)
+
+
+SECTIONS = (InputAndOutput, Agents, Sampling, Running)
+
+
+def check_sampling(params: dict[str, Any], prefix: str) -> None:
+    """Check the ranges of sampling parameters; null leaves one to the model.
+
+    Raises:
+        ConfigError: one is out of range or of the wrong type.
+    """
+    _check_number(params, "temperature", 0.0, 2.0, prefix)
+    _check_number(params, "top_p", 0.0, 1.0, prefix)
+    for name, least in (("max_output_tokens", 1), ("seed", None)):
+        value = params.get(name)
+        if value is None:
+            continue
+        if not _is_int(value) or (least is not None and value < least):
+            kind = "an integer" if least is None else "a positive integer"
+            raise ConfigError(f"{prefix}{name} must be {kind}, got {value!r}")
+
+
+def _check_number(params: dict[str, Any], name: str, low: float, high: float, prefix: str) -> None:
+    value = params.get(name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{prefix}{name} must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def _check_counts(config: CollectConfig) -> None:
+    for key in ("limit", "num_samples_in_parallel"):
+        value = getattr(config, key)
+        if value is not None and value < 0:
+            raise ConfigError(f"{key} must be >= 0 (null or 0: no limit), got {value}")
+    if config.max_attempts < 1:
+        raise ConfigError(f"max_attempts must be >= 1, got {config.max_attempts}")
+
+
+def _check_seconds(config: CollectConfig) -> None:
+    for key in ("connect_timeout_s", "rollout_timeout_s"):
+        value = getattr(config, key)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key} must be more than 0 seconds (null: no bound), got {value:g}")
+
+
+def _check_repeats(num_repeats: Any) -> None:
+    by_agent = num_repeats if isinstance(num_repeats, dict) else {"": num_repeats}
+    if not by_agent:
+        raise ConfigError("num_repeats names no agent: give it a number, or {agent: number, _default: number}")
+    for agent, repeats in by_agent.items():
+        where = f"num_repeats for {agent}" if agent else "num_repeats"
+        if not _is_int(repeats):
+            raise ConfigError(f"{where} must be an integer, got {repeats!r}")
+        if repeats < 1:
+            raise ConfigError(f"{where} must be >= 1, got {repeats}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,82 @@
+"""Every error that this program raises on purpose, each with the exit code it ends the command with.
+
+    NgRolloutsError               4  an unexpected error of ours
+    ├── UsageError                2  the command, the config or the input is wrong; nothing was sent
+    │   ├── ConfigError              a parameter
+    │   ├── InputError               the tasks
+    │   └── OutputError              the place where results are to go
+    ├── StoppedEarly              3  going on was pointless
+    │   ├── Unreachable              a server that the run needs does not answer
+    │   └── StorageError             what was collected can no longer be written
+    └── AttemptFailed             -  one attempt at a rollout failed; stays within the run
+
+A message is one line: what is wrong, which value, and the cure.
+"""
+
+from __future__ import annotations
+
+
+class NgRolloutsError(Exception):
+    """Root of the tree; ends the command with `exit_code`."""
+
+    exit_code = 4
+
+
+class UsageError(NgRolloutsError):
+    """The command, the config or the input is wrong, and nothing was sent."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A parameter is unknown, malformed, out of range, or at odds with another."""
+
+
+class InputError(UsageError):
+    """The tasks cannot be read as they are."""
+
+
+class OutputError(UsageError):
+    """The output cannot be written where it was asked for."""
+
+
+class StoppedEarly(NgRolloutsError):  # noqa: N818 - the run's end, told as such
+    """The run ended before its work was done because going on was pointless."""
+
+    exit_code = 3
+
+
+class Unreachable(StoppedEarly):
+    """A server that the run cannot do without does not answer."""
+
+
+class StorageError(StoppedEarly):
+    """A result could not be written, so nothing more is asked for."""
+
+
+class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
+    """One attempt at a rollout failed.
+
+    Attributes:
+        failure_class: name of the kind of failure, as files and messages give it.
+        message: what happened, in the server's own words where it said any.
+        status: the HTTP status, where there was one.
+        retryable: whether another attempt may end differently.
+        retry_after_s: seconds the server asked to be left alone for.
+    """
+
+    def __init__(
+        self,
+        failure_class: str,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{failure_class}: {message}")
+        self.failure_class = failure_class
+        self.message = message
+        self.status = status
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s

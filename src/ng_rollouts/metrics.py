@@ -1,0 +1,94 @@
+"""Scores by position -> averages.
+
+A mean is taken over the scores in the finished order, left to right, as `jq 'map(.reward) | add/length'` takes it,
+whatever order the rollouts completed in: sums of floats depend on their order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+
+from ng_rollouts.records import Json
+
+Positions = Callable[[], Iterator[int]]
+"""Hands out the positions to average over, in order, as often as asked."""
+
+_ABSENT_BYTE = -128
+_NAN = float("nan")
+_SPARSE = 1024
+"""Up to this many values a column is a dict, so that a score few rows have does not cost space for all."""
+
+_FIRST = ("reward", "accuracy")
+
+
+class Column:
+    """One score of all rollouts: a byte a rollout while the values are small integers, else eight."""
+
+    def __init__(self, rollouts: int) -> None:
+        self._rollouts = rollouts
+        self._sparse: dict[int, float] = {}
+        self._dense: array[int] | array[float] | None = None
+
+    def record(self, position: int, value: float) -> None:
+        """Keep the value at a position."""
+        if self._dense is None:
+            self._sparse[position] = value
+            if len(self._sparse) > _SPARSE:
+                self._densify()
+            return
+        if self._dense.typecode == "b" and not _fits_byte(value):
+            self._dense = array("d", (_NAN if cell == _ABSENT_BYTE else cell for cell in self._dense))
+        self._dense[position] = int(value) if self._dense.typecode == "b" else value
+
+    def values(self, positions: Iterator[int]) -> Iterator[float]:
+        """The values at the given positions, in that order, where there are any."""
+        if self._dense is None:
+            return (self._sparse[position] for position in positions if position in self._sparse)
+        dense = self._dense
+        values = (dense[position] for position in positions)
+        if dense.typecode == "b":
+            return (value for value in values if value != _ABSENT_BYTE)
+        return (value for value in values if value == value)  # noqa: PLR0124 - NaN marks absence
+
+    def _densify(self) -> None:
+        if all(map(_fits_byte, self._sparse.values())):
+            self._dense = array("b", [_ABSENT_BYTE]) * self._rollouts
+        else:
+            self._dense = array("d", [_NAN]) * self._rollouts
+        sparse, self._sparse = self._sparse, {}
+        for position, value in sparse.items():
+            self.record(position, value)
+
+
+class Scores:
+    """The scores of all rollouts, by name and position."""
+
+    def __init__(self, rollouts: int) -> None:
+        self._rollouts = rollouts
+        self._columns: dict[str, Column] = {}
+
+    def record(self, position: int, scores: dict[str, float]) -> None:
+        """Keep the scores of one rollout."""
+        for name, value in scores.items():
+            if name not in self._columns:
+                self._columns[name] = Column(self._rollouts)
+            self._columns[name].record(position, value)
+
+    def averages(self, positions: Positions) -> Json:
+        """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
+        means = {}
+        names = [name for name in _FIRST if name in self._columns]
+        names += [name for name in self._columns if name not in _FIRST]
+        for name in names:
+            total, count = 0.0, 0
+            for value in self._columns[name].values(positions()):
+                total += value
+                count += 1
+            if count:
+                means[name] = total / count
+        return means
+
+
+def _fits_byte(value: float) -> bool:
+    return _ABSENT_BYTE < value < -_ABSENT_BYTE and value == int(value)

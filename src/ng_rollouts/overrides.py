@@ -1,0 +1,125 @@
+"""The command line as people type it -> overrides that Hydra takes; no Hydra here.
+
+`k=v`, `+k=v` and `++k=v` come to the same for every known key, flags may stand anywhere, and text needs no quotes
+beyond the shell's. A key that is not known is refused with the nearest that is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from ng_rollouts.errors import ConfigError
+
+_FLAGS_WITH_VALUE = frozenset(
+    "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --experimental-rerun".split()
+)
+_FLAGS = frozenset("--help -h --hydra-help --version --resolve --run -r --multirun -m --info -i".split())
+_INFO_TOPICS = frozenset("all config defaults defaults-tree plugins searchpath".split())
+
+_FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats"})
+"""Parameters that are dicts: what is below them is the user's."""
+
+_PLAIN = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
+"""What Hydra's grammar takes unquoted."""
+
+_QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
+_SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
+_CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What may be overridden: dotted parameters with their types, and config groups."""
+
+    parameters: dict[str, Any]
+    groups: Collection[str]
+
+    @classmethod
+    def of(cls, config: type, groups: Collection[str]) -> Keys:
+        """The keys of a config dataclass and of a folder of groups."""
+        return cls(dict(_parameters(config, "")), groups)
+
+    def rewrite(self, arguments: Iterable[str]) -> list[str]:
+        """Arguments for Hydra: flags first, then overrides.
+
+        Raises:
+            ConfigError: a key or a flag is not known, or an override lacks its value.
+        """
+        flags, overrides = _split(list(arguments))
+        sweep = bool({"-m", "--multirun"} & set(flags))
+        return [*flags, *(self._rewrite(override, sweep=sweep) for override in overrides)]
+
+    def _rewrite(self, override: str, *, sweep: bool) -> str:
+        key, equals, value = override.partition("=")
+        name = key.lstrip("+")
+        if name.startswith("~") or name.startswith(("hydra.", "hydra/")) or "@" in name:
+            return override
+        if not equals:
+            raise ConfigError(self._without_value(override, name))
+        if name in self.groups:
+            return f"{name}={value}"
+        if name in self.parameters:
+            return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
+        root = name.partition(".")[0]
+        if root in _FREE_KEYS and name != root:
+            return f"++{name}={_value(value, text=False, sweep=sweep)}"
+        raise ConfigError(f"there is no parameter {name!r}{self._nearest(name)}")
+
+    def _without_value(self, override: str, name: str) -> str:
+        if name in self.parameters or name in self.groups:
+            return f"{override} needs a value: +{name}=VALUE"
+        return f"{override!r} is no override: write +key=value{self._nearest(name)}"
+
+    def _nearest(self, name: str) -> str:
+        near = get_close_matches(name, [*self.parameters, *self.groups], n=1)
+        return f", did you mean +{near[0]}=?" if near else " (--help lists them all)"
+
+
+def quoted(text: str) -> str:
+    """Text as a quoted string of Hydra's grammar."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
+    hints = get_type_hints(config)
+    for field in fields(config):
+        kind = hints[field.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _parameters(kind, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, str if kind in (str, str | None) else kind
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    flags: list[str] = []
+    overrides: list[str] = []
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        name = argument.partition("=")[0]
+        if name not in _FLAGS and name not in _FLAGS_WITH_VALUE:
+            hint = f": parameters are written +{argument.lstrip('-')}" if "=" in argument else " (see --help)"
+            raise ConfigError(f"there is no flag {name}{hint}")
+        flags.append(argument)
+        if (argument in _FLAGS_WITH_VALUE and arguments) or (
+            argument in ("--info", "-i") and arguments and arguments[0] in _INFO_TOPICS
+        ):
+            flags.append(arguments.pop(0))
+    return flags, overrides
+
+
+def _value(value: str, *, text: bool, sweep: bool) -> str:
+    """A value as Hydra's grammar takes it: text in quotes where it would be read as anything else."""
+    if _QUOTED.fullmatch(value) or (sweep and (_SWEEP.fullmatch(value) or "," in value)):
+        return value
+    if text:
+        return value if value in ("null", "") else quoted(value)
+    structured = value[:1] in ("[", "{") or _CAST.fullmatch(value)
+    return value if structured or "${" in value or _PLAIN.fullmatch(value) else quoted(value)

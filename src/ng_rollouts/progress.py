@@ -1,0 +1,96 @@
+"""How far a run is, on stderr: a bar on a terminal, a line every so often elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from typing import Protocol, TextIO
+
+from ng_rollouts.records import Counts
+
+TITLE = "Collecting rollouts"
+_BAR_EVERY_S = 0.1
+_LINE_EVERY_S = 10.0
+
+
+class _Display(Protocol):
+    every_s: float
+
+    def show(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@asynccontextmanager
+async def progress(counts: Counts, stream: TextIO | None = None) -> AsyncIterator[None]:
+    """Show the counts as they change, for as long as the block runs; the last state is always shown."""
+    stream = stream or sys.stderr
+    display: _Display = _Bar(counts, stream) if stream.isatty() else _Lines(counts, stream)
+    ticking = asyncio.create_task(_tick(display))
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        display.close()
+
+
+async def _tick(display: _Display) -> None:
+    while True:
+        display.show()
+        await asyncio.sleep(display.every_s)
+
+
+class _Bar:
+    every_s = _BAR_EVERY_S
+
+    def __init__(self, counts: Counts, stream: TextIO) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
+
+        self._counts = counts
+        self._bar = tqdm(
+            total=counts.planned, initial=counts.settled, desc=TITLE, file=stream, bar_format="{l_bar}{bar:12}{r_bar}"
+        )
+
+    def show(self) -> None:
+        if self._counts.failed:
+            self._bar.set_postfix(failed=self._counts.failed, refresh=False)
+        self._bar.n = self._counts.settled
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self.show()
+        self._bar.close()
+
+
+class _Lines:
+    every_s = _LINE_EVERY_S
+
+    def __init__(self, counts: Counts, stream: TextIO) -> None:
+        self._counts = counts
+        self._stream = stream
+        self._started = time.monotonic()
+        self._settled_before = counts.settled
+        self._shown_any = False
+
+    def show(self) -> None:
+        if self._shown_any:
+            self._print()
+        self._shown_any = True
+
+    def close(self) -> None:
+        self._print()
+
+    def _print(self) -> None:
+        counts = self._counts
+        elapsed = time.monotonic() - self._started
+        rate = (counts.settled - self._settled_before) / max(elapsed, 1e-9)
+        left = f"{(counts.planned - counts.settled) / rate:.0f}s" if rate else "?"
+        print(
+            f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
+            f"in_flight={counts.in_flight} waiting={counts.waiting} rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}",
+            file=self._stream,
+            flush=True,
+        )

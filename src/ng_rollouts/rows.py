@@ -1,0 +1,55 @@
+"""An agent's reply -> the row that is written."""
+
+from __future__ import annotations
+
+import sys
+
+from ng_rollouts.chat import chat_input, chat_output
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.records import Json, Rollout
+
+
+def finished_row(rollout: Rollout, reply: Json, *, training_view: bool) -> Json:
+    """The row of a rollout: what the agent returned, what names the rollout, and the training view.
+
+    Raises:
+        AttemptFailed: the reply has no reward that is a finite number.
+    """
+    _check_reward(reply)
+    row = dict(reply)
+    row.setdefault("responses_create_params", rollout.row["responses_create_params"])
+    row["_ng_task_index"] = rollout.key.task_index
+    row["_ng_rollout_index"] = rollout.key.rollout_index
+    row.setdefault("agent_ref", {"name": rollout.agent})
+    if training_view:
+        _add_training_view(row, rollout)
+    return row
+
+
+def numbers(row: Json) -> dict[str, float]:
+    """The scores of a row: its top-level numbers and bools whose key does not start with `_`."""
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= sys.float_info.max
+    }
+
+
+def _check_reward(reply: Json) -> None:
+    reward = reply.get("reward")
+    if not isinstance(reward, (int, float)):
+        what = f"reward {reward!r}" if "reward" in reply else "no reward"
+        raise AttemptFailed("no_reward", f"the agent's reply has {what}; a number is needed")
+    if not -sys.float_info.max <= reward <= sys.float_info.max:
+        raise AttemptFailed("not_finite", f"the agent's reply has reward {reward}")
+
+
+def _add_training_view(row: Json, rollout: Rollout) -> None:
+    for key, value in row.items():
+        if isinstance(value, bool) and not key.startswith("_"):
+            row[key] = float(value)
+    row.setdefault("prompt_id", rollout.prompt_id)
+    if "input" not in row:
+        row["input"] = chat_input(row["responses_create_params"])
+    if "output" not in row:
+        row["output"] = chat_output(row.get("response"))
