@@ -1,4 +1,4 @@
-"""Makes arithmetic.jsonl: word problems of three steps, with their answers. Usage: python make_tasks.py > arithmetic.jsonl"""
+"""Makes word problems of three steps, with their answers: python make_tasks.py > arithmetic.jsonl"""
 
 import json
 import random

@@ -5,13 +5,15 @@ The only room that knows Hydra, which is imported once the cheap checks have pas
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ng_rollouts import __version__
 from ng_rollouts.config import CollectConfig
@@ -37,7 +39,7 @@ def conf_folder() -> Path:
 
 def _main(arguments: list[str]) -> int:
     if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
-        return _through_hydra(arguments)
+        return _complete(arguments)
     if {"--help", "-h"} & set(arguments):
         from ng_rollouts.helptext import help_text  # noqa: PLC0415 - not needed to collect
 
@@ -47,9 +49,25 @@ def _main(arguments: list[str]) -> int:
         print(f"ng_rollouts {__version__}")
         return 0
     if not arguments:
-        raise ConfigError("nothing to collect: give +input_jsonl_fpath=, +output_jsonl_fpath= and +agent_name= (--help)")
+        raise ConfigError(
+            "nothing to collect: give +input_jsonl_fpath=, +output_jsonl_fpath= and +agent_name= (--help)"
+        )
     keys = Keys.of(CollectConfig, _groups(arguments))
     return _through_hydra(keys.rewrite(arguments))
+
+
+def _complete(arguments: list[str]) -> int:
+    """Hydra's shell completion, for words that begin with plus signs too."""
+    line = os.environ.get("COMP_LINE", "")
+    word = line[line.rfind(" ") + 1 :]
+    pluses = word[: len(word) - len(word.lstrip("+"))]
+    os.environ["COMP_LINE"] = line.removesuffix(word) + word.removeprefix(pluses)
+    with redirect_stdout(io.StringIO()) as told:
+        code = _through_hydra(arguments)
+    querying = any("query=" in argument for argument in arguments)
+    text = told.getvalue()
+    print(" ".join(pluses + option for option in text.split()) if querying and pluses else text, end="")
+    return code
 
 
 def _groups(arguments: list[str]) -> set[str]:
@@ -106,22 +124,23 @@ def _collect(config: DictConfig) -> int:
         raise ConfigError(_in_one_line(error)) from error
     from ng_rollouts.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
 
-    assert isinstance(typed, CollectConfig)
-    return run(typed)
+    return run(cast("CollectConfig", typed))
 
 
 def _in_one_line(error: BaseException) -> str:
     """What Hydra or OmegaConf says, without its notes on types, keys and where it searched."""
-    told = []
+    told: list[str] = []
     current: BaseException | None = error
     while current is not None and len(told) < 2:
         lines = [line.strip() for line in str(current).partition("Config search path")[0].splitlines()]
         notes = ("object_type=", "reference_type=", "full_key:")
         told.append(" ".join(line for line in lines if line and not line.startswith(notes)))
         current = current.__cause__
+    message = ": ".join(dict.fromkeys(filter(None, told)))
+    for opening in ("In 'config': ", "Error merging override "):
+        message = message.removeprefix(opening)
     typed = getattr(error, "override", None)
-    where = f"{typed}: " if typed else ""
-    return where + ": ".join(dict.fromkeys(filter(None, told))).removeprefix("In 'config': ")
+    return f"{typed}: {message}" if typed else message
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -136,7 +155,7 @@ def _guarded(action: Callable[[], int]) -> int:
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
-    except Exception:  # noqa: BLE001 - the last resort: told in full, with an exit code of its own
+    except Exception:
         traceback.print_exc()
         print("error: this is a defect of ng_rollouts: please report it with the lines above", file=sys.stderr)
         return 4

@@ -1,8 +1,8 @@
 """The bounded loop: rollouts in, outcomes out.
 
 It takes functions: how a rollout becomes a row, and what is done with rows and failures. A slot is taken before a
-task is made, and given back while a rollout waits for its next attempt, so tasks never outnumber slots; when as
-many rollouts wait as there are slots, no fresh ones are taken up.
+task is made, and given back while a rollout waits for its next attempt, so tasks never outnumber slots; when many
+rollouts wait, no fresh ones are taken up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 from ng_rollouts.records import Attempt, Counts, Failure, Json, Rollout
 from ng_rollouts.retries import RetryPolicy
+
+FEWEST_WAITING = 64
+"""So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
 
 Call = Callable[[Rollout], Awaitable[Json]]
 """One attempt: the row of a rollout, or AttemptFailed."""
@@ -72,7 +75,7 @@ class _Loop:
         self._fresh = rollouts
         self._call = call
         self._outlet = outlet
-        self._most_waiting = parallel
+        self._most_waiting = max(parallel, FEWEST_WAITING)
         self._slots = asyncio.Semaphore(parallel)
         self._policy = policy
         self._counts = counts

@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -50,7 +51,7 @@ def documented(section: type) -> dict[str, str]:
     tree = ast.parse(inspect.getsource(config_module))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
     docs = {}
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             docs[node.target.id] = str(ast.literal_eval(after.value))
     return docs
@@ -59,7 +60,7 @@ def documented(section: type) -> dict[str, str]:
 def _parameters(section: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     docs = documented(section)
     hints = get_type_hints(section)
-    own = {name for name in section.__dict__.get("__annotations__", {})}
+    own = inspect.get_annotations(section)
     for field in fields(section):
         kind = hints[field.name]
         if field.name not in own:

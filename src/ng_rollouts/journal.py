@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ng_rollouts.errors import OutputError, StorageError
 
@@ -87,7 +88,7 @@ class Journal:
         self._last_position = -1
         self._offsets = array("q", [-1]) * rollouts
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

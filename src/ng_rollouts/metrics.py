@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ng_rollouts.records import Json
 
@@ -39,7 +40,8 @@ class Column:
             return
         if self._dense.typecode == "b" and not _fits_byte(value):
             self._dense = array("d", (_NAN if cell == _ABSENT_BYTE else cell for cell in self._dense))
-        self._dense[position] = int(value) if self._dense.typecode == "b" else value
+        cells: Any = self._dense
+        cells[position] = int(value) if self._dense.typecode == "b" else value
 
     def values(self, positions: Iterator[int]) -> Iterator[float]:
         """The values at the given positions, in that order, where there are any."""

@@ -18,7 +18,7 @@ _FLAGS_WITH_VALUE = frozenset(
     "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --experimental-rerun".split()
 )
 _FLAGS = frozenset("--help -h --hydra-help --version --resolve --run -r --multirun -m --info -i".split())
-_INFO_TOPICS = frozenset("all config defaults defaults-tree plugins searchpath".split())
+_INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
 
 _FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats"})
 """Parameters that are dicts: what is below them is the user's."""
@@ -56,7 +56,7 @@ class Keys:
     def _rewrite(self, override: str, *, sweep: bool) -> str:
         key, equals, value = override.partition("=")
         name = key.lstrip("+")
-        if name.startswith("~") or name.startswith(("hydra.", "hydra/")) or "@" in name:
+        if name.startswith(("~", "hydra.", "hydra/")) or "@" in name:
             return override
         if not equals:
             raise ConfigError(self._without_value(override, name))

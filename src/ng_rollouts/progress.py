@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
 from ng_rollouts.records import Counts
@@ -88,9 +88,9 @@ class _Lines:
         elapsed = time.monotonic() - self._started
         rate = (counts.settled - self._settled_before) / max(elapsed, 1e-9)
         left = f"{(counts.planned - counts.settled) / rate:.0f}s" if rate else "?"
-        print(
+        self._stream.write(
             f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
-            f"in_flight={counts.in_flight} waiting={counts.waiting} rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}",
-            file=self._stream,
-            flush=True,
+            f"in_flight={counts.in_flight} waiting={counts.waiting} "
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}\n"
         )
+        self._stream.flush()

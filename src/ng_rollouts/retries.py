@@ -42,7 +42,7 @@ class RetryPolicy:
         """
         if not failure.retryable or attempts >= self.max_attempts:
             return None
-        bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 16))
+        bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 16))
         asked = min(LONGEST_RETRY_AFTER_S, failure.retry_after_s or 0.0)
         return asked + bound * self.jitter()
 

@@ -7,7 +7,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ng_rollouts.agents.discovery import EXAMPLE_AGENTS
 from ng_rollouts.agents.example.app import App, example_app, json_app
@@ -77,11 +77,12 @@ def _parsed(arguments: list[str]) -> ServeConfig:
 
     overrides = Keys.of(ServeConfig, ()).rewrite(arguments)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(overrides)))
+        config = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(overrides))
+        )
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(config, ServeConfig)
-    return config
+    return cast("ServeConfig", config)
 
 
 async def _serve(config: ServeConfig) -> None:
@@ -92,7 +93,10 @@ async def _serve(config: ServeConfig) -> None:
 
     with ExitStack() as stack:
         ports = [config.port + place if config.port else 0 for place in range(len(EXAMPLE_AGENTS))]
-        bound = {name: stack.enter_context(_bind(config.host, port)) for name, port in zip(EXAMPLE_AGENTS, ports, strict=True)}
+        bound = {
+            name: stack.enter_context(_bind(config.host, port))
+            for name, port in zip(EXAMPLE_AGENTS, ports, strict=True)
+        }
         head = stack.enter_context(_bind(config.host, config.head_port))
         addresses = {name: (config.host, _port(listener)) for name, listener in bound.items()}
         apps = [(example_app(name, config.latency_s), listener) for name, listener in bound.items()]

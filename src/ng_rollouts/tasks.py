@@ -153,7 +153,7 @@ class Plan:
             yield row if self._indices is None else self._indices[row], start, repeats
             start += repeats
 
-    def keys(self) -> Iterator[Key]:
+    def rollout_keys(self) -> Iterator[Key]:
         """The key of every position, in order."""
         taken: Counter[int] = Counter()
         for task_index, _, repeats in self.spans():
@@ -236,7 +236,7 @@ class TaskFile:
         Raises:
             InputError: the file changed since it was checked.
         """
-        keys = plan.keys()
+        keys = plan.rollout_keys()
         position = 0
         for number, line in self._lines():
             task = self._task_again(number, line)

@@ -18,7 +18,8 @@ from ng_rollouts.records import Json
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
 
-_ASK_HEAD_SERVER = {"attempts": 3, "timeout": 10.0, "wait_initial": 0.2, "wait_max": 2.0}
+_ASKED_TIMES = 3
+_ASKED_FOR_S = 10.0
 
 
 async def find_agents(names: Iterable[str], config: CollectConfig, stack: AsyncExitStack) -> dict[str, Agent]:
@@ -118,7 +119,9 @@ async def _ask_head_server(head: HeadServer, names: list[str]) -> dict[str, str]
         async with HttpxClient(TimeLimits(connect_s=5.0, total_s=30.0)) as http:
             reply = await _patiently(http, f"{address}/global_config_dict_yaml")
     except AttemptFailed as error:
-        raise Unreachable(f"the head server at {address} cannot be reached {sought} ({error.message}): {cure}") from error
+        raise Unreachable(
+            f"the head server at {address} cannot be reached {sought} ({error.message}): {cure}"
+        ) from error
     if reply.status != 200:
         raise Unreachable(f"the head server at {address} answers HTTP {reply.status}: {cure}")
     try:
@@ -132,7 +135,7 @@ async def _patiently(http: Http, url: str) -> Any:
     from stamina.instrumentation import set_on_retry_hooks  # noqa: PLC0415
 
     set_on_retry_hooks([])
-    async for attempt in stamina.retry_context(on=AttemptFailed, **_ASK_HEAD_SERVER):
+    async for attempt in stamina.retry_context(on=AttemptFailed, attempts=_ASKED_TIMES, timeout=_ASKED_FOR_S):
         with attempt:
             return await http.get(url)
     raise AssertionError("stamina yields until success or raises")

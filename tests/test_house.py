@@ -1,0 +1,207 @@
+"""The house itself: floors, the wheel, the documents."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts import __version__
+from ng_rollouts.config import SECTIONS, HeadServer
+from ng_rollouts.helptext import documented
+
+from .conftest import ROOT, SCRIPTS, Ran, keys_of
+
+PACKAGE = ROOT / "src" / "ng_rollouts"
+FLOORS = [
+    {"ng_rollouts"},
+    {"errors", "records", "jsonlines"},
+    {"config", "chat", "metrics", "retries", "overrides"},
+    {"prompts", "sampling", "rows", "helptext"},
+    {"tasks"},
+    {"http", "journal", "failures"},
+    {"agents"},
+    {"collect", "progress"},
+    {"run"},
+    {"cli", "serve_example"},
+]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("ng_rollouts"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ng_rollouts"):
+            names = {alias.name for alias in node.names}
+            yield from (
+                (f"ng_rollouts.{name}" for name in names) if node.module == "ng_rollouts" else [node.module or ""]
+            )
+
+
+def room(module: str) -> str:
+    """The room a module is in: its folder, or itself."""
+    parts = module.split(".")
+    known = {name for floor in FLOORS for name in floor}
+    return parts[1] if len(parts) > 1 and parts[1] in known else "ng_rollouts"
+
+
+def test_imports_run_downward() -> None:
+    """A room imports from floors below its own, or from its own folder."""
+    floor_of = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE).with_suffix("").parts
+        own = "ng_rollouts" if relative == ("__init__",) else relative[0]
+        wrong += [
+            f"{path.name} imports {module}"
+            for module in imports(path)
+            if room(module) != own and floor_of[room(module)] >= floor_of[own]
+        ]
+    assert wrong == []
+
+
+def test_only_the_command_knows_hydra() -> None:
+    """Below it there are dataclasses."""
+    knowing = {path.name for path in PACKAGE.rglob("*.py") if re.search(r"\b(import|from) hydra\b", path.read_text())}
+    assert knowing == {"cli.py"}
+
+
+def test_every_parameter_is_documented_once() -> None:
+    """Under its field."""
+    for section in (*SECTIONS, HeadServer):
+        own = [field.name for field in fields(section) if field.name in section.__annotations__]
+        assert list(documented(section)) == own
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    """Installed into a fresh environment, away from the source tree: groups are found, the main job runs."""
+    venv.create(tmp_path / "env", with_pip=True)
+    pip: list[str | Path] = [
+        tmp_path / "env" / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        wheel,
+    ]
+    subprocess.run(pip, check=True, capture_output=True)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    row = {"responses_create_params": {"input": "What is 2 + 3?"}}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+    arguments = [
+        "+agent_name=example_tool_agent",
+        "+sampling=dpo",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=r.jsonl",
+    ]
+    done = subprocess.run(
+        [tmp_path / "env" / "bin" / "ng_collect_rollouts", *arguments],
+        cwd=tmp_path,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert keys_of(tmp_path / "r.jsonl") == [(0, 0), (0, 1), (0, 2)]
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shell_blocks() -> Iterator[tuple[str, str]]:
+    """The shell blocks of the documents, with a name each."""
+    for path in documents():
+        for number, block in enumerate(re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)):
+            yield f"{path.name}-{number}", block
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in shell_blocks()])
+def test_commands_of_the_documents_run(block: str, tmp_path: Path) -> None:
+    """Every shell block, in a copy of the examples, with the project's environment first on the path."""
+    if "scripts/" in block:
+        pytest.skip("these set up the environment that runs this test")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    env = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    """Every relative link names a file that is there."""
+    for path in documents():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_parameter_is_in_the_documents() -> None:
+    """By its name."""
+    text = (ROOT / "docs" / "parameters.md").read_text()
+    for section in SECTIONS:
+        for field in fields(section):
+            if field.name in section.__annotations__:
+                assert f"`{field.name}" in text, field.name
+
+
+def test_the_version_is_one() -> None:
+    """In the package and in its metadata."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+
+
+SEED_COMMANDS = {
+    "sampling parameters": "+num_repeats=4 +num_samples_in_parallel=8 +responses_create_params.temperature=0.7 +responses_create_params.top_p=0.9",
+    "rl exploration": "+num_repeats=8 +responses_create_params.temperature=0.8 +responses_create_params.top_p=0.95",
+    "sft, greedy": "+num_repeats=1 +responses_create_params.temperature=0.0",
+    "dpo, moderate": "+num_repeats=4 +responses_create_params.temperature=0.6",
+    "sft at scale": "+responses_create_params.temperature=0.2 +responses_create_params.top_p=0.95 +num_samples_in_parallel=20",
+    "sft, no limit": "+responses_create_params.temperature=0.2 +responses_create_params.top_p=0.95 +num_samples_in_parallel=20 +limit=null",
+    "sft, shorter": "+num_samples_in_parallel=30 +responses_create_params.max_output_tokens=512",
+    "dpo": "+responses_create_params.temperature=0.7 +responses_create_params.top_p=0.9 +num_repeats=3 +num_samples_in_parallel=10",
+    "dpo pairs": "+responses_create_params.temperature=0.7 +num_repeats=3 +num_samples_in_parallel=10",
+    "rl buffer": "+responses_create_params.temperature=0.5 +num_samples_in_parallel=15",
+    "evaluation": "+responses_create_params.temperature=0.1 +responses_create_params.seed=42 +num_samples_in_parallel=5 +limit=null",
+    "comparison": "+responses_create_params.temperature=0.1 +responses_create_params.seed=42 +num_samples_in_parallel=5",
+    "more exploration": "+responses_create_params.temperature=0.3",
+    "more repeats": "+num_repeats=4",
+}
+
+
+@pytest.mark.parametrize("overrides", SEED_COMMANDS.values(), ids=SEED_COMMANDS.keys())
+def test_commands_that_people_know(command: Callable[..., Ran], tmp_path: Path, overrides: str) -> None:
+    """The commands of NeMo Gym's guides run as they are typed there, but for the names of agent and files."""
+    files = f"+agent_name=example_math_agent +input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'} +output_jsonl_fpath=outputs/r.jsonl"
+    ran = command(*shlex.split(f"{files} {overrides}"))
+    assert ran.code == 0, ran.stderr
+    repeats = int((re.findall(r"num_repeats=(\d+)", overrides) or ["1"])[0])
+    assert keys_of(tmp_path / "outputs" / "r.jsonl") == [(t, r) for t in range(300) for r in range(repeats)]

@@ -1,0 +1,80 @@
+"""What people type -> what Hydra takes."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ng_rollouts.config import CollectConfig
+from ng_rollouts.errors import ConfigError
+from ng_rollouts.overrides import Keys, quoted
+
+KEYS = Keys.of(CollectConfig, {"sampling"})
+
+
+def rewritten(*arguments: str) -> list[str]:
+    return KEYS.rewrite(arguments)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_plus_signs_do_not_matter(plus: str) -> None:
+    """`k=v`, `+k=v` and `++k=v` come to the same for parameters, free keys and groups."""
+    typed = [f"{plus}limit=3", f"{plus}responses_create_params.temperature=0.7", f"{plus}sampling=sft"]
+    assert rewritten(*typed) == ["limit=3", "++responses_create_params.temperature=0.7", "sampling=sft"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_quoting_is_lossless(text: str) -> None:
+    """Any text comes back from Hydra's grammar as it was typed."""
+    value = OverridesParser.create().parse_override(f"k={quoted(text)}").value()
+    assert getattr(value, "text", value) == text
+
+
+@pytest.mark.parametrize("path", ["a=b, c (d)#é.jsonl", "it's.jsonl", "1e3", "日本/x.jsonl", "a;b&c<d>"])
+def test_paths_need_no_quotes(path: str) -> None:
+    """A path with any character reaches the config whole."""
+    [override] = rewritten(f"+input_jsonl_fpath={path}")
+    assert OverridesParser.create().parse_override(override).value() == path
+
+
+def test_flags_go_first_and_sweeps_stay_sweeps() -> None:
+    """Flags may stand anywhere; commas are a sweep's only under -m."""
+    assert rewritten("+limit=1", "--cfg", "job") == ["--cfg", "job", "limit=1"]
+    assert rewritten("-m", "agent_name=a,b") == ["-m", "agent_name=a,b"]
+    assert rewritten("agent_name=a,b") == ["agent_name='a,b'"]
+    assert rewritten("-m", "limit=range(1,3)") == ["-m", "limit=range(1,3)"]
+
+
+def test_values_of_structure_pass() -> None:
+    """Lists, dicts, numbers, null, quotes and interpolations mean what Hydra means by them."""
+    typed = ["num_repeats={a: 1, _default: 2}", "agent_url=[http://a,http://b]", "limit=null", "agent_name=null"]
+    assert rewritten(*typed) == typed
+    assert rewritten("+responses_create_params.tools=[{a: 1}]") == ["++responses_create_params.tools=[{a: 1}]"]
+    assert rewritten("hydra.verbose=true", "~sampling", "sampling@x=y") == [
+        "hydra.verbose=true",
+        "~sampling",
+        "sampling@x=y",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("+num_repeat=3", "did you mean +num_repeats=?"),
+        ("+head_server.prot=1", "did you mean +head_server.port=?"),
+        ("+sampler=sft", "did you mean +sampling=?"),
+        ("+zzz=1", "--help lists them all"),
+        ("+limit", "+limit needs a value"),
+        ("limit", "limit needs a value"),
+        ("limt", "did you mean +limit=?"),
+        ("--limit=3", "parameters are written +limit=3"),
+        ("--wat", "there is no flag --wat"),
+    ],
+)
+def test_a_typo_is_an_error_with_the_nearest_name(argument: str, told: str) -> None:
+    """Nothing that is not known is let through."""
+    with pytest.raises(ConfigError) as error:
+        rewritten(argument)
+    assert told in str(error.value)
