@@ -31,13 +31,13 @@ async def find_agents(names: Iterable[str], config: CollectConfig, stack: AsyncE
     """
     limits = TimeLimits(connect_s=config.connect_timeout_s, total_s=config.rollout_timeout_s)
     http = await stack.enter_async_context(HttpxClient(limits))
-    given = addresses(config.agent_url, "agent_url") if config.agent_url else []
+    given = ServerAgent(addresses(config.agent_url, "agent_url"), http) if config.agent_url else None
     entries = {name: _entry(name, entry) for name, entry in config.agents.items()}
     found: dict[str, Agent] = {}
     unknown: list[str] = []
     for name in names:
         if given and config.agent_name in (None, name):
-            found[name] = ServerAgent(given, http)
+            found[name] = given
         elif name in entries:
             found[name] = ServerAgent(entries[name], http)
         elif name in EXAMPLE_AGENTS:
