@@ -42,7 +42,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
 
     async def find() -> dict[str, Agent]:
         async with AsyncExitStack() as stack:
-            return await find_agents(names, config, stack)
+            return await find_agents(names, config, stack, print)
 
     return asyncio.run(find())
 
@@ -59,7 +59,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
         ("half", "truncated", True),
         ("malformed", "not_json", True),
         ("empty", "not_json", True),
-        ("nan", "not_json", True),
+        ("nan", "not_finite", False),
         ("not_object", "not_object", False),
         ("hang", "timeout", True),
     ],
@@ -186,9 +186,9 @@ async def _ask(agent: Agent) -> bool:
         return True
 
 
-def test_one_address_serves_every_name() -> None:
+def test_one_address_serves_every_name(serve: Serve) -> None:
     """Without agent_name, agent_url answers rows whatever agent they name."""
-    assert sorted(found(["x", "y"], agent_url=["http://127.0.0.1:9"])) == ["x", "y"]
+    assert sorted(found(["x", "y"], agent_url=[serve().url])) == ["x", "y"]
 
 
 def test_a_name_nobody_knows_is_told_with_those_known(serve: Serve) -> None:
@@ -256,7 +256,7 @@ async def _rollouts(name: str, count: int, params: Any) -> list[Any]:
     config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o")
     prompt = [{"role": "user", "content": "Ana has 6 pens. Ana buys 2, buys 5 and then loses 1 pens. How many?"}]
     async with AsyncExitStack() as stack:
-        agent = (await find_agents([name], config, stack))[name]
+        agent = (await find_agents([name], config, stack, print))[name]
         rows = [
             {"_ng_task_index": 0, "_ng_rollout_index": index, "responses_create_params": {"input": prompt, **params}}
             for index in range(count)

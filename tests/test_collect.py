@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.collect import FEWEST_WAITING, Outlet, collect
+from ng_rollouts.collect import FEWEST_WAITING, Outlet, Stop, collect
 from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
 from ng_rollouts.journal import Journal, OutputPaths, open_journal
 from ng_rollouts.jsonlines import dumps
@@ -50,7 +50,7 @@ class Fake:
         self.in_flight = self.most_in_flight = 0
         self.taken_up: list[int] = []
 
-    async def __call__(self, rollout: Rollout) -> Json:
+    async def __call__(self, rollout: Rollout, _: int) -> Json:
         if rollout.position not in self.taken_up:
             self.taken_up.append(rollout.position)
         self.in_flight += 1
@@ -68,7 +68,9 @@ def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure
     failures: list[Failure] = []
     outlet = Outlet(keep=lambda rollout, row: journal.append(rollout.position, dumps(row)), give_up=failures.append)
     counts = Counts(planned=plan.rollouts)
-    asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=parallel, policy=NO_WAIT, counts=counts))
+    asyncio.run(
+        collect(rollouts_of(plan), call, outlet, parallel=parallel, policy=NO_WAIT, counts=counts, stop=Stop(0))
+    )
     assert counts.settled == plan.rollouts
     assert counts.in_flight == counts.waiting == 0
     return failures
@@ -108,7 +110,7 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
     """A rollout that waits gives its slot back, and does not wait for the end of the run."""
     order: list[int] = []
 
-    async def call(rollout: Rollout) -> Json:
+    async def call(rollout: Rollout, _: int) -> Json:
         order.append(rollout.position)
         await asyncio.sleep(0.002)
         if rollout.position == 0 and order.count(0) == 1:
@@ -118,7 +120,9 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
     plan = planned([50])
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
     outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
-    asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=1, policy=policy, counts=Counts(planned=50)))
+    asyncio.run(
+        collect(rollouts_of(plan), call, outlet, parallel=1, policy=policy, counts=Counts(planned=50), stop=Stop(0))
+    )
     again = order.index(0, 1)
     assert 1 < again < 40
 
@@ -127,7 +131,7 @@ def test_waiting_work_is_bounded() -> None:
     """When everything fails, few rollouts wait, however many are planned."""
     counts, most = Counts(planned=500), 0
 
-    async def call(rollout: Rollout) -> Json:
+    async def call(rollout: Rollout, _: int) -> Json:
         nonlocal most
         most = max(most, counts.waiting)
         raise AttemptFailed("made_up", "always", retryable=True)
@@ -135,7 +139,7 @@ def test_waiting_work_is_bounded() -> None:
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.001)
     outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
     plan = planned([500])
-    asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=5, policy=policy, counts=counts))
+    asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=5, policy=policy, counts=counts, stop=Stop(0)))
     assert counts.failed == 500
     assert 5 < most <= FEWEST_WAITING + 5
 
@@ -155,6 +159,7 @@ def test_an_outlet_that_fails_ends_the_run() -> None:
                 parallel=10,
                 policy=NO_WAIT,
                 counts=Counts(planned=100),
+                stop=Stop(0),
             )
         )
 

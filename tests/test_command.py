@@ -52,7 +52,7 @@ def test_a_large_run_against_a_live_server(command: Command, serve: Serve, tasks
         )
         assert ran.averages["reward"] == float(by_jq.stdout)
     assert server.stats()["most_in_flight"] <= 32
-    assert list((tmp_path / "out").iterdir()) == [output]
+    assert sorted((tmp_path / "out").iterdir()) == [output, tmp_path / "out" / "rollouts_manifest.json"]
 
 
 def test_what_is_printed(command: Command, serve: Serve, tasks: Tasks) -> None:
@@ -98,7 +98,7 @@ def test_only_the_output_is_left_behind(command: Command, tasks: Tasks, tmp_path
     """No `outputs/`, no `.hydra`, no log file."""
     tasks(1)
     command("+agent_name=example_math_agent", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "tasks.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "r_manifest.json", "tasks.jsonl"]
 
 
 def test_failures_are_told_and_groups_stay_whole(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_failures_are_told_and_groups_stay_whole(command: Command, serve: Serve,
     assert keys_of(tmp_path / "r.jsonl") == [(t, r) for t in range(40) if t not in lacking for r in range(2)]
     aside = keys_of(tmp_path / "r_incomplete.jsonl")
     assert sorted([*failed, *aside]) == [(t, r) for t in sorted(lacking) for r in range(2)]
-    assert f"{len(failed)} of 80 rollouts failed (http_400: {len(failed)})" in ran.stderr
+    assert f"failed {len(failed)} (http_400: {len(failed)}), set aside {len(aside)}" in ran.stderr
     [row, *_] = read_rows(tmp_path / "r_failures.jsonl")
     assert (row["failure_class"], row["status"], row["num_attempts"]) == ("http_400", 400, 1)
     assert row["row"]["responses_create_params"]["input"][0]["content"].startswith("question")
@@ -287,7 +287,7 @@ def test_sweeps(command: Command, tasks: Tasks, tmp_path: Path) -> None:
         "output_jsonl_fpath=out_${responses_create_params.temperature}.jsonl",
     )
     assert ran.code == 0, ran.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out_0.2.jsonl", "out_0.7.jsonl", "tasks.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["out_0.2.jsonl", "out_0.7.jsonl", "tasks.jsonl"]
     assert ran.stdout.count("Found 2 rows!") == 2
 
 
@@ -301,7 +301,13 @@ def test_a_sweep_ends_with_its_worst_code(command: Command, tasks: Tasks, tmp_pa
         "output_jsonl_fpath=r.jsonl",
     )
     assert ran.code == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.1", "tasks.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "r.jsonl",
+        "r.jsonl.1",
+        "r_manifest.json",
+        "r_manifest.json.1",
+        "tasks.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("typed", ["num_re", "+num_re", "++num_re"])

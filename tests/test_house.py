@@ -26,13 +26,14 @@ from .conftest import ROOT, SCRIPTS, Ran, keys_of
 PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
-    {"errors", "records", "jsonlines"},
-    {"config", "chat", "metrics", "retries", "overrides"},
+    {"errors", "records", "jsonlines", "redact"},
+    {"config", "chat", "metrics", "retries", "overrides", "console"},
     {"prompts", "sampling", "rows", "helptext"},
     {"tasks"},
-    {"http", "journal", "failures"},
+    {"http", "journal", "failures", "manifest"},
     {"agents"},
     {"collect", "progress"},
+    {"resume", "signals", "summary"},
     {"run"},
     {"cli", "serve_example"},
 ]

@@ -10,15 +10,17 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ng_rollouts import __version__
 from ng_rollouts.config import CollectConfig
-from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.console import open_closed_streams, tell
+from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError
 from ng_rollouts.overrides import Keys
+from ng_rollouts.redact import redact
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,6 +30,7 @@ COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 def main() -> None:
     """`ng_collect_rollouts`."""
+    open_closed_streams()
     sys.exit(_guarded(lambda: _main(sys.argv[1:])))
 
 
@@ -86,10 +89,11 @@ def _through_hydra(arguments: list[str]) -> int:
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     codes: list[int] = []
 
     def job(config: DictConfig) -> None:
-        codes.append(_guarded(lambda: _collect(config)))
+        codes.append(_guarded(lambda: _collect(config, command)))
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
 
@@ -114,7 +118,7 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
         raise ConfigError(_in_one_line(error)) from error
 
 
-def _collect(config: DictConfig) -> int:
+def _collect(config: DictConfig, command: Sequence[str]) -> int:
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
@@ -124,7 +128,7 @@ def _collect(config: DictConfig) -> int:
         raise ConfigError(_in_one_line(error)) from error
     from ng_rollouts.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
 
-    return run(cast("CollectConfig", typed))
+    return run(cast("CollectConfig", typed), command)
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -147,15 +151,17 @@ def _guarded(action: Callable[[], int]) -> int:
     """The exit code of an action; an error of ours is one line on stderr."""
     try:
         return action()
+    except Interrupted as interrupted:
+        return interrupted.exit_code
     except NgRolloutsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {redact(str(error))}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted before anything was sent")
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
     except Exception:
-        traceback.print_exc()
-        print("error: this is a defect of ng_rollouts: please report it with the lines above", file=sys.stderr)
+        tell(redact(traceback.format_exc()))
+        tell("error: this is a defect of ng_rollouts: please report it with the lines above")
         return 4

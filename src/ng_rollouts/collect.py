@@ -20,8 +20,8 @@ from ng_rollouts.retries import RetryPolicy
 FEWEST_WAITING = 64
 """So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
 
-Call = Callable[[Rollout], Awaitable[Json]]
-"""One attempt: the row of a rollout, or AttemptFailed."""
+Call = Callable[[Rollout, int], Awaitable[Json]]
+"""One attempt, given the number of those before it: the row of a rollout, or AttemptFailed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,19 @@ class Outlet:
 
     keep: Callable[[Rollout, Json], None]
     give_up: Callable[[Failure], None]
+
+
+class Stop:
+    """Asks a collection to end: first no new attempts, then no waiting for those in flight.
+
+    Args:
+        drain_s: seconds that attempts in flight may take to end once asked.
+    """
+
+    def __init__(self, drain_s: float) -> None:
+        self.drain_s = drain_s
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
 
 
 @dataclass(slots=True, order=True)
@@ -50,29 +63,30 @@ async def collect(
     parallel: int,
     policy: RetryPolicy,
     counts: Counts,
+    stop: Stop,
 ) -> None:
     """Have every rollout answered or given up, at most `parallel` at once, taken up in order.
+
+    When asked to stop, it returns once the attempts in flight have ended or had their time; a rollout that is then
+    neither answered nor given up is left as it was.
 
     Raises:
         NgRolloutsError: what the outlet or the source of rollouts raised; attempts in flight are cancelled.
     """
+    loop = _Loop(call, outlet, parallel, policy, counts)
     try:
-        await _Loop(rollouts, call, outlet, parallel, policy, counts).run()
+        async with asyncio.TaskGroup() as tasks:
+            feeding = tasks.create_task(loop.feed(rollouts, tasks))
+            draining = tasks.create_task(loop.drain_when_asked(stop, feeding))
+            await asyncio.wait([feeding])
+            if not stop.asked.is_set():
+                draining.cancel()
     except BaseExceptionGroup as group:
         raise _cause(group) from group
 
 
 class _Loop:
-    def __init__(
-        self,
-        rollouts: Iterator[Rollout],
-        call: Call,
-        outlet: Outlet,
-        parallel: int,
-        policy: RetryPolicy,
-        counts: Counts,
-    ) -> None:
-        self._fresh = rollouts
+    def __init__(self, call: Call, outlet: Outlet, parallel: int, policy: RetryPolicy, counts: Counts) -> None:
         self._call = call
         self._outlet = outlet
         self._most_waiting = max(parallel, FEWEST_WAITING)
@@ -80,30 +94,50 @@ class _Loop:
         self._policy = policy
         self._counts = counts
         self._waiting: list[_Work] = []
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
+        self._draining = False
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._slots.acquire()
-                work = await self._next()
-                if work is None:
-                    return
-                self._counts.in_flight += 1
-                tasks.create_task(self._attempt(work))
+    async def feed(self, rollouts: Iterator[Rollout], tasks: asyncio.TaskGroup) -> None:
+        """Start attempts as slots come free, until every rollout is settled."""
+        while True:
+            await self._slots.acquire()
+            work = await self._next(rollouts)
+            if work is None:
+                return
+            self._counts.started[work.rollout.key] = time.monotonic()
+            task = tasks.create_task(self._attempt(work))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
 
-    async def _next(self) -> _Work | None:
-        """The next rollout to try, once there is one; None when all are settled or in flight for good."""
+    async def drain_when_asked(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
+        """Once asked to stop: start nothing, wait for what is in flight, cancel what takes too long."""
+        await stop.asked.wait()
+        feeding.cancel()
+        self._draining = True
+        hurry = asyncio.create_task(stop.at_once.wait())
+        idle = asyncio.create_task(self._until_idle())
+        await asyncio.wait([hurry, idle], timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurry, idle, *self._in_flight):
+            task.cancel()
+
+    async def _until_idle(self) -> None:
+        while self._counts.started:
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _next(self, rollouts: Iterator[Rollout]) -> _Work | None:
+        """The next rollout to try, once there is one; None when all are settled."""
         while True:
             self._settled.clear()
             now = time.monotonic()
             if self._waiting and self._waiting[0].ready_at <= now:
                 return self._pop()
             if len(self._waiting) < self._most_waiting:
-                rollout = next(self._fresh, None)
+                rollout = next(rollouts, None)
                 if rollout is not None:
                     return _Work(now, rollout.position, rollout)
-            if not self._waiting and not self._counts.in_flight:
+            if not self._waiting and not self._counts.started:
                 return None
             await self._until_settled(self._waiting[0].ready_at - now if self._waiting else None)
 
@@ -117,35 +151,48 @@ class _Loop:
     async def _attempt(self, work: _Work) -> None:
         started = time.monotonic()
         try:
-            row = await self._call(work.rollout)
+            row = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
             self._failed(work, failure, time.monotonic() - started)
         else:
             self._outlet.keep(work.rollout, row)
             self._counts.collected += 1
         finally:
-            self._counts.in_flight -= 1
+            self._counts.answered += 1
+            self._counts.answered_s += time.monotonic() - started
+            del self._counts.started[work.rollout.key]
             self._slots.release()
             self._settled.set()
 
     def _failed(self, work: _Work, failure: AttemptFailed, seconds: float) -> None:
-        attempt = Attempt(
-            failure_class=failure.failure_class, message=failure.message, status=failure.status, seconds=seconds
-        )
-        work.attempts = (*work.attempts, attempt)
-        wait_s = self._policy.wait_s(failure, len(work.attempts))
+        work.attempts = (*work.attempts, _record(failure, seconds))
+        spent_s = time.time() - work.attempts[0].began
+        wait_s = self._policy.wait_s(failure, len(work.attempts), spent_s)
         if wait_s is None:
-            self._outlet.give_up(Failure(rollout=work.rollout, attempts=work.attempts))
+            given_up = Failure(
+                rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
+            )
+            self._outlet.give_up(given_up)
             self._counts.failed += 1
-            return
-        work.ready_at = time.monotonic() + wait_s
-        heapq.heappush(self._waiting, work)
-        self._counts.waiting = len(self._waiting)
+        elif not self._draining:
+            work.ready_at = time.monotonic() + wait_s
+            heapq.heappush(self._waiting, work)
+            self._counts.waiting = len(self._waiting)
 
     def _pop(self) -> _Work:
         work = heapq.heappop(self._waiting)
         self._counts.waiting = len(self._waiting)
         return work
+
+
+def _record(failure: AttemptFailed, seconds: float) -> Attempt:
+    return Attempt(
+        failure_class=failure.failure_class,
+        message=failure.message,
+        status=failure.status,
+        began=time.time() - seconds,
+        seconds=seconds,
+    )
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

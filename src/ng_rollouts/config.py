@@ -89,18 +89,47 @@ class Running:
     num_samples_in_parallel: int | None = None
     """Rollouts in flight at once (null or 0: as many as open files allow)."""
 
-    max_attempts: int = 3
-    """Attempts at a rollout before it counts as failed."""
-
     connect_timeout_s: float | None = 10.0
     """Seconds to wait for a connection (null: no bound)."""
+
+    idle_timeout_s: float | None = 1800.0
+    """Seconds that a server may send nothing while it owes a reply (null: no bound)."""
 
     rollout_timeout_s: float | None = 3600.0
     """Seconds that one attempt at a rollout may take, from sending (null: no bound)."""
 
+    wait_for_agent_s: float = 10.0
+    """Seconds to wait for an agent server that is not there yet, before anything is sent."""
+
+    drain_s: float = 10.0
+    """Seconds that rollouts in flight may take to finish after Ctrl-C or SIGTERM."""
+
 
 @dataclass(kw_only=True)
-class CollectConfig(Running, Sampling, Agents, InputAndOutput):
+class Failing:
+    """Failures and resuming"""
+
+    resume_from_cache: bool = False
+    """Go on with the output that is there: keep what is collected, collect what is owed."""
+
+    retry_failed: bool = True
+    """On a resume, try rollouts again that failed, unless the agent called that pointless."""
+
+    max_attempts: int = 3
+    """Attempts at a rollout before it counts as failed."""
+
+    retry_budget_s: float | None = 3600.0
+    """No attempt begins later than this many seconds after the rollout's first (null: no bound)."""
+
+    max_failed_rollouts: Any = field(default=0, metadata={"type": "int or fraction"})
+    """More failures than this, a count or a fraction such as 0.01 of all planned, end with exit code 1."""
+
+    incomplete_groups: str = "set_aside"
+    """Rollouts of tasks some of whose repeats failed: `set_aside` beside the output, or `keep` in it."""
+
+
+@dataclass(kw_only=True)
+class CollectConfig(Failing, Running, Sampling, Agents, InputAndOutput):
     """What `ng_collect_rollouts` is told.
 
     Raises:
@@ -112,6 +141,7 @@ class CollectConfig(Running, Sampling, Agents, InputAndOutput):
             if not getattr(self, key):
                 raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
         _check_counts(self)
+        _check_failing(self)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
         self.limit = self.limit or None
@@ -120,7 +150,7 @@ class CollectConfig(Running, Sampling, Agents, InputAndOutput):
         _check_repeats(self.num_repeats)
 
 
-SECTIONS = (InputAndOutput, Agents, Sampling, Running)
+SECTIONS = (InputAndOutput, Agents, Sampling, Running, Failing)
 
 
 def check_sampling(params: dict[str, Any], prefix: str) -> None:
@@ -158,10 +188,25 @@ def _check_counts(config: CollectConfig) -> None:
 
 
 def _check_seconds(config: CollectConfig) -> None:
-    for key in ("connect_timeout_s", "rollout_timeout_s"):
+    for key in ("connect_timeout_s", "idle_timeout_s", "rollout_timeout_s", "retry_budget_s"):
         value = getattr(config, key)
         if value is not None and not value > 0:
             raise ConfigError(f"{key} must be more than 0 seconds (null: no bound), got {value:g}")
+    for key in ("wait_for_agent_s", "drain_s"):
+        if not getattr(config, key) >= 0:
+            raise ConfigError(f"{key} must be >= 0 seconds, got {getattr(config, key):g}")
+
+
+def _check_failing(config: CollectConfig) -> None:
+    allowed = config.max_failed_rollouts
+    if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or allowed < 0:
+        raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")
+    if isinstance(allowed, float) and allowed > 1:
+        raise ConfigError(f"max_failed_rollouts must be a whole count or a fraction up to 1.0, got {allowed!r}")
+    if config.incomplete_groups not in ("set_aside", "keep"):
+        raise ConfigError(f"incomplete_groups must be set_aside or keep, got {config.incomplete_groups!r}")
+    if config.resume_from_cache and config.overwrite:
+        raise ConfigError("resume_from_cache=true goes on with the output, overwrite=true replaces it: choose one")
 
 
 def _check_repeats(num_repeats: Any) -> None:

@@ -8,6 +8,7 @@
     ├── StoppedEarly              3  going on was pointless
     │   ├── Unreachable              a server that the run needs does not answer
     │   └── StorageError             what was collected can no longer be written
+    ├── Interrupted         130, 143  a signal ended the run
     └── AttemptFailed             -  one attempt at a rollout failed; stays within the run
 
 A message is one line: what is wrong, which value, and the cure.
@@ -54,6 +55,14 @@ class StorageError(StoppedEarly):
     """A result could not be written, so nothing more is asked for."""
 
 
+class Interrupted(NgRolloutsError):  # noqa: N818 - the run's end, told as such
+    """A signal ended the run; what was collected is in the output."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
 class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
     """One attempt at a rollout failed.
 
@@ -62,6 +71,8 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         message: what happened, in the server's own words where it said any.
         status: the HTTP status, where there was one.
         retryable: whether another attempt may end differently.
+        terminal: whether the agent said that no run should try this rollout again.
+        persist: whether the failure is to be written down.
         retry_after_s: seconds the server asked to be left alone for.
     """
 
@@ -72,6 +83,8 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         *,
         status: int | None = None,
         retryable: bool = False,
+        terminal: bool = False,
+        persist: bool = True,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"{failure_class}: {message}")
@@ -79,4 +92,6 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.message = message
         self.status = status
         self.retryable = retryable
+        self.terminal = terminal
+        self.persist = persist
         self.retry_after_s = retry_after_s

@@ -21,6 +21,17 @@ from ng_rollouts.errors import AttemptFailed
 KEEPALIVE_EXPIRY_S = 15.0
 """Idle connections are dropped before most servers drop them, so that few requests meet a closing one."""
 
+_KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+KEEPALIVE_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), n)
+        for name, n in _KEEPALIVE_SECONDS.items()
+        if hasattr(socket, name)
+    ),
+]
+"""A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -49,10 +60,12 @@ class TimeLimits:
 
     Attributes:
         connect_s: for a connection.
+        idle_s: for the next bytes of a reply that is owed.
         total_s: for the whole reply, counted from sending.
     """
 
     connect_s: float | None = 10.0
+    idle_s: float | None = 1800.0
     total_s: float | None = 3600.0
 
 
@@ -61,11 +74,16 @@ class HttpxClient:
 
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
         self._limits = limits
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False) if app is not None else None
+        pool = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        transport: httpx.AsyncBaseTransport
+        if app is not None:
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        else:
+            transport = httpx.AsyncHTTPTransport(limits=pool, socket_options=KEEPALIVE_OPTIONS)
         self._client = httpx.AsyncClient(
             transport=transport,
-            timeout=httpx.Timeout(None, connect=limits.connect_s),
-            limits=httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S),
+            timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
+            limits=pool,
             headers={"user-agent": f"ng_rollouts/{__version__}"},
         )
 
@@ -110,7 +128,7 @@ def _failure(error: httpx.HTTPError) -> AttemptFailed:
         case httpx.ConnectError():
             name = _connect_failure(error)
         case httpx.TimeoutException():
-            name = "timeout"
+            name, message = "timeout", "the server sent nothing for too long"
         case httpx.RemoteProtocolError() if "without sending a response" not in message:
             name = "truncated"
         case httpx.RemoteProtocolError() | httpx.NetworkError() | httpx.ProxyError():

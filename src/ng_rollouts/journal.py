@@ -2,7 +2,8 @@
 
 Invariants:
 - Locked: one process writes an output at a time.
-- Whole lines: a row is written by one call, and a row that could not be written whole is cut off again.
+- Whole lines: a row is written by one call, and a row that could not be written whole is cut off again, at once or,
+  after a crash, when the file is next opened.
 - Kept: until the finished file is complete and synced, the journal stays as it is.
 """
 
@@ -13,15 +14,20 @@ import fcntl
 import itertools
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ng_rollouts.errors import OutputError, StorageError
+from ng_rollouts.jsonlines import loads
+from ng_rollouts.records import Json
 
 _READ_BYTES = 1 << 16
 _COPY_BUFFER_BYTES = 1 << 20
+
+Place = Callable[[Json], int | None]
+"""The position that a row found in a file belongs to; None for a row that is not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,19 @@ class OutputPaths:
         return self._beside("_incomplete.jsonl")
 
     @property
-    def finishing(self) -> Path:
-        """The finished file while it is being written."""
-        return self.output.with_name(self.output.name + ".finishing")
+    def manifest(self) -> Path:
+        """What the output was collected for."""
+        return self._beside("_manifest.json")
 
     @property
-    def setting_aside(self) -> Path:
-        """The incomplete file while it is being written."""
-        return self.incomplete.with_name(self.incomplete.name + ".finishing")
+    def materialized_inputs(self) -> Path:
+        """The planned rows, where NeMo Gym's own collector wrote the output."""
+        return self._beside("_materialized_inputs.jsonl")
 
     @property
     def all(self) -> tuple[Path, ...]:
         """The output first, then what belongs to it."""
-        return (self.output, self.failures, self.incomplete)
+        return (self.output, self.failures, self.incomplete, self.manifest)
 
     def _beside(self, ending: str) -> Path:
         return self.output.with_name(self.output.stem + ending)
@@ -71,22 +77,29 @@ class Journal:
     """An output file that this process has locked.
 
     Args:
-        fd: the output, locked, empty, open for appending and reading.
+        fd: the output, locked, open for appending and reading.
         paths: where it and its side files are.
         rollouts: how many are planned.
+
+    Attributes:
         moved: where an output that was there has gone, if it was moved aside.
+        count: rollouts that are written.
+        unreadable: lines that were found and could not be read.
     """
 
-    def __init__(self, fd: int, paths: OutputPaths, rollouts: int, moved: Path | None) -> None:
-        self.moved = moved
+    def __init__(self, fd: int, paths: OutputPaths, rollouts: int) -> None:
+        self.moved: Path | None = None
+        self.count = 0
+        self.unreadable = 0
         self._fd = fd
         self._paths = paths
-        self._count = 0
         self._end = 0
+        self._needs_newline = False
         self._unsynced = False
         self._in_order = True
         self._last_position = -1
         self._offsets = array("q", [-1]) * rollouts
+        self._aside: list[tuple[int, int]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +109,47 @@ class Journal:
 
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
-        return self._offsets[position] >= 0
+        return self._offsets[position] != -1
+
+    def read_back(self, place: Place) -> None:
+        """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
+
+        Of several rows for one position the first counts. A last line without its newline is kept if it is whole and
+        forgotten if it is torn.
+        """
+        for offset, line, is_whole in _lines(self._fd):
+            row = _row(line)
+            if row is not None:
+                self._take(place(row), offset)
+            if row is None and not is_whole:
+                break
+            if row is None:
+                self.unreadable += bool(line.strip())
+                self._in_order = False
+            self._end = offset + len(line)
+            self._needs_newline = not is_whole
+        for position, offset in self._rows_aside(place):
+            self._in_order = False
+            self._aside.append((position, offset))
+            self._offsets[position] = -2
+            self.count += 1
+
+    def open_for_appending(self) -> None:
+        """Cut off a torn line, and bring back the rows that were set aside.
+
+        Raises:
+            StorageError: the output cannot be written.
+        """
+        try:
+            os.ftruncate(self._fd, self._end)
+            if self._needs_newline:
+                _write_all(self._fd, b"\n")
+                self._end += 1
+                self._needs_newline = False
+        except OSError as error:
+            raise StorageError(_storage_message(self._paths.output, error)) from error
+        if self._aside:
+            self._bring_back()
 
     def append(self, position: int, line: bytes) -> None:
         """Write the row of a position; it is the operating system's once this returns.
@@ -112,7 +165,7 @@ class Journal:
             raise StorageError(_storage_message(self._paths.output, error)) from error
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
-        self._count += 1
+        self.count += 1
         self._offsets[position] = self._end
         self._end += len(line) + 1
         self._unsynced = True
@@ -129,6 +182,7 @@ class Journal:
         try:
             os.fsync(self._fd)
         except OSError as error:
+            self._unsynced = True
             raise StorageError(_storage_message(self._paths.output, error)) from error
 
     def finish(self, whole: Iterable[bool]) -> Finished:
@@ -141,51 +195,64 @@ class Journal:
             StorageError: a file could not be written; the journal is as it was.
         """
         self.sync()
-        if self._in_order and self._count == len(self._offsets):
-            self._paths.incomplete.unlink(missing_ok=True)
-            return Finished(kept=self._count, set_aside=0)
+        if self._in_order and self.count == len(self._offsets):
+            return Finished(kept=self.count, set_aside=0)
         try:
             return self._rewrite(whole)
         except OSError as error:
-            message = f"{_storage_message(self._paths.output, error)}; all rows are there, in completion order"
+            message = f"{_storage_message(self._paths.output, error)}; all rows are in it, in completion order"
             raise StorageError(message) from error
         finally:
-            self._paths.finishing.unlink(missing_ok=True)
-            self._paths.setting_aside.unlink(missing_ok=True)
+            for path in (self._paths.output, self._paths.incomplete):
+                _finishing(path).unlink(missing_ok=True)
+
+    def _take(self, position: int | None, offset: int) -> None:
+        if position is None or self._offsets[position] != -1:
+            self._in_order = False
+            return
+        self._in_order = self._in_order and position > self._last_position
+        self._last_position = position
+        self._offsets[position] = offset
+        self.count += 1
+
+    def _rows_aside(self, place: Place) -> Iterator[tuple[int, int]]:
+        """Positions and offsets of the rows of the incomplete file that the output does not have."""
+        with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
+            for offset, line, _ in _lines(file.fileno()):
+                row = _row(line)
+                position = None if row is None else place(row)
+                if position is not None and self._offsets[position] == -1:
+                    yield position, offset
+
+    def _bring_back(self) -> None:
+        with self._paths.incomplete.open("rb") as file:
+            for position, offset in self._aside:
+                self.count -= 1
+                self.append(position, _line_at(file.fileno(), offset).rstrip(b"\n"))
+        self._aside = []
 
     def _rewrite(self, whole: Iterable[bool]) -> Finished:
-        paths = self._paths
-        with paths.finishing.open("wb", _COPY_BUFFER_BYTES) as kept, paths.setting_aside.open("wb") as aside:
-            counts = {True: 0, False: 0}
+        output, incomplete = self._paths.output, self._paths.incomplete
+        counts = {True: 0, False: 0}
+        with (
+            _finishing(output).open("wb", _COPY_BUFFER_BYTES) as kept,
+            _finishing(incomplete).open("wb", _COPY_BUFFER_BYTES) as aside,
+        ):
             for offset, keep in zip(self._offsets, whole, strict=True):
                 if offset >= 0:
-                    (kept if keep else aside).write(self._row(offset))
+                    (kept if keep else aside).write(_line_at(self._fd, offset))
                     counts[keep] += 1
             for file in (kept, aside):
                 file.flush()
                 os.fsync(file.fileno())
         if counts[False]:
-            paths.setting_aside.replace(paths.incomplete)
-        _copy_mode(paths.output, paths.finishing)
-        paths.finishing.replace(paths.output)
+            _finishing(incomplete).replace(incomplete)
+        _finishing(output).chmod(output.stat().st_mode & 0o7777)
+        _finishing(output).replace(output)
         if not counts[False]:
-            paths.incomplete.unlink(missing_ok=True)
-        _sync_folder(paths.output.parent)
+            incomplete.unlink(missing_ok=True)
+        _sync_folder(output.parent)
         return Finished(kept=counts[True], set_aside=counts[False])
-
-    def _row(self, offset: int) -> bytes:
-        """The line at an offset, with its newline."""
-        chunk = os.pread(self._fd, _READ_BYTES, offset)
-        end = chunk.find(b"\n")
-        if end >= 0:
-            return chunk[: end + 1]
-        pieces = [chunk]
-        while end < 0 and chunk:
-            offset += len(chunk)
-            chunk = os.pread(self._fd, _READ_BYTES * 16, offset)
-            end = chunk.find(b"\n")
-            pieces.append(chunk if end < 0 else chunk[: end + 1])
-        return b"".join(pieces)
 
 
 def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
@@ -194,7 +261,7 @@ def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journ
     Raises:
         OutputError: another process writes it, or its folder cannot be written.
     """
-    try:
+    with _as_output_error(paths.output):
         paths.output.parent.mkdir(parents=True, exist_ok=True)
         fd = _lock(paths.output)
         moved = None
@@ -208,9 +275,20 @@ def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journ
             finally:
                 os.close(fd)
             fd = new
-    except OSError as error:
-        raise OutputError(f"output_jsonl_fpath {paths.output} cannot be written: {error.strerror}") from error
-    return Journal(fd, paths, rollouts, moved)
+        journal = Journal(fd, paths, rollouts)
+        journal.moved = moved
+        return journal
+
+
+def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
+    """Lock the output as it is, to go on with it.
+
+    Raises:
+        OutputError: another process writes it, or it cannot be written.
+    """
+    with _as_output_error(paths.output):
+        paths.output.parent.mkdir(parents=True, exist_ok=True)
+        return Journal(_lock(paths.output), paths, rollouts)
 
 
 def check_output(paths: OutputPaths, source: Path) -> None:
@@ -225,6 +303,14 @@ def check_output(paths: OutputPaths, source: Path) -> None:
     for path in paths.all:
         if path.exists() and path.samefile(source):
             raise OutputError(f"output_jsonl_fpath {paths.output} would replace the input {source}: name another")
+
+
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"output_jsonl_fpath {path} cannot be written: {error.strerror}") from error
 
 
 def _lock(path: Path) -> int:
@@ -285,14 +371,43 @@ def _move_aside(paths: OutputPaths) -> Path:
     return targets[paths.output]
 
 
+def _lines(fd: int) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a file with their offsets, and whether each ends with a newline (which only the last may lack)."""
+    offset = 0
+    with os.fdopen(os.dup(fd), "rb", _COPY_BUFFER_BYTES) as file:
+        file.seek(0)
+        for line in file:
+            yield offset, line, line.endswith(b"\n")
+            offset += len(line)
+
+
+def _row(line: bytes) -> Json | None:
+    try:
+        row = loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _line_at(fd: int, offset: int) -> bytes:
+    """The line at an offset, with a newline."""
+    pieces = [os.pread(fd, _READ_BYTES, offset)]
+    while (end := pieces[-1].find(b"\n")) < 0 and pieces[-1]:
+        offset += len(pieces[-1])
+        pieces.append(os.pread(fd, _READ_BYTES * 16, offset))
+    pieces[-1] = pieces[-1][:end] if end >= 0 else b""
+    return b"".join(pieces) + b"\n"
+
+
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def _copy_mode(source: Path, target: Path) -> None:
-    target.chmod(source.stat().st_mode & 0o7777)
+def _finishing(path: Path) -> Path:
+    """What a file is called while it is being put in order."""
+    return path.with_name(path.name + ".finishing")
 
 
 def _sync_folder(folder: Path) -> None:

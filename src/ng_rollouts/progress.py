@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,10 @@ from ng_rollouts.records import Counts
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1
 _LINE_EVERY_S = 10.0
+
+_LATE_S = 10.0
+_LATE_TIMES = 5.0
+"""A rollout is late after ten seconds or five times the usual, whichever is more."""
 
 
 class _Display(Protocol):
@@ -55,8 +60,8 @@ class _Bar:
         )
 
     def show(self) -> None:
-        if self._counts.failed:
-            self._bar.set_postfix(failed=self._counts.failed, refresh=False)
+        notes = [f"failed={self._counts.failed}"] if self._counts.failed else []
+        self._bar.set_postfix_str(" ".join([*notes, *_lateness(self._counts)]), refresh=False)
         self._bar.n = self._counts.settled
         self._bar.refresh()
 
@@ -88,9 +93,25 @@ class _Lines:
         elapsed = time.monotonic() - self._started
         rate = (counts.settled - self._settled_before) / max(elapsed, 1e-9)
         left = f"{(counts.planned - counts.settled) / rate:.0f}s" if rate else "?"
+        with contextlib.suppress(OSError):
+            self._write(elapsed, rate, left)
+
+    def _write(self, elapsed: float, rate: float, left: str) -> None:
+        counts = self._counts
         self._stream.write(
             f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
             f"in_flight={counts.in_flight} waiting={counts.waiting} "
-            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}\n"
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{' '.join(['', *_lateness(counts)])}\n"
         )
         self._stream.flush()
+
+
+def _lateness(counts: Counts) -> list[str]:
+    """Names the oldest rollout in flight once it takes much longer than others did."""
+    oldest = counts.oldest()
+    if oldest is None:
+        return []
+    key, seconds = oldest
+    usual = counts.answered_s / counts.answered if counts.answered else 0.0
+    is_late = seconds > max(_LATE_S, _LATE_TIMES * usual)
+    return [f"oldest=task_{key.task_index}/rollout_{key.rollout_index}:{seconds:.0f}s"] if is_late else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -36,33 +37,86 @@ class Rollout:
     row: Json
     seed: int | None = None
 
-    def request(self) -> Json:
-        """The body of `POST /run`: the whole row and what names the rollout."""
+    def request(self, attempt_index: int = 0) -> Json:
+        """The body of `POST /run`: the whole row, what names the rollout, and the attempts before this one."""
         body = dict(self.row)
         if self.seed is not None:
             body["responses_create_params"] = {**body["responses_create_params"], "seed": self.seed}
         body["_ng_task_index"] = self.key.task_index
         body["_ng_rollout_index"] = self.key.rollout_index
+        if attempt_index:
+            body["_ng_attempt_index"] = attempt_index
         body["agent_ref"] = agent_ref(self.row, self.agent)
         return body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One failed try at a rollout: its class, its message and how many seconds it took."""
+    """One failed try at a rollout.
+
+    Attributes:
+        failure_class: name of the kind of failure.
+        message: what happened.
+        status: the HTTP status, if there was one.
+        began: when it began, in seconds since 1970.
+        seconds: how long it took.
+    """
 
     failure_class: str
     message: str
     status: int | None
+    began: float
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A rollout whose last attempt failed, with all its attempts, oldest first."""
+    """A rollout whose last attempt failed.
+
+    Attributes:
+        attempts: all of them, oldest first.
+        terminal: whether the agent said that no run should try it again.
+        persist: whether it is to be written down.
+    """
 
     rollout: Rollout
     attempts: tuple[Attempt, ...]
+    terminal: bool = False
+    persist: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Where the planned rollouts are; those in none of these have not been taken up.
+
+    Attributes:
+        started: when each rollout in flight was sent (`time.monotonic`), oldest first.
+        answered: attempts that ended, well or not, and how many seconds they took in all.
+    """
+
+    planned: int
+    collected: int = 0
+    failed: int = 0
+    waiting: int = 0
+    started: dict[Key, float] = field(default_factory=dict)
+    answered: int = 0
+    answered_s: float = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Rollouts that are being tried."""
+        return len(self.started)
+
+    @property
+    def settled(self) -> int:
+        """Rollouts that will not be tried again."""
+        return self.collected + self.failed
+
+    def oldest(self) -> tuple[Key, float] | None:
+        """The rollout that has been in flight longest, and for how many seconds."""
+        for key, started in self.started.items():
+            return key, time.monotonic() - started
+        return None
 
 
 def agent_ref(row: Json, agent: str) -> Json:
@@ -70,17 +124,7 @@ def agent_ref(row: Json, agent: str) -> Json:
     return {**(row.get("agent_ref") or {}), "name": agent}
 
 
-@dataclass(slots=True, kw_only=True)
-class Counts:
-    """Where the planned rollouts are; those in none of these have not been taken up."""
-
-    planned: int
-    collected: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    waiting: int = 0
-
-    @property
-    def settled(self) -> int:
-        """Rollouts that will not be tried again."""
-        return self.collected + self.failed
+def key_of(row: Json) -> Key | None:
+    """The key that a row of a file carries, if it does."""
+    task_index, rollout_index = row.get("_ng_task_index"), row.get("_ng_rollout_index")
+    return Key(task_index, rollout_index) if isinstance(task_index, int) and isinstance(rollout_index, int) else None

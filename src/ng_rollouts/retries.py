@@ -1,13 +1,13 @@
-"""A failed attempt -> how long to wait before the next, or an end to it."""
+"""A failed attempt -> how long to wait before the next, or an end to it; failures in a row -> an end to the run."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, StoppedEarly
 
 FIRST_WAIT_S = 0.5
 """Upper bound of the first wait; each following one doubles it."""
@@ -21,6 +21,16 @@ LONGEST_RETRY_AFTER_S = 120.0
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """The server may answer otherwise later (RFC 9110, 15.5.9, 15.6; RFC 6585; RFC 8470)."""
 
+UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
+"""Classes of failures in which no server was there."""
+
+_POINTLESS = UNREACHED | {"http_401", "http_403", "http_404"}
+"""Classes that no other task is likely to escape: nobody there, credentials refused, no such agent."""
+
+_POINTLESS_AT_FIRST = 3
+_POINTLESS_LATER = 10
+_ALIKE_AT_FIRST = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -28,14 +38,16 @@ class RetryPolicy:
 
     Attributes:
         max_attempts: attempts at a rollout, the first one included.
+        budget_s: no attempt begins later than this after the first; None for no bound.
         jitter: draws from [0, 1).
     """
 
     max_attempts: int = 3
+    budget_s: float | None = None
     jitter: Callable[[], float] = random.random
 
-    def wait_s(self, failure: AttemptFailed, attempts: int) -> float | None:
-        """Seconds to wait after `attempts` failed attempts; None to give up.
+    def wait_s(self, failure: AttemptFailed, attempts: int, spent_s: float = 0.0) -> float | None:
+        """Seconds to wait after `attempts` failed attempts, `spent_s` after the first began; None to give up.
 
         Waits are drawn evenly from zero to a bound that doubles ("full jitter", M. Brooker, "Exponential Backoff
         And Jitter", AWS Architecture Blog, 2015), and are no shorter than the server asked for.
@@ -44,7 +56,48 @@ class RetryPolicy:
             return None
         bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 16))
         asked = min(LONGEST_RETRY_AFTER_S, failure.retry_after_s or 0.0)
-        return asked + bound * self.jitter()
+        wait = asked + bound * self.jitter()
+        return None if self.budget_s is not None and spent_s + wait > self.budget_s else wait
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Ends a run that is going nowhere, by the failures of one agent.
+
+    Before the first success: `_POINTLESS` failures of a few rollouts, or any class shared by the first twenty. After
+    it: `_POINTLESS` failures of ten rollouts in a row.
+    """
+
+    agent: str
+    rollouts: int
+    _succeeded: bool = False
+    _in_a_row: int = 0
+    _class: str = field(default="")
+
+    def success(self) -> None:
+        """A rollout was answered."""
+        self._succeeded = True
+        self._in_a_row = 0
+
+    def failure(self, failure_class: str, message: str) -> None:
+        """A rollout failed for good.
+
+        Raises:
+            StoppedEarly: there is no point in going on.
+        """
+        self._in_a_row = self._in_a_row + 1 if failure_class == self._class else 1
+        self._class = failure_class
+        if self._in_a_row >= self._most(failure_class):
+            what = "the first" if not self._succeeded else "the last"
+            count = f"{what} {self._in_a_row} rollouts" if self._in_a_row > 1 else "the rollout"
+            raise StoppedEarly(
+                f"{count} of agent {self.agent!r} failed alike, so going on is pointless: {failure_class}: {message}"
+            )
+
+    def _most(self, failure_class: str) -> float:
+        if failure_class in _POINTLESS:
+            return _POINTLESS_LATER if self._succeeded else min(_POINTLESS_AT_FIRST, self.rollouts)
+        return float("inf") if self._succeeded else _ALIKE_AT_FIRST
 
 
 def retry_after_s(header: str | None, now: float) -> float | None:

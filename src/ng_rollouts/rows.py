@@ -13,8 +13,9 @@ def finished_row(rollout: Rollout, reply: Json, *, training_view: bool) -> Json:
     """The row of a rollout: what the agent returned, what names the rollout, and the training view.
 
     Raises:
-        AttemptFailed: the reply has no reward that is a finite number.
+        AttemptFailed: the agent calls the rollout failed, or the reply has no reward that is a finite number.
     """
+    _check_sentinels(reply)
     _check_reward(reply)
     row = dict(reply)
     row.setdefault("responses_create_params", rollout.row["responses_create_params"])
@@ -33,6 +34,18 @@ def numbers(row: Json) -> dict[str, float]:
         for key, value in row.items()
         if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= sys.float_info.max
     }
+
+
+def _check_sentinels(reply: Json) -> None:
+    """NeMo Gym's agents say in a 200 reply that a rollout failed, for good or not, or is not to be written down."""
+    failure_class = reply.get("_ng_failure_class")
+    if reply.get("_ng_no_persist"):
+        name = failure_class if isinstance(failure_class, str) else "no_persist"
+        raise AttemptFailed(name, "the agent asks for this rollout not to be written down", persist=False)
+    if failure_class is not None:
+        terminal = bool(reply.get("_ng_failure_terminal"))
+        message = reply.get("_ng_failure_message") or reply.get("error") or "the agent calls this rollout failed"
+        raise AttemptFailed(str(failure_class), str(message), retryable=not terminal, terminal=terminal)
 
 
 def _check_reward(reply: Json) -> None:

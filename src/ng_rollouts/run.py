@@ -6,24 +6,31 @@ import asyncio
 import json
 import resource
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.discovery import find_agents
-from ng_rollouts.collect import Outlet, collect
+from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
+from ng_rollouts.console import say, tell
+from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
-from ng_rollouts.journal import Finished, Journal, OutputPaths, check_output, open_journal
+from ng_rollouts.journal import Finished, Journal, OutputPaths, check_output, open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
+from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
 from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
 from ng_rollouts.records import Counts, Failure, Json, Rollout
-from ng_rollouts.retries import RetryPolicy
+from ng_rollouts.resume import Earlier, check_same_run, earlier_failures, manifest_of, read_back
+from ng_rollouts.retries import Breaker, RetryPolicy
 from ng_rollouts.rows import finished_row, numbers
 from ng_rollouts.sampling import warnings
+from ng_rollouts.signals import heeding_signals
+from ng_rollouts.summary import summary
 from ng_rollouts.tasks import Plan, Recipe, TaskFile, readable_twice
 
 _FILES_NOT_CONNECTIONS = 64
@@ -32,107 +39,192 @@ _FILES_NOT_CONNECTIONS = 64
 _SYNC_EVERY_S = 1.0
 
 
-def run(config: CollectConfig) -> int:
+def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
     """Collect what the config asks for; the exit code.
+
+    Args:
+        command: what was typed, to be shown as the command that goes on with an unfinished run.
 
     Raises:
         UsageError: something is wrong that can be known before anything is sent.
         StoppedEarly: going on was pointless; what was collected is in the output.
+        Interrupted: a signal ended it; likewise.
     """
     for warning in warnings(config):
         tell(f"warning: {warning}")
     paths = OutputPaths(Path(config.output_jsonl_fpath).expanduser())
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
+        known = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(path=source, recipe=_recipe(config), limit=config.limit)
-        plan = tasks.plan()
+        plan = tasks.plan(known.rows if known else None)
+        manifest = manifest_of(config, tasks, plan)
+        if known:
+            check_same_run(paths, known, manifest, plan)
         for agent in _repeats_never_used(config, plan):
             tell(f"warning: num_repeats lists {agent!r}, which no row is for")
-        return asyncio.run(_Run(config, tasks, plan, paths).collect())
-
-
-def tell(message: str) -> None:
-    """Say what is no result, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+        return asyncio.run(_Run(config, command, tasks, plan, paths).collect())
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
     config: CollectConfig
+    command: Sequence[str]
     tasks: TaskFile
     plan: Plan
     paths: OutputPaths
 
     async def collect(self) -> int:
         async with AsyncExitStack() as stack:
-            agents = await find_agents(self.plan.agents, self.config, stack)
-            journal = stack.enter_context(open_journal(self.paths, self.plan.rollouts, overwrite=self.config.overwrite))
-            if journal.moved:
-                tell(f"{self.paths.output} was there: moved to {journal.moved}, with what belongs to it")
-            _announce(self.config, self.plan)
-            recorder = _Recorder(journal, FailuresFile(self.paths.failures), Scores(self.plan.rollouts))
-            await self._fan_out(agents, recorder)
-            finished = journal.finish(self.plan.whole(journal.has))
-            return self._sum_up(recorder, finished)
+            book = self._book_of_earlier(stack)
+            agents: dict[str, Agent] = {}
+            if book is None or book.owes_any:
+                agents = await find_agents(self.plan.agents, self.config, stack, tell)
+            book = book or self._new_book(stack)
+            self._start(book)
+            stop = Stop(self.config.drain_s)
+            with heeding_signals(stop, book.counts) as received:
+                try:
+                    await self._fan_out(agents, book, stop)
+                except StoppedEarly:
+                    self._tell_summary(book, None)
+                    raise
+                if received.first and book.counts.settled < book.counts.planned:
+                    self._tell_summary(book, None)
+                    raise Interrupted(received.first)
+                return await self._finish(book)
 
-    async def _fan_out(self, agents: dict[str, Agent], recorder: _Recorder) -> None:
+    def _book_of_earlier(self, stack: AsyncExitStack) -> _Book | None:
+        """What is there to go on with, if it is asked for; nothing is changed yet."""
+        if not self.config.resume_from_cache or not any(path.exists() for path in self.paths.all):
+            return None
+        book = self._book(stack.enter_context(reopen_journal(self.paths, self.plan.rollouts)))
+        read_back(book.journal, self.plan, book.scores, read_manifest(self.paths.manifest), self.tasks)
+        retry = self.config.retry_failed
+        book.earlier = earlier_failures(book.failures, self.plan, book.journal, retry=retry)
+        book.counts.collected, book.counts.failed = book.journal.count, len(book.earlier.left)
+        told = f"going on with {self.paths.output}: {book.counts.collected} of {self.plan.rollouts} rollouts are there"
+        if book.earlier.attempts:
+            told += f", {len(book.earlier.attempts)} that failed are tried again"
+        if book.earlier.left:
+            told += f", {len(book.earlier.left)} that failed are left"
+        tell(told)
+        if book.journal.unreadable:
+            tell(f"warning: {book.journal.unreadable} lines of {self.paths.output} cannot be read and are left out")
+        return book
+
+    def _new_book(self, stack: AsyncExitStack) -> _Book:
+        journal = stack.enter_context(open_journal(self.paths, self.plan.rollouts, overwrite=self.config.overwrite))
+        if journal.moved:
+            tell(f"{self.paths.output} was there: moved to {journal.moved}, with what belongs to it")
+        return self._book(journal)
+
+    def _book(self, journal: Journal) -> _Book:
+        counts = Counts(planned=self.plan.rollouts)
+        breakers = {agent: Breaker(agent, self.plan.rollouts) for agent in self.plan.agents}
+        return _Book(
+            journal, FailuresFile(self.paths.failures), Scores(self.plan.rollouts), counts, breakers, Earlier()
+        )
+
+    def _start(self, book: _Book) -> None:
+        """Make the files ready for writing, and say what is about to happen."""
+        book.journal.open_for_appending()
+        book.failures.settle(lambda _: False)
+        try:
+            write_manifest(self.paths.manifest, manifest_of(self.config, self.tasks, self.plan))
+        except OSError as error:
+            raise OutputError(f"{self.paths.manifest} cannot be written: {error.strerror}") from error
+        _announce(self.config, self.plan)
+
+    async def _fan_out(self, agents: dict[str, Agent], book: _Book, stop: Stop) -> None:
         training_view = self.config.training_view
 
-        async def call(rollout: Rollout) -> Json:
-            reply = await agents[rollout.agent].run(rollout.request())
+        async def call(rollout: Rollout, attempts: int) -> Json:
+            attempts += book.earlier.attempts.get(rollout.key, 0)
+            reply = await agents[rollout.agent].run(rollout.request(attempts))
             return finished_row(rollout, reply, training_view=training_view)
 
-        counts = Counts(planned=self.plan.rollouts)
-        syncing = asyncio.create_task(_sync_often(recorder.journal))
+        syncing = asyncio.create_task(_sync_often(book.journal))
         try:
-            async with progress(counts):
+            async with progress(book.counts):
                 await collect(
-                    self.tasks.rollouts(self.plan),
+                    self._owed(book),
                     call,
-                    Outlet(keep=recorder.keep, give_up=recorder.give_up),
+                    Outlet(keep=book.keep, give_up=book.give_up),
                     parallel=_parallel(self.config, self.plan),
-                    policy=RetryPolicy(max_attempts=self.config.max_attempts),
-                    counts=counts,
+                    policy=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
+                    counts=book.counts,
+                    stop=stop,
                 )
         finally:
             syncing.cancel()
-            recorder.journal.sync()
+            book.journal.sync()
 
-    def _sum_up(self, recorder: _Recorder, finished: Finished) -> int:
-        journal, failures = recorder.journal, recorder.failures
-        failed = failures.by_class.total()
-        if failed:
-            classes = ", ".join(f"{name}: {count}" for name, count in failures.by_class.most_common())
-            tell(f"{failed} of {self.plan.rollouts} rollouts failed ({classes}): see {failures.path}")
-        if finished.set_aside:
-            tell(f"{finished.set_aside} rollouts of groups that are not complete are in {self.paths.incomplete}")
-        averages = recorder.scores.averages(
-            lambda: (position for position, whole in enumerate(self.plan.whole(journal.has)) if whole)
+    def _owed(self, book: _Book) -> Iterator[Rollout]:
+        if not book.owes_any:
+            return iter(())
+        left = book.earlier.left
+        return (
+            rollout
+            for rollout in self.tasks.rollouts(self.plan)
+            if not book.journal.has(rollout.position) and rollout.position not in left
         )
-        print(json.dumps(averages, indent=4), flush=True)
-        return 1 if failed else 0
+
+    async def _finish(self, book: _Book) -> int:
+        journal = book.journal
+        finished = await asyncio.to_thread(journal.finish, self._kept(journal))
+        locate = self.plan.locator()
+        book.failures.settle(lambda key: (position := locate(key)) is not None and journal.has(position))
+        self._tell_summary(book, finished)
+        kept = self._kept
+        averages = book.scores.averages(lambda: (position for position, is_kept in enumerate(kept(journal)) if is_kept))
+        say(json.dumps(averages, indent=4))
+        return 1 if book.counts.failed > _failures_allowed(self.config, self.plan) else 0
+
+    def _kept(self, journal: Journal) -> Iterator[bool]:
+        """For every position, whether it is for the finished file."""
+        if self.config.incomplete_groups == "keep":
+            return (journal.has(position) for position in range(self.plan.rollouts))
+        return self.plan.whole(journal.has)
+
+    def _tell_summary(self, book: _Book, finished: Finished | None) -> None:
+        for line in summary(book.counts, book.failures, self.paths, finished, self.command):
+            tell(line)
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorder:
-    """Writes outcomes down as they come."""
+@dataclass(slots=True)
+class _Book:
+    """What is written down of a run."""
 
     journal: Journal
     failures: FailuresFile
     scores: Scores
+    counts: Counts
+    breakers: dict[str, Breaker]
+    earlier: Earlier
+
+    @property
+    def owes_any(self) -> bool:
+        """Whether anything is left to collect."""
+        return self.counts.settled < self.counts.planned
 
     def keep(self, rollout: Rollout, row: Json) -> None:
         self.journal.append(rollout.position, dumps(row))
         self.scores.record(rollout.position, numbers(row))
+        self.breakers[rollout.agent].success()
 
     def give_up(self, failure: Failure) -> None:
         self.failures.append(failure)
+        last = failure.attempts[-1]
+        self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
 
 
 async def _sync_often(journal: Journal) -> None:
+    """Sync about every second; an error that lasts shows in the last sync, which is not this one."""
     while True:
         await asyncio.sleep(_SYNC_EVERY_S)
-        await asyncio.to_thread(journal.sync)
+        with suppress(StorageError):
+            await asyncio.to_thread(journal.sync)
 
 
 def _recipe(config: CollectConfig) -> Recipe:
@@ -155,15 +247,19 @@ def _repeats_never_used(config: CollectConfig, plan: Plan) -> list[str]:
 def _announce(config: CollectConfig, plan: Plan) -> None:
     """The lines that NeMo Gym prints before it collects, in its words and order."""
     if config.limit:
-        print(f"Limiting the number of rows to {config.limit}!")
-    print(f"Found {plan.rows} rows!")
+        say(f"Limiting the number of rows to {config.limit}!")
+    say(f"Found {plan.rows} rows!")
     if plan.rollouts > plan.rows:
-        print(f"Repeating rows (in a pattern of abc to aabbcc) from {plan.rows} to {plan.rollouts}!")
+        say(f"Repeating rows (in a pattern of abc to aabbcc) from {plan.rows} to {plan.rollouts}!")
     if config.num_samples_in_parallel:
-        print(f"Querying with {config.num_samples_in_parallel} concurrent requests")
+        say(f"Querying with {config.num_samples_in_parallel} concurrent requests")
     if config.responses_create_params:
-        print(f"Overriding responses_create_params fields with {config.responses_create_params}")
-    sys.stdout.flush()
+        say(f"Overriding responses_create_params fields with {config.responses_create_params}")
+
+
+def _failures_allowed(config: CollectConfig, plan: Plan) -> float:
+    allowed = config.max_failed_rollouts
+    return allowed * plan.rollouts if isinstance(allowed, float) else float(allowed)
 
 
 def _parallel(config: CollectConfig, plan: Plan) -> int:

@@ -6,6 +6,7 @@ more than a row, and a plan costs nothing per row unless rows differ in repeats 
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import tempfile
 from array import array
@@ -128,11 +129,15 @@ class Plan:
         rows: input rows, after `limit`.
         rollouts: all of their rollouts.
         agents: rows by agent name.
+        digest: of all rows, as they are in the input.
+        first_digest: of as many first rows as was asked for; None if there are fewer.
     """
 
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
+    digest: str = ""
+    first_digest: str | None = None
     _repeats: int | array[int] = 0
     _indices: array[int] | None = None
     _indices_sorted: bool = True
@@ -163,6 +168,24 @@ class Plan:
             taken[task_index] += repeats
             for rollout_index in range(first, first + repeats):
                 yield Key(task_index, rollout_index)
+
+    def locator(self) -> Callable[[Key], int | None]:
+        """Finds the position of a key; None for a key that is not planned."""
+        if self._indices is None and isinstance(self._repeats, int):
+            rows, repeats = self.rows, self._repeats
+
+            def by_arithmetic(key: Key) -> int | None:
+                task_index, rollout_index = key
+                planned = 0 <= task_index < rows and 0 <= rollout_index < repeats
+                return task_index * repeats + rollout_index if planned else None
+
+            return by_arithmetic
+        return {key: position for position, key in enumerate(self.rollout_keys())}.get
+
+    @property
+    def tasks_share_rows(self) -> bool:
+        """Whether rows may share a task, so that more repeats would renumber rollouts."""
+        return self._indices is not None and len(set(self._indices)) < self.rows
 
     def whole(self, done: Callable[[int], bool]) -> Iterator[bool]:
         """For every position in order, whether all rollouts of its group are done."""
@@ -205,8 +228,11 @@ class TaskFile:
     recipe: Recipe
     limit: int | None = None
 
-    def plan(self) -> Plan:
+    def plan(self, first_rows: int | None = None) -> Plan:
         """Check every row and count what is to be collected.
+
+        Args:
+            first_rows: have the digest of so many first rows too.
 
         Raises:
             InputError: the file is missing, empty, or has bad lines, all of which are named.
@@ -214,7 +240,9 @@ class TaskFile:
         plan = Plan()
         bad: list[tuple[int, str]] = []
         kinds = set()
+        digest = hashlib.blake2b(digest_size=16)
         for number, line in self._lines():
+            digest.update(line + b"\n")
             try:
                 task = self.recipe.task(line)
             except InputError as error:
@@ -222,6 +250,9 @@ class TaskFile:
                 continue
             kinds.add(task.index is None)
             plan.add(task)
+            if plan.rows == first_rows:
+                plan.first_digest = digest.hexdigest()
+        plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())
         if bad:

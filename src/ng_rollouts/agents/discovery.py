@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ng_rollouts.agents import Agent
+from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.config import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
@@ -22,14 +23,18 @@ _ASKED_TIMES = 3
 _ASKED_FOR_S = 10.0
 
 
-async def find_agents(names: Iterable[str], config: CollectConfig, stack: AsyncExitStack) -> dict[str, Agent]:
-    """The agents that answer for these names; their connections are closed with the stack.
+async def find_agents(
+    names: Iterable[str], config: CollectConfig, stack: AsyncExitStack, tell: Tell
+) -> dict[str, Agent]:
+    """The agents that answer for these names, all there; their connections are closed with the stack.
 
     Raises:
         ConfigError: nobody knows a name, or an address is none.
-        Unreachable: the head server, which has to be asked, does not answer.
+        Unreachable: the head server, which has to be asked, or an agent's server is not there.
     """
-    limits = TimeLimits(connect_s=config.connect_timeout_s, total_s=config.rollout_timeout_s)
+    limits = TimeLimits(
+        connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
+    )
     http = await stack.enter_async_context(HttpxClient(limits))
     given = ServerAgent(addresses(config.agent_url, "agent_url"), http) if config.agent_url else None
     entries = {name: _entry(name, entry) for name, entry in config.agents.items()}
@@ -48,6 +53,8 @@ async def find_agents(names: Iterable[str], config: CollectConfig, stack: AsyncE
         listed = await _ask_head_server(config.head_server, unknown)
         _check_known(unknown, [*entries, *listed], config.head_server)
         found |= {name: ServerAgent([listed[name]], http) for name in unknown}
+    servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
+    await wait_for_servers({url for agent in servers for url in agent.urls}, config.wait_for_agent_s, tell)
     return found
 
 

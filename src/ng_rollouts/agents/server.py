@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
+from ng_rollouts.redact import redact
 from ng_rollouts.retries import RETRYABLE_STATUSES, retry_after_s
 
 MESSAGE_CHARACTERS = 2000
@@ -29,6 +31,7 @@ class ServerAgent:
     """
 
     def __init__(self, urls: list[str], http: Http) -> None:
+        self.urls = urls
         self._addresses = [_Address(_run_url(url)) for url in urls]
         self._http = http
         self._refuses_seed = False
@@ -96,6 +99,8 @@ def _result(reply: Reply) -> Json:
     try:
         result = loads(reply.body)
     except ValueError as error:
+        if _is_json_but_for_numbers(reply.body):
+            raise AttemptFailed("not_finite", "the reply has NaN or infinite numbers", status=reply.status) from error
         message = f"the reply is not JSON ({error}): {_words(reply.body[:200])}"
         raise AttemptFailed("not_json", message, status=reply.status, retryable=True) from error
     if not isinstance(result, dict):
@@ -104,6 +109,14 @@ def _result(reply: Reply) -> Json:
     return result
 
 
+def _is_json_but_for_numbers(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
 def _words(body: bytes) -> str:
     text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
-    return " ".join(text.split())[:MESSAGE_CHARACTERS]
+    return redact(" ".join(text.split())[:MESSAGE_CHARACTERS])

@@ -1,0 +1,50 @@
+"""Whether servers are there, asked before anything is sent to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from ng_rollouts.errors import AttemptFailed, Unreachable
+from ng_rollouts.http import Http, HttpxClient, TimeLimits, without_credentials
+from ng_rollouts.retries import UNREACHED
+
+Tell = Callable[[str], None]
+
+_ASK_EVERY_S = 0.5
+_ANSWER_WITHIN_S = 5.0
+
+
+async def wait_for_servers(urls: Iterable[str], seconds: float, tell: Tell) -> None:
+    """Wait until each of these servers accepts a request; whatever it answers, it is there.
+
+    Raises:
+        Unreachable: one is not, after so many seconds.
+    """
+    async with HttpxClient(TimeLimits(connect_s=_ANSWER_WITHIN_S, total_s=_ANSWER_WITHIN_S)) as http:
+        deadline = time.monotonic() + seconds
+        for url in sorted(urls):
+            await _wait_for(url, deadline, http, tell)
+
+
+async def _wait_for(url: str, deadline: float, http: Http, tell: Tell) -> None:
+    shown = without_credentials(url)
+    told = False
+    while (failure := await _absence(url, http)) is not None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            message = f"the agent server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
+            raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
+        if not told:
+            tell(f"waiting up to {left:.0f} s for the agent server at {shown} ({failure.failure_class})")
+            told = True
+        await asyncio.sleep(min(_ASK_EVERY_S, left))
+
+
+async def _absence(url: str, http: Http) -> AttemptFailed | None:
+    try:
+        await http.get(url)
+    except AttemptFailed as failure:
+        return failure if failure.failure_class in UNREACHED else None
+    return None

@@ -1,0 +1,43 @@
+"""What is said: results on stdout, the rest on stderr. A reader that went away does not end a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def say(result: str) -> None:
+    """A line, or lines, for stdout."""
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        _point_nowhere(1)
+        tell(f"warning: stdout cannot be written ({error.strerror}): the rest of it is left out")
+
+
+def tell(message: str) -> None:
+    """A line for stderr."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        _point_nowhere(2)
+
+
+def open_closed_streams() -> None:
+    """Point standard streams that were closed by the caller at nothing, so that no file takes their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _point_nowhere(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _point_nowhere(number: int) -> None:
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        if nowhere != number:
+            os.dup2(nowhere, number)
+            os.close(nowhere)

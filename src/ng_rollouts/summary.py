@@ -1,0 +1,47 @@
+"""The last lines of a run: what was collected, what failed, what is owed, what finishes the job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ng_rollouts.failures import FailuresFile
+from ng_rollouts.journal import Finished, OutputPaths
+from ng_rollouts.records import Counts
+from ng_rollouts.redact import shown_command
+
+_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=")
+
+
+def summary(
+    counts: Counts, failures: FailuresFile, paths: OutputPaths, finished: Finished | None, command: Sequence[str]
+) -> Iterator[str]:
+    """The lines, in order.
+
+    Args:
+        finished: what finishing left; None if the run ended before.
+        command: what was typed, to be shown as the command that goes on.
+    """
+    told = f"collected {counts.collected} of {counts.planned} planned rollouts"
+    if counts.failed:
+        classes = ", ".join(f"{name}: {count}" for name, count in failures.by_class.most_common())
+        told += f", failed {counts.failed} ({classes})"
+    if finished and finished.set_aside:
+        told += f", set aside {finished.set_aside}"
+    owed = counts.planned - counts.settled
+    if owed:
+        told += f", not done {owed}"
+    yield told
+    if counts.failed and failures.path.exists():
+        yield f"what failed is in {failures.path}"
+    if finished and finished.set_aside:
+        yield f"rollouts whose group is not complete are in {paths.incomplete}"
+    if not finished:
+        yield f"what was collected is in {paths.output}, in the order it completed"
+    if (owed or counts.failed) and command:
+        yield f"to go on: {resume_command(command)}"
+
+
+def resume_command(command: Sequence[str]) -> str:
+    """The command that goes on where this one ended."""
+    kept = [word for word in command if not word.lstrip("+").startswith(_NOT_FOR_A_RESUME)]
+    return shown_command([*kept, "+resume_from_cache=true"])
