@@ -172,8 +172,8 @@ class _Loop:
             given_up = Failure(
                 rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
             )
-            self._outlet.give_up(given_up)
             self._counts.failed += 1
+            self._outlet.give_up(given_up)
         elif not self._draining:
             work.ready_at = time.monotonic() + wait_s
             heapq.heappush(self._waiting, work)

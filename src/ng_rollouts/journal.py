@@ -196,6 +196,7 @@ class Journal:
         """
         self.sync()
         if self._in_order and self.count == len(self._offsets):
+            self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
         try:
             return self._rewrite(whole)
@@ -204,7 +205,8 @@ class Journal:
             raise StorageError(message) from error
         finally:
             for path in (self._paths.output, self._paths.incomplete):
-                _finishing(path).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    _finishing(path).unlink()
 
     def _take(self, position: int | None, offset: int) -> None:
         if position is None or self._offsets[position] != -1:

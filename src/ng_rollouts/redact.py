@@ -14,7 +14,8 @@ _PATTERNS = (
     (re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\g<keep>{MASK}"),
     (
         re.compile(
-            rf"(?P<keep>\b[\w-]*{_NAMES}\b\W{{1,4}}?(?:is\W+|provided\W+)?)[^\s\"'&,;}}]{{6,}}", re.IGNORECASE
+            rf"(?P<keep>\b[\w-]*{_NAMES}(?:\s+(?:is|provided))?[\"']?\s*[:=]\s*[\"']?)(?!\$\{{|\d+\b)[^\s\"'&,;}}]{{6,}}",
+            re.IGNORECASE,
         ),
         rf"\g<keep>{MASK}",
     ),
@@ -25,11 +26,8 @@ _PATTERNS = (
 _NAMED_SECRET = re.compile(rf"[+]*[\w.]*{_NAMES}=", re.IGNORECASE)
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text with the given secrets, and whatever looks like a credential, masked."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, MASK)
+def redact(text: str) -> str:
+    """The text with whatever looks like a credential masked."""
     for pattern, mask in _PATTERNS:
         text = pattern.sub(mask, text)
     return text

@@ -85,7 +85,8 @@ class _Run:
             stop = Stop(self.config.drain_s)
             with heeding_signals(stop, book.counts) as received:
                 try:
-                    await self._fan_out(agents, book, stop)
+                    if book.owes_any:
+                        await self._fan_out(agents, book, stop)
                 except StoppedEarly:
                     self._tell_summary(book, None)
                     raise
@@ -161,8 +162,6 @@ class _Run:
             book.journal.sync()
 
     def _owed(self, book: _Book) -> Iterator[Rollout]:
-        if not book.owes_any:
-            return iter(())
         left = book.earlier.left
         return (
             rollout
