@@ -14,8 +14,10 @@ import pytest
 import respx
 
 from ng_rollouts.agents import Agent
-from ng_rollouts.agents.discovery import addresses, find_agents, listed_agents
+from ng_rollouts.agents.addresses import addresses
+from ng_rollouts.agents.discovery import find_agents
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
+from ng_rollouts.agents.head_server import listed_agents
 from ng_rollouts.agents.server import ServerAgent, seed_in_extra_body
 from ng_rollouts.config import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
@@ -42,7 +44,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
 
     async def find() -> dict[str, Agent]:
         async with AsyncExitStack() as stack:
-            return await find_agents(names, config, stack, print)
+            return await find_agents(dict.fromkeys(names, 1), config, stack, print)
 
     return asyncio.run(find())
 
@@ -197,7 +199,7 @@ def test_a_name_nobody_knows_is_told_with_those_known(serve: Serve) -> None:
     with pytest.raises(ConfigError) as error:
         found(["maths_agent"], agents={"other": "http://a"}, head_server=HeadServer(port=head.port))
     told = str(error.value)
-    assert "did you mean 'math_agent'?" in told
+    assert "(did you mean 'math_agent'?)" in told
     assert all(name in told for name in ("other", "example_math_agent", "example_tool_agent"))
 
 
@@ -230,7 +232,10 @@ def test_entries_of_a_head_server_are_read_as_nemo_gym_writes_them() -> None:
     assert listed_agents(config, HeadServer(host="head")) == {"one": "http://127.0.0.2:5", "two": "http://head:6"}
 
 
-@pytest.mark.parametrize("value", ["localhost:8000", "http://", 3, ["http://a", None], []])
+@pytest.mark.parametrize(
+    "value",
+    ["localhost:8000", "http://", 3, ["http://a", None], [], "http://a:1,http://b:2", "http://a:99999", "http://a b"],
+)
 def test_addresses_are_urls(value: Any) -> None:
     """What is no URL is told before anything is sent."""
     with pytest.raises(ConfigError):
@@ -256,7 +261,7 @@ async def _rollouts(name: str, count: int, params: Any) -> list[Any]:
     config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o")
     prompt = [{"role": "user", "content": "Ana has 6 pens. Ana buys 2, buys 5 and then loses 1 pens. How many?"}]
     async with AsyncExitStack() as stack:
-        agent = (await find_agents([name], config, stack, print))[name]
+        agent = (await find_agents({name: 1}, config, stack, print))[name]
         rows = [
             {"_ng_task_index": 0, "_ng_rollout_index": index, "responses_create_params": {"input": prompt, **params}}
             for index in range(count)

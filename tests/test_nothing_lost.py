@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, StoppedEarly
-from ng_rollouts.jsonlines import dumps
 from ng_rollouts.journal import OutputPaths, open_journal, reopen_journal
+from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.redact import redact, shown_command
 from ng_rollouts.retries import Breaker
@@ -109,7 +110,7 @@ def test_thirty_kills(serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
     for _ in range(32):
         before = server.stats()["total"]
         process = start(tmp_path, *arguments)
-        wait_until(lambda before=before: server.stats()["total"] > before or process.poll() is not None)
+        wait_until(partial(_has_moved, server, process, before))
         time.sleep(chance.uniform(0, 0.03))
         process.kill()
         kills += ended(process).code == -signal.SIGKILL
@@ -118,6 +119,10 @@ def test_thirty_kills(serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
     assert ran.code == 0, ran.stderr
     check_complete(tmp_path, 600, 1)
     assert server.stats()["total"] - 600 <= kills * in_flight
+
+
+def _has_moved(server: Served, process: subprocess.Popen[str], before: int) -> bool:
+    return bool(server.stats()["total"] > before) or process.poll() is not None
 
 
 def test_sigterm_drains_and_resumes(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:

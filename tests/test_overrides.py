@@ -51,6 +51,15 @@ def test_values_of_structure_pass() -> None:
     """Lists, dicts, numbers, null, quotes and interpolations mean what Hydra means by them."""
     typed = ["num_repeats={a: 1, _default: 2}", "agent_url=[http://a,http://b]", "limit=null", "agent_name=null"]
     assert rewritten(*typed) == typed
+    dicts = [
+        '+responses_create_params={"temperature": 0.3, "stop": ["a,b"]}',
+        "responses_create_params={top_p: 1}",
+        "+sampling=null",
+    ]
+    assert rewritten(*dicts) == [
+        "++responses_create_params={temperature:0.3,stop:['a,b']}",
+        "++responses_create_params={top_p: 1}",
+    ]
     assert rewritten("+responses_create_params.tools=[{a: 1}]") == ["++responses_create_params.tools=[{a: 1}]"]
     assert rewritten("hydra.verbose=true", "~sampling", "sampling@x=y") == [
         "hydra.verbose=true",

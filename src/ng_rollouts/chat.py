@@ -48,6 +48,9 @@ def chat_messages(items: Iterable[Any]) -> list[Json]:
                 messages.append(_tool_result(item))
             case "reasoning":
                 reasoning.append(_reasoning(item))
+    if any(reasoning):
+        messages.append({"role": "assistant", "content": ""})
+        _spend(reasoning, messages[-1])
     return messages
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import open_closed_streams, tell
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError
 from ng_rollouts.overrides import Keys
-from ng_rollouts.redact import redact
+from ng_rollouts.redact import redact, shown_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +32,15 @@ COMPLETION_FLAGS = ("-sc", "--shell-completion")
 def main() -> None:
     """`ng_collect_rollouts`."""
     open_closed_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
     sys.exit(_guarded(lambda: _main(sys.argv[1:])))
+
+
+def _leave(number: int, _: object) -> None:
+    """End the command from where it is, cleaning up on the way."""
+    raise SystemExit(128 + number)
 
 
 def conf_folder() -> Path:
@@ -92,30 +101,34 @@ def _through_hydra(arguments: list[str]) -> int:
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     codes: list[int] = []
 
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+
     def job(config: DictConfig) -> None:
+        if sweep:
+            tell(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
         codes.append(_guarded(lambda: _collect(config, command)))
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
 
-    with tempfile.TemporaryDirectory(prefix="ng_rollouts_") as scratch:
-        sys.argv[1:] = [*arguments, *_sweep_folder(arguments, scratch)]
+    with tempfile.TemporaryDirectory(prefix="ng_rollouts_") if sweep else nullcontext() as scratch:
+        # Hydra writes a file into the folder of a sweep, whatever it is told: let that be a folder that goes away.
+        sys.argv[1:] = [*arguments, f"hydra.sweep.dir={scratch}"] if sweep else arguments
         _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
     return max(codes, default=0)
 
 
-def _sweep_folder(arguments: list[str], scratch: str) -> list[str]:
-    """Hydra writes a file into the folder of a sweep, whatever it is told: let that be one that goes away."""
-    return [f"hydra.sweep.dir={scratch}"] if {"-m", "--multirun"} & set(arguments) else []
-
-
 def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
-    from hydra.errors import HydraException  # noqa: PLC0415
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
+    """Run what raises only while a config is composed: jobs guard themselves."""
     try:
         compose_and_run()
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         raise ConfigError(_in_one_line(error)) from error
+
+
+def _overrides_of_job() -> str:
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    return shown_command(HydraConfig.get().overrides.task)
 
 
 def _collect(config: DictConfig, command: Sequence[str]) -> int:

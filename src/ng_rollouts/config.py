@@ -140,6 +140,11 @@ class CollectConfig(Failing, Running, Sampling, Agents, InputAndOutput):
         for key in ("input_jsonl_fpath", "output_jsonl_fpath"):
             if not getattr(self, key):
                 raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
+        for key in ("agent_name", "agent_url", "prompt_config"):
+            if getattr(self, key) in ("", []):
+                raise ConfigError(f"{key} is empty: leave it out, or give it a value")
+        if not 0 < self.head_server.port < 65536:
+            raise ConfigError(f"head_server.port must be from 1 to 65535, got {self.head_server.port}")
         _check_counts(self)
         _check_failing(self)
         _check_seconds(self)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from ng_rollouts import __version__
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, ConfigError
 
 KEEPALIVE_EXPIRY_S = 15.0
 """Idle connections are dropped before most servers drop them, so that few requests meet a closing one."""
@@ -80,8 +80,16 @@ class HttpxClient:
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         else:
             transport = httpx.AsyncHTTPTransport(limits=pool, socket_options=KEEPALIVE_OPTIONS)
-        self._client = httpx.AsyncClient(
+        try:
+            self._client = self._open(transport, pool, use_proxies=app is None)
+        except ImportError as error:
+            raise ConfigError(f"the proxy that the environment names cannot be used: {error}") from error
+
+    def _open(self, transport: httpx.AsyncBaseTransport, pool: httpx.Limits, *, use_proxies: bool) -> httpx.AsyncClient:
+        limits = self._limits
+        return httpx.AsyncClient(
             transport=transport,
+            trust_env=use_proxies,
             timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
             limits=pool,
             headers={"user-agent": f"ng_rollouts/{__version__}"},
@@ -96,21 +104,23 @@ class HttpxClient:
     async def post(self, url: str, body: bytes) -> Reply:
         """Send JSON, have the reply."""
         headers = {"content-type": "application/json"}
-        return await self._send(self._client.build_request("POST", url, content=body, headers=headers))
+        return await self._send("POST", url, content=body, headers=headers)
 
     async def get(self, url: str) -> Reply:
         """Have what is there."""
-        return await self._send(self._client.build_request("GET", url))
+        return await self._send("GET", url)
 
-    async def _send(self, request: httpx.Request) -> Reply:
+    async def _send(self, method: str, url: str, **content: Any) -> Reply:
         try:
             async with asyncio.timeout(self._limits.total_s):
-                response = await self._client.send(request)
+                response = await self._client.request(method, url, **content)
         except TimeoutError as error:
             message = f"no reply within {self._limits.total_s:g} s"
             raise AttemptFailed("timeout", message, retryable=True) from error
         except httpx.HTTPError as error:
             raise _failure(error) from error
+        except httpx.InvalidURL as error:
+            raise AttemptFailed("bad_request", f"{without_credentials(url)}: {error}") from error
         return Reply(response.status_code, response.headers, response.content)
 
 

@@ -6,11 +6,13 @@ beyond the shell's. A key that is not known is refused with the nearest that is.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from ng_rollouts.errors import ConfigError
 
@@ -26,6 +28,7 @@ _FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats"})
 _PLAIN = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
 """What Hydra's grammar takes unquoted."""
 
+_KEY = re.compile(r"[\w$-]+", re.ASCII)
 _QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 _CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
@@ -51,7 +54,8 @@ class Keys:
         """
         flags, overrides = _split(list(arguments))
         sweep = bool({"-m", "--multirun"} & set(flags))
-        return [*flags, *(self._rewrite(override, sweep=sweep) for override in overrides)]
+        rewritten = [self._rewrite(override, sweep=sweep) for override in overrides]
+        return [*flags, *(override for override in rewritten if override)]
 
     def _rewrite(self, override: str, *, sweep: bool) -> str:
         key, equals, value = override.partition("=")
@@ -61,8 +65,10 @@ class Keys:
         if not equals:
             raise ConfigError(self._without_value(override, name))
         if name in self.groups:
-            return f"{name}={value}"
+            return "" if value == "null" else f"{name}={value}"
         if name in self.parameters:
+            if get_origin(self.parameters[name]) is dict:
+                return f"++{name}={_value(value, text=False, sweep=sweep)}"
             return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
         root = name.partition(".")[0]
         if root in _FREE_KEYS and name != root:
@@ -83,6 +89,17 @@ def quoted(text: str) -> str:
     """Text as a quoted string of Hydra's grammar."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def _literal(value: Any) -> str:
+    """A JSON value in Hydra's grammar, whose keys stand without quotes."""
+    if isinstance(value, dict):
+        if not all(_KEY.fullmatch(key) for key in value):
+            raise ConfigError(f"the keys {list(value)} cannot be typed on the command line: put them into the rows")
+        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
@@ -121,5 +138,8 @@ def _value(value: str, *, text: bool, sweep: bool) -> str:
         return value
     if text:
         return value if value in ("null", "") else quoted(value)
+    if value[:1] in ("[", "{"):
+        with suppress(ValueError):
+            return _literal(json.loads(value))
     structured = value[:1] in ("[", "{") or _CAST.fullmatch(value)
     return value if structured or "${" in value or _PLAIN.fullmatch(value) else quoted(value)

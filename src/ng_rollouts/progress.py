@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from ng_rollouts.records import Counts
 
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1
+_COLUMNS_UNKNOWN = 100
 _LINE_EVERY_S = 10.0
 
 _LATE_S = 10.0
@@ -56,7 +58,12 @@ class _Bar:
 
         self._counts = counts
         self._bar = tqdm(
-            total=counts.planned, initial=counts.settled, desc=TITLE, file=stream, bar_format="{l_bar}{bar:12}{r_bar}"
+            total=counts.planned,
+            initial=counts.settled,
+            desc=TITLE,
+            file=stream,
+            bar_format="{l_bar}{bar:12}{r_bar}",
+            ncols=None if os.get_terminal_size(stream.fileno()).columns else _COLUMNS_UNKNOWN,
         )
 
     def show(self) -> None:

@@ -18,9 +18,6 @@ LONGEST_WAIT_S = 30.0
 LONGEST_RETRY_AFTER_S = 120.0
 """A server that asks for more gets this much, so that a wrong clock does not stop a run."""
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""The server may answer otherwise later (RFC 9110, 15.5.9, 15.6; RFC 6585; RFC 8470)."""
-
 UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
 """Classes of failures in which no server was there."""
 
@@ -98,6 +95,11 @@ class Breaker:
         if failure_class in _POINTLESS:
             return _POINTLESS_LATER if self._succeeded else min(_POINTLESS_AT_FIRST, self.rollouts)
         return float("inf") if self._succeeded else _ALIKE_AT_FIRST
+
+
+def is_retryable(status: int) -> bool:
+    """Whether a server may answer otherwise later (RFC 9110, 15.5.9, 15.6; RFC 6585; RFC 8470)."""
+    return status in (408, 425, 429) or status >= 500
 
 
 def retry_after_s(header: str | None, now: float) -> float | None:

@@ -50,19 +50,17 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: going on was pointless; what was collected is in the output.
         Interrupted: a signal ended it; likewise.
     """
-    for warning in warnings(config):
-        tell(f"warning: {warning}")
     paths = OutputPaths(Path(config.output_jsonl_fpath).expanduser())
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
-        tasks = TaskFile(path=source, recipe=_recipe(config), limit=config.limit)
+        tasks = TaskFile(path=source, recipe=_recipe(config), limit=config.limit, shown_as=config.input_jsonl_fpath)
         plan = tasks.plan(known.rows if known else None)
         manifest = manifest_of(config, tasks, plan)
         if known:
             check_same_run(paths, known, manifest, plan)
-        for agent in _repeats_never_used(config, plan):
-            tell(f"warning: num_repeats lists {agent!r}, which no row is for")
+        for warning in warnings(config, plan):
+            tell(f"warning: {warning}")
         return asyncio.run(_Run(config, command, tasks, plan, paths).collect())
 
 
@@ -235,12 +233,6 @@ def _recipe(config: CollectConfig) -> Recipe:
         add_seed=config.num_repeats_add_seed,
         template=load_template(config.prompt_config) if config.prompt_config else None,
     )
-
-
-def _repeats_never_used(config: CollectConfig, plan: Plan) -> list[str]:
-    if not isinstance(config.num_repeats, dict):
-        return []
-    return [agent for agent in config.num_repeats if agent != "_default" and agent not in plan.agents]
 
 
 def _announce(config: CollectConfig, plan: Plan) -> None:

@@ -111,6 +111,8 @@ async def _serve(config: ServeConfig) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 65536:
+        raise ConfigError(f"a port is a number from 0 to 65535, got {port}")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -27,8 +27,8 @@ from ng_rollouts.records import Json, Key, Rollout
 ANY_AGENT = "agent"
 """Names the agent of rows that name none, when one address serves every row."""
 
-_DETAILED_BAD_LINES = 50
-"""This many bad lines are told with their reason; the numbers of the others follow."""
+_REASONS_TOLD = 50
+"""This many kinds of bad lines are told with their reason; the numbers of the others follow."""
 
 _PROMPT_ID_FIELDS = ("prompt_id", "id", "task_id", "uuid")
 
@@ -81,6 +81,11 @@ class Recipe:
         agent = self._agent(row)
         return Task(row=row, agent=agent, index=_brought_index(row), repeats=self._repeats_for(agent))
 
+    def makes_alike(self, task: Task) -> bool:
+        """Whether the rollouts of a task are bound to be alike."""
+        params = task.row["responses_create_params"]
+        return params.get("temperature") == 0 or (params.get("seed") is not None and not self.add_seed)
+
     def _params(self, row: Json) -> Json:
         own = row.get("responses_create_params")
         if own is None:
@@ -129,6 +134,7 @@ class Plan:
         rows: input rows, after `limit`.
         rollouts: all of their rollouts.
         agents: rows by agent name.
+        repeated_alike: rows with more than one rollout whose temperature is 0 or whose seed is fixed.
         digest: of all rows, as they are in the input.
         first_digest: of as many first rows as was asked for; None if there are fewer.
     """
@@ -136,6 +142,7 @@ class Plan:
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
+    repeated_alike: int = 0
     digest: str = ""
     first_digest: str | None = None
     _repeats: int | array[int] = 0
@@ -227,6 +234,12 @@ class TaskFile:
     path: Path
     recipe: Recipe
     limit: int | None = None
+    shown_as: str = ""
+
+    @property
+    def name(self) -> str:
+        """The input, as it was asked for."""
+        return self.shown_as or str(self.path)
 
     def plan(self, first_rows: int | None = None) -> Plan:
         """Check every row and count what is to be collected.
@@ -250,15 +263,16 @@ class TaskFile:
                 continue
             kinds.add(task.index is None)
             plan.add(task)
+            plan.repeated_alike += task.repeats > 1 and self.recipe.makes_alike(task)
             if plan.rows == first_rows:
                 plan.first_digest = digest.hexdigest()
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())
         if bad:
-            raise InputError(_tell(self.path, bad))
+            raise InputError(_tell(self.name, bad))
         if not plan.rows:
-            raise InputError(f"input_jsonl_fpath {self.path} has no rows: put one JSON object on each line")
+            raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
@@ -282,7 +296,7 @@ class TaskFile:
                 )
                 position += 1
         if position != plan.rollouts:
-            raise InputError(f"input_jsonl_fpath {self.path} changed while it was being read")
+            raise InputError(f"input_jsonl_fpath {self.name} changed while it was being read")
 
     def _colliding_indices(self) -> Iterator[tuple[int, str]]:
         """Rows that are given, by their position, a task index that another row brings."""
@@ -297,7 +311,7 @@ class TaskFile:
         try:
             return self.recipe.task(line)
         except InputError as error:
-            message = f"input_jsonl_fpath {self.path} changed while it was being read: line {number}: {error}"
+            message = f"input_jsonl_fpath {self.name} changed while it was being read: line {number}: {error}"
             raise InputError(message) from error
 
     def _seed(self, row: Json, key: Key) -> int | None:
@@ -313,7 +327,7 @@ class TaskFile:
                 stripped = ((number, (_unmarked(line) if number == 1 else line).strip()) for number, line in numbered)
                 yield from islice((pair for pair in stripped if pair[1]), self.limit)
         except OSError as error:
-            raise InputError(f"input_jsonl_fpath {self.path} cannot be read: {error.strerror}") from error
+            raise InputError(f"input_jsonl_fpath {self.name} cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -374,8 +388,9 @@ def _brought_index(row: Json) -> int | None:
 
 def _prompt_id(row: Json, key: Key) -> str:
     for name in _PROMPT_ID_FIELDS:
-        if isinstance(row.get(name), (str, int, float)):
-            return str(row[name])
+        value = row.get(name)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
+            return str(value)
     return str(key.task_index)
 
 
@@ -386,13 +401,20 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
-def _tell(path: Path, bad: list[tuple[int, str]]) -> str:
-    told = [f"  line {number}: {reason}" for number, reason in bad[:_DETAILED_BAD_LINES]]
-    rest = bad[_DETAILED_BAD_LINES:]
+def _tell(name: str, bad: list[tuple[int, str]]) -> str:
+    by_reason: dict[str, list[int]] = {}
+    for number, reason in bad:
+        by_reason.setdefault(reason, []).append(number)
+    told = [f"  {_numbered(numbers)}: {reason}" for reason, numbers in islice(by_reason.items(), _REASONS_TOLD)]
+    rest = [number for numbers in islice(by_reason.values(), _REASONS_TOLD, None) for number in numbers]
     if rest:
-        told.append(f"  and {len(rest)} more, on lines {_ranges([number for number, _ in rest])}")
+        told.append(f"  and {len(rest)} more, for other reasons: {_numbered(sorted(rest))}")
     lines = "1 bad line" if len(bad) == 1 else f"{len(bad)} bad lines"
-    return "\n".join([f"input_jsonl_fpath {path} has {lines}, so nothing was sent:", *told])
+    return "\n".join([f"input_jsonl_fpath {name} has {lines}, so nothing was sent:", *told])
+
+
+def _numbered(numbers: list[int]) -> str:
+    return f"line{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}"
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -11,16 +11,28 @@ from ng_rollouts.http import Http, Reply
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
 from ng_rollouts.redact import redact
-from ng_rollouts.retries import RETRYABLE_STATUSES, retry_after_s
+from ng_rollouts.retries import UNREACHED, is_retryable, retry_after_s
+
+_FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
 
 MESSAGE_CHARACTERS = 2000
 """What is kept of a server's own words."""
+
+
+REST_S = 5.0
+"""An address at which nobody was there is left alone for so long, while there are others."""
 
 
 @dataclass(slots=True)
 class _Address:
     run_url: str
     in_flight: int = 0
+    asked: int = 0
+    rests_until: float = 0.0
+
+    def burden(self) -> tuple[bool, int, int]:
+        """What orders addresses, the one to ask first."""
+        return time.monotonic() < self.rests_until, self.in_flight, self.asked
 
 
 class ServerAgent:
@@ -38,10 +50,15 @@ class ServerAgent:
 
     async def run(self, request: Json) -> Json:
         """Send the row to the least busy address."""
-        address = min(self._addresses, key=lambda address: address.in_flight)
+        address = min(self._addresses, key=_Address.burden)
         address.in_flight += 1
+        address.asked += 1
         try:
             return await self._run_at(address.run_url, request)
+        except AttemptFailed as failure:
+            if failure.failure_class in UNREACHED:
+                address.rests_until = time.monotonic() + REST_S
+            raise
         finally:
             address.in_flight -= 1
 
@@ -80,11 +97,12 @@ def _refuses_seed(reply: Reply) -> bool:
     if reply.status != 422:
         return False
     try:
-        detail = loads(reply.body)["detail"]
-        return any(error["loc"][-1] == "seed" for error in detail)
+        errors = [error for error in loads(reply.body)["detail"] if error["loc"][-1] == "seed"]
+        text = dumps(errors)
     except (ValueError, KeyError, TypeError, IndexError):
-        text = reply.body.lower()
-        return b"seed" in text and any(word in text for word in (b"forbidden", b"not permitted", b"extra", b"unknown"))
+        text = reply.body
+    text = text.lower()
+    return b"seed" in text and any(word in text for word in _FORBIDDING)
 
 
 def _result(reply: Reply) -> Json:
@@ -93,7 +111,7 @@ def _result(reply: Reply) -> Json:
             f"http_{reply.status}",
             _words(reply.body) or "no message",
             status=reply.status,
-            retryable=reply.status in RETRYABLE_STATUSES,
+            retryable=is_retryable(reply.status),
             retry_after_s=retry_after_s(reply.headers.get("retry-after"), time.time()),
         )
     try:

@@ -133,7 +133,7 @@ def _verify(row: Json, steps: list[Step], items: list[Json]) -> Json:
         "reward": reward,
         "accuracy": correct,
         "extracted_answer": None if answer is None else str(answer),
-        "expected_answer": expected,
+        "expected_answer": None if expected is None else str(expected),
     }
 
 
