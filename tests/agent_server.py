@@ -53,6 +53,7 @@ def draw(*parts: object) -> float:
 class AgentServer:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
+        self.authorization: str | None = None
         self.asked: Counter[str] = Counter()
         self.bodies: list[Any] = []
         self.in_flight = self.most_in_flight = self.connections = 0
@@ -70,6 +71,7 @@ class AgentServer:
                 request, *headers = head.decode("latin-1").split("\r\n")
                 method, path, _ = request.split(" ")
                 fields = {name.strip().lower(): value.strip() for name, _, value in (h.partition(":") for h in headers)}
+                self.authorization = fields.get("authorization") or self.authorization
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 if not await self.respond(method, path, body, writer):
                     return
@@ -85,6 +87,7 @@ class AgentServer:
                 "total": self.asked.total(),
                 "most_in_flight": self.most_in_flight,
                 "connections": self.connections,
+                "authorization": self.authorization,
                 "last": self.bodies[-50:],
             }
             return await self.send(writer, 200, json.dumps(stats).encode())

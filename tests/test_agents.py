@@ -21,7 +21,7 @@ from ng_rollouts.agents.head_server import listed_agents
 from ng_rollouts.agents.server import ServerAgent, seed_in_extra_body
 from ng_rollouts.config import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
-from ng_rollouts.http import HttpxClient, TimeLimits, without_credentials
+from ng_rollouts.http import TimeLimits, open_http, without_credentials
 
 from .conftest import Served
 
@@ -29,11 +29,11 @@ ROW = {"responses_create_params": {"input": "hi"}, "_ng_task_index": 0, "_ng_rol
 Serve = Callable[..., Served]
 
 
-def ask(url: str, row: Any = ROW, **limits: Any) -> Any:
+def ask(url: str, row: Any = ROW, engine: str = "httpx", **limits: Any) -> Any:
     """One reply of the agent server at a URL."""
 
     async def asked() -> Any:
-        async with HttpxClient(TimeLimits(**limits)) as http:
+        async with open_http(TimeLimits(**limits), engine) as http:
             return await ServerAgent([url], http).run(row)
 
     return asyncio.run(asked())
@@ -49,6 +49,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
     return asyncio.run(find())
 
 
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
 @pytest.mark.parametrize(
     ("fault", "failure_class", "retryable"),
     [
@@ -66,19 +67,60 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
         ("hang", "timeout", True),
     ],
 )
-def test_faults_have_names(serve: Serve, fault: str, failure_class: str, *, retryable: bool) -> None:
+def test_faults_have_names(serve: Serve, engine: str, fault: str, failure_class: str, *, retryable: bool) -> None:
     """Whatever goes wrong with an attempt is one AttemptFailed, by its class, and says whether to try again."""
     with pytest.raises(AttemptFailed) as failure:
-        ask(serve(faults={fault: 1.0}).url, total_s=0.5)
+        ask(serve(faults={fault: 1.0}).url, engine=engine, total_s=0.5)
     assert (failure.value.failure_class, failure.value.retryable) == (failure_class, retryable)
     assert failure.value.retry_after_s == (7 if fault.startswith("retry") else None)
 
 
-def test_a_server_that_is_not_there_is_refused() -> None:
-    """By name."""
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+@pytest.mark.parametrize(
+    ("url", "failure_class"),
+    [
+        ("http://127.0.0.1:9", "connection_refused"),
+        ("http://no-such-host.invalid", "dns"),
+        ("http://127.0.0.1:abc", "bad_request"),
+    ],
+)
+def test_a_server_that_is_not_there_has_a_name(engine: str, url: str, failure_class: str) -> None:
+    """Refused, unknown, or no address at all."""
     with pytest.raises(AttemptFailed) as failure:
-        ask("http://127.0.0.1:9")
-    assert failure.value.failure_class == "connection_refused"
+        ask(url, engine=engine)
+    assert failure.value.failure_class == failure_class
+
+
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+def test_a_server_that_falls_silent_is_given_up(serve: Serve, engine: str) -> None:
+    """After `idle_s` without bytes; one that keeps sending slowly is not."""
+    with pytest.raises(AttemptFailed) as failure:
+        ask(serve(faults={"hang": 1.0}).url, engine=engine, idle_s=0.3)
+    assert failure.value.failure_class == "timeout"
+    assert ask(serve(faults={"slow": 1.0}).url, engine=engine, idle_s=0.3)["reward"] == 1.0
+
+
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+def test_connections_are_used_again(serve: Serve, engine: str) -> None:
+    """One after the other needs one connection."""
+    server = serve()
+
+    async def ask_ten_times() -> None:
+        async with open_http(TimeLimits(), engine) as http:
+            agent = ServerAgent([server.url], http)
+            for _ in range(10):
+                await agent.run(ROW)
+
+    asyncio.run(ask_ten_times())
+    assert server.stats()["connections"] == 2
+
+
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+def test_credentials_of_a_url_are_sent(serve: Serve, engine: str) -> None:
+    """As Basic authorization."""
+    server = serve()
+    ask(server.url.replace("http://", "http://me:pass@"), engine=engine)
+    assert server.stats()["authorization"] == "Basic bWU6cGFzcw=="
 
 
 @pytest.mark.parametrize(
@@ -120,7 +162,7 @@ def test_a_seed_goes_where_the_agent_takes_it(serve: Serve) -> None:
     }
 
     async def ask_often() -> list[Any]:
-        async with HttpxClient(TimeLimits()) as http:
+        async with open_http(TimeLimits()) as http:
             agent = ServerAgent([refusing.url], http)
             first = await asyncio.gather(*(agent.run(row) for _ in range(5)))
             return [*first, await agent.run(row)]
@@ -158,7 +200,7 @@ def test_several_addresses_share_the_load(serve: Serve) -> None:
     servers = [serve(delay=[0.05, 0.05]) for _ in range(3)]
 
     async def ask_all() -> None:
-        async with HttpxClient(TimeLimits()) as http:
+        async with open_http(TimeLimits()) as http:
             agent = ServerAgent([server.url for server in servers], http)
             await asyncio.gather(*(agent.run(ROW) for _ in range(9)))
 
@@ -178,14 +220,6 @@ def test_agents_are_found_in_order(serve: Serve) -> None:
         head_server=HeadServer(port=head.port),
     )
     assert sorted(agents) == ["entry", "example_math_agent", "listed", "mine"]
-    assert asyncio.run(_ask(agents["listed"])) is True
-
-
-async def _ask(agent: Agent) -> bool:
-    try:
-        return "reward" in await agent.run(dict(ROW))
-    except RuntimeError:  # the client was closed with its stack, after the agent was found
-        return True
 
 
 def test_one_address_serves_every_name(serve: Serve) -> None:

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts import __version__
 from ng_rollouts.config import CollectConfig
@@ -29,13 +29,19 @@ if TYPE_CHECKING:
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """`ng_collect_rollouts`."""
     open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
-    sys.exit(_guarded(lambda: _main(sys.argv[1:])))
+    code = _guarded(lambda: _main(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    # Everything is closed. Taking the interpreter down as well would race with the threads of the HTTP engine, which
+    # now and then end in an abort (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
+    os._exit(code)
 
 
 def _leave(number: int, _: object) -> None:

@@ -18,6 +18,8 @@ RESPONSES_PARAMETERS = frozenset(
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
+HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
+
 
 @dataclass(kw_only=True)
 class HeadServer:
@@ -88,6 +90,9 @@ class Running:
 
     num_samples_in_parallel: int | None = None
     """Rollouts in flight at once (null or 0: as many as open files allow)."""
+
+    http_engine: str = "auto"
+    """What sends: `pyreqwest`, `httpx`, or `auto`, which is pyreqwest where it is installed."""
 
     connect_timeout_s: float | None = 10.0
     """Seconds to wait for a connection (null: no bound)."""
@@ -203,6 +208,8 @@ def _check_seconds(config: CollectConfig) -> None:
 
 
 def _check_failing(config: CollectConfig) -> None:
+    if config.http_engine not in HTTP_ENGINES:
+        raise ConfigError(f"http_engine must be one of {', '.join(HTTP_ENGINES)}, got {config.http_engine!r}")
     allowed = config.max_failed_rollouts
     if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or allowed < 0:
         raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")

@@ -14,7 +14,7 @@ from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.config import CollectConfig, HeadServer
 from ng_rollouts.errors import ConfigError, Unreachable
-from ng_rollouts.http import HttpxClient, TimeLimits
+from ng_rollouts.http import TimeLimits, open_http
 
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
@@ -35,7 +35,7 @@ async def find_agents(
     limits = TimeLimits(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
-    http = await stack.enter_async_context(HttpxClient(limits))
+    http = await stack.enter_async_context(open_http(limits, config.http_engine))
     given = ServerAgent(addresses(config.agent_url, "agent_url"), http) if config.agent_url is not None else None
     entries = {name: _entry(name, entry) for name, entry in config.agents.items()}
     found: dict[str, Agent] = {}
@@ -50,10 +50,12 @@ async def find_agents(
         else:
             unknown[name] = rows
     if unknown:
-        listed = await _look_up(unknown, [*entries, *EXAMPLE_AGENTS], config.head_server)
+        listed = await _look_up(unknown, [*entries, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
         found |= {name: ServerAgent([url], http) for name, url in listed.items()}
     servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
-    await wait_for_servers({url for agent in servers for url in agent.urls}, config.wait_for_agent_s, tell)
+    await wait_for_servers(
+        {url for agent in servers for url in agent.urls}, config.wait_for_agent_s, config.http_engine, tell
+    )
     return found
 
 
@@ -69,15 +71,15 @@ def _entry(name: str, entry: Any) -> list[str]:
 async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack) -> Agent:
     from ng_rollouts.agents.example.app import example_app  # noqa: PLC0415 - only runs that use it load it
 
-    http = await stack.enter_async_context(HttpxClient(limits, app=example_app(name)))
+    http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
     return ServerAgent([f"http://{name}"], http)
 
 
-async def _look_up(names: dict[str, int], known: list[str], head: HeadServer) -> dict[str, str]:
+async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, engine: str) -> dict[str, str]:
     """Addresses of these agents, as the head server lists them."""
     sought = ", ".join(f"{name!r}{_nearest(name, known)}, the agent of {rows} rows" for name, rows in names.items())
     try:
-        listed = await ask_head_server(head, sought)
+        listed = await ask_head_server(head, sought, engine)
     except Unreachable as error:
         raise Unreachable(f"{error}; known without it: {', '.join(sorted(known))}") from error
     known = sorted({*known, *listed})

@@ -7,7 +7,7 @@ from typing import Any
 from ng_rollouts.agents.addresses import is_url
 from ng_rollouts.config import HeadServer
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http import Http, HttpxClient, Reply, TimeLimits
+from ng_rollouts.http import Http, Reply, TimeLimits, open_http
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.records import Json
 
@@ -16,7 +16,7 @@ _ASKED_TIMES = 3
 _ASKED_FOR_S = 10.0
 
 
-async def ask_head_server(head: HeadServer, sought: str) -> dict[str, str]:
+async def ask_head_server(head: HeadServer, sought: str, engine: str) -> dict[str, str]:
     """The agents that a head server lists: names and addresses.
 
     Args:
@@ -30,7 +30,7 @@ async def ask_head_server(head: HeadServer, sought: str) -> dict[str, str]:
     address = f"http://{head.host}:{head.port}"
     cure = "start the servers, or give +agent_url=URL, +agents.NAME.url=URL, +head_server.host= or +head_server.port="
     try:
-        async with HttpxClient(_LIMITS) as http:
+        async with open_http(_LIMITS, engine) as http:
             reply = await _patiently(http, f"{address}/global_config_dict_yaml")
     except AttemptFailed as error:
         message = f"the head server at {address} cannot be reached to look up {sought} ({error.message})"

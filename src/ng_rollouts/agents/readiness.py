@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable, Iterable
 
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http import Http, HttpxClient, TimeLimits, without_credentials
+from ng_rollouts.http import Http, TimeLimits, open_http, without_credentials
 from ng_rollouts.retries import UNREACHED
 
 Tell = Callable[[str], None]
 
 _ASK_EVERY_S = 0.5
-_ANSWER_WITHIN_S = 5.0
+_LIMITS = TimeLimits(connect_s=5.0, total_s=5.0)
 
 
-async def wait_for_servers(urls: Iterable[str], seconds: float, tell: Tell) -> None:
+async def wait_for_servers(urls: Iterable[str], seconds: float, engine: str, tell: Tell) -> None:
     """Wait until each of these servers accepts a request; whatever it answers, it is there.
 
     Raises:
         Unreachable: one is not, after so many seconds.
     """
-    async with HttpxClient(TimeLimits(connect_s=_ANSWER_WITHIN_S, total_s=_ANSWER_WITHIN_S)) as http:
+    async with open_http(_LIMITS, engine) as http:
         deadline = time.monotonic() + seconds
         for url in sorted(urls):
             await _wait_for(url, deadline, http, tell)

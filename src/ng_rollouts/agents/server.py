@@ -112,7 +112,7 @@ def _result(reply: Reply) -> Json:
             _words(reply.body) or "no message",
             status=reply.status,
             retryable=is_retryable(reply.status),
-            retry_after_s=retry_after_s(reply.headers.get("retry-after"), time.time()),
+            retry_after_s=retry_after_s(reply.header("retry-after"), time.time()),
         )
     try:
         result = loads(reply.body)

@@ -1,6 +1,6 @@
-"""HTTP behind one seam: post or get bytes, have status, headers and bytes back, or one `AttemptFailed`.
+"""The engine over httpx: for ASGI apps within the process, and where pyreqwest is not installed.
 
-Nothing above this room knows which client sends. What went wrong is named here, once.
+Its pool looks at every connection for every request, so it is slow beyond a few dozen in flight.
 """
 
 from __future__ import annotations
@@ -8,69 +8,43 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Self
 
 import httpx
 
 from ng_rollouts import __version__
 from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.http import (
+    KEEPALIVE_EXPIRY_S,
+    TCP_KEEPALIVE_INTERVAL_S,
+    TCP_KEEPALIVE_PROBES,
+    TCP_KEEPALIVE_S,
+    Reply,
+    TimeLimits,
+    without_credentials,
+)
 
-KEEPALIVE_EXPIRY_S = 15.0
-"""Idle connections are dropped before most servers drop them, so that few requests meet a closing one."""
-
-_KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-KEEPALIVE_OPTIONS = [
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": TCP_KEEPALIVE_S,
+    "TCP_KEEPINTVL": TCP_KEEPALIVE_INTERVAL_S,
+    "TCP_KEEPCNT": TCP_KEEPALIVE_PROBES,
+}
+_SOCKET_OPTIONS = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
-        (socket.IPPROTO_TCP, getattr(socket, name), n)
-        for name, n in _KEEPALIVE_SECONDS.items()
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEPALIVE.items()
         if hasattr(socket, name)
     ),
 ]
-"""A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a server answered, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Http(Protocol):
-    """What sends a request.
-
-    Raises:
-        AttemptFailed: there was no whole reply; whatever the status, a reply is returned.
-    """
-
-    async def post(self, url: str, body: bytes) -> Reply: ...
-
-    async def get(self, url: str) -> Reply: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeLimits:
-    """Seconds to wait; None for no bound.
-
-    Attributes:
-        connect_s: for a connection.
-        idle_s: for the next bytes of a reply that is owed.
-        total_s: for the whole reply, counted from sending.
-    """
-
-    connect_s: float | None = 10.0
-    idle_s: float | None = 1800.0
-    total_s: float | None = 3600.0
 
 
 class HttpxClient:
-    """Sends by httpx, over the network or, given an ASGI app, within the process."""
+    """Sends by httpx, over the network or, given an ASGI app, within the process.
+
+    Raises:
+        ConfigError: the environment names a proxy of a kind that cannot be used.
+    """
 
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
         self._limits = limits
@@ -79,21 +53,17 @@ class HttpxClient:
         if app is not None:
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         else:
-            transport = httpx.AsyncHTTPTransport(limits=pool, socket_options=KEEPALIVE_OPTIONS)
+            transport = httpx.AsyncHTTPTransport(limits=pool, socket_options=_SOCKET_OPTIONS)
         try:
-            self._client = self._open(transport, pool, use_proxies=app is None)
+            self._client = httpx.AsyncClient(
+                transport=transport,
+                trust_env=app is None,
+                timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
+                limits=pool,
+                headers={"user-agent": f"ng_rollouts/{__version__}"},
+            )
         except ImportError as error:
             raise ConfigError(f"the proxy that the environment names cannot be used: {error}") from error
-
-    def _open(self, transport: httpx.AsyncBaseTransport, pool: httpx.Limits, *, use_proxies: bool) -> httpx.AsyncClient:
-        limits = self._limits
-        return httpx.AsyncClient(
-            transport=transport,
-            trust_env=use_proxies,
-            timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
-            limits=pool,
-            headers={"user-agent": f"ng_rollouts/{__version__}"},
-        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,13 +91,7 @@ class HttpxClient:
             raise _failure(error) from error
         except httpx.InvalidURL as error:
             raise AttemptFailed("bad_request", f"{without_credentials(url)}: {error}") from error
-        return Reply(response.status_code, response.headers, response.content)
-
-
-def without_credentials(url: str) -> str:
-    """A URL as it may be shown: no user, no password, no query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return Reply(response.status_code, response.headers.get, response.content)
 
 
 def _failure(error: httpx.HTTPError) -> AttemptFailed:

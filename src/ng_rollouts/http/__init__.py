@@ -1,0 +1,98 @@
+"""HTTP behind one seam: post or get bytes, have status, headers and bytes back, or one `AttemptFailed`.
+
+Nothing above this room knows which engine sends. What went wrong is named here, once: the engines map their own
+errors to the same classes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from ng_rollouts.errors import ConfigError
+
+KEEPALIVE_EXPIRY_S = 15.0
+"""Idle connections are dropped before most servers drop them, so that few requests meet a closing one."""
+
+TCP_KEEPALIVE_S = 60
+TCP_KEEPALIVE_INTERVAL_S = 15
+TCP_KEEPALIVE_PROBES = 4
+"""A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered, read to its end.
+
+    Attributes:
+        header: the value of a header, by its name in any case; None if it is not there.
+    """
+
+    status: int
+    header: Callable[[str], str | None]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    """Seconds to wait; None for no bound.
+
+    Attributes:
+        connect_s: for a connection.
+        idle_s: for the next bytes of a reply that is owed.
+        total_s: for the whole reply, counted from sending.
+    """
+
+    connect_s: float | None = 10.0
+    idle_s: float | None = 1800.0
+    total_s: float | None = 3600.0
+
+
+class Http(Protocol):
+    """What sends a request.
+
+    Raises:
+        AttemptFailed: there was no whole reply; whatever the status, a reply is returned.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def post(self, url: str, body: bytes) -> Reply:
+        """Send JSON, have the reply."""
+        ...
+
+    async def get(self, url: str) -> Reply:
+        """Have what is there."""
+        ...
+
+
+def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> Http:
+    """A client over the network or, given an ASGI app, within the process.
+
+    Args:
+        engine: `pyreqwest`, `httpx` or `auto`, which is pyreqwest where it is installed.
+
+    Raises:
+        ConfigError: the engine is not installed.
+    """
+    has_pyreqwest = importlib.util.find_spec("pyreqwest") is not None
+    if engine == "pyreqwest" and not has_pyreqwest:
+        raise ConfigError("http_engine=pyreqwest needs pyreqwest: pip install pyreqwest, or use http_engine=httpx")
+    if app is None and has_pyreqwest and engine != "httpx":
+        from ng_rollouts.http.pyreqwest_engine import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
+
+        return PyreqwestClient(limits)
+    from ng_rollouts.http.httpx_engine import HttpxClient  # noqa: PLC0415
+
+    return HttpxClient(limits, app=app)
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it may be shown: no user, no password, no query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
