@@ -109,6 +109,8 @@ class _Loop:
             task = tasks.create_task(self._attempt(work))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
+            if not self._slots.locked():
+                await asyncio.sleep(0)  # lets what was started be sent while more is read
 
     async def drain_when_asked(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
         """Once asked to stop: start nothing, wait for what is in flight, cancel what takes too long."""

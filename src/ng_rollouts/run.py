@@ -6,7 +6,7 @@ import asyncio
 import json
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,8 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
             check_same_run(paths, known, manifest, plan)
         for warning in warnings(config, plan):
             tell(f"warning: {warning}")
-        return asyncio.run(_Run(config, command, tasks, plan, paths).collect())
+        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            return runner.run(_Run(config, command, tasks, plan, paths).collect())
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,15 @@ class _Book:
         self.failures.append(failure)
         last = failure.attempts[-1]
         self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - not everywhere
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def _sync_often(journal: Journal) -> None:

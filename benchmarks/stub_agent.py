@@ -1,0 +1,92 @@
+"""An agent far cheaper than any client: a prebuilt reply, sent after a latency. Prints its port.
+
+usage: stub_agent.py [--latency S] [--spread S] [--reply-bytes N] [--core N]
+
+Latencies are drawn evenly from latency ± spread. It reads a request up to its Content-Length and looks at nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+from typing import cast
+
+import uvloop
+
+
+def reply_of(size: int) -> bytes:
+    """A reply of about this many bytes: a row as an agent returns it."""
+    text = "x" * max(0, size - 700)
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    usage = {"input_tokens": 400, "output_tokens": 800, "total_tokens": 1200}
+    row = {
+        "responses_create_params": {"input": [{"role": "user", "content": "What is it?"}], "temperature": 0.7},
+        "response": {"id": "resp_1", "object": "response", "output": [message], "usage": usage},
+        "reward": 1.0,
+        "accuracy": True,
+    }
+    body = json.dumps(row).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Stub(asyncio.Protocol):
+    def __init__(self, reply: bytes, latency: float, spread: float) -> None:
+        self.reply, self.latency, self.spread = reply, latency, spread
+        self.loop = asyncio.get_running_loop()
+        self.buffer = b""
+        self.owed = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.owed < 0:
+            self.buffer += data
+            end = self.buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self.buffer[:end].lower()
+            place = head.find(b"content-length:")
+            length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+            self.owed = length - (len(self.buffer) - end - 4)
+        else:
+            self.owed -= len(data)
+        if self.owed <= 0:
+            self.buffer, self.owed = b"", -1
+            delay = self.latency + self.spread * (2 * random.random() - 1)
+            if delay > 0:
+                self.loop.call_later(delay, self.answer)
+            else:
+                self.answer()
+
+    def answer(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(self.reply)
+
+
+async def main(options: argparse.Namespace) -> None:
+    reply = reply_of(options.reply_bytes)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Stub(reply, options.latency, options.spread), "127.0.0.1", 0, backlog=32768
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--latency", type=float, default=0.02)
+    parser.add_argument("--spread", type=float, default=0.0)
+    parser.add_argument("--reply-bytes", type=int, default=4000)
+    parser.add_argument("--core", type=int, default=1)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.core})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    uvloop.run(main(arguments))
