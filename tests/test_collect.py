@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from ng_rollouts.collect import FEWEST_WAITING, Outlet, Stop, collect
 from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
-from ng_rollouts.journal import Journal, OutputPaths, open_journal
+from ng_rollouts.journal import Journal, open_journal
 from ng_rollouts.jsonlines import dumps
+from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.plans import Plan
+from ng_rollouts.recipes import Task
 from ng_rollouts.records import Counts, Failure, Json, Key, Rollout
 from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, RetryPolicy, retry_after_s
-from ng_rollouts.tasks import Plan, Task
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
 

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, StoppedEarly
-from ng_rollouts.journal import OutputPaths, open_journal, reopen_journal
+from ng_rollouts.journal import open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences
+from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.redact import redact, shown_command
 from ng_rollouts.retries import Breaker
 from ng_rollouts.summary import resume_command

@@ -8,7 +8,7 @@ import pytest
 
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.prompts import Template, load_template
-from ng_rollouts.tasks import Recipe
+from ng_rollouts.recipes import Recipe
 
 
 def template(tmp_path: Path, text: str) -> Template:

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.plans import Plan
+from ng_rollouts.recipes import Recipe
 from ng_rollouts.records import Rollout
-from ng_rollouts.tasks import Plan, Recipe, TaskFile, readable_twice
+from ng_rollouts.tasks import TaskFile, readable_twice
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
 RECIPE = Recipe(agent_name="a")

@@ -10,13 +10,15 @@ from ng_rollouts.chat import chat_input
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import OutputError
 from ng_rollouts.failures import FailuresFile
-from ng_rollouts.journal import Journal, OutputPaths
+from ng_rollouts.journal import Journal
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.metrics import Scores
+from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.plans import Plan
 from ng_rollouts.records import Json, Key, key_of
 from ng_rollouts.rows import numbers
-from ng_rollouts.tasks import Plan, TaskFile
+from ng_rollouts.tasks import TaskFile
 
 
 @dataclass(slots=True, kw_only=True)

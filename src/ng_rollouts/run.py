@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -13,17 +11,21 @@ from pathlib import Path
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.discovery import find_agents
+from ng_rollouts.capacity import in_flight_possible
 from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
-from ng_rollouts.journal import Finished, Journal, OutputPaths, check_output, open_journal, reopen_journal
+from ng_rollouts.journal import Finished, Journal, open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
+from ng_rollouts.outputs import OutputPaths, check_output
+from ng_rollouts.plans import Plan
 from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
+from ng_rollouts.recipes import Recipe
 from ng_rollouts.records import Counts, Failure, Json, Rollout
 from ng_rollouts.resume import Earlier, check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker, RetryPolicy
@@ -31,10 +33,7 @@ from ng_rollouts.rows import finished_row, numbers
 from ng_rollouts.sampling import warnings
 from ng_rollouts.signals import heeding_signals
 from ng_rollouts.summary import summary
-from ng_rollouts.tasks import Plan, Recipe, TaskFile, readable_twice
-
-_FILES_NOT_CONNECTIONS = 64
-"""Open files kept for the output, the loop and libraries."""
+from ng_rollouts.tasks import TaskFile, readable_twice
 
 _SYNC_EVERY_S = 1.0
 
@@ -264,19 +263,9 @@ def _failures_allowed(config: CollectConfig, plan: Plan) -> float:
 
 
 def _parallel(config: CollectConfig, plan: Plan) -> int:
-    """Rollouts in flight at once: what was asked for, as far as open files allow."""
+    """Rollouts in flight at once: what was asked for, as far as the machine goes along."""
     wanted = min(config.num_samples_in_parallel or plan.rollouts, plan.rollouts)
-    possible = max(1, _open_files_allowed() - _FILES_NOT_CONNECTIONS)
+    possible, bound = in_flight_possible()
     if wanted > possible:
-        tell(f"open files allow {possible} rollouts in flight, not {wanted} (see `ulimit -n`)")
+        tell(f"{possible} rollouts in flight, not {wanted}: more are not possible with the {bound} of this machine")
     return min(wanted, possible)
-
-
-def _open_files_allowed() -> int:
-    """The limit on open files, raised as far as this process may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from ng_rollouts.config import RESPONSES_PARAMETERS, CollectConfig
-from ng_rollouts.tasks import Plan
+from ng_rollouts.plans import Plan
 
 
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:

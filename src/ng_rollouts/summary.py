@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ng_rollouts.failures import FailuresFile
-from ng_rollouts.journal import Finished, OutputPaths
+from ng_rollouts.journal import Finished
+from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.records import Counts
 from ng_rollouts.redact import shown_command
 

@@ -17,7 +17,6 @@ _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
 """Being there is what counts: an answer is not waited for."""
 
 
-
 async def wait_for_servers(urls: Iterable[str], seconds: float, engine: str, tell: Tell) -> None:
     """Wait until each of these servers accepts a request; whatever it answers, it is there.
 

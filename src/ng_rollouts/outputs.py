@@ -1,0 +1,119 @@
+"""Where results go: the output's name and those of its side files, its lock, and moving an old one aside."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ng_rollouts.errors import OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPaths:
+    """The output and the files that belong to it, all in its folder."""
+
+    output: Path
+
+    @property
+    def failures(self) -> Path:
+        """Rollouts that failed, one a line."""
+        return self._beside("_failures.jsonl")
+
+    @property
+    def incomplete(self) -> Path:
+        """Rollouts whose group is not complete, one a line."""
+        return self._beside("_incomplete.jsonl")
+
+    @property
+    def manifest(self) -> Path:
+        """What the output was collected for."""
+        return self._beside("_manifest.json")
+
+    @property
+    def materialized_inputs(self) -> Path:
+        """The planned rows, where NeMo Gym's own collector wrote the output."""
+        return self._beside("_materialized_inputs.jsonl")
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The output first, then what belongs to it."""
+        return (self.output, self.failures, self.incomplete, self.manifest)
+
+    def _beside(self, ending: str) -> Path:
+        return self.output.with_name(self.output.stem + ending)
+
+
+def check_output(paths: OutputPaths, source: Path) -> None:
+    """Check, without touching anything, that the output can be a file of its own.
+
+    Raises:
+        OutputError: it is no file, or it, or a file that belongs to it, is the input.
+    """
+    if paths.output.exists() and not paths.output.is_file():
+        what = "a folder" if paths.output.is_dir() else "no regular file"
+        raise OutputError(f"output_jsonl_fpath {paths.output} is {what}: name a JSONL file")
+    for path in paths.all:
+        if path.exists() and path.samefile(source):
+            raise OutputError(f"output_jsonl_fpath {paths.output} would replace the input {source}: name another")
+
+
+def lock(path: Path) -> int:
+    """Open and lock the file that has this name now, made if there is none.
+
+    Raises:
+        OutputError: another process has it locked.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"output_jsonl_fpath {path} is being written by {_holder(fd)}: wait for it, or name another"
+            os.close(fd)
+            raise OutputError(message) from error
+        if _has_name(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _has_name(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(fd: int) -> str:
+    """The process that holds a lock on a file, as far as the system tells."""
+    inode = f":{os.fstat(fd).st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and any(word.endswith(inode) for word in fields):
+                return f"process {fields[fields.index('WRITE') + 1]}"
+    return "another process"
+
+
+def has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def remove(paths: OutputPaths) -> None:
+    for path in paths.all:
+        path.unlink(missing_ok=True)
+
+
+def move_aside(paths: OutputPaths) -> Path:
+    """Rename the output and what belongs to it to the first number that is free for all; say where it went."""
+    for number in itertools.count(1):
+        targets = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
+        if not any(target.exists() for target in targets.values()):
+            break
+    for path, target in targets.items():
+        if path.exists():
+            path.rename(target)
+    return targets[paths.output]

@@ -1,0 +1,113 @@
+"""What a run is to collect: counts, keys and groups, at no cost per row unless rows differ."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+
+from ng_rollouts.recipes import Task
+from ng_rollouts.records import Key
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What a run is to collect, known before anything is sent.
+
+    Attributes:
+        rows: input rows, after `limit`.
+        rollouts: all of their rollouts.
+        agents: rows by agent name.
+        repeated_alike: rows with more than one rollout whose temperature is 0 or whose seed is fixed.
+        digest: of all rows, as they are in the input.
+        first_digest: of as many first rows as was asked for; None if there are fewer.
+    """
+
+    rows: int = 0
+    rollouts: int = 0
+    agents: Counter[str] = field(default_factory=Counter)
+    repeated_alike: int = 0
+    digest: str = ""
+    first_digest: str | None = None
+    _repeats: int | array[int] = 0
+    _indices: array[int] | None = None
+    _indices_sorted: bool = True
+
+    def add(self, task: Task) -> None:
+        """Append one task, in input order."""
+        self._add_repeats(task.repeats)
+        self._add_index(task.index)
+        self.rows += 1
+        self.rollouts += task.repeats
+        self.agents[task.agent] += 1
+
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """For each row in order: its task index, the position of its first rollout, and how many it has."""
+        start = 0
+        for row in range(self.rows):
+            repeats = self._repeats if isinstance(self._repeats, int) else self._repeats[row]
+            yield row if self._indices is None else self._indices[row], start, repeats
+            start += repeats
+
+    def rollout_keys(self) -> Iterator[Key]:
+        """The key of every position, in order."""
+        taken: Counter[int] = Counter()
+        for task_index, _, repeats in self.spans():
+            if self._indices_sorted and task_index not in taken:
+                taken.clear()
+            first = taken[task_index]
+            taken[task_index] += repeats
+            for rollout_index in range(first, first + repeats):
+                yield Key(task_index, rollout_index)
+
+    def locator(self) -> Callable[[Key], int | None]:
+        """Finds the position of a key; None for a key that is not planned."""
+        if self._indices is None and isinstance(self._repeats, int):
+            rows, repeats = self.rows, self._repeats
+
+            def by_arithmetic(key: Key) -> int | None:
+                task_index, rollout_index = key
+                planned = 0 <= task_index < rows and 0 <= rollout_index < repeats
+                return task_index * repeats + rollout_index if planned else None
+
+            return by_arithmetic
+        return {key: position for position, key in enumerate(self.rollout_keys())}.get
+
+    @property
+    def tasks_share_rows(self) -> bool:
+        """Whether rows may share a task, so that more repeats would renumber rollouts."""
+        return self._indices is not None and len(set(self._indices)) < self.rows
+
+    def whole(self, done: Callable[[int], bool]) -> Iterator[bool]:
+        """For every position in order, whether all rollouts of its group are done."""
+        spans = ((task_index, range(start, start + count)) for task_index, start, count in self.spans())
+        if self._indices is None:
+            for _, span in spans:
+                yield from repeat(all(map(done, span)), len(span))
+            return
+        lacking = {task_index for task_index, span in spans if not all(map(done, span))}
+        for task_index, _, count in self.spans():
+            yield from repeat(task_index not in lacking, count)
+
+    def _add_repeats(self, repeats: int) -> None:
+        if self.rows == 0:
+            self._repeats = repeats
+        elif isinstance(self._repeats, int):
+            if repeats == self._repeats:
+                return
+            self._repeats = array("q", [self._repeats]) * self.rows
+            self._repeats.append(repeats)
+        else:
+            self._repeats.append(repeats)
+
+    def _add_index(self, brought: int | None) -> None:
+        index = self.rows if brought is None else brought
+        if self._indices is None:
+            if index == self.rows:
+                return
+            self._indices = array("q", range(self.rows))
+        if self._indices and index < self._indices[-1]:
+            self._indices_sorted = False
+        self._indices.append(index)
