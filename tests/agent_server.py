@@ -35,6 +35,12 @@ BODIES = {
     "null_reward": b'{"reward": null}',
     "failure_class": b'{"reward": 0.0, "_ng_failure_class": "sandbox_crashed"}',
     "terminal": b'{"reward": 0.0, "_ng_failure_class": "bad_task", "_ng_failure_terminal": true}',
+    "null_params": b'{"reward": 1.0, "responses_create_params": null}',
+    "odd_params": b'{"reward": 1.0, "responses_create_params": {"input": [{"tool_calls": {}}, {"type": "function_call"}]}}',
+    "deep": b'{"reward": 1.0, "x": ' + b"[" * 1000 + b"]" * 1000 + b"}",
+    "deeper": b'{"reward": 1.0, "x": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+    "long_error": b'{"reward": 0, "_ng_failure_class": "crash", "error": "' + b"A" * 200000 + b'"}',
+    "secret_class": b'{"reward": 0, "_ng_failure_class": "AuthError api_key=abcdef123456", "_ng_failure_terminal": true}',
     "no_persist": b'{"reward": 0.0, "_ng_no_persist": true}',
 }
 

@@ -20,7 +20,7 @@ from ng_rollouts.jsonlines import dumps
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Task
-from ng_rollouts.records import Counts, Failure, Json, Key, Rollout
+from ng_rollouts.records import Counts, Failure, Key, Result, Rollout
 from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, RetryPolicy, retry_after_s
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
@@ -52,7 +52,7 @@ class Fake:
         self.in_flight = self.most_in_flight = 0
         self.taken_up: list[int] = []
 
-    async def __call__(self, rollout: Rollout, _: int) -> Json:
+    async def __call__(self, rollout: Rollout, _: int) -> Result:
         if rollout.position not in self.taken_up:
             self.taken_up.append(rollout.position)
         self.in_flight += 1
@@ -63,13 +63,22 @@ class Fake:
         if self.failing.get(rollout.position, 0) > 0:
             self.failing[rollout.position] -= 1
             raise AttemptFailed("made_up", "as asked", retryable=True)
-        return {"key": rollout.key}
+        return Result(line=dumps({"key": rollout.key}), scores={})
 
 
 def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure]:
     failures: list[Failure] = []
-    outlet = Outlet(keep=lambda rollout, row: journal.append(rollout.position, dumps(row)), give_up=failures.append)
     counts = Counts(planned=plan.rollouts)
+
+    def keep(rollout: Rollout, result: Result) -> None:
+        journal.append(rollout.position, result.line)
+        counts.collected += 1
+
+    def give_up(failure: Failure) -> None:
+        failures.append(failure)
+        counts.failed += 1
+
+    outlet = Outlet(keep=keep, give_up=give_up)
     asyncio.run(
         collect(rollouts_of(plan), call, outlet, parallel=parallel, policy=NO_WAIT, counts=counts, stop=Stop(0))
     )
@@ -112,12 +121,12 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
     """A rollout that waits gives its slot back, and does not wait for the end of the run."""
     order: list[int] = []
 
-    async def call(rollout: Rollout, _: int) -> Json:
+    async def call(rollout: Rollout, _: int) -> Result:
         order.append(rollout.position)
         await asyncio.sleep(0.002)
         if rollout.position == 0 and order.count(0) == 1:
             raise AttemptFailed("made_up", "once", retryable=True)
-        return {}
+        return Result(line=b"{}", scores={})
 
     plan = planned([50])
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
@@ -133,16 +142,17 @@ def test_waiting_work_is_bounded() -> None:
     """When everything fails, few rollouts wait, however many are planned."""
     counts, most = Counts(planned=500), 0
 
-    async def call(rollout: Rollout, _: int) -> Json:
+    async def call(rollout: Rollout, _: int) -> Result:
         nonlocal most
         most = max(most, counts.waiting)
         raise AttemptFailed("made_up", "always", retryable=True)
 
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.001)
-    outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
+    given_up: list[Failure] = []
+    outlet = Outlet(keep=lambda *_: None, give_up=given_up.append)
     plan = planned([500])
     asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=5, policy=policy, counts=counts, stop=Stop(0)))
-    assert counts.failed == 500
+    assert len(given_up) == 500
     assert 5 < most <= FEWEST_WAITING + 5
 
 

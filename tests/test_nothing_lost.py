@@ -137,7 +137,8 @@ def test_sigterm_drains_and_resumes(command: Command, serve: Serve, tasks: Tasks
     ran = ended(process)
     assert ran.code == 143
     assert "not done" in ran.stderr
-    assert f"to go on: ng_collect_rollouts {' '.join([*FILES, *arguments])} +resume_from_cache=true" in ran.stderr
+    told = next(line for line in ran.stderr.splitlines() if line.startswith("to go on: "))
+    assert told.endswith(f"ng_collect_rollouts {' '.join([*FILES, *arguments])} +resume_from_cache=true")
     assert ran.stdout.splitlines()[-1].startswith("Querying")
     assert len(keys_of(tmp_path / "r.jsonl")) == server.stats()["total"]
     assert command(*FILES, *arguments, RESUME).code == 0
@@ -509,6 +510,9 @@ SECRET = "sk-verysecretkey1234567890"
         f'{{"token": "{SECRET}"}}',
         "password=verysecretkey1234567890",
         "key AKIAVERYSECRETKEY1234 is unknown",
+        "Incorrect API key provided: verysecretkey1234567890",
+        "http://me:pa@verysecretkey@host/run",
+        "http://host/run?sig=verysecretkey",
     ],
 )
 def test_credentials_are_masked(text: str) -> None:
@@ -555,6 +559,191 @@ def test_secrets_are_in_no_file_and_no_message(command: Command, tasks: Tasks, s
         assert ran.code in (1, 3)
         assert SECRET not in ran.stdout + ran.stderr
     assert all(SECRET not in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_odd_replies_fail_alone(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """A reply that nobody expected costs its own rollout at most, in bounded time, and is told in bounded text."""
+    tasks(60)
+    kinds = ("null_params", "odd_params", "deep", "deeper", "long_error")
+    server = serve(faults=dict.fromkeys(kinds, 0.12), sticky=True)
+    ran = command(*FILES, f"+agent_url={server.url}", "+max_attempts=1")
+    assert ran.code == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
+    failures = read_rows(tmp_path / "r_failures.jsonl")
+    assert len(keys_of(tmp_path / "r.jsonl")) + len(failures) == 60
+    assert {row["failure_class"] for row in failures} >= {"crash"}
+    assert all(len(row["message"]) <= 2000 for row in failures)
+
+
+def test_masking_takes_time_by_the_length_of_the_text() -> None:
+    """No pattern runs away on long text of any one kind."""
+    for text in (
+        "A" * 200_000,
+        "a:" * 100_000,
+        "api key " * 25_000,
+        "http://" * 30_000,
+        "bearer " * 30_000,
+        "sk-" * 60_000,
+    ):
+        assert len(redact(text)) <= len(text)
+
+
+def test_a_resume_is_not_stopped_by_old_failures(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """Rollouts that failed before and fail again, first in order, are no reason to leave the others."""
+    tasks(100)
+    poisoned = serve(faults={"400": 1.0}, sticky=True)
+    fine = serve()
+    assert command(*FILES, f"+agent_url={fine.url}", "+limit=60").code == 0
+    rows = (tmp_path / "r.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "r.jsonl").write_text("".join(rows[40:]))
+    ran = command(*FILES, f"+agent_url={poisoned.url}", RESUME, "+num_samples_in_parallel=1")
+    assert ran.code == 1, ran.stderr
+    assert "failed 80 (http_400: 80)" in ran.stderr
+    assert command(*FILES, f"+agent_url={fine.url}", RESUME).code == 0
+    check_complete(tmp_path, 100, 1)
+
+
+def test_an_interrupted_resume_leaves_each_rollout_in_one_file(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """Rows that were set aside come back into the journal, failures that were made good leave theirs."""
+    tasks(40)
+    broken = serve(faults={"400": 0.3}, sticky=True)
+    assert command(*FILES, f"+agent_url={broken.url}", "+num_repeats=2").code == 1
+    failed = len(keys_of(tmp_path / "r_failures.jsonl"))
+    server = serve(delay=[0.2, 0.3])
+    process = start(tmp_path, f"+agent_url={server.url}", "+num_repeats=2", RESUME, "+num_samples_in_parallel=2")
+    wait_until(lambda: server.stats()["total"] > 5)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process).code == 143
+    kept, still_failed = keys_of(tmp_path / "r.jsonl"), keys_of(tmp_path / "r_failures.jsonl")
+    assert not (tmp_path / "r_incomplete.jsonl").exists()
+    assert len(still_failed) < failed
+    assert sorted([*kept, *still_failed]) == [(task, rollout) for task in range(40) for rollout in range(2)]
+
+
+def test_a_signal_ends_a_sweep(serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """Even when all that was in flight finished: no further run is started."""
+    tasks(4)
+    server = serve(delay=[0.8, 0.8])
+    sweep = ["-m", f"+agent_url={server.url}", "responses_create_params.temperature=0.2,0.7", "+overwrite=true"]
+    process = start(tmp_path, *sweep)
+    wait_until(lambda: server.stats()["total"] == 4)
+    process.send_signal(signal.SIGINT)
+    ran = ended(process)
+    assert ran.code == 130, ran.stderr
+    assert server.stats()["total"] == 4
+    check_complete(tmp_path, 4, 1)
+
+
+def test_a_signal_while_waiting_for_the_server(tasks: Tasks, tmp_path: Path) -> None:
+    """Before anything is sent: told, with the signal's code; SIGUSR1 is no end."""
+    tasks(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start(tmp_path, "+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=60")
+        assert process.stderr
+        assert "waiting up to 60 s" in process.stderr.readline()
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+        process.send_signal(number)
+        ran = ended(process)
+        assert (ran.code, ran.stderr) == (128 + number, "interrupted before anything was sent\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.jsonl"]
+
+
+def test_outputs_that_differ_after_a_dot_are_apart(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """Each output has side files of its own."""
+    tasks(10)
+    server = serve(faults={"400": 0.5}, sticky=True)
+    for name in ("out_0.2", "out_0.7"):
+        assert command(FILES[0], "+agent_name=a", f"+agent_url={server.url}", f"+output_jsonl_fpath={name}").code == 1
+    names = {path.name for path in tmp_path.iterdir()} - {"tasks.jsonl"}
+    endings = ("", "_failures.jsonl", "_manifest.json")
+    assert names == {name + ending for name in ("out_0.2", "out_0.7") for ending in endings}
+
+
+def test_a_linked_output_stays_a_link(command: Command, tasks: Tasks, serve: Serve, tmp_path: Path) -> None:
+    """The file that it leads to is the output."""
+    tasks(5)
+    (tmp_path / "big").mkdir()
+    (tmp_path / "r.jsonl").symlink_to(tmp_path / "big" / "real.jsonl")
+    assert command(*FILES, f"+agent_url={serve(delay=[0, 0.05]).url}").code == 0
+    assert (tmp_path / "r.jsonl").is_symlink()
+    check_complete(tmp_path, 5, 1)
+
+
+def test_attempts_are_counted_over_sessions(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """`_ng_attempt_index` and `num_attempts` go on where the last session stopped."""
+    tasks(1)
+    server = serve(faults={"503": 1.0})
+    for session in (1, 2, 3):
+        command(*FILES, f"+agent_url={server.url}", "+max_attempts=2", RESUME)
+        [row] = read_rows(tmp_path / "r_failures.jsonl")
+        assert row["num_attempts"] == 2 * session
+    assert [body.get("_ng_attempt_index") for body in server.stats()["last"]] == [None, 1, 2, 3, 4, 5]
+
+
+def test_going_on_is_offered_where_it_helps(command: Command, serve: Serve, tasks: Tasks) -> None:
+    """Not when all that failed is terminal; and class names are masked as messages are."""
+    tasks(3)
+    ran = command(*FILES, f"+agent_url={serve(faults={'secret_class': 1.0}).url}")
+    assert ran.code == 1
+    assert "to go on" not in ran.stderr
+    assert "abcdef123456" not in ran.stderr
+
+
+def test_without_a_manifest_rows_are_compared(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """By what is asked, images included, by sampling parameters and by agent."""
+    image = [{"type": "input_image", "image_url": "data:AAAA"}]
+    asked: dict[str, Any] = {"input": [{"role": "user", "content": image}], "temperature": 0.9}
+    tasks([{"responses_create_params": asked}])
+    server = serve()
+    assert command(*FILES, f"+agent_url={server.url}").code == 0
+    (tmp_path / "r_manifest.json").unlink()
+    other = [{"type": "input_image", "image_url": "data:BBBB"}]
+    changes: list[tuple[dict[str, Any], list[str], str]] = [
+        ({"input": [{"role": "user", "content": other}]}, [], "asks something else"),
+        ({"temperature": 0.1}, [], "has responses_create_params.temperature 0.9, not 0.1"),
+        ({}, ["+agent_name=b"], "is of agent 'a', not 'b'"),
+    ]
+    for changed, extra, told in changes:
+        tasks([{"responses_create_params": {**asked, **changed}}])
+        ran = command(*FILES, f"+agent_url={server.url}", RESUME, *extra)
+        assert ran.code == 2
+        assert told in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+max_failed_rollouts=nan",
+        "+rollout_timeout_s=inf",
+        "+connect_timeout_s=1e15",
+        "+drain_s=-1",
+        f"+output_jsonl_fpath={'x' * 245}",
+    ],
+)
+def test_values_beyond_reason_are_met_first(command: Command, tasks: Tasks, argument: str) -> None:
+    """Exit 2, in one line."""
+    tasks(1)
+    ran = command(*FILES, argument)
+    assert (ran.code, len(ran.stderr.splitlines())) == (2, 1)
+
+
+def test_damaged_side_files_are_met(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """A failures file of another program is read as far as it goes; a manifest that is none is named."""
+    tasks(2)
+    (tmp_path / "r.jsonl").touch()
+    other = {"_ng_task_index": 0, "_ng_rollout_index": 0, "_ng_attempt_index": None, "_ng_failure_class": "x"}
+    (tmp_path / "r_failures.jsonl").write_text(json.dumps(other) + '\n{"torn')
+    assert command(*FILES, f"+agent_url={serve().url}", RESUME).code == 0
+    check_complete(tmp_path, 2, 1)
+    (tmp_path / "r_manifest.json").write_text('{"rows": null}')
+    ran = command(*FILES, "+agent_url=http://127.0.0.1:9", RESUME)
+    assert ran.code == 2
+    assert "r_manifest.json cannot be read" in ran.stderr
 
 
 def manifest(**changed: Any) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -78,6 +79,17 @@ def test_any_response_makes_a_row(response: Any) -> None:
     """Whatever an agent calls a response, the row can be made; contents are strings."""
     row = finished_row(ROLLOUT, {"reward": 1, "response": response}, training_view=True)
     assert all(isinstance(message["content"], str) for message in row["output"])
+
+
+def test_making_chat_changes_nothing() -> None:
+    """Neither the row that was sent nor the reply."""
+    calling = [
+        {"role": "assistant", "content": "c", "tool_calls": []},
+        {"type": "function_call", "name": "f", "call_id": "1"},
+    ]
+    params = {"input": copy.deepcopy(calling)}
+    chat_input(params)
+    assert params["input"] == calling
 
 
 def test_what_the_agent_returned_wins() -> None:

@@ -58,9 +58,11 @@ def _message(item: Json, reasoning: list[str]) -> Json:
     message: Json = {"role": item.get("role", "user"), "content": text_of(item.get("content"))}
     if message["role"] == "assistant":
         _spend(reasoning, message)
-    for name in ("tool_calls", "tool_call_id", "name"):
+    for name in ("tool_call_id", "name"):
         if item.get(name) is not None:
             message[name] = item[name]
+    if isinstance(item.get("tool_calls"), list):
+        message["tool_calls"] = list(item["tool_calls"])
     return message
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,10 +33,11 @@ COMPLETION_FLAGS = ("-sc", "--shell-completion")
 def main() -> NoReturn:
     """`ng_collect_rollouts`."""
     open_closed_streams()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _leave)
+    _heed_signals_before_the_run()
     code = _guarded(lambda: _main(sys.argv[1:]))
+    if _left:
+        tell("interrupted before anything was sent")
+        code = 128 + _left[0]
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
@@ -44,8 +46,21 @@ def main() -> NoReturn:
     os._exit(code)
 
 
+_left: list[int] = []
+"""The signal that ended the command before its run, if one did: libraries may swallow the exception."""
+
+
+def _heed_signals_before_the_run() -> None:
+    """SIGINT in a script's `cmd &` comes ignored, SIGUSR1 would kill."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+
+
 def _leave(number: int, _: object) -> None:
     """End the command from where it is, cleaning up on the way."""
+    _left.append(number)
     raise SystemExit(128 + number)
 
 
@@ -72,6 +87,13 @@ def _main(arguments: list[str]) -> int:
         )
     keys = Keys.of(CollectConfig, _groups(arguments))
     return _through_hydra(keys.rewrite(arguments))
+
+
+def _own_name() -> str:
+    """This command as the shell finds it: by its name, or by the path that was typed."""
+    name = Path(sys.argv[0]).name
+    found = shutil.which(name)
+    return name if found and Path(found).samefile(sys.argv[0]) else sys.argv[0]
 
 
 def _complete(arguments: list[str]) -> int:
@@ -104,7 +126,7 @@ def _through_hydra(arguments: list[str]) -> int:
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = [_own_name(), *sys.argv[1:]]
     codes: list[int] = []
 
     sweep = bool({"-m", "--multirun"} & set(arguments))
@@ -147,6 +169,9 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
         raise ConfigError(_in_one_line(error)) from error
     from ng_rollouts.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
 
+    if _left:
+        raise SystemExit(128 + _left[0])
+
     return run(cast("CollectConfig", typed), command)
 
 
@@ -175,11 +200,8 @@ def _guarded(action: Callable[[], int]) -> int:
     except NgRolloutsError as error:
         tell(f"error: {redact(str(error))}")
         return error.exit_code
-    except KeyboardInterrupt:
-        tell("interrupted before anything was sent")
-        return 130
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 1
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
     except Exception:
         tell(redact(traceback.format_exc()))
         tell("error: this is a defect of ng_rollouts: please report it with the lines above")

@@ -14,21 +14,21 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
-from ng_rollouts.records import Attempt, Counts, Failure, Json, Rollout
+from ng_rollouts.records import Attempt, Counts, Failure, Result, Rollout
 from ng_rollouts.retries import RetryPolicy
 
 FEWEST_WAITING = 64
 """So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
 
-Call = Callable[[Rollout, int], Awaitable[Json]]
-"""One attempt, given the number of those before it: the row of a rollout, or AttemptFailed."""
+Call = Callable[[Rollout, int], Awaitable[Result]]
+"""One attempt, given the number of those before it: the result of a rollout, or AttemptFailed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlet:
-    """Where outcomes go; what these raise ends the run."""
+    """Where outcomes go, and are counted; what these raise ends the run."""
 
-    keep: Callable[[Rollout, Json], None]
+    keep: Callable[[Rollout, Result], None]
     give_up: Callable[[Failure], None]
 
 
@@ -153,12 +153,11 @@ class _Loop:
     async def _attempt(self, work: _Work) -> None:
         started = time.monotonic()
         try:
-            row = await self._call(work.rollout, len(work.attempts))
+            result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
             self._failed(work, failure, time.monotonic() - started)
         else:
-            self._outlet.keep(work.rollout, row)
-            self._counts.collected += 1
+            self._outlet.keep(work.rollout, result)
         finally:
             self._counts.answered += 1
             self._counts.answered_s += time.monotonic() - started
@@ -174,7 +173,6 @@ class _Loop:
             given_up = Failure(
                 rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
             )
-            self._counts.failed += 1
             self._outlet.give_up(given_up)
         elif not self._draining:
             work.ready_at = time.monotonic() + wait_s

@@ -18,6 +18,9 @@ RESPONSES_PARAMETERS = frozenset(
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
+LONGEST_S = 1e8
+"""Three years: nobody means to wait longer, and timers do not count further."""
+
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
 
@@ -200,18 +203,20 @@ def _check_counts(config: CollectConfig) -> None:
 def _check_seconds(config: CollectConfig) -> None:
     for key in ("connect_timeout_s", "idle_timeout_s", "rollout_timeout_s", "retry_budget_s"):
         value = getattr(config, key)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key} must be more than 0 seconds (null: no bound), got {value:g}")
+        if value is not None and not 0 < value < LONGEST_S:
+            raise ConfigError(
+                f"{key} must be more than 0 and less than {LONGEST_S:g} seconds (null: no bound), got {value:g}"
+            )
     for key in ("wait_for_agent_s", "drain_s"):
-        if not getattr(config, key) >= 0:
-            raise ConfigError(f"{key} must be >= 0 seconds, got {getattr(config, key):g}")
+        if not 0 <= getattr(config, key) < LONGEST_S:
+            raise ConfigError(f"{key} must be from 0 to {LONGEST_S:g} seconds, got {getattr(config, key):g}")
 
 
 def _check_failing(config: CollectConfig) -> None:
     if config.http_engine not in HTTP_ENGINES:
         raise ConfigError(f"http_engine must be one of {', '.join(HTTP_ENGINES)}, got {config.http_engine!r}")
     allowed = config.max_failed_rollouts
-    if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or allowed < 0:
+    if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or not allowed >= 0:
         raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")
     if isinstance(allowed, float) and allowed > 1:
         raise ConfigError(f"max_failed_rollouts must be a whole count or a fraction up to 1.0, got {allowed!r}")

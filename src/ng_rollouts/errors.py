@@ -16,6 +16,9 @@ A message is one line: what is wrong, which value, and the cure.
 
 from __future__ import annotations
 
+MESSAGE_CHARACTERS = 2000
+"""What is kept of a server's own words."""
+
 
 class NgRolloutsError(Exception):
     """Root of the tree; ends the command with `exit_code`."""
@@ -87,9 +90,9 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         persist: bool = True,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(f"{failure_class}: {message}")
         self.failure_class = failure_class
-        self.message = message
+        self.message = message[:MESSAGE_CHARACTERS]
+        super().__init__(f"{failure_class}: {self.message}")
         self.status = status
         self.retryable = retryable
         self.terminal = terminal

@@ -37,19 +37,24 @@ class FailuresFile:
         self.path = path
         self.by_class: Counter[str] = Counter()
 
-    def append(self, failure: Failure) -> None:
-        """Count one failure and, unless its agent asked not to, write it down.
+    def append(self, failure: Failure, earlier_attempts: int = 0) -> None:
+        """Write one failure down, unless its agent asked not to, and count it.
+
+        Args:
+            earlier_attempts: attempts of earlier sessions, to be counted with this one's.
 
         Raises:
             StorageError: it could not be written.
         """
+        if failure.persist:
+            self._write(failure_row(failure, earlier_attempts))
         self.by_class[failure.attempts[-1].failure_class] += 1
-        if not failure.persist:
-            return
+
+    def _write(self, row: Json) -> None:
         try:
             with self.path.open("ab", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
-                line = dumps(failure_row(failure)) + b"\n"
+                line = dumps(row) + b"\n"
                 if file.write(line) != len(line):
                     file.truncate(end)
                     raise OSError(28, "No space left on device")
@@ -92,7 +97,7 @@ class FailuresFile:
                         yield row
 
 
-def failure_row(failure: Failure) -> Json:
+def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
     """What is told of a failure: its key, its agent, what ended it, all its attempts, and the input row."""
     rollout, last = failure.rollout, failure.attempts[-1]
     return {
@@ -103,7 +108,7 @@ def failure_row(failure: Failure) -> Json:
         "status": last.status,
         "message": redact(last.message),
         "terminal": failure.terminal,
-        "num_attempts": len(failure.attempts),
+        "num_attempts": earlier_attempts + len(failure.attempts),
         "attempts": [_attempt(attempt) for attempt in failure.attempts],
         "row": rollout.row,
     }
@@ -119,7 +124,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def _earlier(row: Json) -> tuple[Key, EarlierFailure]:
-    attempts = row.get("num_attempts", row.get("_ng_attempt_index", 0) + 1)
+    attempts = row.get("num_attempts", row.get("_ng_attempt_index"))
     failure = EarlierFailure(
         attempts=attempts if isinstance(attempts, int) else 1,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),

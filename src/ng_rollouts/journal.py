@@ -22,7 +22,7 @@ from ng_rollouts.jsonlines import loads
 from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
 from ng_rollouts.records import Json
 
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 14
 _COPY_BUFFER_BYTES = 1 << 20
 
 Place = Callable[[Json], int | None]
@@ -74,6 +74,13 @@ class Journal:
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
         return self._offsets[position] != -1
+
+    def rows(self) -> Iterator[tuple[int, Json]]:
+        """Positions and rows of what the output itself holds, by position."""
+        lines = _LineReader(self._fd)
+        for position, offset in enumerate(self._offsets):
+            if offset >= 0:
+                yield position, loads(lines.at(offset))
 
     def read_back(self, place: Place) -> None:
         """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
@@ -192,10 +199,13 @@ class Journal:
 
     def _bring_back(self) -> None:
         with self._paths.incomplete.open("rb") as file:
+            lines = _LineReader(file.fileno())
             for position, offset in self._aside:
                 self.count -= 1
-                self.append(position, _line_at(file.fileno(), offset).rstrip(b"\n"))
+                self.append(position, lines.at(offset).rstrip(b"\n"))
         self._aside = []
+        self.sync()
+        self._paths.incomplete.unlink()
 
     def _rewrite(self, whole: Iterable[bool]) -> Finished:
         output, incomplete = self._paths.output, self._paths.incomplete
@@ -204,9 +214,10 @@ class Journal:
             _finishing(output).open("wb", _COPY_BUFFER_BYTES) as kept,
             _finishing(incomplete).open("wb", _COPY_BUFFER_BYTES) as aside,
         ):
+            lines = _LineReader(self._fd)
             for offset, keep in zip(self._offsets, whole, strict=True):
                 if offset >= 0:
-                    (kept if keep else aside).write(_line_at(self._fd, offset))
+                    (kept if keep else aside).write(lines.at(offset))
                     counts[keep] += 1
             for file in (kept, aside):
                 file.flush()
@@ -283,14 +294,23 @@ def _row(line: bytes) -> Json | None:
     return row if isinstance(row, dict) else None
 
 
-def _line_at(fd: int, offset: int) -> bytes:
-    """The line at an offset, with a newline."""
-    pieces = [os.pread(fd, _READ_BYTES, offset)]
-    while (end := pieces[-1].find(b"\n")) < 0 and pieces[-1]:
-        offset += len(pieces[-1])
-        pieces.append(os.pread(fd, _READ_BYTES * 16, offset))
-    pieces[-1] = pieces[-1][:end] if end >= 0 else b""
-    return b"".join(pieces) + b"\n"
+class _LineReader:
+    """Reads the line at an offset, asking for a little more than lines have been long."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._expected = _READ_BYTES
+
+    def at(self, offset: int) -> bytes:
+        """The line, with a newline."""
+        pieces = [os.pread(self._fd, self._expected, offset)]
+        while (end := pieces[-1].find(b"\n")) < 0 and pieces[-1]:
+            offset += len(pieces[-1])
+            pieces.append(os.pread(self._fd, _READ_BYTES * 16, offset))
+        pieces[-1] = pieces[-1][:end] if end >= 0 else b""
+        line = b"".join(pieces) + b"\n"
+        self._expected = len(line) + len(line) // 8 + 64
+        return line
 
 
 def _write_all(fd: int, data: bytes) -> None:

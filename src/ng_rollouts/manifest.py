@@ -50,8 +50,7 @@ def read_manifest(path: Path) -> Manifest | None:
         OutputError: what is there is no manifest.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+        return _manifest(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -97,6 +96,13 @@ def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) 
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             yield f"responses_create_params.{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} now"
+
+
+def _manifest(content: Any) -> Manifest:
+    manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
+    if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
+        raise TypeError("a field has the wrong type")
+    return manifest
 
 
 def _shrinks(then: Any, now: Any) -> bool:

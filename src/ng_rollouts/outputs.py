@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ng_rollouts.errors import OutputError
 
+_LONGEST_NAME = 255
+"""Bytes, on the file systems in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutputPaths:
@@ -44,7 +47,13 @@ class OutputPaths:
         return (self.output, self.failures, self.incomplete, self.manifest)
 
     def _beside(self, ending: str) -> Path:
-        return self.output.with_name(self.output.stem + ending)
+        return self.output.with_name(self.output.name.removesuffix(".jsonl") + ending)
+
+
+def output_paths(path: str) -> OutputPaths:
+    """The output of this name; a symbolic link stands for the file that it leads to."""
+    output = Path(path).expanduser()
+    return OutputPaths(output.resolve() if output.is_symlink() and not path.startswith("/dev/") else output)
 
 
 def check_output(paths: OutputPaths, source: Path) -> None:
@@ -53,9 +62,15 @@ def check_output(paths: OutputPaths, source: Path) -> None:
     Raises:
         OutputError: it is no file, or it, or a file that belongs to it, is the input.
     """
+    if str(paths.output).startswith(("/dev/", "/proc/")):
+        raise OutputError(f"output_jsonl_fpath {paths.output} is no file of its own: name a JSONL file")
+    if paths.output.is_dir():
+        raise OutputError(f"output_jsonl_fpath {paths.output} is a folder: name a JSONL file")
+    longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(".finishing")
+    if longest > _LONGEST_NAME:
+        raise OutputError(f"output_jsonl_fpath {paths.output}: the name is too long by {longest - _LONGEST_NAME} bytes")
     if paths.output.exists() and not paths.output.is_file():
-        what = "a folder" if paths.output.is_dir() else "no regular file"
-        raise OutputError(f"output_jsonl_fpath {paths.output} is {what}: name a JSONL file")
+        raise OutputError(f"output_jsonl_fpath {paths.output} is no regular file: name a JSONL file")
     for path in paths.all:
         if path.exists() and path.samefile(source):
             raise OutputError(f"output_jsonl_fpath {paths.output} would replace the input {source}: name another")

@@ -51,6 +51,19 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What an answered rollout comes to.
+
+    Attributes:
+        line: its row, as one line of JSON without a newline.
+        scores: its numbers, by name.
+    """
+
+    line: bytes
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One failed try at a rollout.
 

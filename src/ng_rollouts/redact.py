@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 MASK = "***"
 
-_NAMES = r"(?:api[_-]?key|apikey|access[_-]?key|secret|token|password|passwd|authorization|credential)s?"
+_NAMES = r"(?:api[\s_-]?key|apikey|access[\s_-]?key|secret|token|password|passwd|authorization|credential)s?"
 _PATTERNS = (
-    (re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE), rf"\g<keep>{MASK}@"),
-    (re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\g<keep>{MASK}"),
+    # every quantifier is bounded: texts are long, and other people's
+    (re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{0,20}://)[^/\s\"']{0,500}@", re.IGNORECASE), rf"\g<keep>{MASK}@"),
+    (re.compile(r"(?P<keep>://[^\s?\"']{1,500}\?)[^\s\"',\]}]{1,2000}"), rf"\g<keep>{MASK}"),
+    (re.compile(r"(?P<keep>\b(?:bearer|basic)\s{1,4})[\w.~+/=-]{6,2000}", re.IGNORECASE), rf"\g<keep>{MASK}"),
     (
         re.compile(
-            rf"(?P<keep>\b[\w-]*{_NAMES}(?:\s+(?:is|provided))?[\"']?\s*[:=]\s*[\"']?)(?!\$\{{|\d+\b)[^\s\"'&,;}}]{{6,}}",
+            rf"(?P<keep>{_NAMES}(?:\s(?:is|provided))?[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"']?)"
+            r"(?!\$\{|\d+\b)[^\s\"'&,;}]{6,2000}",
             re.IGNORECASE,
         ),
         rf"\g<keep>{MASK}",
@@ -23,14 +27,25 @@ _PATTERNS = (
     (re.compile(r"\bAKIA[0-9A-Z]{12,}\b"), MASK),
     (re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]*"), MASK),
 )
+_KNOWN: set[str] = set()
+_SHORTEST_SECRET = 4
 _NAMED_SECRET = re.compile(rf"[+]*[\w.]*{_NAMES}=", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """The text with whatever looks like a credential masked."""
+    """The text with known passwords, and whatever looks like a credential, masked."""
+    for secret in _KNOWN:
+        text = text.replace(secret, MASK)
     for pattern, mask in _PATTERNS:
         text = pattern.sub(mask, text)
     return text
+
+
+def remember_password_of(url: str) -> None:
+    """Have the password of a URL masked wherever it turns up."""
+    user_part = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    password = user_part.partition(":")[2]
+    _KNOWN.update(secret for secret in (password, unquote(password)) if len(secret) >= _SHORTEST_SECRET)
 
 
 def shown_command(arguments: Iterable[str]) -> str:

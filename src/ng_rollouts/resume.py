@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from dataclasses import dataclass, field
 
-from ng_rollouts.chat import chat_input
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import OutputError
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Journal
-from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.metrics import Scores
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
-from ng_rollouts.records import Json, Key, key_of
+from ng_rollouts.records import Json, Key, Rollout, key_of
 from ng_rollouts.rows import numbers
 from ng_rollouts.tasks import TaskFile
+
+_COMPARED = ("model", "temperature", "top_p", "max_output_tokens")
+"""Sampling parameters that a row without a manifest is compared by, where both it and the input have them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,10 +27,12 @@ class Earlier:
     Attributes:
         attempts: attempts that failed, by key, of rollouts that are to be tried again.
         left: positions of failed rollouts that are not to be tried again.
+        terminal: how many of these no run should try again.
     """
 
     attempts: dict[Key, int] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
+    terminal: int = 0
 
 
 def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
@@ -76,7 +77,6 @@ def read_back(journal: Journal, plan: Plan, scores: Scores, known: Manifest | No
         OutputError: a row is not planned, or asks something else than the input does.
     """
     locate = plan.locator()
-    asked = _Asked(plan, tasks) if known is None else None
 
     def place(row: Json) -> int | None:
         key = key_of(row)
@@ -84,15 +84,13 @@ def read_back(journal: Journal, plan: Plan, scores: Scores, known: Manifest | No
         if key is None or position is None:
             what = "a row without _ng_task_index and _ng_rollout_index" if key is None else f"a row for {_named(key)}"
             raise OutputError(f"the output to go on with has {what}, which this input does not plan")
-        if asked:
-            asked.note(position, row)
         if not journal.has(position):
             scores.record(position, numbers(row))
         return position
 
     journal.read_back(place)
-    if asked:
-        asked.compare()
+    if known is None:
+        _check_rows(journal, plan, tasks)
 
 
 def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, retry: bool) -> Earlier:
@@ -107,40 +105,58 @@ def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, re
             earlier.attempts[key] = failure.attempts
         else:
             earlier.left.add(position)
+            earlier.terminal += failure.terminal
             failures.by_class[failure.failure_class] += 1
     return earlier
 
 
-class _Asked:
-    """What the rows of an output without a manifest asked, to be compared with the input: eight bytes a rollout."""
+def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile) -> None:
+    """Compare each row that is there with the task it is to be an answer to.
 
-    def __init__(self, plan: Plan, tasks: TaskFile) -> None:
-        self._plan = plan
-        self._tasks = tasks
-        self._digests = array("Q", [0]) * plan.rollouts
-
-    def note(self, position: int, row: Json) -> None:
-        params = row.get("responses_create_params")
-        if not isinstance(params, dict):
-            return
-        self._digests[position] = _digest(params)
-        for name, value in self._tasks.recipe.overrides.items():
-            if name != "input" and isinstance(value, (int, float, str)) and params.get(name) not in (None, value):
-                message = f"responses_create_params.{name}: {params[name]!r} in the output, {value!r} now"
-                raise OutputError(f"the output to go on with was collected for something else: {message}")
-
-    def compare(self) -> None:
-        for rollout in self._tasks.rollouts(self._plan):
-            noted = self._digests[rollout.position]
-            if noted and noted != _digest(rollout.row["responses_create_params"]):
-                message = f"its row for {_named(rollout.key)} asks something else than the input does"
-                raise OutputError(f"the output to go on with was collected for something else: {message}")
+    Raises:
+        OutputError: one asks something else, or asks it otherwise.
+    """
+    rollouts = tasks.rollouts(plan)
+    for position, row in journal.rows():
+        rollout = next(rollout for rollout in rollouts if rollout.position == position)
+        difference = _difference(row, rollout)
+        if difference:
+            message = f"its row for {_named(rollout.key)} {difference}"
+            raise OutputError(f"the output to go on with was collected for something else: {message}")
 
 
-def _digest(params: Json) -> int:
-    """A number for what is asked, whatever form it is in; never 0."""
-    messages = [(message["role"], message["content"]) for message in chat_input({"input": params.get("input")})]
-    return int.from_bytes(hashlib.blake2b(dumps(messages), digest_size=8).digest()) | 1
+def _difference(row: Json, rollout: Rollout) -> str | None:
+    reference = row.get("agent_ref")
+    agent = reference.get("name") if isinstance(reference, dict) else None
+    if agent not in (None, rollout.agent):
+        return f"is of agent {agent!r}, not {rollout.agent!r}"
+    asked, params = row.get("responses_create_params"), rollout.row["responses_create_params"]
+    if not isinstance(asked, dict):
+        return None
+    if _messages(asked) != _messages(params):
+        return "asks something else than the input does"
+    for name in _COMPARED:
+        if None not in (asked.get(name), params.get(name)) and asked[name] != params[name]:
+            return f"has responses_create_params.{name} {asked[name]!r}, not {params[name]!r}"
+    return None
+
+
+def _messages(params: Json) -> list[tuple[str, str]]:
+    """What is asked, whatever form it is in."""
+    items = params.get("input")
+    if isinstance(items, str):
+        return [("user", items)]
+    return [(str(item.get("role")), _content(item)) for item in items or () if isinstance(item, dict)]
+
+
+def _content(item: Json) -> str:
+    """A message's text and images, or what else an item holds."""
+    parts = item.get("content", item.get("output", item.get("arguments")))
+    if not isinstance(parts, list):
+        return str(parts)
+    return "".join(
+        str(part.get("text", part.get("image_url"))) if isinstance(part, dict) else str(part) for part in parts
+    )
 
 
 def _named(key: Key) -> str:

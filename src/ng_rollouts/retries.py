@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from ng_rollouts.errors import AttemptFailed, StoppedEarly
@@ -57,19 +57,23 @@ class RetryPolicy:
         return None if self.budget_s is not None and spent_s + wait > self.budget_s else wait
 
 
-@dataclass(slots=True)
 class Breaker:
     """Ends a run that is going nowhere, by the failures of one agent.
 
     Before the first success: `_POINTLESS` failures of a few rollouts, or any class shared by the first twenty. After
     it: `_POINTLESS` failures of ten rollouts in a row.
+
+    Args:
+        agent: its name.
+        rollouts: how many are planned.
     """
 
-    agent: str
-    rollouts: int
-    _succeeded: bool = False
-    _in_a_row: int = 0
-    _class: str = field(default="")
+    def __init__(self, agent: str, rollouts: int) -> None:
+        self._agent = agent
+        self._rollouts = rollouts
+        self._succeeded = False
+        self._in_a_row = 0
+        self._kind = ""
 
     def success(self) -> None:
         """A rollout was answered."""
@@ -82,18 +86,19 @@ class Breaker:
         Raises:
             StoppedEarly: there is no point in going on.
         """
-        self._in_a_row = self._in_a_row + 1 if failure_class == self._class else 1
-        self._class = failure_class
-        if self._in_a_row >= self._most(failure_class):
-            what = "the first" if not self._succeeded else "the last"
+        kind = "pointless" if failure_class in _POINTLESS else failure_class
+        self._in_a_row = self._in_a_row + 1 if kind == self._kind else 1
+        self._kind = kind
+        if self._in_a_row >= self._most():
+            what = "the last" if self._succeeded else "the first"
             count = f"{what} {self._in_a_row} rollouts" if self._in_a_row > 1 else "the rollout"
             raise StoppedEarly(
-                f"{count} of agent {self.agent!r} failed alike, so going on is pointless: {failure_class}: {message}"
+                f"{count} of agent {self._agent!r} failed alike, so going on is pointless: {failure_class}: {message}"
             )
 
-    def _most(self, failure_class: str) -> float:
-        if failure_class in _POINTLESS:
-            return _POINTLESS_LATER if self._succeeded else min(_POINTLESS_AT_FIRST, self.rollouts)
+    def _most(self) -> float:
+        if self._kind == "pointless":
+            return _POINTLESS_LATER if self._succeeded else min(_POINTLESS_AT_FIRST, self._rollouts)
         return float("inf") if self._succeeded else _ALIKE_AT_FIRST
 
 

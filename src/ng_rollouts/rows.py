@@ -6,7 +6,25 @@ import sys
 
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.records import Json, Rollout
+from ng_rollouts.jsonlines import dumps
+from ng_rollouts.records import Json, Result, Rollout
+from ng_rollouts.redact import redact
+
+_CLASS_CHARACTERS = 100
+
+
+def result_of(rollout: Rollout, reply: Json, *, training_view: bool) -> Result:
+    """What is written and counted of a reply.
+
+    Raises:
+        AttemptFailed: the agent calls the rollout failed, or the reply cannot be made a row.
+    """
+    try:
+        row = finished_row(rollout, reply, training_view=training_view)
+        return Result(line=dumps(row), scores=numbers(row))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
+        raise AttemptFailed("odd_reply", message) from error
 
 
 def finished_row(rollout: Rollout, reply: Json, *, training_view: bool) -> Json:
@@ -18,7 +36,8 @@ def finished_row(rollout: Rollout, reply: Json, *, training_view: bool) -> Json:
     _check_sentinels(reply)
     _check_reward(reply)
     row = dict(reply)
-    row.setdefault("responses_create_params", rollout.row["responses_create_params"])
+    if not isinstance(row.get("responses_create_params"), dict):
+        row["responses_create_params"] = rollout.row["responses_create_params"]
     row["_ng_task_index"] = rollout.key.task_index
     row["_ng_rollout_index"] = rollout.key.rollout_index
     row.setdefault("agent_ref", {"name": rollout.agent})
@@ -40,18 +59,22 @@ def _check_sentinels(reply: Json) -> None:
     """NeMo Gym's agents say in a 200 reply that a rollout failed, for good or not, or is not to be written down."""
     failure_class = reply.get("_ng_failure_class")
     if reply.get("_ng_no_persist"):
-        name = failure_class if isinstance(failure_class, str) else "no_persist"
+        name = _class_name(failure_class) if failure_class is not None else "no_persist"
         raise AttemptFailed(name, "the agent asks for this rollout not to be written down", persist=False)
     if failure_class is not None:
         terminal = bool(reply.get("_ng_failure_terminal"))
         message = reply.get("_ng_failure_message") or reply.get("error") or "the agent calls this rollout failed"
-        raise AttemptFailed(str(failure_class), str(message), retryable=not terminal, terminal=terminal)
+        raise AttemptFailed(_class_name(failure_class), str(message), retryable=not terminal, terminal=terminal)
+
+
+def _class_name(failure_class: object) -> str:
+    return redact(str(failure_class)[:_CLASS_CHARACTERS])
 
 
 def _check_reward(reply: Json) -> None:
     reward = reply.get("reward")
     if not isinstance(reward, (int, float)):
-        what = f"reward {reward!r}" if "reward" in reply else "no reward"
+        what = f"reward {str(reward)[:100]!r}" if "reward" in reply else "no reward"
         raise AttemptFailed("no_reward", f"the agent's reply has {what}; a number is needed")
     if not -sys.float_info.max <= reward <= sys.float_info.max:
         raise AttemptFailed("not_finite", f"the agent's reply has reward {reward}")

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.discovery import find_agents
@@ -18,18 +17,17 @@ from ng_rollouts.console import say, tell
 from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Finished, Journal, open_journal, reopen_journal
-from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
-from ng_rollouts.outputs import OutputPaths, check_output
+from ng_rollouts.outputs import OutputPaths, check_output, output_paths
 from ng_rollouts.plans import Plan
 from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
 from ng_rollouts.recipes import Recipe
-from ng_rollouts.records import Counts, Failure, Json, Rollout
+from ng_rollouts.records import Counts, Failure, Result, Rollout
 from ng_rollouts.resume import Earlier, check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker, RetryPolicy
-from ng_rollouts.rows import finished_row, numbers
+from ng_rollouts.rows import result_of
 from ng_rollouts.sampling import warnings
 from ng_rollouts.signals import heeding_signals
 from ng_rollouts.summary import summary
@@ -49,7 +47,7 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: going on was pointless; what was collected is in the output.
         Interrupted: a signal ended it; likewise.
     """
-    paths = OutputPaths(Path(config.output_jsonl_fpath).expanduser())
+    paths = output_paths(config.output_jsonl_fpath)
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
@@ -79,19 +77,20 @@ class _Run:
             if book is None or book.owes_any:
                 agents = await find_agents(self.plan.agents, self.config, stack, tell)
             book = book or self._new_book(stack)
-            self._start(book)
             stop = Stop(self.config.drain_s)
             with heeding_signals(stop, book.counts) as received:
                 try:
+                    self._start(book)
                     if book.owes_any:
                         await self._fan_out(agents, book, stop)
                 except StoppedEarly:
-                    self._tell_summary(book, None)
+                    self._leave_unfinished(book)
                     raise
-                if received.first and book.counts.settled < book.counts.planned:
-                    self._tell_summary(book, None)
-                    raise Interrupted(received.first)
-                return await self._finish(book)
+                if book.counts.settled < book.counts.planned:
+                    self._leave_unfinished(book)
+                    raise Interrupted(received.first or 0)
+                code = await self._finish(book)
+                return 128 + received.first if received.first else code
 
     def _book_of_earlier(self, stack: AsyncExitStack) -> _Book | None:
         """What is there to go on with, if it is asked for; nothing is changed yet."""
@@ -102,6 +101,10 @@ class _Run:
         retry = self.config.retry_failed
         book.earlier = earlier_failures(book.failures, self.plan, book.journal, retry=retry)
         book.counts.collected, book.counts.failed = book.journal.count, len(book.earlier.left)
+        book.terminal = book.earlier.terminal
+        if book.counts.collected:
+            for breaker in book.breakers.values():
+                breaker.success()
         told = f"going on with {self.paths.output}: {book.counts.collected} of {self.plan.rollouts} rollouts are there"
         if book.earlier.attempts:
             told += f", {len(book.earlier.attempts)} that failed are tried again"
@@ -138,10 +141,10 @@ class _Run:
     async def _fan_out(self, agents: dict[str, Agent], book: _Book, stop: Stop) -> None:
         training_view = self.config.training_view
 
-        async def call(rollout: Rollout, attempts: int) -> Json:
+        async def call(rollout: Rollout, attempts: int) -> Result:
             attempts += book.earlier.attempts.get(rollout.key, 0)
             reply = await agents[rollout.agent].run(rollout.request(attempts))
-            return finished_row(rollout, reply, training_view=training_view)
+            return result_of(rollout, reply, training_view=training_view)
 
         syncing = asyncio.create_task(_sync_often(book.journal))
         try:
@@ -167,11 +170,20 @@ class _Run:
             if not book.journal.has(rollout.position) and rollout.position not in left
         )
 
+    def _leave_unfinished(self, book: _Book) -> None:
+        with suppress(StorageError):
+            self._settle_failures(book)
+        self._tell_summary(book, None)
+
+    def _settle_failures(self, book: _Book) -> None:
+        """Take what is collected out of the failures file."""
+        locate = self.plan.locator()
+        book.failures.settle(lambda key: (position := locate(key)) is not None and book.journal.has(position))
+
     async def _finish(self, book: _Book) -> int:
         journal = book.journal
         finished = await asyncio.to_thread(journal.finish, self._kept(journal))
-        locate = self.plan.locator()
-        book.failures.settle(lambda key: (position := locate(key)) is not None and journal.has(position))
+        self._settle_failures(book)
         self._tell_summary(book, finished)
         kept = self._kept
         averages = book.scores.averages(lambda: (position for position, is_kept in enumerate(kept(journal)) if is_kept))
@@ -185,7 +197,8 @@ class _Run:
         return self.plan.whole(journal.has)
 
     def _tell_summary(self, book: _Book, finished: Finished | None) -> None:
-        for line in summary(book.counts, book.failures, self.paths, finished, self.command):
+        command = self.command if book.resumable else ()
+        for line in summary(book.counts, book.failures, self.paths, finished, command):
             tell(line)
 
 
@@ -199,19 +212,28 @@ class _Book:
     counts: Counts
     breakers: dict[str, Breaker]
     earlier: Earlier
+    terminal: int = 0
 
     @property
     def owes_any(self) -> bool:
         """Whether anything is left to collect."""
         return self.counts.settled < self.counts.planned
 
-    def keep(self, rollout: Rollout, row: Json) -> None:
-        self.journal.append(rollout.position, dumps(row))
-        self.scores.record(rollout.position, numbers(row))
+    @property
+    def resumable(self) -> bool:
+        """Whether a resume would have anything to do."""
+        return self.owes_any or self.counts.failed > self.terminal
+
+    def keep(self, rollout: Rollout, result: Result) -> None:
+        self.journal.append(rollout.position, result.line)
+        self.scores.record(rollout.position, result.scores)
+        self.counts.collected += 1
         self.breakers[rollout.agent].success()
 
     def give_up(self, failure: Failure) -> None:
-        self.failures.append(failure)
+        self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
+        self.counts.failed += 1
+        self.terminal += failure.terminal
         last = failure.attempts[-1]
         self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
 

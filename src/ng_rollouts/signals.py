@@ -39,14 +39,16 @@ def heeding_signals(stop: Stop, counts: Counts) -> Iterator[Received]:
     heeded = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         heeded.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in (*heeded, signal.SIGUSR1)}
     for number in heeded:
         loop.add_signal_handler(number, _stop, number, received, stop, counts)
     loop.add_signal_handler(signal.SIGUSR1, lambda: tell(report(counts, time.monotonic() - began)))
     try:
         yield received
     finally:
-        for number in (*heeded, signal.SIGUSR1):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def report(counts: Counts, seconds: float) -> str:

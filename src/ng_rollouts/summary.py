@@ -10,7 +10,7 @@ from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.records import Counts
 from ng_rollouts.redact import shown_command
 
-_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=")
+_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=")
 
 
 def summary(

@@ -6,17 +6,14 @@ import json
 import time
 from dataclasses import dataclass
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
-from ng_rollouts.redact import redact
+from ng_rollouts.redact import redact, remember_password_of
 from ng_rollouts.retries import UNREACHED, is_retryable, retry_after_s
 
 _FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
-
-MESSAGE_CHARACTERS = 2000
-"""What is kept of a server's own words."""
 
 
 REST_S = 5.0
@@ -44,6 +41,8 @@ class ServerAgent:
 
     def __init__(self, urls: list[str], http: Http) -> None:
         self.urls = urls
+        for url in urls:
+            remember_password_of(url)
         self._addresses = [_Address(_run_url(url)) for url in urls]
         self._http = http
         self._refuses_seed = False
@@ -130,7 +129,7 @@ def _result(reply: Reply) -> Json:
 def _is_json_but_for_numbers(body: bytes) -> bool:
     try:
         json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -1,0 +1,47 @@
+"""Finishing a journal in completion order, beside copying it: prints seconds as JSON. usage: FOLDER BYTES"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from ng_rollouts.journal import open_journal
+from ng_rollouts.outputs import OutputPaths
+
+ROW = 4000
+IN_FLIGHT = 1000
+
+
+def main(folder: Path, size: int) -> None:
+    count = size // (ROW + 1)
+    row = b"x" * ROW
+    waiting, chance, fresh = [], random.Random(1), iter(range(count))
+    with open_journal(OutputPaths(folder / "journal.jsonl"), count, overwrite=True) as journal:
+        for position in fresh:
+            waiting.append(position)
+            if len(waiting) >= IN_FLIGHT:
+                place = chance.randrange(IN_FLIGHT)
+                waiting[place], waiting[-1] = waiting[-1], waiting[place]
+                journal.append(waiting.pop(), row)
+        for position in waiting:
+            journal.append(position, row)
+        journal.sync()
+        started = time.monotonic()
+        shutil.copyfile(folder / "journal.jsonl", folder / "copy.jsonl")
+        with (folder / "copy.jsonl").open("rb") as copy:
+            os.fsync(copy.fileno())
+        copied = time.monotonic()
+        journal.finish([True] * count)
+        finished = time.monotonic()
+    print(json.dumps({"copy_s": copied - started, "finish_s": finished - copied}))
+    for name in ("journal.jsonl", "copy.jsonl"):
+        (folder / name).unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
