@@ -17,6 +17,17 @@ ROW = 4000
 IN_FLIGHT = 1000
 
 
+def copy(folder: Path) -> float:
+    """Seconds that a synced copy of the journal takes."""
+    started = time.monotonic()
+    shutil.copyfile(folder / "journal.jsonl", folder / "copy.jsonl")
+    with (folder / "copy.jsonl").open("rb") as file:
+        os.fsync(file.fileno())
+    seconds = time.monotonic() - started
+    (folder / "copy.jsonl").unlink()
+    return seconds
+
+
 def main(folder: Path, size: int) -> None:
     count = size // (ROW + 1)
     row = b"x" * ROW
@@ -31,16 +42,12 @@ def main(folder: Path, size: int) -> None:
         for position in waiting:
             journal.append(position, row)
         journal.sync()
+        copied_in = [copy(folder) for _ in range(3)]  # the first has memory mapped that the others find there
         started = time.monotonic()
-        shutil.copyfile(folder / "journal.jsonl", folder / "copy.jsonl")
-        with (folder / "copy.jsonl").open("rb") as copy:
-            os.fsync(copy.fileno())
-        copied = time.monotonic()
         journal.finish([True] * count)
         finished = time.monotonic()
-    print(json.dumps({"copy_s": copied - started, "finish_s": finished - copied}))
-    for name in ("journal.jsonl", "copy.jsonl"):
-        (folder / name).unlink()
+    print(json.dumps({"copy_s": sorted(copied_in)[1], "finish_s": finished - started}))
+    (folder / "journal.jsonl").unlink()
 
 
 if __name__ == "__main__":

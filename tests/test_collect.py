@@ -220,7 +220,7 @@ def test_an_existing_output_is_moved_aside_unless_told_otherwise(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("sizes", "order"), [([10, 70_000, 3_000_000], [2, 0, 1]), ([65_535, 65_536, 65_537], [1, 2, 0])]
+    ("sizes", "order"), [([10, 70_000, 20_000_000], [2, 0, 1]), ([65_535, 65_536, 65_537], [1, 2, 0])]
 )
 def test_rows_of_any_size_are_put_in_order(tmp_path: Path, sizes: list[int], order: list[int]) -> None:
     """Rows longer than a read come through whole."""

@@ -15,14 +15,17 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from ng_rollouts.errors import OutputError, StorageError
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
 from ng_rollouts.records import Json
 
-_READ_BYTES = 1 << 14
+_LENGTH_BITS = 24
+_NOWHERE, _ASIDE = -1, -2
+"""Spots that are none: the row is not there; the row is in the incomplete file."""
+
 _COPY_BUFFER_BYTES = 1 << 20
 
 Place = Callable[[Json], int | None]
@@ -62,7 +65,7 @@ class Journal:
         self._unsynced = False
         self._in_order = True
         self._last_position = -1
-        self._offsets = array("q", [-1]) * rollouts
+        self._spots = array("q", [_NOWHERE]) * rollouts
         self._aside: list[tuple[int, int]] = []
 
     def __enter__(self) -> Self:
@@ -73,14 +76,13 @@ class Journal:
 
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
-        return self._offsets[position] != -1
+        return self._spots[position] != _NOWHERE
 
     def rows(self) -> Iterator[tuple[int, Json]]:
         """Positions and rows of what the output itself holds, by position."""
-        lines = _LineReader(self._fd)
-        for position, offset in enumerate(self._offsets):
-            if offset >= 0:
-                yield position, loads(lines.at(offset))
+        for position, spot in enumerate(self._spots):
+            if spot >= 0:
+                yield position, loads(_read(self._fd, *_unpack(self._fd, spot)))
 
     def read_back(self, place: Place) -> None:
         """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
@@ -91,7 +93,7 @@ class Journal:
         for offset, line, is_whole in _lines(self._fd):
             row = _row(line)
             if row is not None:
-                self._take(place(row), offset)
+                self._take(place(row), _pack(offset, len(line) + (not is_whole)))
             if row is None and not is_whole:
                 break
             if row is None:
@@ -99,10 +101,10 @@ class Journal:
                 self._in_order = False
             self._end = offset + len(line)
             self._needs_newline = not is_whole
-        for position, offset in self._rows_aside(place):
+        for position, spot in self._rows_aside(place):
             self._in_order = False
-            self._aside.append((position, offset))
-            self._offsets[position] = -2
+            self._aside.append((position, spot))
+            self._spots[position] = _ASIDE
             self.count += 1
 
     def open_for_appending(self) -> None:
@@ -137,7 +139,7 @@ class Journal:
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
         self.count += 1
-        self._offsets[position] = self._end
+        self._spots[position] = _pack(self._end, len(line) + 1)
         self._end += len(line) + 1
         self._unsynced = True
 
@@ -166,7 +168,7 @@ class Journal:
             StorageError: a file could not be written; the journal is as it was.
         """
         self.sync()
-        if self._in_order and self.count == len(self._offsets):
+        if self._in_order and self.count == len(self._spots):
             self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
         try:
@@ -179,30 +181,29 @@ class Journal:
                 with contextlib.suppress(OSError):
                     _finishing(path).unlink()
 
-    def _take(self, position: int | None, offset: int) -> None:
-        if position is None or self._offsets[position] != -1:
+    def _take(self, position: int | None, spot: int) -> None:
+        if position is None or self.has(position):
             self._in_order = False
             return
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
-        self._offsets[position] = offset
+        self._spots[position] = spot
         self.count += 1
 
     def _rows_aside(self, place: Place) -> Iterator[tuple[int, int]]:
-        """Positions and offsets of the rows of the incomplete file that the output does not have."""
+        """Positions and spots of the rows of the incomplete file that the output does not have."""
         with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
             for offset, line, _ in _lines(file.fileno()):
                 row = _row(line)
                 position = None if row is None else place(row)
-                if position is not None and self._offsets[position] == -1:
-                    yield position, offset
+                if position is not None and not self.has(position):
+                    yield position, _pack(offset, len(line))
 
     def _bring_back(self) -> None:
         with self._paths.incomplete.open("rb") as file:
-            lines = _LineReader(file.fileno())
-            for position, offset in self._aside:
+            for position, spot in self._aside:
                 self.count -= 1
-                self.append(position, lines.at(offset).rstrip(b"\n"))
+                self.append(position, _read(file.fileno(), *_unpack(file.fileno(), spot)).rstrip(b"\n"))
         self._aside = []
         self.sync()
         self._paths.incomplete.unlink()
@@ -214,14 +215,13 @@ class Journal:
             _finishing(output).open("wb", _COPY_BUFFER_BYTES) as kept,
             _finishing(incomplete).open("wb", _COPY_BUFFER_BYTES) as aside,
         ):
-            lines = _LineReader(self._fd)
-            for offset, keep in zip(self._offsets, whole, strict=True):
-                if offset >= 0:
-                    (kept if keep else aside).write(lines.at(offset))
+            copiers = {True: _Copier(self._fd, kept), False: _Copier(self._fd, aside)}
+            for spot, keep in zip(self._spots, whole, strict=True):
+                if spot >= 0:
+                    copiers[keep].add(*_unpack(self._fd, spot))
                     counts[keep] += 1
-            for file in (kept, aside):
-                file.flush()
-                os.fsync(file.fileno())
+            for copier in copiers.values():
+                copier.close()
         if counts[False]:
             _finishing(incomplete).replace(incomplete)
         _finishing(output).chmod(output.stat().st_mode & 0o7777)
@@ -294,23 +294,54 @@ def _row(line: bytes) -> Json | None:
     return row if isinstance(row, dict) else None
 
 
-class _LineReader:
-    """Reads the line at an offset, asking for a little more than lines have been long."""
+class _Copier:
+    """Copies stretches of one file to the end of another; neighbours go together."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._expected = _READ_BYTES
+    def __init__(self, source: int, target: BinaryIO) -> None:
+        self._source = source
+        self._target = target
+        self._start = self._end = 0
 
-    def at(self, offset: int) -> bytes:
-        """The line, with a newline."""
-        pieces = [os.pread(self._fd, self._expected, offset)]
-        while (end := pieces[-1].find(b"\n")) < 0 and pieces[-1]:
-            offset += len(pieces[-1])
-            pieces.append(os.pread(self._fd, _READ_BYTES * 16, offset))
-        pieces[-1] = pieces[-1][:end] if end >= 0 else b""
-        line = b"".join(pieces) + b"\n"
-        self._expected = len(line) + len(line) // 8 + 64
-        return line
+    def add(self, offset: int, length: int) -> None:
+        """Copy this stretch, sooner or later."""
+        if offset != self._end or self._end - self._start > _COPY_BUFFER_BYTES:
+            self._flush()
+            self._start = offset
+        self._end = offset + length
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        self._flush()
+        self._target.flush()
+        os.fsync(self._target.fileno())
+
+    def _flush(self) -> None:
+        self._target.write(_read(self._source, self._start, self._end - self._start))
+
+
+def _pack(offset: int, length: int) -> int:
+    """Where a line is, in one number; the length of a very long one is left to be found out."""
+    return offset << _LENGTH_BITS | (length if length < 1 << _LENGTH_BITS else 0)
+
+
+def _unpack(fd: int, spot: int) -> tuple[int, int]:
+    offset, length = spot >> _LENGTH_BITS, spot & ((1 << _LENGTH_BITS) - 1)
+    return offset, length or _length_at(fd, offset)
+
+
+def _length_at(fd: int, offset: int) -> int:
+    at = offset
+    while (end := (chunk := os.pread(fd, _COPY_BUFFER_BYTES, at)).find(b"\n")) < 0 and chunk:
+        at += len(chunk)
+    return at + end + 1 - offset
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    pieces = []
+    while length > 0 and (piece := os.pread(fd, length, offset)):
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _write_all(fd: int, data: bytes) -> None:
