@@ -5,6 +5,7 @@ The only room that knows Hydra, which is imported once the cheap checks have pas
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -171,6 +172,10 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
 
     if _left:
         raise SystemExit(128 + _left[0])
+    # With thousands in flight the collector walks all of them again and again; they form no cycles. A third of the
+    # CPU of a rollout at 16,000 in flight.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
     return run(cast("CollectConfig", typed), command)
 

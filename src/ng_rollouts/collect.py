@@ -20,6 +20,9 @@ from ng_rollouts.retries import RetryPolicy
 FEWEST_WAITING = 64
 """So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
 
+_STARTED_BEFORE_SENT = 32
+"""So many attempts are started before the loop gets to send them, however many slots are free."""
+
 Call = Callable[[Rollout, int], Awaitable[Result]]
 """One attempt, given the number of those before it: the result of a rollout, or AttemptFailed."""
 
@@ -100,6 +103,7 @@ class _Loop:
 
     async def feed(self, rollouts: Iterator[Rollout], tasks: asyncio.TaskGroup) -> None:
         """Start attempts as slots come free, until every rollout is settled."""
+        started = 0
         while True:
             await self._slots.acquire()
             work = await self._next(rollouts)
@@ -109,8 +113,9 @@ class _Loop:
             task = tasks.create_task(self._attempt(work))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
-            if not self._slots.locked():
-                await asyncio.sleep(0)  # lets what was started be sent while more is read
+            started += 1
+            if started % _STARTED_BEFORE_SENT == 0:
+                await asyncio.sleep(0)
 
     async def drain_when_asked(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
         """Once asked to stop: start nothing, wait for what is in flight, cancel what takes too long."""
