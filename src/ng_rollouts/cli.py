@@ -172,8 +172,8 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
 
     if _left:
         raise SystemExit(128 + _left[0])
-    # With thousands in flight the collector walks all of them again and again; they form no cycles. A third of the
-    # CPU of a rollout at 16,000 in flight.
+    # Garbage collection walks whatever is in flight again and again, and finds no cycles: a fifth of the CPU of a run
+    # with 16,000 in flight.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
 

@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from ng_rollouts.jsonlines import loads
 from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
 from ng_rollouts.records import Json
 
+_MAPPED_BYTES = 1 << 23
 _LENGTH_BITS = 24
 _NOWHERE, _ASIDE = -1, -2
 """Spots that are none: the row is not there; the row is in the incomplete file."""
@@ -168,7 +170,7 @@ class Journal:
             StorageError: a file could not be written; the journal is as it was.
         """
         self.sync()
-        if self._in_order and self.count == len(self._spots):
+        if not self._end or (self._in_order and self.count == len(self._spots)):
             self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
         try:
@@ -212,16 +214,18 @@ class Journal:
         output, incomplete = self._paths.output, self._paths.incomplete
         counts = {True: 0, False: 0}
         with (
+            mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
             _finishing(output).open("wb", _COPY_BUFFER_BYTES) as kept,
             _finishing(incomplete).open("wb", _COPY_BUFFER_BYTES) as aside,
+            _Copier(journal, kept) as keeping,
+            _Copier(journal, aside) as setting_aside,
         ):
-            copiers = {True: _Copier(self._fd, kept), False: _Copier(self._fd, aside)}
             for spot, keep in zip(self._spots, whole, strict=True):
                 if spot >= 0:
-                    copiers[keep].add(*_unpack(self._fd, spot))
+                    (keeping if keep else setting_aside).add(*_unpack(self._fd, spot))
                     counts[keep] += 1
-            for copier in copiers.values():
-                copier.close()
+            keeping.finish()
+            setting_aside.finish()
         if counts[False]:
             _finishing(incomplete).replace(incomplete)
         _finishing(output).chmod(output.stat().st_mode & 0o7777)
@@ -295,12 +299,20 @@ def _row(line: bytes) -> Json | None:
 
 
 class _Copier:
-    """Copies stretches of one file to the end of another; neighbours go together."""
+    """Copies stretches of a mapped file to the end of another; neighbours go together."""
 
-    def __init__(self, source: int, target: BinaryIO) -> None:
+    def __init__(self, source: mmap.mmap, target: BinaryIO) -> None:
         self._source = source
+        self._view = memoryview(source)
         self._target = target
         self._start = self._end = 0
+        self._copied = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view.release()
 
     def add(self, offset: int, length: int) -> None:
         """Copy this stretch, sooner or later."""
@@ -309,14 +321,18 @@ class _Copier:
             self._start = offset
         self._end = offset + length
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Bring everything to the disk."""
         self._flush()
         self._target.flush()
         os.fsync(self._target.fileno())
 
     def _flush(self) -> None:
-        self._target.write(_read(self._source, self._start, self._end - self._start))
+        self._target.write(self._view[self._start : self._end])
+        self._copied += self._end - self._start
+        if self._copied > _MAPPED_BYTES:
+            self._copied = 0
+            self._source.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
 
 
 def _pack(offset: int, length: int) -> int:

@@ -83,13 +83,12 @@ class _Run:
                     self._start(book)
                     if book.owes_any:
                         await self._fan_out(agents, book, stop)
-                except StoppedEarly:
+                    if received.first and book.owes_any:
+                        raise Interrupted(received.first)
+                    code = await self._finish(book)
+                except (StoppedEarly, Interrupted):
                     self._leave_unfinished(book)
                     raise
-                if book.counts.settled < book.counts.planned:
-                    self._leave_unfinished(book)
-                    raise Interrupted(received.first or 0)
-                code = await self._finish(book)
                 return 128 + received.first if received.first else code
 
     def _book_of_earlier(self, stack: AsyncExitStack) -> _Book | None:
@@ -197,7 +196,7 @@ class _Run:
         return self.plan.whole(journal.has)
 
     def _tell_summary(self, book: _Book, finished: Finished | None) -> None:
-        command = self.command if book.resumable else ()
+        command = self.command if book.resumable or finished is None else ()
         for line in summary(book.counts, book.failures, self.paths, finished, command):
             tell(line)
 

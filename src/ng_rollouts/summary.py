@@ -38,7 +38,7 @@ def summary(
         yield f"rollouts whose group is not complete are in {paths.incomplete}"
     if not finished:
         yield f"what was collected is in {paths.output}, in the order it completed"
-    if (owed or counts.failed) and command:
+    if command:
         yield f"to go on: {resume_command(command)}"
 
 
