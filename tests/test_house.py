@@ -32,7 +32,7 @@ FLOORS = [
     {"recipes"},
     {"plans"},
     {"tasks", "sampling"},
-    {"http", "outputs", "failures", "manifest", "capacity"},
+    {"http", "outputs", "failures", "manifest", "capacity", "lines"},
     {"journal"},
     {"agents"},
     {"collect", "progress"},

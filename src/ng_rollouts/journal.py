@@ -16,19 +16,17 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from ng_rollouts.errors import OutputError, StorageError
 from ng_rollouts.jsonlines import loads
+from ng_rollouts.lines import COPY_BUFFER_BYTES, Copier, lines_of, pack, read_at, unpack, write_all
 from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
 from ng_rollouts.records import Json
 
-_MAPPED_BYTES = 1 << 23
-_LENGTH_BITS = 24
 _NOWHERE, _ASIDE = -1, -2
 """Spots that are none: the row is not there; the row is in the incomplete file."""
 
-_COPY_BUFFER_BYTES = 1 << 20
 
 Place = Callable[[Json], int | None]
 """The position that a row found in a file belongs to; None for a row that is not wanted."""
@@ -84,7 +82,7 @@ class Journal:
         """Positions and rows of what the output itself holds, by position."""
         for position, spot in enumerate(self._spots):
             if spot >= 0:
-                yield position, loads(_read(self._fd, *_unpack(self._fd, spot)))
+                yield position, loads(read_at(self._fd, *unpack(self._fd, spot)))
 
     def read_back(self, place: Place) -> None:
         """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
@@ -92,10 +90,10 @@ class Journal:
         Of several rows for one position the first counts. A last line without its newline is kept if it is whole and
         forgotten if it is torn.
         """
-        for offset, line, is_whole in _lines(self._fd):
+        for offset, line, is_whole in lines_of(self._fd):
             row = _row(line)
             if row is not None:
-                self._take(place(row), _pack(offset, len(line) + (not is_whole)))
+                self._take(place(row), pack(offset, len(line) + (not is_whole)))
             if row is None and not is_whole:
                 break
             if row is None:
@@ -118,7 +116,7 @@ class Journal:
         try:
             os.ftruncate(self._fd, self._end)
             if self._needs_newline:
-                _write_all(self._fd, b"\n")
+                write_all(self._fd, b"\n")
                 self._end += 1
                 self._needs_newline = False
         except OSError as error:
@@ -133,7 +131,7 @@ class Journal:
             StorageError: it could not be written; what was written before is intact.
         """
         try:
-            _write_all(self._fd, line + b"\n")
+            write_all(self._fd, line + b"\n")
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
@@ -141,7 +139,7 @@ class Journal:
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
         self.count += 1
-        self._spots[position] = _pack(self._end, len(line) + 1)
+        self._spots[position] = pack(self._end, len(line) + 1)
         self._end += len(line) + 1
         self._unsynced = True
 
@@ -195,17 +193,17 @@ class Journal:
     def _rows_aside(self, place: Place) -> Iterator[tuple[int, int]]:
         """Positions and spots of the rows of the incomplete file that the output does not have."""
         with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
-            for offset, line, _ in _lines(file.fileno()):
+            for offset, line, _ in lines_of(file.fileno()):
                 row = _row(line)
                 position = None if row is None else place(row)
                 if position is not None and not self.has(position):
-                    yield position, _pack(offset, len(line))
+                    yield position, pack(offset, len(line))
 
     def _bring_back(self) -> None:
         with self._paths.incomplete.open("rb") as file:
             for position, spot in self._aside:
                 self.count -= 1
-                self.append(position, _read(file.fileno(), *_unpack(file.fileno(), spot)).rstrip(b"\n"))
+                self.append(position, read_at(file.fileno(), *unpack(file.fileno(), spot)).rstrip(b"\n"))
         self._aside = []
         self.sync()
         self._paths.incomplete.unlink()
@@ -215,14 +213,14 @@ class Journal:
         counts = {True: 0, False: 0}
         with (
             mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
-            _finishing(output).open("wb", _COPY_BUFFER_BYTES) as kept,
-            _finishing(incomplete).open("wb", _COPY_BUFFER_BYTES) as aside,
-            _Copier(journal, kept) as keeping,
-            _Copier(journal, aside) as setting_aside,
+            _finishing(output).open("wb", COPY_BUFFER_BYTES) as kept,
+            _finishing(incomplete).open("wb", COPY_BUFFER_BYTES) as aside,
+            Copier(journal, kept) as keeping,
+            Copier(journal, aside) as setting_aside,
         ):
             for spot, keep in zip(self._spots, whole, strict=True):
                 if spot >= 0:
-                    (keeping if keep else setting_aside).add(*_unpack(self._fd, spot))
+                    (keeping if keep else setting_aside).add(*unpack(self._fd, spot))
                     counts[keep] += 1
             keeping.finish()
             setting_aside.finish()
@@ -280,90 +278,12 @@ def _as_output_error(path: Path) -> Iterator[None]:
         raise OutputError(f"output_jsonl_fpath {path} cannot be written: {error.strerror}") from error
 
 
-def _lines(fd: int) -> Iterator[tuple[int, bytes, bool]]:
-    """The lines of a file with their offsets, and whether each ends with a newline (which only the last may lack)."""
-    offset = 0
-    with os.fdopen(os.dup(fd), "rb", _COPY_BUFFER_BYTES) as file:
-        file.seek(0)
-        for line in file:
-            yield offset, line, line.endswith(b"\n")
-            offset += len(line)
-
-
 def _row(line: bytes) -> Json | None:
     try:
         row = loads(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
-
-
-class _Copier:
-    """Copies stretches of a mapped file to the end of another; neighbours go together."""
-
-    def __init__(self, source: mmap.mmap, target: BinaryIO) -> None:
-        self._source = source
-        self._view = memoryview(source)
-        self._target = target
-        self._start = self._end = 0
-        self._copied = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._view.release()
-
-    def add(self, offset: int, length: int) -> None:
-        """Copy this stretch, sooner or later."""
-        if offset != self._end or self._end - self._start > _COPY_BUFFER_BYTES:
-            self._flush()
-            self._start = offset
-        self._end = offset + length
-
-    def finish(self) -> None:
-        """Bring everything to the disk."""
-        self._flush()
-        self._target.flush()
-        os.fsync(self._target.fileno())
-
-    def _flush(self) -> None:
-        self._target.write(self._view[self._start : self._end])
-        self._copied += self._end - self._start
-        if self._copied > _MAPPED_BYTES:
-            self._copied = 0
-            self._source.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
-
-
-def _pack(offset: int, length: int) -> int:
-    """Where a line is, in one number; the length of a very long one is left to be found out."""
-    return offset << _LENGTH_BITS | (length if length < 1 << _LENGTH_BITS else 0)
-
-
-def _unpack(fd: int, spot: int) -> tuple[int, int]:
-    offset, length = spot >> _LENGTH_BITS, spot & ((1 << _LENGTH_BITS) - 1)
-    return offset, length or _length_at(fd, offset)
-
-
-def _length_at(fd: int, offset: int) -> int:
-    at = offset
-    while (end := (chunk := os.pread(fd, _COPY_BUFFER_BYTES, at)).find(b"\n")) < 0 and chunk:
-        at += len(chunk)
-    return at + end + 1 - offset
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    pieces = []
-    while length > 0 and (piece := os.pread(fd, length, offset)):
-        pieces.append(piece)
-        offset, length = offset + len(piece), length - len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _finishing(path: Path) -> Path:
