@@ -204,8 +204,10 @@ SEED_COMMANDS = {
 @pytest.mark.parametrize("overrides", SEED_COMMANDS.values(), ids=SEED_COMMANDS.keys())
 def test_commands_that_people_know(command: Callable[..., Ran], tmp_path: Path, overrides: str) -> None:
     """The commands of NeMo Gym's guides run as they are typed there, but for the names of agent and files."""
-    files = f"+agent_name=example_math_agent +input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'} +output_jsonl_fpath=outputs/r.jsonl"
+    lines = (ROOT / "examples" / "arithmetic.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "prompts.jsonl").write_text("".join(lines[:60]))
+    files = f"+agent_name=example_math_agent +input_jsonl_fpath=prompts.jsonl +output_jsonl_fpath=outputs/r.jsonl"
     ran = command(*shlex.split(f"{files} {overrides}"))
     assert ran.code == 0, ran.stderr
     repeats = int((re.findall(r"num_repeats=(\d+)", overrides) or ["1"])[0])
-    assert keys_of(tmp_path / "outputs" / "r.jsonl") == [(t, r) for t in range(300) for r in range(repeats)]
+    assert keys_of(tmp_path / "outputs" / "r.jsonl") == [(t, r) for t in range(60) for r in range(repeats)]
