@@ -206,7 +206,7 @@ def test_commands_that_people_know(command: Callable[..., Ran], tmp_path: Path, 
     """The commands of NeMo Gym's guides run as they are typed there, but for the names of agent and files."""
     lines = (ROOT / "examples" / "arithmetic.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "prompts.jsonl").write_text("".join(lines[:60]))
-    files = f"+agent_name=example_math_agent +input_jsonl_fpath=prompts.jsonl +output_jsonl_fpath=outputs/r.jsonl"
+    files = "+agent_name=example_math_agent +input_jsonl_fpath=prompts.jsonl +output_jsonl_fpath=outputs/r.jsonl"
     ran = command(*shlex.split(f"{files} {overrides}"))
     assert ran.code == 0, ran.stderr
     repeats = int((re.findall(r"num_repeats=(\d+)", overrides) or ["1"])[0])
