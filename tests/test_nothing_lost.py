@@ -22,7 +22,7 @@ from ng_rollouts.journal import open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.outputs import OutputPaths
-from ng_rollouts.redact import redact, shown_command
+from ng_rollouts.redact import redact, remember_password_of, shown_command
 from ng_rollouts.retries import Breaker
 from ng_rollouts.summary import resume_command
 
@@ -521,6 +521,14 @@ def test_credentials_are_masked(text: str) -> None:
     masked = redact(text)
     assert "verysecretkey" not in masked.lower()
     assert "***" in masked
+
+
+def test_a_known_password_is_masked_as_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not cut up the words by which other credentials are known."""
+    monkeypatch.setattr("ng_rollouts.redact._KNOWN", set())
+    remember_password_of("http://me:pass@host")
+    assert redact("no such user: me/pass") == "no such user: me/***"
+    assert redact("password=verysecretkey1234567890") == "password=***"
 
 
 def test_text_without_credentials_stays() -> None:

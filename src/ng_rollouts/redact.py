@@ -34,10 +34,10 @@ _NAMED_SECRET = re.compile(rf"[+]*[\w.]*{_NAMES}=", re.IGNORECASE)
 
 def redact(text: str) -> str:
     """The text with known passwords, and whatever looks like a credential, masked."""
-    for secret in _KNOWN:
-        text = text.replace(secret, MASK)
     for pattern, mask in _PATTERNS:
         text = pattern.sub(mask, text)
+    for secret in _KNOWN:
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
     return text
 
 
