@@ -2,7 +2,8 @@
 
 usage: stub_agent.py [--latency S] [--spread S] [--reply-bytes N] [--core N]
 
-Latencies are drawn evenly from latency ± spread. It reads a request up to its Content-Length and looks at nothing else.
+Latencies are drawn evenly from latency ± spread. It reads a request up to its Content-Length and looks at nothing else,
+but for a GET, which it answers at once as NeMo Gym's head server would that lists it as the agent `stub`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ def reply_of(size: int) -> bytes:
     return head.encode() + body
 
 
+def head_server_reply(port: int) -> bytes:
+    """What a head server says of the stub itself."""
+    server = {"entrypoint": "app.py", "host": "127.0.0.1", "port": port}
+    body = json.dumps(json.dumps({"stub": {"responses_api_agents": {"stub_agent": server}}})).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+
+
 class Stub(asyncio.Protocol):
     def __init__(self, reply: bytes, latency: float, spread: float) -> None:
         self.reply, self.latency, self.spread = reply, latency, spread
@@ -50,6 +58,10 @@ class Stub(asyncio.Protocol):
             self.buffer += data
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
+                return
+            if self.buffer.startswith(b"GET"):
+                self.buffer = b""
+                self.transport.write(head_server_reply(self.transport.get_extra_info("sockname")[1]))
                 return
             head = self.buffer[:end].lower()
             place = head.find(b"content-length:")

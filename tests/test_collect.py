@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -266,3 +267,36 @@ def test_waits_are_bounded(attempts: int, jitter: float, asked: float | None, mo
 def test_retry_after_has_two_forms(header: str | None, seconds: float | None) -> None:
     """Seconds, or an HTTP date."""
     assert retry_after_s(header, now=40) == seconds
+
+
+def test_nothing_is_held_beyond_what_is_in_flight() -> None:
+    """Neither tasks nor rows: at no moment are more alive than slots, however many rollouts there are."""
+    slots, total = 8, 2000
+    held = 0
+    most = {"rows": 0, "tasks": 0}
+
+    class Row(dict[str, Any]):
+        def __init__(self) -> None:
+            nonlocal held
+            held += 1
+
+        def __del__(self) -> None:
+            nonlocal held
+            held -= 1
+
+    def rollouts() -> Iterator[Rollout]:
+        for position in range(total):
+            yield Rollout(position=position, key=Key(position, 0), agent="a", prompt_id="", row=Row())
+
+    async def call(rollout: Rollout, _: int) -> Result:
+        await asyncio.sleep(0)
+        most["tasks"] = max(most["tasks"], len(asyncio.all_tasks()))
+        most["rows"] = max(most["rows"], held)
+        return Result(line=b"", scores={})
+
+    counts = Counts(planned=total)
+    outlet = Outlet(keep=lambda _, __: None, give_up=lambda _: None)
+    asyncio.run(collect(rollouts(), call, outlet, parallel=slots, policy=NO_WAIT, counts=counts, stop=Stop(1)))
+    assert counts.answered == total
+    assert most["rows"] <= slots + 2
+    assert most["tasks"] <= slots + 4

@@ -32,7 +32,7 @@ FLOORS = [
     {"recipes"},
     {"plans"},
     {"tasks", "sampling"},
-    {"http", "outputs", "failures", "manifest", "capacity", "lines"},
+    {"http", "outputs", "failures", "manifest", "capacity", "lines", "load"},
     {"journal"},
     {"agents"},
     {"collect", "progress"},
@@ -211,3 +211,29 @@ def test_commands_that_people_know(command: Callable[..., Ran], tmp_path: Path, 
     assert ran.code == 0, ran.stderr
     repeats = int((re.findall(r"num_repeats=(\d+)", overrides) or ["1"])[0])
     assert keys_of(tmp_path / "outputs" / "r.jsonl") == [(t, r) for t in range(60) for r in range(repeats)]
+
+
+LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(sys.modules), file=sys.stderr))\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (["+num_repeat=4"], "hydra omegaconf httpx pyreqwest orjson asyncio stamina tqdm yaml uvloop"),
+        (["--help"], "hydra omegaconf httpx pyreqwest orjson asyncio stamina tqdm uvloop"),
+        (
+            ["+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0", "+input_jsonl_fpath=i", "+output_jsonl_fpath=o"],
+            "httpx pyreqwest_impersonate stamina tqdm requests aiohttp numpy",
+        ),
+    ],
+)
+def test_what_a_command_does_not_need_is_not_loaded(tmp_path: Path, arguments: list[str], unneeded: str) -> None:
+    """A typo costs no third of a second; a run over addresses loads one HTTP engine."""
+    (tmp_path / "i").write_text('{"responses_create_params": {"input": "hi"}}\n')
+    script = f"{LOADED}import os, ng_rollouts.cli\nos._exit = sys.exit\nng_rollouts.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    loaded = set(done.stderr.rpartition("LOADED ")[2].split())
+    assert "ng_rollouts.cli" in loaded, done.stderr
+    assert not loaded & set(unneeded.split())

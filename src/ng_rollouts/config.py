@@ -18,6 +18,8 @@ RESPONSES_PARAMETERS = frozenset(
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
+_RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
+
 LONGEST_S = 1e8
 """Three years: nobody means to wait longer, and timers do not count further."""
 
@@ -172,6 +174,8 @@ def check_sampling(params: dict[str, Any], prefix: str) -> None:
     Raises:
         ConfigError: one is out of range or of the wrong type.
     """
+    if _RANGED.isdisjoint(params):
+        return
     _check_number(params, "temperature", 0.0, 2.0, prefix)
     _check_number(params, "top_p", 0.0, 1.0, prefix)
     for name, least in (("max_output_tokens", 1), ("seed", None)):

@@ -215,8 +215,8 @@ class Journal:
             mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
             _finishing(output).open("wb", COPY_BUFFER_BYTES) as kept,
             _finishing(incomplete).open("wb", COPY_BUFFER_BYTES) as aside,
-            Copier(journal, kept) as keeping,
-            Copier(journal, aside) as setting_aside,
+            Copier(self._fd, journal, kept) as keeping,
+            Copier(self._fd, journal, aside) as setting_aside,
         ):
             for spot, keep in zip(self._spots, whole, strict=True):
                 if spot >= 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 import orjson
@@ -15,6 +16,9 @@ import orjson
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
 _BEYOND_64_BITS = b"0" * 19
 """2**63 has 19 digits: a shorter run of digits fits."""
+_STRIDE, _STRUCK = 6, b"000"
+"""So long a run is struck at least three times in a row by looking at every sixth byte, which is five times faster."""
+_LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}(?![0-9.])")
 
 
 def loads(text: bytes) -> Any:
@@ -23,7 +27,7 @@ def loads(text: bytes) -> Any:
     Raises:
         ValueError: not JSON in UTF-8; NaN and Infinity are not JSON.
     """
-    if _BEYOND_64_BITS in text.translate(_DIGITS_TO_ZERO):
+    if _has_long_integer(text):
         return _loads_slowly(text)
     try:
         return orjson.loads(text)
@@ -39,6 +43,14 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _has_long_integer(text: bytes) -> bool:
+    return (
+        _STRUCK in text[::_STRIDE].translate(_DIGITS_TO_ZERO)
+        and _BEYOND_64_BITS in text.translate(_DIGITS_TO_ZERO)
+        and _LONG_INTEGER.search(text) is not None
+    )
 
 
 def _loads_slowly(text: bytes) -> Any:

@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 COPY_BUFFER_BYTES = 1 << 20
 _MAPPED_BYTES = 1 << 23
 _LENGTH_BITS = 24
+_LONG_BYTES = 1 << 15
 
 
 def lines_of(fd: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -23,11 +24,16 @@ def lines_of(fd: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 class Copier:
-    """Copies stretches of a mapped file to the end of another; neighbours go together."""
+    """Copies stretches of a file to the end of another; neighbours go together.
 
-    def __init__(self, source: mmap.mmap, target: BinaryIO) -> None:
-        self._source = source
-        self._view = memoryview(source)
+    Short stretches are taken from a mapping of the file, which spares a call each. Long ones are read: a write from
+    pages that are not there yet stops at each of them, and ext4 then clears the whole rest of what it set aside.
+    """
+
+    def __init__(self, fd: int, mapped: mmap.mmap, target: BinaryIO) -> None:
+        self._fd = fd
+        self._mapped = mapped
+        self._view = memoryview(mapped)
         self._target = target
         self._start = self._end = 0
         self._copied = 0
@@ -52,11 +58,15 @@ class Copier:
         os.fsync(self._target.fileno())
 
     def _flush(self) -> None:
+        length = self._end - self._start
+        if length > _LONG_BYTES:
+            self._target.write(read_at(self._fd, self._start, length))
+            return
         self._target.write(self._view[self._start : self._end])
-        self._copied += self._end - self._start
+        self._copied += length
         if self._copied > _MAPPED_BYTES:
             self._copied = 0
-            self._source.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
+            self._mapped.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
 
 
 def pack(offset: int, length: int) -> int:

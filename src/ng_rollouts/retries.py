@@ -21,8 +21,8 @@ LONGEST_RETRY_AFTER_S = 120.0
 UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
 """Classes of failures in which no server was there."""
 
-_POINTLESS = UNREACHED | {"http_401", "http_403", "http_404"}
-"""Classes that no other task is likely to escape: nobody there, credentials refused, no such agent."""
+_POINTLESS = UNREACHED | {"certificate", "http_401", "http_403", "http_404"}
+"""Classes that no other task is likely to escape: nobody there or nobody to be trusted, credentials refused, no such agent."""
 
 _POINTLESS_AT_FIRST = 3
 _POINTLESS_LATER = 10

@@ -16,7 +16,9 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
+from ng_rollouts.http import crawls_beyond
 from ng_rollouts.journal import Finished, Journal, open_journal, reopen_journal
+from ng_rollouts.load import Load, watching_load
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
 from ng_rollouts.outputs import OutputPaths, check_output, output_paths
@@ -145,14 +147,15 @@ class _Run:
             reply = await agents[rollout.agent].run(rollout.request(attempts))
             return result_of(rollout, reply, training_view=training_view)
 
+        parallel = _parallel(self.config, self.plan)
         syncing = asyncio.create_task(_sync_often(book.journal))
         try:
-            async with progress(book.counts):
+            async with progress(book.counts), watching_load() as book.load:
                 await collect(
                     self._owed(book),
                     call,
                     Outlet(keep=book.keep, give_up=book.give_up),
-                    parallel=_parallel(self.config, self.plan),
+                    parallel=parallel,
                     policy=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
                     counts=book.counts,
                     stop=stop,
@@ -199,6 +202,8 @@ class _Run:
         command = self.command if book.resumable or finished is None else ()
         for line in summary(book.counts, book.failures, self.paths, finished, command):
             tell(line)
+        if book.load:
+            tell(book.load.told())
 
 
 @dataclass(slots=True)
@@ -212,6 +217,7 @@ class _Book:
     breakers: dict[str, Breaker]
     earlier: Earlier
     terminal: int = 0
+    load: Load | None = None
 
     @property
     def owes_any(self) -> bool:
@@ -289,4 +295,11 @@ def _parallel(config: CollectConfig, plan: Plan) -> int:
     possible, bound = in_flight_possible()
     if wanted > possible:
         tell(f"{possible} rollouts in flight, not {wanted}: more are not possible with the {bound} of this machine")
-    return min(wanted, possible)
+    parallel = min(wanted, possible)
+    most = crawls_beyond(config.http_engine)
+    if most and parallel > most:
+        tell(
+            f"warning: httpx's own pool slows down beyond {most} rollouts in flight, and {parallel} are asked for: "
+            "pip install pyreqwest (and no http_engine=httpx), or pip install httpx-aiohttp"
+        )
+    return parallel

@@ -34,8 +34,10 @@ async def _wait_for(url: str, deadline: float, http: Http, tell: Tell) -> None:
     told = False
     while (failure := await _absence(url, http)) is not None:
         left = deadline - time.monotonic()
+        message = f"the agent server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
+        if failure.failure_class == "certificate":
+            raise Unreachable(f"{message}: name its authority's certificate by SSL_CERT_FILE=FILE in the environment")
         if left <= 0:
-            message = f"the agent server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
             raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
         if not told:
             tell(f"waiting up to {left:.0f} s for the agent server at {shown} ({failure.failure_class})")
@@ -47,5 +49,5 @@ async def _absence(url: str, http: Http) -> AttemptFailed | None:
     try:
         await http.get(url)
     except AttemptFailed as failure:
-        return failure if failure.failure_class in UNREACHED else None
+        return failure if failure.failure_class in {*UNREACHED, "certificate"} else None
     return None

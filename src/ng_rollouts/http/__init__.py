@@ -23,6 +23,10 @@ TCP_KEEPALIVE_PROBES = 4
 """A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
 
 
+_CRAWLS_BEYOND = 32
+"""httpx's own pool looks at every connection for every request: 4 ms of CPU each at 100 in flight."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a server answered, read to its end.
@@ -80,16 +84,34 @@ def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> H
     Raises:
         ConfigError: the engine is not installed.
     """
-    has_pyreqwest = importlib.util.find_spec("pyreqwest") is not None
-    if engine == "pyreqwest" and not has_pyreqwest:
+    if engine == "pyreqwest" and not _installed("pyreqwest"):
         raise ConfigError("http_engine=pyreqwest needs pyreqwest: pip install pyreqwest, or use http_engine=httpx")
-    if app is None and has_pyreqwest and engine != "httpx":
+    if app is None and _sends_by_pyreqwest(engine):
         from ng_rollouts.http.pyreqwest_engine import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
 
         return PyreqwestClient(limits)
     from ng_rollouts.http.httpx_engine import HttpxClient  # noqa: PLC0415
 
     return HttpxClient(limits, app=app)
+
+
+def is_certificate_failure(message: str) -> bool:
+    """Whether an engine says that a server's certificate is not to be trusted."""
+    said = message.lower()
+    return "certificate" in said and any(word in said for word in ("verify", "invalid", "unknown", "expired"))
+
+
+def crawls_beyond(engine: str) -> int | None:
+    """From how many requests in flight on this engine spends its time in its own pool; None if it does not."""
+    return None if _sends_by_pyreqwest(engine) or _installed("httpx_aiohttp") else _CRAWLS_BEYOND
+
+
+def _sends_by_pyreqwest(engine: str) -> bool:
+    return engine != "httpx" and _installed("pyreqwest")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def without_credentials(url: str) -> str:

@@ -1,6 +1,7 @@
 """The engine over httpx: for ASGI apps within the process, and where pyreqwest is not installed.
 
-Its pool looks at every connection for every request, so it is slow beyond a few dozen in flight.
+Its own pool looks at every connection for every request, so it is slow beyond a few dozen in flight; over
+httpx-aiohttp, where that is installed, it is not.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import urllib.request
 from typing import Any, Self
 
 import httpx
@@ -21,6 +23,7 @@ from ng_rollouts.http import (
     TCP_KEEPALIVE_S,
     Reply,
     TimeLimits,
+    is_certificate_failure,
     without_credentials,
 )
 
@@ -39,6 +42,15 @@ _SOCKET_OPTIONS = [
 ]
 
 
+_OF_AIOHTTP = {
+    "ServerDisconnectedError": "connection_lost",
+    "ClientOSError": "connection_lost",
+    "ClientConnectorDNSError": "dns",
+    "ClientPayloadError": "truncated",
+}
+"""Errors of aiohttp that httpx-aiohttp calls by another name."""
+
+
 class HttpxClient:
     """Sends by httpx, over the network or, given an ASGI app, within the process.
 
@@ -49,11 +61,7 @@ class HttpxClient:
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
         self._limits = limits
         pool = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport: httpx.AsyncBaseTransport
-        if app is not None:
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        else:
-            transport = httpx.AsyncHTTPTransport(limits=pool, socket_options=_SOCKET_OPTIONS)
+        transport = _network(pool) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
             self._client = httpx.AsyncClient(
                 transport=transport,
@@ -94,8 +102,32 @@ class HttpxClient:
         return Reply(response.status_code, response.headers.get, response.content)
 
 
+def _network(pool: httpx.Limits) -> httpx.AsyncBaseTransport | None:
+    """Over httpx-aiohttp if that is installed, else httpx's own; None leaves proxies of the environment to httpx."""
+    try:
+        from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        proxies = urllib.request.getproxies().keys() - {"no"}
+        return None if proxies else httpx.AsyncHTTPTransport(limits=pool, socket_options=_SOCKET_OPTIONS)
+    return AiohttpTransport(client=_aiohttp_session)
+
+
+def _aiohttp_session() -> Any:
+    import aiohttp  # noqa: PLC0415 - an extra
+
+    # by itself the transport admits a hundred connections and knows no proxies
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=KEEPALIVE_EXPIRY_S, ssl=httpx.create_ssl_context(), ttl_dns_cache=300
+    )
+    return aiohttp.ClientSession(connector=connector, trust_env=True)
+
+
 def _failure(error: httpx.HTTPError) -> AttemptFailed:
     message = str(error) or type(error).__name__
+    if is_certificate_failure(message):
+        return AttemptFailed("certificate", message)
+    if under := _OF_AIOHTTP.get(type(error.__cause__).__name__):
+        return AttemptFailed(under, message, retryable=True)
     match error:
         case httpx.ConnectTimeout():
             name, message = "connect_timeout", "no connection within the time allowed"

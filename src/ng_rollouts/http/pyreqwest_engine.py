@@ -23,6 +23,7 @@ from ng_rollouts.http import (
     TCP_KEEPALIVE_S,
     Reply,
     TimeLimits,
+    is_certificate_failure,
     without_credentials,
 )
 
@@ -44,7 +45,7 @@ class PyreqwestClient:
     async def post(self, url: str, body: bytes) -> Reply:
         """Send JSON, have the reply."""
         try:
-            return await _send(self._client.post(url).headers(_JSON).body_bytes(body).build())
+            return await _send(self._client.post(url).body_bytes(body).build())
         except (DetailedPyreqwestError, ValueError) as error:
             raise _failure(error, url) from error
 
@@ -67,6 +68,8 @@ def _failure(error: DetailedPyreqwestError | ValueError, url: str) -> AttemptFai
     causes = [cause["message"] for cause in details or ()]
     message = causes[-1] if causes else str(error)
     while_connecting = any("(Connect)" in cause for cause in causes)
+    if is_certificate_failure(message):
+        return AttemptFailed("certificate", message)
     match error:
         case RequestTimeoutError():
             name = "connect_timeout" if while_connecting else "timeout"
@@ -85,6 +88,7 @@ def _client(limits: TimeLimits) -> Client:
     builder = (
         ClientBuilder()
         .user_agent(f"ng_rollouts/{__version__}")
+        .default_headers(_JSON)
         .follow_redirects(enable=False)
         .http1_only()
         .pool_idle_timeout(timedelta(seconds=KEEPALIVE_EXPIRY_S))
