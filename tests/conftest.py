@@ -54,6 +54,12 @@ class Ran:
         return json.loads(self.stdout[self.stdout.index("{\n") if "{\n" in self.stdout else self.stdout.index("{}") :])
 
 
+@pytest.fixture(autouse=True)
+def plain_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx on its own transport, which respx can stand in for, whatever is installed."""
+    monkeypatch.setitem(sys.modules, "httpx_aiohttp", None)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
     """Start agent servers with the given options; they are stopped after the test."""

@@ -81,7 +81,7 @@ def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure
 
     outlet = Outlet(keep=keep, give_up=give_up)
     asyncio.run(
-        collect(rollouts_of(plan), call, outlet, parallel=parallel, policy=NO_WAIT, counts=counts, stop=Stop(0))
+        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counts=counts, stop=Stop(0))
     )
     assert counts.settled == plan.rollouts
     assert counts.in_flight == counts.waiting == 0
@@ -133,7 +133,7 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
     outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
     asyncio.run(
-        collect(rollouts_of(plan), call, outlet, parallel=1, policy=policy, counts=Counts(planned=50), stop=Stop(0))
+        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(1), policy=policy, counts=Counts(planned=50), stop=Stop(0))
     )
     again = order.index(0, 1)
     assert 1 < again < 40
@@ -152,7 +152,7 @@ def test_waiting_work_is_bounded() -> None:
     given_up: list[Failure] = []
     outlet = Outlet(keep=lambda *_: None, give_up=given_up.append)
     plan = planned([500])
-    asyncio.run(collect(rollouts_of(plan), call, outlet, parallel=5, policy=policy, counts=counts, stop=Stop(0)))
+    asyncio.run(collect(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counts=counts, stop=Stop(0)))
     assert len(given_up) == 500
     assert 5 < most <= FEWEST_WAITING + 5
 
@@ -169,7 +169,7 @@ def test_an_outlet_that_fails_ends_the_run() -> None:
                 rollouts_of(planned([100])),
                 Fake({}),
                 Outlet(keep=full, give_up=full),
-                parallel=10,
+                limit=FixedLimit(10),
                 policy=NO_WAIT,
                 counts=Counts(planned=100),
                 stop=Stop(0),
@@ -296,7 +296,7 @@ def test_nothing_is_held_beyond_what_is_in_flight() -> None:
 
     counts = Counts(planned=total)
     outlet = Outlet(keep=lambda _, __: None, give_up=lambda _: None)
-    asyncio.run(collect(rollouts(), call, outlet, parallel=slots, policy=NO_WAIT, counts=counts, stop=Stop(1)))
+    asyncio.run(collect(rollouts(), call, outlet, limit=FixedLimit(slots), policy=NO_WAIT, counts=counts, stop=Stop(1)))
     assert counts.answered == total
     assert most["rows"] <= slots + 2
     assert most["tasks"] <= slots + 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,8 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each engine by the name it is asked for, with what it stands on."""
     name, _, over = request.param.partition(" over ")
-    if not over:
-        monkeypatch.setitem(__import__("sys").modules, "httpx_aiohttp", None)
-    else:
-        pytest.importorskip("httpx_aiohttp")
+    if over:
+        monkeypatch.delitem(sys.modules, "httpx_aiohttp")
     return str(name)
 
 

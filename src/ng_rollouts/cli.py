@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ng_rollouts import __version__
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import open_closed_streams, tell
-from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError
+from ng_rollouts.env_yaml import fill_from_env_yaml
+from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.overrides import Keys
 from ng_rollouts.redact import redact, shown_command
 
@@ -164,6 +165,7 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
+    fill_from_env_yaml(config)
     try:
         typed = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -176,8 +178,17 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     # with 16,000 in flight.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-
+    if typed.dry_run:
+        return _rehearsed(lambda: run(cast("CollectConfig", typed), command))
     return run(cast("CollectConfig", typed), command)
+
+
+def _rehearsed(rehearse: Callable[[], int]) -> int:
+    """Whatever keeps a run from beginning is, of a dry run, a thing to put right."""
+    try:
+        return rehearse()
+    except Unreachable as error:
+        raise UsageError(str(error)) from error
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
+from ng_rollouts.parallelism import Limit, Slots
 from ng_rollouts.records import Attempt, Counts, Failure, Result, Rollout
 from ng_rollouts.retries import RetryPolicy
 
@@ -63,12 +64,12 @@ async def collect(
     call: Call,
     outlet: Outlet,
     *,
-    parallel: int,
+    limit: Limit,
     policy: RetryPolicy,
     counts: Counts,
     stop: Stop,
 ) -> None:
-    """Have every rollout answered or given up, at most `parallel` at once, taken up in order.
+    """Have every rollout answered or given up, at most `limit` at once, taken up in order.
 
     When asked to stop, it returns once the attempts in flight have ended or had their time; a rollout that is then
     neither answered nor given up is left as it was.
@@ -76,7 +77,7 @@ async def collect(
     Raises:
         NgRolloutsError: what the outlet or the source of rollouts raised; attempts in flight are cancelled.
     """
-    loop = _Loop(call, outlet, parallel, policy, counts)
+    loop = _Loop(call, outlet, limit, policy, counts)
     try:
         async with asyncio.TaskGroup() as tasks:
             feeding = tasks.create_task(loop.feed(rollouts, tasks))
@@ -89,11 +90,11 @@ async def collect(
 
 
 class _Loop:
-    def __init__(self, call: Call, outlet: Outlet, parallel: int, policy: RetryPolicy, counts: Counts) -> None:
+    def __init__(self, call: Call, outlet: Outlet, limit: Limit, policy: RetryPolicy, counts: Counts) -> None:
         self._call = call
         self._outlet = outlet
-        self._most_waiting = max(parallel, FEWEST_WAITING)
-        self._slots = asyncio.Semaphore(parallel)
+        self._limit = limit
+        self._slots = Slots(limit)
         self._policy = policy
         self._counts = counts
         self._waiting: list[_Work] = []
@@ -140,7 +141,7 @@ class _Loop:
             now = time.monotonic()
             if self._waiting and self._waiting[0].ready_at <= now:
                 return self._pop()
-            if len(self._waiting) < self._most_waiting:
+            if len(self._waiting) < max(self._limit.now, FEWEST_WAITING):
                 rollout = next(rollouts, None)
                 if rollout is not None:
                     return _Work(now, rollout.position, rollout)
@@ -160,8 +161,10 @@ class _Loop:
         try:
             result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
+            self._limit.failed(failure, started, time.monotonic())
             self._failed(work, failure, time.monotonic() - started)
         else:
+            self._limit.answered()
             self._outlet.keep(work.rollout, result)
         finally:
             self._counts.answered += 1

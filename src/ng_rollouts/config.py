@@ -23,6 +23,21 @@ _RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 LONGEST_S = 1e8
 """Three years: nobody means to wait longer, and timers do not count further."""
 
+POLICY_APIS = ("auto", "responses", "chat_completions")
+
+ENTRY_KEYS = (
+    "policy_base_url",
+    "policy_api_key",
+    "policy_model_name",
+    "policy_api",
+    "responses_create_params",
+    "verifier",
+    "resources_base_url",
+    "tools",
+    "max_steps",
+)
+"""What an entry under `agents` may say of a model server; what it does not say, the parameter of that name does."""
+
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
 
@@ -72,10 +87,68 @@ class Agents:
     """Address of that agent, or several, used least busy first; without agent_name it serves every row."""
 
     agents: dict[str, Any] = field(default_factory=dict)
-    """Agents by name, each {url: address or list}; see `agent=`."""
+    """Agents by name: {url: address or list}, {policy_base_url: ...}, or {_target_: module.function}; see `agent=`."""
 
     head_server: HeadServer = field(default_factory=HeadServer)
     """Where other names are looked up: a NeMo Gym head server."""
+
+
+@dataclass(kw_only=True)
+class ModelServers:
+    """Straight to a model server"""
+
+    policy_base_url: Any = field(default=None, metadata={"type": "str or list"})
+    """OpenAI-compatible endpoint up to /v1, or several; an agent in this process asks it and verifies."""
+
+    policy_api_key: str | None = None
+    """Its key, best as '${oc.env:OPENAI_API_KEY}'."""
+
+    policy_model_name: str | None = None
+    """The model to ask for; null where the endpoint has only one."""
+
+    policy_api: str = "auto"
+    """`responses`, `chat_completions`, or `auto`: /responses, unless it is not there."""
+
+    verifier: dict[str, Any] = field(default_factory=dict)
+    """What scores answers; see `verifier=`. +verifier.answer_field=FIELD names the expected answer."""
+
+    resources_base_url: str | None = None
+    """A NeMo Gym resources server: its tools are called, its /verify scores."""
+
+    tools: str | None = None
+    """Python module or file whose functions are the tools."""
+
+    max_steps: int = 32
+    """Calls of the model within one rollout, tools in between."""
+
+
+@dataclass(kw_only=True)
+class Prices:
+    input: float | None = None
+    """Price of a million input tokens; with the other, the cost is shown."""
+
+    output: float | None = None
+    """Price of a million output tokens."""
+
+
+@dataclass(kw_only=True)
+class Pacing:
+    """Pace and budget"""
+
+    adaptive_parallelism: bool = False
+    """Find out how many rollouts the servers take at once, up to num_samples_in_parallel."""
+
+    max_requests_per_minute: float | None = None
+    """Send no more than this many requests a minute, evenly."""
+
+    max_tokens_per_minute: float | None = None
+    """Send no more than what takes this many tokens a minute, by the usage of replies."""
+
+    max_total_tokens: int | None = None
+    """Take up no new rollouts once those of this command have taken so many tokens."""
+
+    price_per_million: Prices = field(default_factory=Prices)
+    """Prices, for the cost in progress and summary."""
 
 
 @dataclass(kw_only=True)
@@ -95,6 +168,12 @@ class Running:
 
     num_samples_in_parallel: int | None = None
     """Rollouts in flight at once (null or 0: as many as open files allow)."""
+
+    dry_run: bool = False
+    """Send no rollouts: check everything, and show the plan and the first request."""
+
+    canary: int = 0
+    """Send so many rollouts first, and the rest only if none of them failed."""
 
     http_engine: str = "auto"
     """What sends: `pyreqwest`, `httpx`, or `auto`, which is pyreqwest where it is installed."""
@@ -139,7 +218,7 @@ class Failing:
 
 
 @dataclass(kw_only=True)
-class CollectConfig(Failing, Running, Sampling, Agents, InputAndOutput):
+class CollectConfig(Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
     """What `ng_collect_rollouts` is told.
 
     Raises:
@@ -150,12 +229,13 @@ class CollectConfig(Failing, Running, Sampling, Agents, InputAndOutput):
         for key in ("input_jsonl_fpath", "output_jsonl_fpath"):
             if not getattr(self, key):
                 raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
-        for key in ("agent_name", "agent_url", "prompt_config"):
+        for key in ("agent_name", "agent_url", "prompt_config", "policy_base_url", "policy_model_name", "tools"):
             if getattr(self, key) in ("", []):
                 raise ConfigError(f"{key} is empty: leave it out, or give it a value")
         if not 0 < self.head_server.port < 65536:
             raise ConfigError(f"head_server.port must be from 1 to 65535, got {self.head_server.port}")
         _check_counts(self)
+        _check_model_server(self)
         _check_failing(self)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
@@ -165,7 +245,7 @@ class CollectConfig(Failing, Running, Sampling, Agents, InputAndOutput):
         _check_repeats(self.num_repeats)
 
 
-SECTIONS = (InputAndOutput, Agents, Sampling, Running, Failing)
+SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing)
 
 
 def check_sampling(params: dict[str, Any], prefix: str) -> None:
@@ -195,13 +275,39 @@ def _check_number(params: dict[str, Any], name: str, low: float, high: float, pr
         raise ConfigError(f"{prefix}{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
+def _check_model_server(config: CollectConfig) -> None:
+    if config.policy_api not in POLICY_APIS:
+        raise ConfigError(f"policy_api must be one of {', '.join(POLICY_APIS)}, got {config.policy_api!r}")
+    if config.policy_api == "responses" and config.num_repeats_add_seed:
+        raise ConfigError("/responses takes no seed, which num_repeats_add_seed gives: use policy_api=chat_completions")
+    if config.policy_base_url is not None and config.agent_url is not None:
+        raise ConfigError("agent_url is for an agent server, policy_base_url for a model server: give one of them")
+    if config.resources_base_url and config.tools:
+        raise ConfigError("resources_base_url and tools both bring tools: give one of them")
+    if config.policy_base_url is None and not any("policy_base_url" in (entry or ()) for entry in config.agents.values()):
+        for key in ("verifier", "resources_base_url", "tools"):
+            if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
+                raise ConfigError(f"{key} is for a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+
+
 def _check_counts(config: CollectConfig) -> None:
     for key in ("limit", "num_samples_in_parallel"):
         value = getattr(config, key)
         if value is not None and value < 0:
             raise ConfigError(f"{key} must be >= 0 (null or 0: no limit), got {value}")
-    if config.max_attempts < 1:
-        raise ConfigError(f"max_attempts must be >= 1, got {config.max_attempts}")
+    for key in ("max_attempts", "max_steps"):
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key} must be >= 1, got {getattr(config, key)}")
+    if config.canary < 0:
+        raise ConfigError(f"canary must be >= 0, got {config.canary}")
+    for key in ("max_requests_per_minute", "max_tokens_per_minute", "max_total_tokens"):
+        value = getattr(config, key)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key} must be more than 0 (null: no bound), got {value:g}")
+    for key in ("input", "output"):
+        price = getattr(config.price_per_million, key)
+        if price is not None and not price >= 0:
+            raise ConfigError(f"price_per_million.{key} must be >= 0, got {price:g}")
 
 
 def _check_seconds(config: CollectConfig) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Manifest:
         num_repeats_add_seed: whether each rollout has a seed of its own.
         prompt_template: the template's messages, if there is one.
         training_view: whether rows carry the training view.
+        model: what else decides results of agents in this process: model, verifier, tools.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Manifest:
     num_repeats_add_seed: bool
     prompt_template: Any
     training_view: bool
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -92,13 +94,15 @@ def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) 
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
             yield f"{name}: {_shown(before)} then, {_shown(after)} now"
-    before, after = then.responses_create_params, now.responses_create_params
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            yield f"responses_create_params.{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} now"
+    of_params = then.responses_create_params, now.responses_create_params
+    for prefix, (before, after) in (("responses_create_params.", of_params), ("", (then.model, now.model))):
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                yield f"{prefix}{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} now"
 
 
 def _manifest(content: Any) -> Manifest:
+    content.setdefault("model", {})
     manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
     if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
         raise TypeError("a field has the wrong type")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
@@ -23,6 +23,9 @@ _LATE_TIMES = 5.0
 """A rollout is late after ten seconds or five times the usual, whichever is more."""
 
 
+Notes = Callable[[], Iterable[str]]
+
+
 class _Display(Protocol):
     every_s: float
 
@@ -32,10 +35,14 @@ class _Display(Protocol):
 
 
 @asynccontextmanager
-async def progress(counts: Counts, stream: TextIO | None = None) -> AsyncIterator[None]:
-    """Show the counts as they change, for as long as the block runs; the last state is always shown."""
+async def progress(counts: Counts, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
+    """Show the counts as they change, for as long as the block runs; the last state is always shown.
+
+    Args:
+        notes: what else there is to show, as `key=value`.
+    """
     stream = stream or sys.stderr
-    display: _Display = _Bar(counts, stream) if stream.isatty() else _Lines(counts, stream)
+    display: _Display = _Bar(counts, notes, stream) if stream.isatty() else _Lines(counts, notes, stream)
     ticking = asyncio.create_task(_tick(display))
     try:
         yield
@@ -53,10 +60,11 @@ async def _tick(display: _Display) -> None:
 class _Bar:
     every_s = _BAR_EVERY_S
 
-    def __init__(self, counts: Counts, stream: TextIO) -> None:
+    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
 
         self._counts = counts
+        self._notes = notes
         self._bar = tqdm(
             total=counts.planned,
             initial=counts.settled,
@@ -68,7 +76,7 @@ class _Bar:
 
     def show(self) -> None:
         notes = [f"failed={self._counts.failed}"] if self._counts.failed else []
-        self._bar.set_postfix_str(" ".join([*notes, *_lateness(self._counts)]), refresh=False)
+        self._bar.set_postfix_str(" ".join([*notes, *self._notes(), *_lateness(self._counts)]), refresh=False)
         self._bar.n = self._counts.settled
         self._bar.refresh()
 
@@ -80,8 +88,9 @@ class _Bar:
 class _Lines:
     every_s = _LINE_EVERY_S
 
-    def __init__(self, counts: Counts, stream: TextIO) -> None:
+    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
         self._counts = counts
+        self._notes = notes
         self._stream = stream
         self._started = time.monotonic()
         self._settled_before = counts.settled
@@ -108,7 +117,7 @@ class _Lines:
         self._stream.write(
             f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
             f"in_flight={counts.in_flight} waiting={counts.waiting} "
-            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{' '.join(['', *_lateness(counts)])}\n"
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{' '.join(['', *self._notes(), *_lateness(counts)])}\n"
         )
         self._stream.flush()
 

@@ -46,25 +46,34 @@ def load_template(path: str) -> Template:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"prompt_config {path} cannot be read: {reason}") from error
+    return template_of(content, f"prompt_config {path}")
+
+
+def template_of(content: Any, where: str) -> Template:
+    """A template by its texts: `user` and, if wanted, `system`.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("user"), str):
-        raise ConfigError(f"prompt_config {path} needs a `user:` template (text), and may have a `system:` one")
+        raise ConfigError(f"{where} needs a `user:` template (text), and may have a `system:` one")
     unknown = sorted(str(key) for key in content if key not in ("system", "user"))
     if unknown:
-        raise ConfigError(f"prompt_config {path} may hold `system` and `user`, not {', '.join(unknown)}")
+        raise ConfigError(f"{where} may hold `system` and `user`, not {', '.join(unknown)}")
     texts = [(role, content[role]) for role in ("system", "user") if content.get(role) is not None]
-    return Template(tuple((role, _parse(text, f"{path}, `{role}`")) for role, text in texts))
+    return Template(tuple((role, _parse(text, f"{where}, `{role}`")) for role, text in texts))
 
 
 def _parse(text: Any, where: str) -> tuple[Part, ...]:
     if not isinstance(text, str):
-        raise ConfigError(f"prompt_config {where} must be text, got {text!r}")
+        raise ConfigError(f"{where} must be text, got {text!r}")
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
-        raise ConfigError(f"prompt_config {where}: {error} (write {{{{ and }}}} for literal braces)") from error
+        raise ConfigError(f"{where}: {error} (write {{{{ and }}}} for literal braces)") from error
     for _, name, spec, conversion in parsed:
         if name is not None and (not name or spec or conversion):
-            raise ConfigError(f"prompt_config {where}: a placeholder is a field's name, as in {{question}}")
+            raise ConfigError(f"{where}: a placeholder is a field's name, as in {{question}}")
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
 

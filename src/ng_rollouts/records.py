@@ -57,10 +57,13 @@ class Result:
     Attributes:
         line: its row, as one line of JSON without a newline.
         scores: its numbers, by name.
+        input_tokens, output_tokens: by the usage of its response; 0 where that tells nothing.
     """
 
     line: bytes
     scores: dict[str, float]
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class Counts:
     Attributes:
         started: when each rollout in flight was sent (`time.monotonic`), oldest first.
         answered: attempts that ended, well or not, and how many seconds they took in all.
+        input_tokens, output_tokens: of the rollouts that this command collected.
     """
 
     planned: int
@@ -114,6 +118,8 @@ class Counts:
     started: dict[Key, float] = field(default_factory=dict)
     answered: int = 0
     answered_s: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
 
     @property
     def in_flight(self) -> int:

@@ -36,6 +36,11 @@ def redact(text: str) -> str:
     """The text with known passwords, and whatever looks like a credential, masked."""
     for pattern, mask in _PATTERNS:
         text = pattern.sub(mask, text)
+    return mask_known(text)
+
+
+def mask_known(text: str) -> str:
+    """The text with known secrets masked, and nothing else."""
     for secret in _KNOWN:
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
     return text
@@ -45,7 +50,14 @@ def remember_password_of(url: str) -> None:
     """Have the password of a URL masked wherever it turns up."""
     user_part = url.partition("://")[2].partition("/")[0].rpartition("@")[0]
     password = user_part.partition(":")[2]
-    _KNOWN.update(secret for secret in (password, unquote(password)) if len(secret) >= _SHORTEST_SECRET)
+    remember_secret(password)
+    remember_secret(unquote(password))
+
+
+def remember_secret(secret: str) -> None:
+    """Have a secret masked wherever it turns up, unless it is too short to be told from other words."""
+    if len(secret) >= _SHORTEST_SECRET:
+        _KNOWN.add(secret)
 
 
 def shown_command(arguments: Iterable[str]) -> str:

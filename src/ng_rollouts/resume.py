@@ -35,6 +35,10 @@ class Earlier:
     terminal: int = 0
 
 
+_DECIDING = ("policy_model_name", "verifier", "tools", "max_steps", "_target_")
+_NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
+
+
 def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
     """The fingerprint of what is asked for now."""
     template = tasks.recipe.template
@@ -49,7 +53,24 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
         if template is None
         else [[role, list(map(list, parts))] for role, parts in template.messages],
         training_view=config.training_view,
+        model=_model_of(config),
     )
+
+
+def _model_of(config: CollectConfig) -> Json:
+    """What decides the results of agents in this process, without addresses, keys and limits."""
+    entries = {name: _deciding(entry) for name, entry in config.agents.items() if isinstance(entry, dict)}
+    entries = {f"agents.{name}": entry for name, entry in sorted(entries.items()) if entry}
+    if config.policy_base_url is None:
+        return entries
+    return {**_deciding({name: getattr(config, name) for name in _DECIDING if name != "_target_"}), **entries}
+
+
+def _deciding(entry: Json) -> Json:
+    found = {name: entry[name] for name in _DECIDING if entry.get(name)}
+    if isinstance(found.get("verifier"), dict):
+        found["verifier"] = {name: value for name, value in found["verifier"].items() if name not in _NOT_DECIDING}
+    return found
 
 
 def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan) -> None:

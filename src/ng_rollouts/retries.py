@@ -24,6 +24,8 @@ UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_t
 _POINTLESS = UNREACHED | {"certificate", "http_401", "http_403", "http_404"}
 """Classes that no other task is likely to escape: nobody there or nobody to be trusted, credentials refused, no such agent."""
 
+_MOST_REFUSALS = 100
+
 _POINTLESS_AT_FIRST = 3
 _POINTLESS_LATER = 10
 _ALIKE_AT_FIRST = 20
@@ -36,11 +38,13 @@ class RetryPolicy:
     Attributes:
         max_attempts: attempts at a rollout, the first one included.
         budget_s: no attempt begins later than this after the first; None for no bound.
+        patient: whether a refusal (429, 503) is tried again far more often, since it says nothing of the rollout.
         jitter: draws from [0, 1).
     """
 
     max_attempts: int = 3
     budget_s: float | None = None
+    patient: bool = False
     jitter: Callable[[], float] = random.random
 
     def wait_s(self, failure: AttemptFailed, attempts: int, spent_s: float = 0.0) -> float | None:
@@ -49,7 +53,8 @@ class RetryPolicy:
         Waits are drawn evenly from zero to a bound that doubles ("full jitter", M. Brooker, "Exponential Backoff
         And Jitter", AWS Architecture Blog, 2015), and are no shorter than the server asked for.
         """
-        if not failure.retryable or attempts >= self.max_attempts:
+        refused = self.patient and failure.status in (429, 503)
+        if not failure.retryable or attempts >= (_MOST_REFUSALS if refused else self.max_attempts):
             return None
         bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 16))
         asked = min(LONGEST_RETRY_AFTER_S, failure.retry_after_s or 0.0)

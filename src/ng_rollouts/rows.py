@@ -13,28 +13,32 @@ from ng_rollouts.redact import redact
 _CLASS_CHARACTERS = 100
 
 
-def result_of(rollout: Rollout, reply: Json, *, training_view: bool) -> Result:
+def result_of(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Result:
     """What is written and counted of a reply.
+
+    Args:
+        scored: whether it has to have a reward.
 
     Raises:
         AttemptFailed: the agent calls the rollout failed, or the reply cannot be made a row.
     """
     try:
-        row = finished_row(rollout, reply, training_view=training_view)
-        return Result(line=dumps(row), scores=numbers(row))
+        row = finished_row(rollout, reply, training_view=training_view, scored=scored)
+        return Result(line=dumps(row), scores=numbers(row), **_tokens(row))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
         raise AttemptFailed("odd_reply", message) from error
 
 
-def finished_row(rollout: Rollout, reply: Json, *, training_view: bool) -> Json:
+def finished_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Json:
     """The row of a rollout: what the agent returned, what names the rollout, and the training view.
 
     Raises:
         AttemptFailed: the agent calls the rollout failed, or the reply has no reward that is a finite number.
     """
     _check_sentinels(reply)
-    _check_reward(reply)
+    if scored or "reward" in reply:
+        _check_reward(reply)
     row = dict(reply)
     if not isinstance(row.get("responses_create_params"), dict):
         row["responses_create_params"] = rollout.row["responses_create_params"]
@@ -53,6 +57,15 @@ def numbers(row: Json) -> dict[str, float]:
         for key, value in row.items()
         if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= sys.float_info.max
     }
+
+
+def _tokens(row: Json) -> dict[str, int]:
+    response = row.get("response")
+    usage = response.get("usage") if isinstance(response, dict) else None
+    if not isinstance(usage, dict):
+        return {}
+    counts = {name: usage.get(name) for name in ("input_tokens", "output_tokens")}
+    return {name: int(count) for name, count in counts.items() if isinstance(count, (int, float))}
 
 
 def _check_sentinels(reply: Json) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.discovery import find_agents
+from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.capacity import in_flight_possible
 from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
+from ng_rollouts.costs import Costs
 from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.http import crawls_beyond
@@ -22,17 +25,20 @@ from ng_rollouts.load import Load, watching_load
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
 from ng_rollouts.outputs import OutputPaths, check_output, output_paths
+from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Limit
 from ng_rollouts.plans import Plan
+from ng_rollouts.pools import Pool
 from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
 from ng_rollouts.recipes import Recipe
-from ng_rollouts.records import Counts, Failure, Result, Rollout
+from ng_rollouts.records import Attempt, Counts, Failure, Result, Rollout
+from ng_rollouts.rehearsal import agents_told, plan_told, request_told
 from ng_rollouts.resume import Earlier, check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker, RetryPolicy
 from ng_rollouts.rows import result_of
 from ng_rollouts.sampling import warnings
 from ng_rollouts.signals import heeding_signals
-from ng_rollouts.summary import summary
+from ng_rollouts.summary import servers_told, summary
 from ng_rollouts.tasks import TaskFile, readable_twice
 
 _SYNC_EVERY_S = 1.0
@@ -72,12 +78,20 @@ class _Run:
     plan: Plan
     paths: OutputPaths
 
+    @property
+    def costs(self) -> Costs:
+        """Prices and budget."""
+        return Costs(self.config.price_per_million, self.config.max_total_tokens)
+
     async def collect(self) -> int:
         async with AsyncExitStack() as stack:
             book = self._book_of_earlier(stack)
             agents: dict[str, Agent] = {}
             if book is None or book.owes_any:
                 agents = await find_agents(self.plan.agents, self.config, stack, tell)
+                self._check_tasks(agents)
+            if self.config.dry_run:
+                return self._rehearse(agents, book)
             book = book or self._new_book(stack)
             stop = Stop(self.config.drain_s)
             with heeding_signals(stop, book.counts) as received:
@@ -92,6 +106,25 @@ class _Run:
                     self._leave_unfinished(book)
                     raise
                 return 128 + received.first if received.first else code
+
+    def _check_tasks(self, agents: dict[str, Agent]) -> None:
+        """Have agents in this process look at their tasks, and tell if they will not score them."""
+        if any(not isinstance(agent, ServerAgent) for agent in agents.values()):
+            self.tasks.check(lambda task: agents[task.agent].check(task.row))
+        if any(not agent.scores for agent in agents.values()):
+            tell("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")
+
+    def _rehearse(self, agents: dict[str, Agent], book: _Book | None) -> int:
+        counts = book.counts if book else Counts(planned=self.plan.rollouts)
+        _announce(self.config, self.plan)
+        say(plan_told(self.plan, counts))
+        for line in agents_told(self.plan, agents):
+            say(line)
+        owed = self._owed(book) if book else self.tasks.rollouts(self.plan)
+        for rollout in islice(owed, 1):
+            for line in request_told(agents[rollout.agent], rollout):
+                say(line)
+        return 0
 
     def _book_of_earlier(self, stack: AsyncExitStack) -> _Book | None:
         """What is there to go on with, if it is asked for; nothing is changed yet."""
@@ -144,25 +177,59 @@ class _Run:
 
         async def call(rollout: Rollout, attempts: int) -> Result:
             attempts += book.earlier.attempts.get(rollout.key, 0)
-            reply = await agents[rollout.agent].run(rollout.request(attempts))
-            return result_of(rollout, reply, training_view=training_view)
+            agent = agents[rollout.agent]
+            reply = await agent.run(rollout.request(attempts))
+            return result_of(rollout, reply, training_view=training_view, scored=agent.scores)
 
-        parallel = _parallel(self.config, self.plan)
+        book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
+        book.unscored = any(not agent.scores for agent in agents.values())
+        collected_before = book.counts.collected
+        limit = _limit(self.config, _parallel(self.config, self.plan))
+
+        def notes() -> Iterator[str]:
+            if isinstance(limit, AdaptiveLimit):
+                yield f"parallel={limit.now}"
+            for pool in book.pools:
+                yield from (f"resting={address}" for address in pool.resting())
+            yield from self.costs.notes(book.counts, collected_before)
+
+        async def fan_out(rollouts: Iterator[Rollout]) -> None:
+            await collect(
+                rollouts,
+                call,
+                Outlet(keep=book.keep, give_up=book.give_up),
+                limit=limit,
+                policy=_policy(self.config),
+                counts=book.counts,
+                stop=stop,
+            )
+
         syncing = asyncio.create_task(_sync_often(book.journal))
         try:
-            async with progress(book.counts), watching_load() as book.load:
-                await collect(
-                    self._owed(book),
-                    call,
-                    Outlet(keep=book.keep, give_up=book.give_up),
-                    parallel=parallel,
-                    policy=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
-                    counts=book.counts,
-                    stop=stop,
-                )
+            async with progress(book.counts, notes), watching_load() as book.load:
+                owed = self._owed(book)
+                if self.config.canary:
+                    await self._send_canary(fan_out, owed, book)
+                if not stop.asked.is_set():
+                    await fan_out(takewhile(lambda _: not self.costs.budget_is_spent(book.counts), owed))
         finally:
             syncing.cancel()
             book.journal.sync()
+
+    async def _send_canary(
+        self, fan_out: Callable[[Iterator[Rollout]], Awaitable[None]], owed: Iterator[Rollout], book: _Book
+    ) -> None:
+        """Send the first rollouts alone.
+
+        Raises:
+            StoppedEarly: one of them failed.
+        """
+        failed_before = book.counts.failed
+        await fan_out(islice(owed, self.config.canary))
+        if book.counts.failed > failed_before:
+            last = book.last_failure
+            told = f": {last.failure_class}: {last.message}" if last else ""
+            raise StoppedEarly(f"the canary failed, so the rest was not sent{told}")
 
     def _owed(self, book: _Book) -> Iterator[Rollout]:
         left = book.earlier.left
@@ -189,6 +256,8 @@ class _Run:
         self._tell_summary(book, finished)
         kept = self._kept
         averages = book.scores.averages(lambda: (position for position, is_kept in enumerate(kept(journal)) if is_kept))
+        if book.unscored and "reward" not in averages:
+            averages = {"reward": None, **averages}
         say(json.dumps(averages, indent=4))
         return 1 if book.counts.failed > _failures_allowed(self.config, self.plan) else 0
 
@@ -201,6 +270,8 @@ class _Run:
     def _tell_summary(self, book: _Book, finished: Finished | None) -> None:
         command = self.command if book.resumable or finished is None else ()
         for line in summary(book.counts, book.failures, self.paths, finished, command):
+            tell(line)
+        for line in (*servers_told(book.pools), *self.costs.told(book.counts)):
             tell(line)
         if book.load:
             tell(book.load.told())
@@ -218,6 +289,9 @@ class _Book:
     earlier: Earlier
     terminal: int = 0
     load: Load | None = None
+    pools: list[Pool] = field(default_factory=list)
+    unscored: bool = False
+    last_failure: Attempt | None = None
 
     @property
     def owes_any(self) -> bool:
@@ -233,13 +307,15 @@ class _Book:
         self.journal.append(rollout.position, result.line)
         self.scores.record(rollout.position, result.scores)
         self.counts.collected += 1
+        self.counts.input_tokens += result.input_tokens
+        self.counts.output_tokens += result.output_tokens
         self.breakers[rollout.agent].success()
 
     def give_up(self, failure: Failure) -> None:
         self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
         self.counts.failed += 1
         self.terminal += failure.terminal
-        last = failure.attempts[-1]
+        self.last_failure = last = failure.attempts[-1]
         self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
 
 
@@ -264,7 +340,7 @@ def _recipe(config: CollectConfig) -> Recipe:
     return Recipe(
         overrides=config.responses_create_params,
         agent_name=config.agent_name,
-        serves_all=config.agent_url is not None,
+        serves_all=config.agent_url is not None or config.policy_base_url is not None,
         repeats=config.num_repeats,
         add_seed=config.num_repeats_add_seed,
         template=load_template(config.prompt_config) if config.prompt_config else None,
@@ -287,6 +363,16 @@ def _announce(config: CollectConfig, plan: Plan) -> None:
 def _failures_allowed(config: CollectConfig, plan: Plan) -> float:
     allowed = config.max_failed_rollouts
     return allowed * plan.rollouts if isinstance(allowed, float) else float(allowed)
+
+
+def _policy(config: CollectConfig) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=config.max_attempts, budget_s=config.retry_budget_s, patient=config.adaptive_parallelism
+    )
+
+
+def _limit(config: CollectConfig, parallel: int) -> Limit:
+    return AdaptiveLimit(parallel) if config.adaptive_parallelism else FixedLimit(parallel)
 
 
 def _parallel(config: CollectConfig, plan: Plan) -> int:

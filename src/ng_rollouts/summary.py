@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Finished
 from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.pools import Pool
 from ng_rollouts.records import Counts
 from ng_rollouts.redact import shown_command
 
-_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=")
+_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
 
 
 def summary(
@@ -40,6 +41,18 @@ def summary(
         yield f"what was collected is in {paths.output}, in the order it completed"
     if command:
         yield f"to go on: {resume_command(command)}"
+
+
+def servers_told(pools: Sequence[Pool]) -> Iterator[str]:
+    """A line for each server of a pool that has several: how much it was asked, and how long it took."""
+    for address in (address for pool in pools if len(pool.addresses) > 1 for address in pool.addresses):
+        answered = address.asked - address.failed - address.in_flight
+        line = f"{address.shown}: {answered} answered"
+        if address.failed:
+            line += f", {address.failed} failed"
+        if answered > 0:
+            line += f", {address.answered_s / answered:.2f} s on average"
+        yield line
 
 
 def resume_command(command: Sequence[str]) -> str:

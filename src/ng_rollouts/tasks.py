@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -73,6 +73,21 @@ class TaskFile:
         if not plan.rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
+
+    def check(self, check: Callable[[Task], None]) -> None:
+        """Have every task looked at.
+
+        Raises:
+            InputError: `check` refused some, all of which are named.
+        """
+        bad = []
+        for number, line in self._lines():
+            try:
+                check(self._task_again(number, line))
+            except InputError as error:
+                bad.append((number, str(error)))
+        if bad:
+            raise InputError(_tell(self.name, bad))
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout, in the finished order.

@@ -1,20 +1,31 @@
-"""An agent's name -> the agent: addresses given, entries of the config, packaged examples, the head server."""
+"""An agent's name -> the agent: addresses given, entries of the config, packaged examples, a model server, the head
+server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.addresses import addresses
+from ng_rollouts.agents.callables import CallableAgent, Client
 from ng_rollouts.agents.head_server import ask_head_server
+from ng_rollouts.agents.model import ModelAgent
 from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.config import CollectConfig, HeadServer
+from ng_rollouts.agents.tools import PythonTools
+from ng_rollouts.config import ENTRY_KEYS, CollectConfig, HeadServer
 from ng_rollouts.errors import ConfigError, Unreachable
-from ng_rollouts.http import TimeLimits, open_http
+from ng_rollouts.http import Http, TimeLimits, open_http
+from ng_rollouts.models.pacing import Pace
+from ng_rollouts.models.server import ModelServer
+from ng_rollouts.records import Json
+from ng_rollouts.redact import remember_password_of, remember_secret
+from ng_rollouts.verifiers.choice import build_verifier, verifier_options
+from ng_rollouts.verifiers.workers import Workers
 
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
@@ -30,49 +41,120 @@ async def find_agents(
 
     Raises:
         ConfigError: nobody knows a name, or an address is none.
-        Unreachable: the head server, which has to be asked, or an agent's server is not there.
+        Unreachable: the head server, which has to be asked, or an agent's or a model's server is not there.
     """
     limits = TimeLimits(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
     http = await stack.enter_async_context(open_http(limits, config.http_engine))
-    given = ServerAgent(addresses(config.agent_url, "agent_url"), http) if config.agent_url is not None else None
-    entries = {name: _entry(name, entry) for name, entry in config.agents.items()}
+    maker = _Maker(config, http, Pace(config.max_requests_per_minute, config.max_tokens_per_minute))
+    stack.callback(maker.workers.stop)
+    given = maker.server(addresses(config.agent_url, "agent_url")) if config.agent_url is not None else None
+    entries = {name: maker.of_entry(name, entry) for name, entry in config.agents.items() if name in names}
+    straight = maker.model_agent({}, "") if config.policy_base_url is not None and not given else None
     found: dict[str, Agent] = {}
     unknown: dict[str, int] = {}
     for name, rows in names.items():
         if given and config.agent_name in (None, name):
             found[name] = given
         elif name in entries:
-            found[name] = ServerAgent(entries[name], http)
+            found[name] = entries[name]
         elif name in EXAMPLE_AGENTS:
-            found[name] = await _example(name, limits, stack)
+            found[name] = await _example(name, limits, stack, maker.pace)
+        elif straight:
+            found[name] = straight
         else:
             unknown[name] = rows
     if unknown:
-        listed = await _look_up(unknown, [*entries, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
-        found |= {name: ServerAgent([url], http) for name, url in listed.items()}
+        listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
+        found |= {name: maker.server([url]) for name, url in listed.items()}
     servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
     await wait_for_servers(
         {url for agent in servers for url in agent.urls}, config.wait_for_agent_s, config.http_engine, tell
     )
+    for model_server in maker.model_servers:
+        await model_server.find_model(config.wait_for_agent_s)
     return found
 
 
-def _entry(name: str, entry: Any) -> list[str]:
-    parameter = f"agents.{name}.url"
-    if isinstance(entry, str):
-        return addresses(entry, parameter)
-    if not isinstance(entry, dict) or "url" not in entry:
-        raise ConfigError(f"agents.{name} needs an address: +{parameter}=http://127.0.0.1:8000")
-    return addresses(entry["url"], parameter)
+@dataclass(slots=True)
+class _Maker:
+    """Makes agents of what the config says of them."""
+
+    config: CollectConfig
+    http: Http
+    pace: Pace
+    workers: Workers = field(default_factory=Workers)
+    model_servers: list[ModelServer] = field(default_factory=list)
+
+    def server(self, urls: list[str]) -> ServerAgent:
+        return ServerAgent(urls, self.http, self.pace)
+
+    def of_entry(self, name: str, entry: Any) -> Agent:
+        """The agent of an entry under `agents`: an agent server, a model server, or a function."""
+        if isinstance(entry, str):
+            return self.server(addresses(entry, f"agents.{name}.url"))
+        if not isinstance(entry, dict):
+            raise ConfigError(f"agents.{name} needs an address: +agents.{name}.url=http://127.0.0.1:8000")
+        for key in entry.keys() - {*ENTRY_KEYS, "url", "_target_"}:
+            raise ConfigError(f"agents.{name} has no {key!r}{_nearest(str(key), [*ENTRY_KEYS, 'url', '_target_'])}")
+        if "url" in entry:
+            return self.server(addresses(entry["url"], f"agents.{name}.url"))
+        if "_target_" in entry:
+            asks = self._value(entry, "policy_base_url") is not None
+            server = self._policy_server(entry, f"agents.{name}.") if asks else None
+            return CallableAgent(target=entry["_target_"], client=Client(server))
+        if self._value(entry, "policy_base_url") is None:
+            told = f"+agents.{name}.url=http://127.0.0.1:8000 for an agent server, +agents.{name}.policy_base_url=URL"
+            raise ConfigError(f"agents.{name} needs an address: {told} for a model server")
+        return self.model_agent(entry, f"agents.{name}.")
+
+    def model_agent(self, entry: Json, prefix: str) -> ModelAgent:
+        """An agent in the process; what the entry does not say, the config does."""
+        resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
+        options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
+        return ModelAgent(
+            server=self._policy_server(entry, prefix),
+            verifier=build_verifier(options, self.workers, self._judge_server),
+            http=self.http,
+            params=entry.get("responses_create_params") or {},
+            resources_url=addresses(resources, f"{prefix}resources_base_url")[0] if resources else None,
+            tools=PythonTools(tools) if tools else None,
+            max_steps=self._value(entry, "max_steps"),
+        )
+
+    def _value(self, entry: Json, name: str) -> Any:
+        return entry[name] if name in entry else getattr(self.config, name)
+
+    def _policy_server(self, entry: Json, prefix: str) -> ModelServer:
+        urls = addresses(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
+        key, model = self._value(entry, "policy_api_key"), self._value(entry, "policy_model_name")
+        return self._model_server(urls, key, model, self._value(entry, "policy_api"))
+
+    def _judge_server(self, options: Json) -> ModelServer:
+        url = options.get("base_url", self.config.policy_base_url)
+        if url is None:
+            raise ConfigError("verifier=judge needs a model server: +verifier.base_url=URL")
+        own = "base_url" in options
+        key = options.get("api_key") if own else options.get("api_key", self.config.policy_api_key)
+        model = options.get("model") if own else options.get("model", self.config.policy_model_name)
+        return self._model_server(addresses(url, "verifier.base_url"), key, model, "auto")
+
+    def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelServer:
+        for url in urls:
+            remember_password_of(url)
+        if key:
+            remember_secret(key)
+        server = ModelServer(urls, self.http, api=api, model=model, api_key=key, pace=self.pace)
+        self.model_servers.append(server)
+        return server
 
 
-async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack) -> Agent:
+async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, pace: Pace) -> Agent:
     from ng_rollouts.agents.example.app import example_app  # noqa: PLC0415 - only runs that use it load it
 
     http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
-    return ServerAgent([f"http://{name}"], http)
+    return ServerAgent([f"http://{name}"], http, pace)
 
 
 async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, engine: str) -> dict[str, str]:

@@ -7,8 +7,9 @@ errors to the same classes.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +24,9 @@ TCP_KEEPALIVE_PROBES = 4
 """A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
 
 
+Headers = Mapping[str, str]
+NO_HEADERS: Headers = MappingProxyType({})
+
 _CRAWLS_BEYOND = 32
 """httpx's own pool looks at every connection for every request: 4 ms of CPU each at 100 in flight."""
 
@@ -33,10 +37,12 @@ class Reply:
 
     Attributes:
         header: the value of a header, by its name in any case; None if it is not there.
+        headers: all values of a header that may be there more than once.
     """
 
     status: int
     header: Callable[[str], str | None]
+    headers: Callable[[str], Sequence[str]]
     body: bytes
 
 
@@ -66,11 +72,11 @@ class Http(Protocol):
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
         """Send JSON, have the reply."""
         ...
 
-    async def get(self, url: str) -> Reply:
+    async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
         """Have what is there."""
         ...
 

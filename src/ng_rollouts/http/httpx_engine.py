@@ -18,9 +18,11 @@ from ng_rollouts import __version__
 from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.http import (
     KEEPALIVE_EXPIRY_S,
+    NO_HEADERS,
     TCP_KEEPALIVE_INTERVAL_S,
     TCP_KEEPALIVE_PROBES,
     TCP_KEEPALIVE_S,
+    Headers,
     Reply,
     TimeLimits,
     is_certificate_failure,
@@ -79,14 +81,13 @@ class HttpxClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
         """Send JSON, have the reply."""
-        headers = {"content-type": "application/json"}
-        return await self._send("POST", url, content=body, headers=headers)
+        return await self._send("POST", url, content=body, headers={"content-type": "application/json", **headers})
 
-    async def get(self, url: str) -> Reply:
+    async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
         """Have what is there."""
-        return await self._send("GET", url)
+        return await self._send("GET", url, headers=headers)
 
     async def _send(self, method: str, url: str, **content: Any) -> Reply:
         try:
@@ -99,7 +100,7 @@ class HttpxClient:
             raise _failure(error) from error
         except httpx.InvalidURL as error:
             raise AttemptFailed("bad_request", f"{without_credentials(url)}: {error}") from error
-        return Reply(response.status_code, response.headers.get, response.content)
+        return Reply(response.status_code, response.headers.get, response.headers.get_list, response.content)
 
 
 def _network(pool: httpx.Limits) -> httpx.AsyncBaseTransport | None:

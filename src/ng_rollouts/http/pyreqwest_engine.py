@@ -18,9 +18,11 @@ from ng_rollouts import __version__
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import (
     KEEPALIVE_EXPIRY_S,
+    NO_HEADERS,
     TCP_KEEPALIVE_INTERVAL_S,
     TCP_KEEPALIVE_PROBES,
     TCP_KEEPALIVE_S,
+    Headers,
     Reply,
     TimeLimits,
     is_certificate_failure,
@@ -42,24 +44,25 @@ class PyreqwestClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
         """Send JSON, have the reply."""
         try:
-            return await _send(self._client.post(url).body_bytes(body).build())
+            request = self._client.post(url).body_bytes(body)
+            return await _send((request.headers(headers) if headers else request).build())
         except (DetailedPyreqwestError, ValueError) as error:
             raise _failure(error, url) from error
 
-    async def get(self, url: str) -> Reply:
+    async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
         """Have what is there."""
         try:
-            return await _send(self._client.get(url).build())
+            return await _send(self._client.get(url).headers(headers).build())
         except (DetailedPyreqwestError, ValueError) as error:
             raise _failure(error, url) from error
 
 
 async def _send(request: ConsumedRequest) -> Reply:
     response = await request.send()
-    return Reply(response.status, response.get_header, bytes(await response.bytes()))
+    return Reply(response.status, response.get_header, response.get_header_all, bytes(await response.bytes()))
 
 
 def _failure(error: DetailedPyreqwestError | ValueError, url: str) -> AttemptFailed:

@@ -1,0 +1,81 @@
+"""An agent of the user's own: an async function `(row, client) -> dict`, named by `_target_`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.models.server import ModelServer
+from ng_rollouts.pools import Pool
+from ng_rollouts.records import Json
+from ng_rollouts.verifiers.functions import imported
+
+Answer = Callable[[Json, "Client"], Awaitable[Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the function is handed beside the row.
+
+    Attributes:
+        server: the model server; None if none is configured.
+    """
+
+    server: ModelServer | None
+
+    async def respond(self, params: Json, task: int = 0) -> Json:
+        """The OpenAI Response object for the fields of a Responses request.
+
+        Raises:
+            AttemptFailed: there was none; let it pass, and the rollout is tried again.
+        """
+        if self.server is None:
+            raise AttemptFailed("no_model", "the agent asks a model, and no policy_base_url is given")
+        return await self.server.respond(params, task)
+
+
+@dataclass(slots=True, kw_only=True)
+class CallableAgent:
+    """Hands each row to the function.
+
+    Raises:
+        ConfigError: there is no such coroutine function.
+    """
+
+    target: str
+    client: Client
+    scores: bool = True
+    _answer: Answer = field(init=False)
+
+    def __post_init__(self) -> None:
+        function = imported(self.target)
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigError(f"_target_={self.target} must be an async function (row, client) -> dict")
+        self._answer = function
+
+    @property
+    def pools(self) -> list[Pool]:
+        """What it sends by."""
+        return [self.client.server.pool] if self.client.server else []
+
+    def check(self, row: Json) -> None:
+        """Any row will do."""
+
+    async def run(self, request: Json) -> Json:
+        """What the function returns.
+
+        Raises:
+            AttemptFailed: it raised, or returned something else than a dict.
+        """
+        try:
+            reply = await self._answer(request, self.client)
+        except AttemptFailed:
+            raise
+        except Exception as error:
+            message = f"{self.target}: {type(error).__name__}: {error}"
+            raise AttemptFailed("agent_error", message, retryable=True) from error
+        if not isinstance(reply, dict):
+            raise AttemptFailed("not_object", f"{self.target} returned {type(reply).__name__}, not a dict")
+        return reply

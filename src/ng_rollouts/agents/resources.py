@@ -1,0 +1,56 @@
+"""A NeMo Gym resources server: a session of tool calls that ends with a verdict, held together by cookies."""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+
+from ng_rollouts.http import Http, Reply
+from ng_rollouts.http.replies import json_object
+from ng_rollouts.jsonlines import dumps
+from ng_rollouts.records import Json
+
+
+class ResourcesSession:
+    """One rollout's session; the cookies of each reply that sets any replace those before it."""
+
+    def __init__(self, url: str, http: Http) -> None:
+        self._url = url.rstrip("/")
+        self._http = http
+        self._cookies: dict[str, str] = {}
+
+    async def seed(self, row: Json) -> None:
+        """Begin, with the whole row.
+
+        Raises:
+            AttemptFailed: the server refused.
+        """
+        json_object(await self._post("seed_session", dumps(row)))
+
+    async def call(self, name: str, arguments: bytes) -> str:
+        """What a tool says, whatever its status."""
+        reply = await self._post(name, arguments)
+        return reply.body.decode("utf-8", "replace")
+
+    async def verify(self, row: Json, response: Json) -> Json:
+        """The verdict on a response.
+
+        Raises:
+            AttemptFailed: there is none.
+        """
+        return json_object(await self._post("verify", dumps({**row, "response": response})))
+
+    async def _post(self, path: str, body: bytes) -> Reply:
+        told = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        reply = await self._http.post(f"{self._url}/{path}", body, {"cookie": told} if told else {})
+        set_now = dict(pair for header in reply.headers("set-cookie") for pair in _cookies(header))
+        self._cookies = set_now or self._cookies
+        return reply
+
+
+def _cookies(header: str) -> list[tuple[str, str]]:
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        jar.load(header)
+    except CookieError:
+        return []
+    return [(name, morsel.coded_value) for name, morsel in jar.items()]

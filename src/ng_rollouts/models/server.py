@@ -1,0 +1,236 @@
+"""A model server, at one address or several: a Responses request in, a Response object out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from ng_rollouts.config import RESPONSES_PARAMETERS
+from ng_rollouts.errors import AttemptFailed, ConfigError, InputError, Unreachable
+from ng_rollouts.http import Http, Reply
+from ng_rollouts.http.replies import json_object
+from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.models.chat_replies import response_of
+from ng_rollouts.models.chat_requests import chat_request
+from ng_rollouts.models.pacing import Pace
+from ng_rollouts.pools import Pool
+from ng_rollouts.records import Json
+from ng_rollouts.redact import MASK
+
+RESPONSES, CHAT = "responses", "chat_completions"
+PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
+_NOT_THERE = (404, 405, 501)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What goes over the wire."""
+
+    path: str
+    headers: dict[str, str]
+    body: Json
+
+
+class ModelServer:
+    """Answers Responses requests over whichever of the two APIs the server speaks.
+
+    Args:
+        urls: base addresses, up to and with `/v1`.
+        api: `responses`, `chat_completions`, or `auto`: the first call tells, by a 404 for the former.
+        model: the name that requests carry, unless they have one.
+        api_key: sent as a bearer token, if there is one.
+    """
+
+    def __init__(self, urls: list[str], http: Http, *, api: str, model: str | None, api_key: str | None, pace: Pace):
+        self.pool = Pool([base_url(url) for url in urls])
+        self.model = model
+        self._http = http
+        self._api = api
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._pace = pace
+        self._finding_out = asyncio.Lock()
+
+    async def respond(self, params: Json, task: int = 0) -> Json:
+        """The Response object for a Responses request.
+
+        Args:
+            params: the request; null fields are left out, `metadata.extra_body` is laid over it.
+            task: requests of one task stay with one address.
+
+        Raises:
+            AttemptFailed: there was none.
+        """
+        if self._api != "auto":
+            return await self._respond_by(self._api, params, task)
+        if params.get("seed") is not None:
+            return await self._respond_by(CHAT, params, task)
+        async with self._finding_out:
+            if self._api == "auto":
+                return await self._find_out(params, task)
+        return await self._respond_by(self._api, params, task)
+
+    async def _find_out(self, params: Json, task: int) -> Json:
+        try:
+            response = await self._respond_by(RESPONSES, params, task)
+        except AttemptFailed as failure:
+            if failure.status not in _NOT_THERE:
+                if failure.status is not None and failure.status < 500:
+                    self._api = RESPONSES
+                raise
+        else:
+            self._api = RESPONSES
+            return response
+        response = await self._respond_by(CHAT, params, task)
+        self._api = CHAT
+        return response
+
+    async def _respond_by(self, api: str, params: Json, task: int) -> Json:
+        request = self.request(params, api)
+        body = dumps(request.body)
+        ticket = await self._pace.wait(len(body), params.get("max_output_tokens"))
+        usage: Json | None = None
+
+        async def post(url: str) -> Json:
+            return json_object(await self._http.post(url + request.path, body, request.headers))
+
+        try:
+            reply = await self.pool.send(task, post)
+            response = reply if api == RESPONSES else response_of(reply, params)
+            _check(response)
+            usage = response.get("usage")
+            return response
+        finally:
+            self._pace.settle(ticket, total_tokens(usage))
+
+    def check(self, params: Json) -> None:
+        """Make sure that there is an API for a request.
+
+        Raises:
+            InputError: it has a parameter that the API, or each of the two that may be there, has no place for.
+        """
+        refusals = []
+        for api in PATHS if self._api == "auto" else (self._api,):
+            try:
+                self.request(params, api)
+            except AttemptFailed as failure:
+                refusals.append(failure.message)
+            else:
+                return
+        raise InputError("responses_create_params: " + "; ".join(refusals))
+
+    def request(self, params: Json, api: str | None = None) -> Request:
+        """What would be sent.
+
+        Raises:
+            AttemptFailed: `unsupported_parameter`, naming what the API has no place for.
+        """
+        api = api or (self._api if self._api != "auto" else CHAT if params.get("seed") is not None else RESPONSES)
+        given = {name: value for name, value in params.items() if value is not None}
+        extra = _take_extra_body(given)
+        given.setdefault("model", self.model)
+        body = chat_request(given) if api == CHAT else _responses_request(given)
+        return Request(PATHS[api], self._headers, {**body, **extra})
+
+    async def find_model(self, tell_wait: float) -> None:
+        """Make sure that the server is there, takes the key, and has the model; a lone model needs no name.
+
+        Raises:
+            Unreachable: it is not there, or refuses the key.
+            ConfigError: it serves several models and none is named.
+        """
+        for address in self.pool.addresses:
+            reply = await self._models(address.url, tell_wait)
+            if reply.status in (401, 403):
+                message = f"the model server at {address.shown} refuses the credentials (HTTP {reply.status})"
+                raise Unreachable(f"{message}: check policy_api_key")
+            if self.model is None:
+                self.model = _only_model(reply, address.shown)
+
+    async def _models(self, url: str, seconds: float) -> Reply:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            try:
+                return await self._http.get(f"{url}/models", self._headers)
+            except AttemptFailed as failure:
+                if asyncio.get_running_loop().time() >= deadline or failure.failure_class == "certificate":
+                    shown = urlsplit(url)
+                    message = f"the model server at {shown.scheme}://{shown.netloc.rpartition('@')[2]}{shown.path}"
+                    told = f"{message} cannot be reached ({failure.failure_class}: {failure.message})"
+                    cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
+                    raise Unreachable(f"{told}: {cure}") from failure
+            await asyncio.sleep(0.5)
+
+
+def base_url(url: str) -> str:
+    """A base address without what follows `/v1`, and with it if there is no path at all."""
+    url = url.rstrip("/")
+    for path in PATHS.values():
+        url = url.removesuffix(path)
+    return url if urlsplit(url).path else f"{url}/v1"
+
+
+def masked(headers: dict[str, str]) -> dict[str, str]:
+    """Headers as they may be shown."""
+    return {name: f"Bearer {MASK}" if name == "authorization" else value for name, value in headers.items()}
+
+
+def total_tokens(usage: Any) -> int:
+    """Tokens that a request took, by its usage; 0 if there is none."""
+    if not isinstance(usage, dict):
+        return 0
+    total = usage.get("total_tokens")
+    return int(total if isinstance(total, (int, float)) else sum(_counts(usage)))
+
+
+def _counts(usage: Json) -> list[float]:
+    values = (usage.get("input_tokens"), usage.get("output_tokens"))
+    return [value for value in values if isinstance(value, (int, float))]
+
+
+def _take_extra_body(given: Json) -> Json:
+    """Take `extra_body` out of the metadata: fields for the body that the API does not know."""
+    metadata = dict(given.get("metadata") or {})
+    extra = metadata.pop("extra_body", None)
+    if extra is None:
+        return {}
+    given["metadata"] = metadata
+    if not metadata:
+        del given["metadata"]
+    try:
+        parsed = loads(extra.encode()) if isinstance(extra, str) else extra
+    except ValueError as error:
+        raise AttemptFailed("bad_request", f"metadata.extra_body is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise AttemptFailed("bad_request", "metadata.extra_body is not a JSON object")
+    return parsed
+
+
+def _responses_request(given: Json) -> Json:
+    unknown = sorted(given.keys() - (RESPONSES_PARAMETERS - {"seed"}))
+    if unknown:
+        told = f"/responses has no place for {', '.join(unknown)}"
+        cure = "leave it out, use policy_api=chat_completions, or put it in metadata.extra_body"
+        raise AttemptFailed("unsupported_parameter", f"{told}: {cure}")
+    return given
+
+
+def _check(response: Json) -> None:
+    if not isinstance(response.get("output"), list):
+        raise AttemptFailed("odd_reply", "the model server's reply has no output", retryable=True)
+    if response.get("status") == "failed" or (response.get("error") and not response["output"]):
+        told = response.get("error") or {}
+        message = told.get("message") if isinstance(told, dict) else str(told)
+        raise AttemptFailed("model_error", message or "the model server calls the response failed", retryable=True)
+
+
+def _only_model(reply: Reply, shown: str) -> str:
+    try:
+        names = [str(model["id"]) for model in json_object(reply)["data"]]
+    except (AttemptFailed, KeyError, TypeError) as error:
+        raise ConfigError(f"{shown} does not list its models: give +policy_model_name=NAME") from error
+    if len(names) != 1:
+        told = ", ".join(names[:20]) or "none"
+        raise ConfigError(f"{shown} serves several models ({told}): choose one with +policy_model_name=NAME")
+    return names[0]

@@ -1,0 +1,107 @@
+"""A model grades: its verdict is the reward, and a judge that cannot be had or understood is a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.models.server import ModelServer
+from ng_rollouts.prompts import Template, template_of
+from ng_rollouts.records import Json
+from ng_rollouts.retries import RetryPolicy
+from ng_rollouts.verifiers.answers import output_text
+from ng_rollouts.verifiers.rules import Expected, verdict
+
+TEMPLATE = """You grade an answer to a task.
+
+Task:
+{question}
+
+Reference answer:
+{expected_answer}
+
+Answer to grade:
+{response}
+
+Is the answer right, judged by the reference? Think as long as you like, then end with one line:
+VERDICT: CORRECT
+or
+VERDICT: INCORRECT"""
+
+VERDICT = r"(?i)verdict\W*(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)"
+_WORDS = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "incorrect": 0.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
+_RIGHT_FROM = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class Judge:
+    """Asks a model server, again if its verdict cannot be read."""
+
+    server: ModelServer
+    template: Template
+    params: Json
+    verdict_pattern: str = VERDICT
+    answer_field: str | None = None
+    attempts: int = 3
+    scores: ClassVar[bool] = True
+
+    def check(self, row: Json) -> None:
+        self._prompt(row, "")
+
+    async def verify(self, row: Json, response: Json) -> Json:
+        text = output_text(response)
+        prompt = self._prompt(row, text)
+        policy = RetryPolicy(max_attempts=self.attempts)
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                reward, said = await self._grade(prompt, int(row.get("_ng_task_index") or 0))
+                break
+            except AttemptFailed as failure:
+                wait = policy.wait_s(failure, tried)
+                if wait is None:
+                    raise AttemptFailed(f"judge_{failure.failure_class}", failure.message, status=failure.status) from failure
+            await asyncio.sleep(wait)
+        expected = Expected(answer_field=self.answer_field)
+        known = expected.of(row) if self._has_answer(row) else None
+        return {**verdict(correct=reward >= _RIGHT_FROM, extracted=text, expected=known), "reward": reward, "judgement": said}
+
+    async def _grade(self, prompt: list[Json], task: int) -> tuple[float, str]:
+        response = await self.server.respond({**self.params, "input": prompt}, task)
+        said = output_text(response)
+        matches = list(re.finditer(self.verdict_pattern, said))
+        if not matches:
+            raise AttemptFailed("unreadable", f"the judge gave no verdict: {said[-200:]!r}", retryable=True)
+        found = matches[-1]
+        word = (found["answer"] if "answer" in found.groupdict() else found[found.re.groups and 1]).lower()
+        try:
+            return _WORDS[word] if word in _WORDS else float(word), said
+        except ValueError as error:
+            raise AttemptFailed("unreadable", f"the judge's verdict {word!r} is no number", retryable=True) from error
+
+    def _prompt(self, row: Json, text: str) -> list[Json]:
+        fields = {"question": _question(row), **row, "response": text}
+        if self._has_answer(row):
+            fields["expected_answer"] = Expected(answer_field=self.answer_field).of(row)
+        return self.template.fill(fields)
+
+    def _has_answer(self, row: Json) -> bool:
+        names = (self.answer_field,) if self.answer_field else ("expected_answer", "answer", "ground_truth", "target")
+        return any(row.get(name) is not None for name in names)
+
+
+def judge_template(text: str | None) -> Template:
+    """The template of the judge's prompt: `{question}`, `{response}`, `{expected_answer}` and the row's fields."""
+    return template_of({"user": text or TEMPLATE}, "verifier.template")
+
+
+def _question(row: Json) -> str:
+    """The last thing that the task's user says."""
+    from ng_rollouts.chat import chat_input  # noqa: PLC0415
+
+    messages = chat_input(row.get("responses_create_params") or {})
+    return next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")

@@ -1,0 +1,75 @@
+"""Processes in which what may take long, or crash, is run: each call has its time, and hurts nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from ng_rollouts.errors import AttemptFailed, NgRolloutsError
+
+MOST_WORKERS = 4
+T = TypeVar("T")
+
+
+class Workers:
+    """Starts its processes when they are first needed.
+
+    Attributes:
+        preload: modules that the processes import before the clock of a call runs.
+    """
+
+    def __init__(self) -> None:
+        self.preload: set[str] = set()
+        self._pool: Any = None
+
+    async def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> T:
+        """What a function, importable by name, returns.
+
+        Raises:
+            AttemptFailed: it took too long, raised, or brought its process down.
+        """
+        from pebble import ProcessExpired  # noqa: PLC0415 - few runs need it
+
+        future = self._started().schedule(function, args=arguments, timeout=seconds)
+        try:
+            return await asyncio.wrap_future(future)  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            raise AttemptFailed("verifier_timeout", f"the verifier took more than {seconds:g} s") from error
+        except ProcessExpired as error:
+            raise AttemptFailed("verifier_crashed", f"the verifier's process ended: {error}") from error
+        except NgRolloutsError:
+            raise
+        except Exception as error:
+            raise AttemptFailed("verifier_error", f"{type(error).__name__}: {error}") from error
+
+    def stop(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+    def _started(self) -> Any:
+        if self._pool is None:
+            from pebble import ProcessPool  # noqa: PLC0415 - few runs need it
+
+            count = min(MOST_WORKERS, os.cpu_count() or 1)
+            # a fork would copy the threads' locks in whatever state they are
+            self._pool = ProcessPool(
+                max_workers=count,
+                context=get_context("spawn"),
+                initializer=_prepare,
+                initargs=[sorted(self.preload)],
+            )
+        return self._pool
+
+
+def _prepare(modules: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of a Ctrl-C and sees to the end
+    for module in modules:
+        importlib.import_module(module)
