@@ -63,10 +63,21 @@ def plain_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
     """Start agent servers with the given options; they are stopped after the test."""
+    yield from starting("agent_server.py")
+
+
+@pytest.fixture
+def serve_model() -> Iterator[Callable[..., Served]]:
+    """Start OpenAI-compatible model servers with the given options; likewise."""
+    yield from starting("model_server.py")
+
+
+def starting(script: str) -> Iterator[Callable[..., Served]]:
+    """Start servers of a script; they are stopped at the end."""
     servers: list[Served] = []
 
     def start(**options: Any) -> Served:
-        command = [sys.executable, str(ROOT / "tests" / "agent_server.py"), json.dumps(options)]
+        command = [sys.executable, str(ROOT / "tests" / script), json.dumps(options)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout
         served = Served(process, int(process.stdout.readline()))

@@ -73,10 +73,13 @@ class ModelServer:
         finally:
             writer.close()
 
-    async def respond(self, method: str, path: str, fields: dict[str, str], body: bytes) -> tuple[int, Any, dict[str, str]]:
+    async def respond(
+        self, method: str, path: str, fields: dict[str, str], body: bytes
+    ) -> tuple[int, Any, dict[str, str]]:
         self.asked[path] = self.asked.get(path, 0) + 1
         if path == "/stats":
             stats = {name: value for name, value in vars(self).items() if name not in ("options", "prefixes")}
+            stats["prompts"] = len(self.prefixes)
             return 200, stats, {}
         if "resources" in self.options and path in ("/seed_session", "/verify", "/shout"):
             return self.resources(path, fields, json.loads(body))
@@ -87,7 +90,7 @@ class ModelServer:
             return 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}, {}
         apis = self.options.get("apis", ["responses", "chat"])
         speaks = {"/v1/responses": "responses", "/v1/chat/completions": "chat"}.get(path)
-        if speaks not in apis or method != "POST":
+        if speaks is None or speaks not in apis or method != "POST":
             return error(404, "Not Found", "not_found")
         params = json.loads(body)
         self.last = [*self.last[-20:], params]
@@ -161,7 +164,9 @@ class ModelServer:
         else:
             text = (f"The tool says {called[-1]['output']}. " if called else "") + self.answer(prompt)
             content = [{"type": "output_text", "text": text, "annotations": []}]
-            output.append({"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content})
+            output.append(
+                {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+            )
         read, wrote, cached = self.usage(prompt, str(output))
         return {
             "id": "resp_1",
@@ -197,7 +202,9 @@ class ModelServer:
         else:
             message["content"] = (f"The tool says {called[-1]['content']}. " if called else "") + self.answer(prompt)
         choice: dict[str, Any] = {"index": 0, "message": message}
-        choice["finish_reason"] = "length" if self.options.get("cut") else "tool_calls" if message.get("tool_calls") else "stop"
+        choice["finish_reason"] = (
+            "length" if self.options.get("cut") else "tool_calls" if message.get("tool_calls") else "stop"
+        )
         if params.get("logprobs"):
             token = {"token": "So", "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
             choice["logprobs"] = {"content": [token], "refusal": None}
@@ -242,7 +249,9 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
-def error(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> tuple[int, Any, dict[str, str]]:
+def error(
+    status: int, message: str, code: str, headers: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
     return status, {"error": {"message": message, "type": code, "param": None, "code": code}}, headers or {}
 
 

@@ -202,7 +202,7 @@ def test_several_addresses_share_the_load(serve: Serve) -> None:
     async def ask_all() -> None:
         async with open_http(TimeLimits()) as http:
             agent = ServerAgent([server.url for server in servers], http)
-            await asyncio.gather(*(agent.run(ROW) for _ in range(9)))
+            await asyncio.gather(*(agent.run({**ROW, "_ng_task_index": task}) for task in range(9)))
 
     asyncio.run(ask_all())
     assert [server.stats()["total"] for server in servers] == [3, 3, 3]

@@ -19,6 +19,7 @@ from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
 from ng_rollouts.journal import Journal, open_journal
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.parallelism import FixedLimit
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Task
 from ng_rollouts.records import Counts, Failure, Key, Result, Rollout
@@ -81,7 +82,9 @@ def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure
 
     outlet = Outlet(keep=keep, give_up=give_up)
     asyncio.run(
-        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counts=counts, stop=Stop(0))
+        collect(
+            rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counts=counts, stop=Stop(0)
+        )
     )
     assert counts.settled == plan.rollouts
     assert counts.in_flight == counts.waiting == 0
@@ -133,7 +136,9 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
     outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
     asyncio.run(
-        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(1), policy=policy, counts=Counts(planned=50), stop=Stop(0))
+        collect(
+            rollouts_of(plan), call, outlet, limit=FixedLimit(1), policy=policy, counts=Counts(planned=50), stop=Stop(0)
+        )
     )
     again = order.index(0, 1)
     assert 1 < again < 40
@@ -152,7 +157,9 @@ def test_waiting_work_is_bounded() -> None:
     given_up: list[Failure] = []
     outlet = Outlet(keep=lambda *_: None, give_up=given_up.append)
     plan = planned([500])
-    asyncio.run(collect(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counts=counts, stop=Stop(0)))
+    asyncio.run(
+        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counts=counts, stop=Stop(0))
+    )
     assert len(given_up) == 500
     assert 5 < most <= FEWEST_WAITING + 5
 

@@ -21,7 +21,7 @@ from ng_rollouts import __version__
 from ng_rollouts.config import SECTIONS, HeadServer
 from ng_rollouts.helptext import documented
 
-from .conftest import ROOT, SCRIPTS, Ran, keys_of
+from .conftest import ROOT, SCRIPTS, Ran, Served, keys_of
 
 PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
@@ -146,10 +146,12 @@ def shell_blocks() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in shell_blocks()])
-def test_commands_of_the_documents_run(block: str, tmp_path: Path) -> None:
-    """Every shell block, in a copy of the examples, with the project's environment first on the path."""
+def test_commands_of_the_documents_run(block: str, tmp_path: Path, serve_model: Callable[..., Served]) -> None:
+    """Every shell block, beside the examples, with this environment first on the path and a model server at hand."""
     if "scripts/" in block:
         pytest.skip("these set up the environment that runs this test")
+    if (model_server := "http://127.0.0.1:8000/v1") in block:
+        block = block.replace(model_server, f"{serve_model().url}/v1")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     env = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
     done = subprocess.run(

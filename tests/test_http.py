@@ -36,8 +36,14 @@ def serving(answer: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """A server in a thread of its own; its port."""
     loop = asyncio.new_event_loop()
 
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.transport.abort()
+
     async def start() -> asyncio.Server:
-        return await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
+        return await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
 
     server = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
@@ -57,7 +63,8 @@ async def _end(server: asyncio.Server) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)  # transports close in turns of their own
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

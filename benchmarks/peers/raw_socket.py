@@ -1,4 +1,4 @@
-"""The floor: one socket a slot, bytes out, reply parsed, line written; no errors heeded. usage: INPUT OUTPUT URL PARALLEL"""
+"""The floor: a socket a slot, bytes out, reply parsed, line written. usage: INPUT OUTPUT URL PARALLEL"""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
 
     fill_from_env_yaml(config)
     try:
-        typed = OmegaConf.to_object(config)
+        typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise ConfigError(_in_one_line(error)) from error
     from ng_rollouts.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
@@ -179,8 +179,8 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     if typed.dry_run:
-        return _rehearsed(lambda: run(cast("CollectConfig", typed), command))
-    return run(cast("CollectConfig", typed), command)
+        return _rehearsed(lambda: run(typed, command))
+    return run(typed, command)
 
 
 def _rehearsed(rehearse: Callable[[], int]) -> int:

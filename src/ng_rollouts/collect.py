@@ -164,7 +164,7 @@ class _Loop:
             self._limit.failed(failure, started, time.monotonic())
             self._failed(work, failure, time.monotonic() - started)
         else:
-            self._limit.answered()
+            self._limit.answered(time.monotonic())
             self._outlet.keep(work.rollout, result)
         finally:
             self._counts.answered += 1

@@ -284,7 +284,9 @@ def _check_model_server(config: CollectConfig) -> None:
         raise ConfigError("agent_url is for an agent server, policy_base_url for a model server: give one of them")
     if config.resources_base_url and config.tools:
         raise ConfigError("resources_base_url and tools both bring tools: give one of them")
-    if config.policy_base_url is None and not any("policy_base_url" in (entry or ()) for entry in config.agents.values()):
+    if config.policy_base_url is None and not any(
+        "policy_base_url" in (entry or ()) for entry in config.agents.values()
+    ):
         for key in ("verifier", "resources_base_url", "tools"):
             if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
                 raise ConfigError(f"{key} is for a model server: add +policy_base_url=http://127.0.0.1:8000/v1")

@@ -7,6 +7,7 @@ a margin. An address that failed gets one request at a time, a probe, until it a
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -24,9 +25,11 @@ LONGEST_REST_S = 60.0
 _ERRORS_TO_REST = 3
 """So many server errors in a row count as failing; one may be a row's own fault."""
 
-_MARGIN = 4
+_MARGIN = 8
 _MARGIN_SHARE = 0.25
 """By so many requests, or such a share, may the address that a task knows be busier than the least busy one."""
+
+_LONGEST_SPREAD_S = 5.0
 
 _TASKS_REMEMBERED = 1 << 16
 
@@ -56,6 +59,12 @@ class Address:
     def shown(self) -> str:
         """As it may be shown."""
         return without_credentials(self.url)
+
+    @property
+    def usual_s(self) -> float:
+        """Seconds that an answer takes on average."""
+        answered = self.asked - self.failed - self.in_flight
+        return self.answered_s / answered if answered > 0 else 0.0
 
     @property
     def excused_s(self) -> float:
@@ -127,7 +136,9 @@ class Pool:
             address = self._pick(task, tried)
             if not address.excused_s:
                 return address
-            await asyncio.sleep(min(other.excused_s for other in self.addresses if other not in tried) + 0.001)
+            # one after another over the time of a request, as they would come by themselves, not all at once
+            await asyncio.sleep(min(other.excused_s for other in self.addresses if other not in tried))
+            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.usual_s)))  # noqa: S311
 
     def _pick(self, task: int, tried: set[Address]) -> Address:
         if len(self.addresses) == 1:

@@ -114,10 +114,11 @@ class _Lines:
 
     def _write(self, elapsed: float, rate: float, left: str) -> None:
         counts = self._counts
+        notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counts)])
         self._stream.write(
             f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
             f"in_flight={counts.in_flight} waiting={counts.waiting} "
-            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{' '.join(['', *self._notes(), *_lateness(counts)])}\n"
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{notes}\n"
         )
         self._stream.flush()
 

@@ -22,7 +22,7 @@ UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_t
 """Classes of failures in which no server was there."""
 
 _POINTLESS = UNREACHED | {"certificate", "http_401", "http_403", "http_404"}
-"""Classes that no other task is likely to escape: nobody there or nobody to be trusted, credentials refused, no such agent."""
+"""Classes that no other task is likely to escape: nobody there or to be trusted, credentials refused, no such agent."""
 
 _MOST_REFUSALS = 100
 

@@ -51,7 +51,7 @@ def servers_told(pools: Sequence[Pool]) -> Iterator[str]:
         if address.failed:
             line += f", {address.failed} failed"
         if answered > 0:
-            line += f", {address.answered_s / answered:.2f} s on average"
+            line += f", {address.usual_s:.2f} s on average"
         yield line
 
 

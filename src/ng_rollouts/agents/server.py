@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads

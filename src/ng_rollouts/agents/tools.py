@@ -46,7 +46,7 @@ class PythonTools:
             else:
                 value = await asyncio.to_thread(function, **arguments)
             return value if isinstance(value, str) else dumps(value).decode()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model is to read it
+        except Exception as error:
             return dumps({"error": f"{type(error).__name__}: {error}"}).decode()
 
 

@@ -65,9 +65,9 @@ def _items(choice: Json, completion: Json) -> list[Json]:
 
 
 def _content(message: Json, logprobs: Json) -> list[Json]:
-    parts = []
+    parts: list[Json] = []
     if said := message.get("content"):
-        part = {"type": "output_text", "text": _said(said), "annotations": []}
+        part: Json = {"type": "output_text", "text": _said(said), "annotations": []}
         if logprobs.get("content"):
             part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
         parts.append(part)

@@ -119,11 +119,13 @@ def _answered(item: Json, reasoning: list[str]) -> Json:
     if isinstance(content, list):
         said = [part.get("text") or "" for part in content if part.get("type") in ("output_text", "text", "input_text")]
         refused = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
-        _refuse_if([
-            f"assistant content of type {part.get('type')}"
-            for part in content
-            if part.get("type") not in ("output_text", "text", "input_text", "refusal")
-        ])
+        _refuse_if(
+            [
+                f"assistant content of type {part.get('type')}"
+                for part in content
+                if part.get("type") not in ("output_text", "text", "input_text", "refusal")
+            ]
+        )
         message["content"] = "".join(said) if said else None
         if refused:
             message["refusal"] = "".join(refused)

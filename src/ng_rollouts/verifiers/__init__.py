@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ng_rollouts.records import Json
 
@@ -14,7 +14,7 @@ class Verifier(Protocol):
         scores: whether it gives a reward at all.
     """
 
-    scores: bool
+    scores: ClassVar[bool]
 
     def check(self, row: Json) -> None:
         """Look at a task before anything is sent.

@@ -32,7 +32,16 @@ or
 VERDICT: INCORRECT"""
 
 VERDICT = r"(?i)verdict\W*(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)"
-_WORDS = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "incorrect": 0.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
+_WORDS = {
+    "correct": 1.0,
+    "right": 1.0,
+    "yes": 1.0,
+    "true": 1.0,
+    "incorrect": 0.0,
+    "wrong": 0.0,
+    "no": 0.0,
+    "false": 0.0,
+}
 _RIGHT_FROM = 0.5
 
 
@@ -64,11 +73,17 @@ class Judge:
             except AttemptFailed as failure:
                 wait = policy.wait_s(failure, tried)
                 if wait is None:
-                    raise AttemptFailed(f"judge_{failure.failure_class}", failure.message, status=failure.status) from failure
+                    raise AttemptFailed(
+                        f"judge_{failure.failure_class}", failure.message, status=failure.status
+                    ) from failure
             await asyncio.sleep(wait)
         expected = Expected(answer_field=self.answer_field)
         known = expected.of(row) if self._has_answer(row) else None
-        return {**verdict(correct=reward >= _RIGHT_FROM, extracted=text, expected=known), "reward": reward, "judgement": said}
+        return {
+            **verdict(correct=reward >= _RIGHT_FROM, extracted=text, expected=known),
+            "reward": reward,
+            "judgement": said,
+        }
 
     async def _grade(self, prompt: list[Json], task: int) -> tuple[float, str]:
         response = await self.server.respond({**self.params, "input": prompt}, task)

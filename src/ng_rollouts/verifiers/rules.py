@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.records import Json
@@ -168,7 +168,7 @@ class JsonSchema:
                 "with +verifier.schema_field=FIELD, or give +verifier.schema={...} for all rows"
             )
         try:
-            validator_for(schema).check_schema(schema)
+            validator_for(schema).check_schema(cast("Any", schema))
         except SchemaError as error:
             raise InputError(f"the row's JSON schema is none: {error.message}") from error
 

@@ -37,7 +37,7 @@ class Workers:
 
         future = self._started().schedule(function, args=arguments, timeout=seconds)
         try:
-            return await asyncio.wrap_future(future)  # type: ignore[no-any-return]
+            return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise AttemptFailed("verifier_timeout", f"the verifier took more than {seconds:g} s") from error
         except ProcessExpired as error:
