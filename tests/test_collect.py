@@ -22,7 +22,7 @@ from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.parallelism import FixedLimit
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Task
-from ng_rollouts.records import Counts, Failure, Key, Result, Rollout
+from ng_rollouts.records import Counts, Facts, Failure, Key, Result, Rollout
 from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, RetryPolicy, retry_after_s
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
@@ -65,7 +65,7 @@ class Fake:
         if self.failing.get(rollout.position, 0) > 0:
             self.failing[rollout.position] -= 1
             raise AttemptFailed("made_up", "as asked", retryable=True)
-        return Result(line=dumps({"key": rollout.key}), scores={})
+        return Result(line=dumps({"key": rollout.key}), facts=Facts(scores={}))
 
 
 def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure]:
@@ -130,7 +130,7 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
         await asyncio.sleep(0.002)
         if rollout.position == 0 and order.count(0) == 1:
             raise AttemptFailed("made_up", "once", retryable=True)
-        return Result(line=b"{}", scores={})
+        return Result(line=b"{}", facts=Facts(scores={}))
 
     plan = planned([50])
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
@@ -299,7 +299,7 @@ def test_nothing_is_held_beyond_what_is_in_flight() -> None:
         await asyncio.sleep(0)
         most["tasks"] = max(most["tasks"], len(asyncio.all_tasks()))
         most["rows"] = max(most["rows"], held)
-        return Result(line=b"", scores={})
+        return Result(line=b"", facts=Facts(scores={}))
 
     counts = Counts(planned=total)
     outlet = Outlet(keep=lambda _, __: None, give_up=lambda _: None)

@@ -29,6 +29,11 @@ Tasks = Callable[..., Path]
 ARITHMETIC = ROOT / "examples" / "arithmetic.jsonl"
 
 
+def beside(stem: str) -> set[str]:
+    """What a run leaves beside its output."""
+    return {f"{stem}{ending}.json" for ending in ("_manifest", "_aggregate_metrics", "_summary")}
+
+
 def test_a_large_run_against_a_live_server(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
     """500 rows, 4 repeats, 32 at once, random delays: aabbcc order, the averages of jq, the bound kept."""
     tasks(500)
@@ -52,7 +57,7 @@ def test_a_large_run_against_a_live_server(command: Command, serve: Serve, tasks
         )
         assert ran.averages["reward"] == float(by_jq.stdout)
     assert server.stats()["most_in_flight"] <= 32
-    assert sorted((tmp_path / "out").iterdir()) == [output, tmp_path / "out" / "rollouts_manifest.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {output.name, *beside("rollouts")}
 
 
 def test_what_is_printed(command: Command, serve: Serve, tasks: Tasks) -> None:
@@ -98,7 +103,7 @@ def test_only_the_output_is_left_behind(command: Command, tasks: Tasks, tmp_path
     """No `outputs/`, no `.hydra`, no log file."""
     tasks(1)
     command("+agent_name=example_math_agent", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.jsonl", "r_manifest.json", "tasks.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"r.jsonl", "tasks.jsonl", *beside("r")}
 
 
 def test_failures_are_told_and_groups_stay_whole(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
@@ -301,13 +306,8 @@ def test_a_sweep_ends_with_its_worst_code(command: Command, tasks: Tasks, tmp_pa
         "output_jsonl_fpath=r.jsonl",
     )
     assert ran.code == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "r.jsonl",
-        "r.jsonl.1",
-        "r_manifest.json",
-        "r_manifest.json.1",
-        "tasks.jsonl",
-    ]
+    names = {"r.jsonl", *beside("r")}
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.jsonl", *names, *(f"{name}.1" for name in names)}
 
 
 @pytest.mark.parametrize("typed", ["num_re", "+num_re", "++num_re"])

@@ -669,7 +669,7 @@ def test_outputs_that_differ_after_a_dot_are_apart(
     for name in ("out_0.2", "out_0.7"):
         assert command(FILES[0], "+agent_name=a", f"+agent_url={server.url}", f"+output_jsonl_fpath={name}").code == 1
     names = {path.name for path in tmp_path.iterdir()} - {"tasks.jsonl"}
-    endings = ("", "_failures.jsonl", "_manifest.json")
+    endings = ("", "_failures.jsonl", "_manifest.json", "_aggregate_metrics.json", "_summary.json")
     assert names == {name + ending for name in ("out_0.2", "out_0.7") for ending in endings}
 
 

@@ -111,6 +111,7 @@ class _Loop:
             if work is None:
                 return
             self._counts.started[work.rollout.key] = time.monotonic()
+            self._counts.most_in_flight = max(self._counts.most_in_flight, len(self._counts.started))
             task = tasks.create_task(self._attempt(work))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
@@ -168,7 +169,9 @@ class _Loop:
             self._outlet.keep(work.rollout, result)
         finally:
             self._counts.answered += 1
-            self._counts.answered_s += time.monotonic() - started
+            seconds = time.monotonic() - started
+            self._counts.answered_s += seconds
+            self._counts.latencies.add(seconds)
             del self._counts.started[work.rollout.key]
             self._slots.release()
             self._settled.set()

@@ -218,7 +218,33 @@ class Failing:
 
 
 @dataclass(kw_only=True)
-class CollectConfig(Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
+class Figures:
+    """Figures"""
+
+    disable_aggregation: bool = False
+    """Write no aggregate metrics."""
+
+    answer_key: str | None = None
+    """Field whose majority counts for majority@k (null: extracted_answer)."""
+
+    metrics_by: str | None = None
+    """`agent`: print the averages of each agent, too."""
+
+    min_mean: dict[str, float] = field(default_factory=dict)
+    """Least means, such as .reward=0.6; a lower one ends with exit code 5."""
+
+    min_coverage: float = 0.0
+    """Least share of the planned rollouts in the finished file; a lower one ends with exit code 5."""
+
+    status_file: str | None = None
+    """Where other programs can watch a run (null: beside the output); gone at its end."""
+
+    quiet: bool = False
+    """No histogram at the end."""
+
+
+@dataclass(kw_only=True)
+class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
     """What `ng_collect_rollouts` is told.
 
     Raises:
@@ -237,6 +263,7 @@ class CollectConfig(Failing, Pacing, Running, Sampling, ModelServers, Agents, In
         _check_counts(self)
         _check_model_server(self)
         _check_failing(self)
+        _check_figures(self)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
         self.limit = self.limit or None
@@ -245,7 +272,7 @@ class CollectConfig(Failing, Pacing, Running, Sampling, ModelServers, Agents, In
         _check_repeats(self.num_repeats)
 
 
-SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing)
+SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing, Figures)
 
 
 def check_sampling(params: dict[str, Any], prefix: str) -> None:
@@ -336,6 +363,16 @@ def _check_failing(config: CollectConfig) -> None:
         raise ConfigError(f"incomplete_groups must be set_aside or keep, got {config.incomplete_groups!r}")
     if config.resume_from_cache and config.overwrite:
         raise ConfigError("resume_from_cache=true goes on with the output, overwrite=true replaces it: choose one")
+
+
+def _check_figures(config: CollectConfig) -> None:
+    if config.metrics_by not in (None, "agent"):
+        raise ConfigError(f"metrics_by must be agent or null, got {config.metrics_by!r}")
+    if not 0 <= config.min_coverage <= 1:
+        raise ConfigError(f"min_coverage must be from 0 to 1, got {config.min_coverage:g}")
+    for name, least in config.min_mean.items():
+        if isinstance(least, bool) or not isinstance(least, (int, float)):
+            raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
 
 
 def _check_repeats(num_repeats: Any) -> None:

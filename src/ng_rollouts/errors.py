@@ -5,6 +5,7 @@
     │   ├── ConfigError              a parameter
     │   ├── InputError               the tasks
     │   └── OutputError              the place where results are to go
+    ├── GateMissed                5  finished, and below what was asked for
     ├── StoppedEarly              3  going on was pointless
     │   ├── Unreachable              a server that the run needs does not answer
     │   └── StorageError             what was collected can no longer be written
@@ -42,6 +43,12 @@ class InputError(UsageError):
 
 class OutputError(UsageError):
     """The output cannot be written where it was asked for."""
+
+
+class GateMissed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
+    """The run is finished, and what it measured is below what was asked for."""
+
+    exit_code = 5
 
 
 class StoppedEarly(NgRolloutsError):  # noqa: N818 - the run's end, told as such

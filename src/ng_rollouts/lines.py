@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from typing import BinaryIO, Self
 
 COPY_BUFFER_BYTES = 1 << 20
-_MAPPED_BYTES = 1 << 23
+_STRETCH_BITS = 16
+_MOST_STRETCHES = 256
+"""Linux maps 64 kB around a page that is looked at; no more than 16 MB are to be mapped at once."""
+
 _LENGTH_BITS = 24
 _LONG_BYTES = 1 << 15
 
@@ -36,7 +39,7 @@ class Copier:
         self._view = memoryview(mapped)
         self._target = target
         self._start = self._end = 0
-        self._copied = 0
+        self._stretches: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -63,9 +66,9 @@ class Copier:
             self._target.write(read_at(self._fd, self._start, length))
             return
         self._target.write(self._view[self._start : self._end])
-        self._copied += length
-        if self._copied > _MAPPED_BYTES:
-            self._copied = 0
+        self._stretches.add(self._start >> _STRETCH_BITS)
+        if len(self._stretches) > _MOST_STRETCHES:
+            self._stretches.clear()
             self._mapped.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
 
 

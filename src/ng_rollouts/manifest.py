@@ -7,13 +7,13 @@ in it: they may change between sessions. `num_repeats` and the number of rows ma
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.outputs import write_json
 
 _VERSION = 1
 
@@ -66,14 +66,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     Raises:
         OSError: it could not be written.
     """
-    content = {"version": _VERSION, **asdict(manifest)}
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_json(path, {"version": _VERSION, **asdict(manifest)})
 
 
 def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) -> Iterator[str]:

@@ -70,6 +70,12 @@ class Scores:
         self._rollouts = rollouts
         self._columns: dict[str, Column] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """The scores there are: `reward` and `accuracy` first, then as they were first seen."""
+        first = [name for name in _FIRST if name in self._columns]
+        return first + [name for name in self._columns if name not in _FIRST]
+
     def record(self, position: int, scores: dict[str, float]) -> None:
         """Keep the scores of one rollout."""
         for name, value in scores.items():
@@ -80,9 +86,7 @@ class Scores:
     def averages(self, positions: Positions) -> Json:
         """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
         means = {}
-        names = [name for name in _FIRST if name in self._columns]
-        names += [name for name in self._columns if name not in _FIRST]
-        for name in names:
+        for name in self.names:
             total, count = 0.0, 0
             for value in self._columns[name].values(positions()):
                 total += value

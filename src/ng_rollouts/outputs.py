@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ng_rollouts.errors import OutputError
 
@@ -37,6 +39,21 @@ class OutputPaths:
         return self._beside("_manifest.json")
 
     @property
+    def aggregate_metrics(self) -> Path:
+        """Figures by agent, as NeMo Gym writes them, and more."""
+        return self._beside("_aggregate_metrics.json")
+
+    @property
+    def summary(self) -> Path:
+        """What became of the run."""
+        return self._beside("_summary.json")
+
+    @property
+    def status(self) -> Path:
+        """How far a run is, while it runs."""
+        return self._beside("_status.json")
+
+    @property
     def materialized_inputs(self) -> Path:
         """The planned rows, where NeMo Gym's own collector wrote the output."""
         return self._beside("_materialized_inputs.jsonl")
@@ -44,7 +61,7 @@ class OutputPaths:
     @property
     def all(self) -> tuple[Path, ...]:
         """The output first, then what belongs to it."""
-        return (self.output, self.failures, self.incomplete, self.manifest)
+        return (self.output, self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
 
     def _beside(self, ending: str) -> Path:
         return self.output.with_name(self.output.name.removesuffix(".jsonl") + ending)
@@ -132,3 +149,18 @@ def move_aside(paths: OutputPaths) -> Path:
         if path.exists():
             path.rename(target)
     return targets[paths.output]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put a file in place, whole or not at all.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -80,6 +80,16 @@ class Plan:
         """Whether rows may share a task, so that more repeats would renumber rollouts."""
         return self._indices is not None and len(set(self._indices)) < self.rows
 
+    def group_size(self) -> Callable[[int], int]:
+        """How many rollouts a task has, by its index."""
+        if self._indices is None:
+            repeats = self._repeats
+            return (lambda _: repeats) if isinstance(repeats, int) else repeats.__getitem__
+        sizes: Counter[int] = Counter()
+        for task_index, _, count in self.spans():
+            sizes[task_index] += count
+        return sizes.__getitem__
+
     def whole(self, done: Callable[[int], bool]) -> Iterator[bool]:
         """For every position in order, whether all rollouts of its group are done."""
         spans = ((task_index, range(start, start + count)) for task_index, start, count in self.spans())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,19 +53,32 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What figures are made of, of one rollout.
+
+    Attributes:
+        scores: its numbers, by name.
+        tokens: input_tokens, output_tokens and total_tokens of its response's usage, where that tells them.
+        truncated: whether the response is incomplete.
+        answer: what majorities are formed of; None if it gave none.
+    """
+
+    scores: dict[str, float]
+    tokens: dict[str, int] = field(default_factory=dict)
+    truncated: bool = False
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What an answered rollout comes to.
 
     Attributes:
         line: its row, as one line of JSON without a newline.
-        scores: its numbers, by name.
-        input_tokens, output_tokens: by the usage of its response; 0 where that tells nothing.
     """
 
     line: bytes
-    scores: dict[str, float]
-    input_tokens: int = 0
-    output_tokens: int = 0
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +116,50 @@ class Failure:
     persist: bool = True
 
 
+@dataclass(slots=True)
+class Latencies:
+    """How long attempts took, in classes that are a twentieth wide: enough for percentiles."""
+
+    _classes: array[int] = field(default_factory=lambda: array("q", [0]) * 400)
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self._classes[min(399, max(0, int(math.log(max(seconds, 1e-4) / 1e-4) / _CLASS_WIDTH)))] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds below which this share lies, to a twentieth; None if there were none."""
+        left = share * sum(self._classes)
+        for number, count in enumerate(self._classes):
+            left -= count
+            if count and left <= 0:
+                return float(1e-4 * math.exp((number + 0.5) * _CLASS_WIDTH))
+        return None
+
+
+_CLASS_WIDTH = 0.05
+
+
+@dataclass(slots=True)
+class Running:
+    """Mean and spread of what came so far (Welford, 1962)."""
+
+    count: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Take a value in."""
+        self.count += 1
+        before = value - self.mean
+        self.mean += before / self.count
+        self._squares += before * (value - self.mean)
+
+    @property
+    def half_width(self) -> float:
+        """Of a 95 % interval, as if rollouts had nothing in common; the figures at the end know better."""
+        return 1.96 * math.sqrt(self._squares / max(1, self.count - 1) / max(1, self.count))
+
+
 @dataclass(slots=True, kw_only=True)
 class Counts:
     """Where the planned rollouts are; those in none of these have not been taken up.
@@ -109,6 +168,8 @@ class Counts:
         started: when each rollout in flight was sent (`time.monotonic`), oldest first.
         answered: attempts that ended, well or not, and how many seconds they took in all.
         input_tokens, output_tokens: of the rollouts that this command collected.
+        latencies: of all attempts.
+        reward: of all rollouts collected, by this command or before.
     """
 
     planned: int
@@ -120,6 +181,9 @@ class Counts:
     answered_s: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    most_in_flight: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+    reward: Running = field(default_factory=Running)
 
     @property
     def in_flight(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ng_rollouts.config import CollectConfig
@@ -9,11 +10,9 @@ from ng_rollouts.errors import OutputError
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Journal
 from ng_rollouts.manifest import Manifest, differences
-from ng_rollouts.metrics import Scores
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
 from ng_rollouts.records import Json, Key, Rollout, key_of
-from ng_rollouts.rows import numbers
 from ng_rollouts.tasks import TaskFile
 
 _COMPARED = ("model", "temperature", "top_p", "max_output_tokens")
@@ -34,6 +33,9 @@ class Earlier:
     left: set[int] = field(default_factory=set)
     terminal: int = 0
 
+
+Record = Callable[[int, Key, Json], None]
+"""Position, key and row of a rollout that is there."""
 
 _DECIDING = ("policy_model_name", "verifier", "tools", "max_steps", "_target_")
 _NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
@@ -88,10 +90,11 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
         raise OutputError(f"{paths.output} was collected for something else: {listed}: {cure}")
 
 
-def read_back(journal: Journal, plan: Plan, scores: Scores, known: Manifest | None, tasks: TaskFile) -> None:
-    """Take over the rows that are there, and their scores.
+def read_back(journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile) -> None:
+    """Take over the rows that are there.
 
     Args:
+        record: is told of each, once.
         known: the manifest of the output. Without one, each row is compared with the input.
 
     Raises:
@@ -106,7 +109,7 @@ def read_back(journal: Journal, plan: Plan, scores: Scores, known: Manifest | No
             what = "a row without _ng_task_index and _ng_rollout_index" if key is None else f"a row for {_named(key)}"
             raise OutputError(f"the output to go on with has {what}, which this input does not plan")
         if not journal.has(position):
-            scores.record(position, numbers(row))
+            record(position, key, row)
         return position
 
     journal.read_back(place)

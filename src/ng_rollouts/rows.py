@@ -7,13 +7,16 @@ import sys
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.jsonlines import dumps
-from ng_rollouts.records import Json, Result, Rollout
+from ng_rollouts.records import Facts, Json, Result, Rollout
 from ng_rollouts.redact import redact
 
 _CLASS_CHARACTERS = 100
+_TOKENS = ("input_tokens", "output_tokens", "total_tokens")
 
 
-def result_of(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Result:
+def result_of(
+    rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True, answer_key: str | None = None
+) -> Result:
     """What is written and counted of a reply.
 
     Args:
@@ -24,7 +27,7 @@ def result_of(rollout: Rollout, reply: Json, *, training_view: bool, scored: boo
     """
     try:
         row = finished_row(rollout, reply, training_view=training_view, scored=scored)
-        return Result(line=dumps(row), scores=numbers(row), **_tokens(row))
+        return Result(line=dumps(row), facts=facts_of(row, answer_key))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
         raise AttemptFailed("odd_reply", message) from error
@@ -59,13 +62,23 @@ def numbers(row: Json) -> dict[str, float]:
     }
 
 
-def _tokens(row: Json) -> dict[str, int]:
+def facts_of(row: Json, answer_key: str | None = None) -> Facts:
+    """What figures are made of.
+
+    Args:
+        answer_key: the field that majorities are formed of; `extracted_answer` unless told otherwise.
+    """
     response = row.get("response")
-    usage = response.get("usage") if isinstance(response, dict) else None
-    if not isinstance(usage, dict):
-        return {}
-    counts = {name: usage.get(name) for name in ("input_tokens", "output_tokens")}
-    return {name: int(count) for name, count in counts.items() if isinstance(count, (int, float))}
+    response = response if isinstance(response, dict) else {}
+    usage = response.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    answer = row.get(answer_key or "extracted_answer")
+    return Facts(
+        scores=numbers(row),
+        tokens={name: count for name in _TOKENS if isinstance(count := usage.get(name), int)},
+        truncated=bool(response.get("incomplete_details")),
+        answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
+    )
 
 
 def _check_sentinels(reply: Json) -> None:

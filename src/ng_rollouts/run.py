@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile
+from pathlib import Path
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.discovery import find_agents
 from ng_rollouts.agents.server import ServerAgent
+from ng_rollouts.book import Book
 from ng_rollouts.capacity import in_flight_possible
 from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.costs import Costs
-from ng_rollouts.errors import Interrupted, OutputError, StoppedEarly, StorageError
+from ng_rollouts.errors import GateMissed, Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
+from ng_rollouts.figures import aggregate_metrics, check_gates, histogram_told, run_summary
 from ng_rollouts.http import crawls_beyond
 from ng_rollouts.journal import Finished, Journal, open_journal, reopen_journal
-from ng_rollouts.load import Load, watching_load
+from ng_rollouts.load import watching_load
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
-from ng_rollouts.outputs import OutputPaths, check_output, output_paths
+from ng_rollouts.outputs import OutputPaths, check_output, output_paths, write_json
 from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Limit
 from ng_rollouts.plans import Plan
-from ng_rollouts.pools import Pool
 from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
 from ng_rollouts.recipes import Recipe
-from ng_rollouts.records import Attempt, Counts, Failure, Result, Rollout
+from ng_rollouts.records import Counts, Json, Result, Rollout
 from ng_rollouts.rehearsal import agents_told, plan_told, request_told
-from ng_rollouts.resume import Earlier, check_same_run, earlier_failures, manifest_of, read_back
+from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker, RetryPolicy
 from ng_rollouts.rows import result_of
 from ng_rollouts.sampling import warnings
 from ng_rollouts.signals import heeding_signals
+from ng_rollouts.status import status
 from ng_rollouts.summary import servers_told, summary
+from ng_rollouts.tally import Tally
 from ng_rollouts.tasks import TaskFile, readable_twice
 
 _SYNC_EVERY_S = 1.0
@@ -95,6 +101,7 @@ class _Run:
             book = book or self._new_book(stack)
             stop = Stop(self.config.drain_s)
             with heeding_signals(stop, book.counts) as received:
+                code = 4
                 try:
                     self._start(book)
                     if book.owes_any:
@@ -102,10 +109,15 @@ class _Run:
                     if received.first and book.owes_any:
                         raise Interrupted(received.first)
                     code = await self._finish(book)
-                except (StoppedEarly, Interrupted):
-                    self._leave_unfinished(book)
+                    code = 128 + received.first if received.first else code
+                except (StoppedEarly, Interrupted, GateMissed) as error:
+                    code = error.exit_code
+                    if not isinstance(error, GateMissed):
+                        self._leave_unfinished(book)
                     raise
-                return 128 + received.first if received.first else code
+                finally:
+                    self._write_summary(book, code)
+                return code
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""
@@ -114,7 +126,7 @@ class _Run:
         if any(not agent.scores for agent in agents.values()):
             tell("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")
 
-    def _rehearse(self, agents: dict[str, Agent], book: _Book | None) -> int:
+    def _rehearse(self, agents: dict[str, Agent], book: Book | None) -> int:
         counts = book.counts if book else Counts(planned=self.plan.rollouts)
         _announce(self.config, self.plan)
         say(plan_told(self.plan, counts))
@@ -126,12 +138,12 @@ class _Run:
                 say(line)
         return 0
 
-    def _book_of_earlier(self, stack: AsyncExitStack) -> _Book | None:
+    def _book_of_earlier(self, stack: AsyncExitStack) -> Book | None:
         """What is there to go on with, if it is asked for; nothing is changed yet."""
         if not self.config.resume_from_cache or not any(path.exists() for path in self.paths.all):
             return None
         book = self._book(stack.enter_context(reopen_journal(self.paths, self.plan.rollouts)))
-        read_back(book.journal, self.plan, book.scores, read_manifest(self.paths.manifest), self.tasks)
+        read_back(book.journal, self.plan, book.take_over, read_manifest(self.paths.manifest), self.tasks)
         retry = self.config.retry_failed
         book.earlier = earlier_failures(book.failures, self.plan, book.journal, retry=retry)
         book.counts.collected, book.counts.failed = book.journal.count, len(book.earlier.left)
@@ -149,20 +161,27 @@ class _Run:
             tell(f"warning: {book.journal.unreadable} lines of {self.paths.output} cannot be read and are left out")
         return book
 
-    def _new_book(self, stack: AsyncExitStack) -> _Book:
+    def _new_book(self, stack: AsyncExitStack) -> Book:
         journal = stack.enter_context(open_journal(self.paths, self.plan.rollouts, overwrite=self.config.overwrite))
         if journal.moved:
             tell(f"{self.paths.output} was there: moved to {journal.moved}, with what belongs to it")
         return self._book(journal)
 
-    def _book(self, journal: Journal) -> _Book:
+    def _book(self, journal: Journal) -> Book:
         counts = Counts(planned=self.plan.rollouts)
         breakers = {agent: Breaker(agent, self.plan.rollouts) for agent in self.plan.agents}
-        return _Book(
-            journal, FailuresFile(self.paths.failures), Scores(self.plan.rollouts), counts, breakers, Earlier()
+        keep_incomplete = self.config.incomplete_groups == "keep"
+        return Book(
+            journal=journal,
+            failures=FailuresFile(self.paths.failures),
+            scores=Scores(self.plan.rollouts),
+            tally=Tally(self.plan.group_size(), keep_incomplete=keep_incomplete),
+            counts=counts,
+            breakers=breakers,
+            answer_key=self.config.answer_key,
         )
 
-    def _start(self, book: _Book) -> None:
+    def _start(self, book: Book) -> None:
         """Make the files ready for writing, and say what is about to happen."""
         book.journal.open_for_appending()
         book.failures.settle(lambda _: False)
@@ -172,21 +191,29 @@ class _Run:
             raise OutputError(f"{self.paths.manifest} cannot be written: {error.strerror}") from error
         _announce(self.config, self.plan)
 
-    async def _fan_out(self, agents: dict[str, Agent], book: _Book, stop: Stop) -> None:
+    async def _fan_out(self, agents: dict[str, Agent], book: Book, stop: Stop) -> None:
         training_view = self.config.training_view
 
         async def call(rollout: Rollout, attempts: int) -> Result:
             attempts += book.earlier.attempts.get(rollout.key, 0)
             agent = agents[rollout.agent]
             reply = await agent.run(rollout.request(attempts))
-            return result_of(rollout, reply, training_view=training_view, scored=agent.scores)
+            return result_of(
+                rollout, reply, training_view=training_view, scored=agent.scores, answer_key=self.config.answer_key
+            )
 
         book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
         book.unscored = any(not agent.scores for agent in agents.values())
         collected_before = book.counts.collected
         limit = _limit(self.config, _parallel(self.config, self.plan))
+        began = time.monotonic()
+        status_file = Path(self.config.status_file or self.paths.status)
 
         def notes() -> Iterator[str]:
+            if book.counts.reward.count:
+                yield f"reward={book.counts.reward.mean:.3f}±{book.counts.reward.half_width:.3f}"
+            if book.counts.output_tokens:
+                yield f"tokens={book.counts.output_tokens / (time.monotonic() - began):.0f}/s"
             if isinstance(limit, AdaptiveLimit):
                 yield f"parallel={limit.now}"
             for pool in book.pools:
@@ -206,7 +233,7 @@ class _Run:
 
         syncing = asyncio.create_task(_sync_often(book.journal))
         try:
-            async with progress(book.counts, notes), watching_load() as book.load:
+            async with progress(book.counts, notes), status(status_file, book.counts), watching_load() as book.load:
                 owed = self._owed(book)
                 if self.config.canary:
                     await self._send_canary(fan_out, owed, book)
@@ -217,7 +244,7 @@ class _Run:
             book.journal.sync()
 
     async def _send_canary(
-        self, fan_out: Callable[[Iterator[Rollout]], Awaitable[None]], owed: Iterator[Rollout], book: _Book
+        self, fan_out: Callable[[Iterator[Rollout]], Awaitable[None]], owed: Iterator[Rollout], book: Book
     ) -> None:
         """Send the first rollouts alone.
 
@@ -231,7 +258,7 @@ class _Run:
             told = f": {last.failure_class}: {last.message}" if last else ""
             raise StoppedEarly(f"the canary failed, so the rest was not sent{told}")
 
-    def _owed(self, book: _Book) -> Iterator[Rollout]:
+    def _owed(self, book: Book) -> Iterator[Rollout]:
         left = book.earlier.left
         return (
             rollout
@@ -239,35 +266,90 @@ class _Run:
             if not book.journal.has(rollout.position) and rollout.position not in left
         )
 
-    def _leave_unfinished(self, book: _Book) -> None:
+    def _leave_unfinished(self, book: Book) -> None:
         with suppress(StorageError):
             self._settle_failures(book)
         self._tell_summary(book, None)
 
-    def _settle_failures(self, book: _Book) -> None:
+    def _settle_failures(self, book: Book) -> None:
         """Take what is collected out of the failures file."""
         locate = self.plan.locator()
         book.failures.settle(lambda key: (position := locate(key)) is not None and book.journal.has(position))
 
-    async def _finish(self, book: _Book) -> int:
+    async def _finish(self, book: Book) -> int:
         journal = book.journal
         finished = await asyncio.to_thread(journal.finish, self._kept(journal))
+        book.finished = finished
+        book.tally.end()
         self._settle_failures(book)
         self._tell_summary(book, finished)
-        kept = self._kept
-        averages = book.scores.averages(lambda: (position for position, is_kept in enumerate(kept(journal)) if is_kept))
-        if book.unscored and "reward" not in averages:
-            averages = {"reward": None, **averages}
+        averages = self._averages(book)
+        if not self.config.disable_aggregation:
+            self._write_aggregates(book)
         say(json.dumps(averages, indent=4))
+        if self.config.metrics_by == "agent":
+            for agent, means in self._averages_by_agent(book):
+                say(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
+        check_gates(self.config, averages, finished.kept / self.plan.rollouts)
         return 1 if book.counts.failed > _failures_allowed(self.config, self.plan) else 0
+
+    def _averages(self, book: Book) -> Json:
+        """Means over the finished rows; over what was collected, if the run ended before there were such."""
+        is_in = partial(self._kept, book.journal) if book.finished else partial(self._there, book.journal)
+        averages = book.scores.averages(lambda: (position for position, is_kept in enumerate(is_in()) if is_kept))
+        return {"reward": None, **averages} if book.unscored and "reward" not in averages else averages
+
+    def _averages_by_agent(self, book: Book) -> Iterator[tuple[str, Json]]:
+        for agent, tally in book.tally.agents.items():
+            columns = tally.aggregate.columns
+            yield agent, {name: columns[name].mean for name in book.scores.names if name in columns}
+
+    def _write_aggregates(self, book: Book) -> None:
+        with self._as_warning(self.paths.aggregate_metrics):
+            write_json(self.paths.aggregate_metrics, aggregate_metrics(book.tally.agents))
+        if self.config.quiet:
+            return
+        for agent, tally in book.tally.agents.items():
+            if told := histogram_told(tally.aggregate):
+                tell(f"{agent}: {told}" if len(book.tally.agents) > 1 else told)
+
+    def _write_summary(self, book: Book, exit_code: int) -> None:
+        with self._as_warning(self.paths.summary):
+            write_json(
+                self.paths.summary,
+                run_summary(
+                    config=self.config,
+                    command=self.command,
+                    counts=book.counts,
+                    failed_by_class=book.failures.by_class,
+                    finished=book.finished.kept if book.finished else None,
+                    set_aside=book.finished.set_aside if book.finished else 0,
+                    averages=self._averages(book),
+                    began=book.began,
+                    load=book.load,
+                    most_in_flight=book.counts.most_in_flight,
+                    exit_code=exit_code,
+                ),
+            )
+
+    @contextmanager
+    def _as_warning(self, path: Path) -> Iterator[None]:
+        """Figures that cannot be written fail no run."""
+        try:
+            yield
+        except OSError as error:
+            tell(f"warning: {path} cannot be written: {error.strerror}")
 
     def _kept(self, journal: Journal) -> Iterator[bool]:
         """For every position, whether it is for the finished file."""
         if self.config.incomplete_groups == "keep":
-            return (journal.has(position) for position in range(self.plan.rollouts))
+            return self._there(journal)
         return self.plan.whole(journal.has)
 
-    def _tell_summary(self, book: _Book, finished: Finished | None) -> None:
+    def _there(self, journal: Journal) -> Iterator[bool]:
+        return (journal.has(position) for position in range(self.plan.rollouts))
+
+    def _tell_summary(self, book: Book, finished: Finished | None) -> None:
         command = self.command if book.resumable or finished is None else ()
         for line in summary(book.counts, book.failures, self.paths, finished, command):
             tell(line)
@@ -275,48 +357,6 @@ class _Run:
             tell(line)
         if book.load:
             tell(book.load.told())
-
-
-@dataclass(slots=True)
-class _Book:
-    """What is written down of a run."""
-
-    journal: Journal
-    failures: FailuresFile
-    scores: Scores
-    counts: Counts
-    breakers: dict[str, Breaker]
-    earlier: Earlier
-    terminal: int = 0
-    load: Load | None = None
-    pools: list[Pool] = field(default_factory=list)
-    unscored: bool = False
-    last_failure: Attempt | None = None
-
-    @property
-    def owes_any(self) -> bool:
-        """Whether anything is left to collect."""
-        return self.counts.settled < self.counts.planned
-
-    @property
-    def resumable(self) -> bool:
-        """Whether a resume would have anything to do."""
-        return self.owes_any or self.counts.failed > self.terminal
-
-    def keep(self, rollout: Rollout, result: Result) -> None:
-        self.journal.append(rollout.position, result.line)
-        self.scores.record(rollout.position, result.scores)
-        self.counts.collected += 1
-        self.counts.input_tokens += result.input_tokens
-        self.counts.output_tokens += result.output_tokens
-        self.breakers[rollout.agent].success()
-
-    def give_up(self, failure: Failure) -> None:
-        self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
-        self.counts.failed += 1
-        self.terminal += failure.terminal
-        self.last_failure = last = failure.attempts[-1]
-        self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

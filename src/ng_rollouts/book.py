@@ -1,0 +1,88 @@
+"""What is written down of a run, while it goes on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ng_rollouts.failures import FailuresFile
+from ng_rollouts.journal import Finished, Journal
+from ng_rollouts.load import Load
+from ng_rollouts.metrics import Scores
+from ng_rollouts.pools import Pool
+from ng_rollouts.records import Attempt, Counts, Facts, Failure, Json, Key, Result, Rollout
+from ng_rollouts.resume import Earlier
+from ng_rollouts.retries import Breaker
+from ng_rollouts.rows import facts_of
+from ng_rollouts.tally import Tally
+
+
+@dataclass(slots=True, kw_only=True)
+class Book:
+    """Files, counts and figures of a run.
+
+    Attributes:
+        terminal: failures that no resume would try again.
+        unscored: whether an agent gives no rewards.
+        began: seconds since 1970.
+    """
+
+    journal: Journal
+    failures: FailuresFile
+    scores: Scores
+    tally: Tally
+    counts: Counts
+    breakers: dict[str, Breaker]
+    answer_key: str | None = None
+    earlier: Earlier = field(default_factory=Earlier)
+    terminal: int = 0
+    load: Load | None = None
+    pools: list[Pool] = field(default_factory=list)
+    unscored: bool = False
+    last_failure: Attempt | None = None
+    finished: Finished | None = None
+    began: float = field(default_factory=time.time)
+
+    @property
+    def owes_any(self) -> bool:
+        """Whether anything is left to collect."""
+        return self.counts.settled < self.counts.planned
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a resume would have anything to do."""
+        return self.owes_any or self.counts.failed > self.terminal
+
+    def take_over(self, position: int, key: Key, row: Json) -> None:
+        """Figure in a row that an earlier command collected."""
+        reference = row.get("agent_ref")
+        agent = reference.get("name") if isinstance(reference, dict) else None
+        self._figure_in(position, key, str(agent), facts_of(row, self.answer_key))
+
+    def keep(self, rollout: Rollout, result: Result) -> None:
+        """Write a rollout down, and count it."""
+        self.journal.append(rollout.position, result.line)
+        self._figure_in(rollout.position, rollout.key, rollout.agent, result.facts)
+        self.counts.collected += 1
+        self.counts.input_tokens += result.facts.tokens.get("input_tokens", 0)
+        self.counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
+        self.breakers[rollout.agent].success()
+
+    def give_up(self, failure: Failure) -> None:
+        """Write a failure down, and count it.
+
+        Raises:
+            StoppedEarly: there is no point in going on.
+        """
+        self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
+        self.tally.lack(failure.rollout.key)
+        self.counts.failed += 1
+        self.terminal += failure.terminal
+        self.last_failure = last = failure.attempts[-1]
+        self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
+
+    def _figure_in(self, position: int, key: Key, agent: str, facts: Facts) -> None:
+        self.scores.record(position, facts.scores)
+        self.tally.record(key, agent, facts)
+        if "reward" in facts.scores:
+            self.counts.reward.add(facts.scores["reward"])
