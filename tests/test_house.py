@@ -28,7 +28,7 @@ FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates"},
     {"config", "chat", "metrics", "retries", "overrides", "console"},
-    {"prompts", "rows", "helptext", "parallelism", "costs", "env_yaml", "aggregates", "status"},
+    {"prompts", "rows", "helptext", "parallelism", "costs", "env_yaml", "aggregates", "status", "pacing"},
     {"recipes", "tally"},
     {"plans"},
     {"tasks", "sampling"},

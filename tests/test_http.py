@@ -16,6 +16,7 @@ import trustme
 from ng_rollouts.agents.readiness import wait_for_servers
 from ng_rollouts.errors import AttemptFailed, Unreachable
 from ng_rollouts.http import Reply, TimeLimits, crawls_beyond, open_http
+from ng_rollouts.pools import Pool
 
 ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -169,7 +170,7 @@ def test_an_unknown_certificate_ends_a_run_before_anything_is_sent(tls_port: int
     """Waiting does not make it known."""
 
     async def wait() -> None:
-        await wait_for_servers([f"https://127.0.0.1:{tls_port}"], 60, "auto", print)
+        await wait_for_servers([Pool([f"https://127.0.0.1:{tls_port}"])], 60, "auto", print)
 
     with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
         asyncio.run(wait())

@@ -20,8 +20,8 @@ from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import TimeLimits, open_http
 from ng_rollouts.models.chat_replies import response_of
 from ng_rollouts.models.chat_requests import chat_request
-from ng_rollouts.models.pacing import Pace
 from ng_rollouts.models.server import ModelServer, base_url
+from ng_rollouts.pacing import Pace
 from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Slots
 from ng_rollouts.pools import Pool
 
@@ -594,9 +594,9 @@ def test_the_pace_is_kept_evenly(rate: float, tokens: float, sizes: list[int]) -
     pace = Pace(rate, tokens, clock=lambda: now)
     turns = []
     for size in sizes:
-        ticket, seconds = pace.take(size)
-        now += seconds
+        now += max(0.0, pace.seconds_to_turn())
         turns.append(now)
+        ticket = pace.take(size)
         pace.settle(ticket, size)
     gaps = [after - before for before, after in itertools.pairwise(turns)]
     assert all(gap >= 60 / rate - 1e-6 for gap in gaps)
@@ -770,3 +770,131 @@ def test_a_canary_goes_first(serve_model: ServeModel, collected: Callable[..., R
     ran = collected(healthy.url, "+verifier=none", "+canary=1", "+resume_from_cache=true")
     assert ran.code == 0, ran.stderr
     assert len(keys_of(tmp_path / "rollouts.jsonl")) == 5
+
+
+ODD_COMPLETIONS = [
+    {"created": "2024-01-01T00:00:00Z"},
+    {"usage": {"prompt_tokens": "n/a", "completion_tokens": None, "completion_tokens_details": [1]}},
+    {"usage": []},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_COMPLETIONS)
+def test_odd_replies_are_read_as_far_as_they_go(odd: Any) -> None:
+    """What is nobody's answer does not decide about the answer."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    reply = response_of({"id": "x", "model": "m", "choices": [choice], **odd}, {})
+    Response.model_validate(reply)
+    assert reply["output"][0]["content"][0]["text"] == "hi"
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {"a": 1}}}]}, '{"a":1}'),
+        ({"tool_calls": [{"function": {"name": "f", "arguments": None}}]}, "{}"),
+        ({"function_call": {"name": "f", "arguments": '{"a": 2}'}}, '{"a": 2}'),
+    ],
+)
+def test_calls_are_calls_however_they_are_told(message: Any, arguments: str) -> None:
+    """Arguments as an object, none at all, the form of before."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": "stop"}
+    (item,) = response_of({"choices": [choice]}, {})["output"]
+    assert (item["type"], item["name"], item["arguments"]) == ("function_call", "f", arguments)
+
+
+@pytest.mark.parametrize(
+    ("completion", "failure_class", "words"),
+    [
+        ({}, "odd_reply", "choices"),
+        ({"choices": []}, "odd_reply", "IndexError"),
+        ({"choices": [{"message": {"content": 5}}]}, "odd_reply", "TypeError"),
+        (
+            {"choices": [{"finish_reason": "error", "error": {"message": "overloaded"}, "message": {}}]},
+            "model_error",
+            "overloaded",
+        ),
+    ],
+)
+def test_what_is_no_answer_is_a_failure(completion: Any, failure_class: str, words: str) -> None:
+    """Tried again, and told in the server's words; never a reward of 0."""
+    with pytest.raises(AttemptFailed, match=words) as failure:
+        response_of(completion, {})
+    assert (failure.value.failure_class, failure.value.retryable) == (failure_class, True)
+
+
+def test_token_ids_are_read_where_vllm_puts_them_into_tokens() -> None:
+    """By `return_tokens_as_token_ids`; log probabilities come without ids, too."""
+    tokens = [{"token": f"token_id:{number}", "logprob": -number / 2, "top_logprobs": []} for number in (5, 6)]
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "logprobs": {"content": tokens}}
+    (item,) = response_of({"choices": [choice]}, {})["output"]
+    assert item["generation_token_ids"] == [5, 6]
+    assert item["generation_log_probs"] == [-2.5, -3.0]
+
+
+def test_a_refusal_at_first_does_not_settle_which_api_there_is(
+    serve_model: ServeModel, collected: Callable[..., Ran]
+) -> None:
+    """Only an answer, or its absence, does; calls at the beginning do not wait for each other."""
+    server = serve_model(apis=["chat"], latency=0.2, admits=8)
+    assert collected(server.url, "+verifier=exact_match", "+num_samples_in_parallel=8", rows=16).code == 0
+    assert server.stats()["most_in_flight"] == 8
+    assert server.stats()["asked"]["/v1/responses"] <= 8
+
+
+def test_the_pace_mends_itself_while_requests_wait() -> None:
+    """What replies tell they took moves the turns of those who wait already."""
+    now = 0.0
+    pace = Pace(None, 60_000, clock=lambda: now)
+    first = pace.take(0, output_tokens=30_000)
+    assert pace.seconds_to_turn() == pytest.approx(30)
+    pace.settle(first, 1000)
+    assert pace.seconds_to_turn() == pytest.approx(1)
+    now += 1
+    second = pace.take(0, output_tokens=30_000)
+    assert pace.seconds_to_turn() == pytest.approx(1)
+    pace.give_back(second)
+    assert pace.seconds_to_turn() == pytest.approx(0)
+
+
+def test_a_rest_does_not_end_in_a_burst() -> None:
+    """Turns are handed out after it, not during it."""
+    pool = Pool(["http://a"], Pace(600))
+    times: list[float] = []
+
+    async def refuse_once(url: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            raise AttemptFailed("http_429", "slow down", status=429, retryable=True, retry_after_s=0.5)
+
+    async def run() -> None:
+        await asyncio.gather(*(pool.send(task, refuse_once) for task in range(6)), return_exceptions=True)
+
+    asyncio.run(run())
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert gaps[0] >= 0.45
+    assert min(gaps[1:]) >= 0.08
+
+
+def test_one_server_of_a_pool_is_enough(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
+    """The other is told, and left alone."""
+    server = serve_model()
+    ran = collected(server.url, f"+policy_base_url=[http://127.0.0.1:9/v1,{server.url}/v1]", "+verifier=exact_match")
+    assert ran.code == 0, ran.stderr
+    assert "http://127.0.0.1:9/v1 does not answer" in ran.stderr
+    assert ran.averages["reward"] == 1.0
+
+
+def test_a_name_that_the_server_does_not_list_is_told(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
+    """As a warning, for some servers take more names than they list."""
+    ran = collected(serve_model().url, "+verifier=none", "+policy_model_name=tset-model", "+dry_run=true")
+    assert ran.code == 0
+    assert "lists no model 'tset-model', but test-model" in ran.stderr
+
+
+def test_the_command_that_goes_on_can_be_typed(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
+    """Numbers are no secrets, whatever they are called."""
+    ran = collected(serve_model().url, "+verifier=none", "+max_total_tokens=50", "+num_samples_in_parallel=1")
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("to go on:")]
+    assert "+max_total_tokens=50" in line
+    assert "***" not in line

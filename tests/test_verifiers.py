@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ import pytest
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.verifiers.answers import boxed, final_answer, letter, output_text
 from ng_rollouts.verifiers.functions import PythonFunction
-from ng_rollouts.verifiers.rules import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.judge import VERDICT
+from ng_rollouts.verifiers.rules import ExactMatch, JsonSchema, Math, Mcqa, Regex, last_match
 from ng_rollouts.verifiers.workers import Workers
 
-from .conftest import SHARED_DATA, Ran, Served, read_rows
+from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 
 
 def said(text: str) -> Any:
@@ -45,6 +49,9 @@ def workers() -> Iterator[Workers]:
         ("To answer the question, I would need more", "To answer the question, I would need more"),
         ("Pacific Ocean", "Pacific Ocean"),
         (r"\boxed{unclosed", r"\boxed{unclosed"),
+        (r"\boxed{7} and then \boxed{", "7"),
+        ("The final answer is 42. I hope it is correct.", "42"),
+        ("The final answer is 4.2.", "4.2"),
     ],
 )
 def test_the_final_answer_is_found(text: str, answer: str) -> None:
@@ -64,6 +71,9 @@ def test_the_final_answer_is_found(text: str, answer: str) -> None:
         ("Answer: **E**", "E"),
         ("F", "F"),
         ("The answer is An apple", None),
+        ("The answer is a bit unclear.", None),
+        ("Answer: B\n\nI considered answer a too", "B"),
+        (r"\boxed {D}", "D"),
         ("I cannot say", None),
     ],
 )
@@ -120,6 +130,13 @@ def final_question(row: Any) -> str:
         ("42", "no idea", False),
         ("x^2+1", r"$\boxed{1+x^2}$", True),
         ("72.0", r"\boxed{72}", True),
+        (r"2\pi", r"\boxed{2\pi}", True),
+        (r"2\pi", r"\boxed{2}", False),
+        (r"3\sqrt{5}", r"so $3\sqrt{5}$", True),
+        ("10^{5}", r"\boxed{100000}", True),
+        ("1e5", r"\boxed{100000}", True),
+        ("50%", r"\boxed{50\%}", True),
+        ("1,234", r"\boxed{1234}", True),
     ],
 )
 def test_math_is_compared_as_math(workers: Workers, expected: str, text: str, correct: bool) -> None:  # noqa: FBT001
@@ -237,3 +254,69 @@ def test_a_judge_that_gives_no_verdict_is_a_failure(
     assert failure["failure_class"] == "judge_unreadable"
     assert judge.stats()["asked"]["/v1/responses"] == 3
     assert policy.stats()["asked"]["/v1/responses"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["The answer" + " " * 100_000, "answer is " * 20_000, r"\boxed{" + r"\text{" * 20_000, "*" * 100_000]
+)
+def test_no_text_keeps_the_loop_long(text: str) -> None:
+    """What models write when they run wild is looked at in time that grows with its length."""
+    began = time.process_time()
+    letter(text)
+    final_answer(text)
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("said_by_judge", ["VERDICT: NOT SURE", "VERDICT: 10/10", "verdict: nothing"])
+def test_an_unclear_verdict_is_none(said_by_judge: str) -> None:
+    """Neither a zero nor a one."""
+    assert last_match(VERDICT, said_by_judge) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"), [("VERDICT: 0.25.", "0.25"), ("Verdict: **Correct**", "Correct"), ("verdict: no", "no")]
+)
+def test_a_clear_verdict_is_read(verdict: str, word: str) -> None:
+    """With whatever is around it."""
+    assert last_match(VERDICT, verdict) == word
+
+
+def test_workers_do_not_outlive_the_command(
+    serve_model: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Even if it is killed while one of them hangs."""
+    (tmp_path / "hang.py").write_text(
+        "import os\nfrom pathlib import Path\ndef hang(row, response):\n"
+        "    Path('pid').write_text(str(os.getpid()))\n    while True: pass\n"
+    )
+    tasks([{"responses_create_params": {"input": "1 + 1"}}])
+    arguments = [
+        f"+policy_base_url={serve_model().url}/v1",
+        "+verifier=python",
+        "+verifier.function=hang.py:hang",
+        "+verifier.seconds=300",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=rollouts.jsonl",
+    ]
+    process = subprocess.Popen([SCRIPTS / "ng_collect_rollouts", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    process.kill()
+    process.wait()
+    worker = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not is_running(worker))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"

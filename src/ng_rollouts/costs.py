@@ -46,6 +46,8 @@ class Costs:
         if counts.input_tokens or counts.output_tokens:
             line = f"tokens: {counts.input_tokens} in, {counts.output_tokens} out"
             yield line + (f", cost {self.spent(counts):.4g}" if self.are_known else "")
+        elif counts.collected and (self.most_tokens is not None or self.are_known):
+            yield "warning: the replies tell no usage, so neither a budget of tokens nor a cost can be kept"
         if self.budget_is_spent(counts) and counts.settled < counts.planned:
             yield (
                 f"the budget of max_total_tokens={self.most_tokens} is spent: no more rollouts were taken up, "

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import without_credentials
+from ng_rollouts.pacing import Pace, Ticket
 from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, UNREACHED
 
 FIRST_REST_S = 2.0
@@ -100,14 +101,15 @@ class Address:
 
 
 class Pool:
-    """Sends by one address or another.
+    """Sends by one address or another, at a pace.
 
     Args:
         urls: what is asked; at least one.
     """
 
-    def __init__(self, urls: list[str]) -> None:
+    def __init__(self, urls: list[str], pace: Pace | None = None) -> None:
         self.addresses = [Address(url) for url in urls]
+        self._pace = pace or Pace()
         self._of_task: OrderedDict[int, Address] = OrderedDict()
 
     def resting(self) -> list[str]:
@@ -115,21 +117,49 @@ class Pool:
         several = len(self.addresses) > 1
         return [address.shown for address in self.addresses if address.excused_s or (several and address.rests)]
 
-    async def send(self, task: int, send: Callable[[str], Awaitable[T]]) -> T:
+    async def send(
+        self,
+        task: int,
+        send: Callable[[str], Awaitable[T]],
+        *,
+        characters: int = 0,
+        output_tokens: int | None = None,
+        tokens_of: Callable[[T], int] = lambda _: 0,
+    ) -> T:
         """What `send` makes of the address that is best for a task; the next best if nobody is there.
+
+        Args:
+            characters, output_tokens: size of the request and the most tokens of its answer, by which it is paced.
+            tokens_of: what an answer took.
 
         Raises:
             AttemptFailed: what the last address asked came to.
         """
         tried: set[Address] = set()
         while True:
-            address = await self._best(task, tried)
+            address, ticket = await self._turn(task, tried, characters, output_tokens)
             try:
-                return await _timed(address, send)
+                answer = await _timed(address, send)
             except AttemptFailed as failure:
+                self._pace.give_back(ticket)
                 tried.add(address)
                 if failure.failure_class not in UNREACHED or len(tried) == len(self.addresses):
                     raise
+            else:
+                self._pace.settle(ticket, tokens_of(answer))
+                return answer
+
+    async def _turn(
+        self, task: int, tried: set[Address], characters: int, output_tokens: int | None
+    ) -> tuple[Address, Ticket]:
+        """An address that may be asked now, and the turn to ask it."""
+        while True:
+            await self._best(task, tried)
+            ticket = await self._pace.wait(characters, output_tokens)
+            address = self._pick(task, tried)
+            if not address.excused_s:
+                return address, ticket
+            self._pace.give_back(ticket)
 
     async def _best(self, task: int, tried: set[Address]) -> Address:
         while True:

@@ -29,6 +29,7 @@ _PATTERNS = (
 )
 _KNOWN: set[str] = set()
 _SHORTEST_SECRET = 4
+_NO_SECRET = re.compile(r"\$\{|[\d._]+(?:e\d+)?$|null$|true$|false$")
 _NAMED_SECRET = re.compile(rf"[+]*[\w.]*{_NAMES}=", re.IGNORECASE)
 
 
@@ -67,6 +68,6 @@ def shown_command(arguments: Iterable[str]) -> str:
 
 def _masked(argument: str) -> str:
     name = _NAMED_SECRET.match(argument)
-    if name and not argument[name.end() :].startswith("${"):
+    if name and not _NO_SECRET.match(argument, name.end()):
         return name[0] + MASK
     return redact(argument)

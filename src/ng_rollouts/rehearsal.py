@@ -24,9 +24,13 @@ def plan_told(plan: Plan, counts: Counts) -> str:
 def agents_told(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
     """A line for each agent, whose servers have all been found to answer."""
     for name, agent in agents.items():
-        servers = ", ".join(address.shown for pool in agent.pools for address in pool.addresses)
+        servers = ", ".join(
+            f"{address.shown} {'does not answer' if address.rests else 'answers'}"
+            for pool in agent.pools
+            for address in pool.addresses
+        )
         model = f" for the model {agent.server.model}" if isinstance(agent, ModelAgent) else ""
-        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'} answers{model}"
+        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'}{model}"
 
 
 def request_told(agent: Agent, rollout: Rollout) -> Iterator[str]:

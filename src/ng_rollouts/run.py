@@ -93,6 +93,8 @@ class _Run:
         async with AsyncExitStack() as stack:
             book = self._book_of_earlier(stack)
             agents: dict[str, Agent] = {}
+            if self.config.dry_run:
+                self._tell_plan(book)
             if book is None or book.owes_any:
                 agents = await find_agents(self.plan.agents, self.config, stack, tell)
                 self._check_tasks(agents)
@@ -126,10 +128,11 @@ class _Run:
         if any(not agent.scores for agent in agents.values()):
             tell("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")
 
-    def _rehearse(self, agents: dict[str, Agent], book: Book | None) -> int:
-        counts = book.counts if book else Counts(planned=self.plan.rollouts)
+    def _tell_plan(self, book: Book | None) -> None:
         _announce(self.config, self.plan)
-        say(plan_told(self.plan, counts))
+        say(plan_told(self.plan, book.counts if book else Counts(planned=self.plan.rollouts)))
+
+    def _rehearse(self, agents: dict[str, Agent], book: Book | None) -> int:
         for line in agents_told(self.plan, agents):
             say(line)
         owed = self._owed(book) if book else self.tasks.rollouts(self.plan)

@@ -51,7 +51,7 @@ class CallableAgent:
 
     def __post_init__(self) -> None:
         function = imported(self.target)
-        if not inspect.iscoroutinefunction(function):
+        if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
             raise ConfigError(f"_target_={self.target} must be an async function (row, client) -> dict")
         self._answer = function
 

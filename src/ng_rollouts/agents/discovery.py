@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from ng_rollouts.agents import Agent
@@ -20,8 +21,8 @@ from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.config import ENTRY_KEYS, CollectConfig, HeadServer
 from ng_rollouts.errors import ConfigError, Unreachable
 from ng_rollouts.http import Http, TimeLimits, open_http
-from ng_rollouts.models.pacing import Pace
 from ng_rollouts.models.server import ModelServer
+from ng_rollouts.pacing import Pace
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of, remember_secret
 from ng_rollouts.verifiers.choice import build_verifier, verifier_options
@@ -69,11 +70,10 @@ async def find_agents(
         listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
         found |= {name: maker.server([url]) for name, url in listed.items()}
     servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
-    await wait_for_servers(
-        {url for agent in servers for url in agent.urls}, config.wait_for_agent_s, config.http_engine, tell
-    )
+    pools = {id(pool): pool for agent in servers for pool in agent.pools}
+    await wait_for_servers(pools.values(), config.wait_for_agent_s, config.http_engine, tell)
     for model_server in maker.model_servers:
-        await model_server.find_model(config.wait_for_agent_s)
+        await model_server.find_model(config.wait_for_agent_s, tell)
     return found
 
 
@@ -115,7 +115,7 @@ class _Maker:
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
-            verifier=build_verifier(options, self.workers, self._judge_server),
+            verifier=build_verifier(options, self.workers, partial(self._judge_server, entry)),
             http=self.http,
             params=entry.get("responses_create_params") or {},
             resources_url=addresses(resources, f"{prefix}resources_base_url")[0] if resources else None,
@@ -131,14 +131,14 @@ class _Maker:
         key, model = self._value(entry, "policy_api_key"), self._value(entry, "policy_model_name")
         return self._model_server(urls, key, model, self._value(entry, "policy_api"))
 
-    def _judge_server(self, options: Json) -> ModelServer:
-        url = options.get("base_url", self.config.policy_base_url)
-        if url is None:
-            raise ConfigError("verifier=judge needs a model server: +verifier.base_url=URL")
+    def _judge_server(self, entry: Json, options: Json) -> ModelServer:
+        """The judge's own server, or the policy's if none is named."""
         own = "base_url" in options
-        key = options.get("api_key") if own else options.get("api_key", self.config.policy_api_key)
-        model = options.get("model") if own else options.get("model", self.config.policy_model_name)
-        return self._model_server(addresses(url, "verifier.base_url"), key, model, "auto")
+        url = options["base_url"] if own else self._value(entry, "policy_base_url")
+        key = options.get("api_key", None if own else self._value(entry, "policy_api_key"))
+        model = options.get("model", None if own else self._value(entry, "policy_model_name"))
+        api = options.get("api", "auto" if own else self._value(entry, "policy_api"))
+        return self._model_server(addresses(url, "verifier.base_url"), key, model, api)
 
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelServer:
         for url in urls:

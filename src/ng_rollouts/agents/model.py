@@ -11,6 +11,7 @@ from typing import Any
 
 from ng_rollouts.agents.resources import ResourcesSession
 from ng_rollouts.agents.tools import PythonTools
+from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import Http
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.models.server import ModelServer, Request
@@ -69,6 +70,13 @@ class ModelAgent:
         Raises:
             AttemptFailed: the model, a tool's server or the verifier did not do its part.
         """
+        try:
+            return await self._run(request)
+        except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+            message = f"a reply cannot be made sense of: {type(error).__name__}: {error}"
+            raise AttemptFailed("odd_reply", message, retryable=True) from error
+
+    async def _run(self, request: Json) -> Json:
         session = ResourcesSession(self.resources_url, self.http) if self.resources_url else None
         if session:
             await session.seed(request)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http import Http, TimeLimits, open_http, without_credentials
+from ng_rollouts.http import Http, TimeLimits, open_http
+from ng_rollouts.pools import Address, Pool
 from ng_rollouts.retries import UNREACHED
 
 Tell = Callable[[str], None]
@@ -17,23 +18,25 @@ _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
 """Being there is what counts: an answer is not waited for."""
 
 
-async def wait_for_servers(urls: Iterable[str], seconds: float, engine: str, tell: Tell) -> None:
-    """Wait until each of these servers accepts a request; whatever it answers, it is there.
+async def wait_for_servers(pools: Iterable[Pool], seconds: float, engine: str, tell: Tell) -> None:
+    """Wait until a server of each pool accepts a request; whatever it answers, it is there.
+
+    The others of a pool are left alone until they are tried again.
 
     Raises:
-        Unreachable: one is not, after so many seconds.
+        Unreachable: none of a pool is, after so many seconds.
     """
     async with open_http(_LIMITS, engine) as http:
         deadline = time.monotonic() + seconds
-        for url in sorted(urls):
-            await _wait_for(url, deadline, http, tell)
+        for pool in pools:
+            await _wait_for(pool, deadline, http, tell)
 
 
-async def _wait_for(url: str, deadline: float, http: Http, tell: Tell) -> None:
-    shown = without_credentials(url)
+async def _wait_for(pool: Pool, deadline: float, http: Http, tell: Tell) -> None:
     told = False
-    while (failure := await _absence(url, http)) is not None:
+    while len(absent := await _absent(pool, http)) == len(pool.addresses):
         left = deadline - time.monotonic()
+        shown, failure = ", ".join(address.shown for address in absent), next(iter(absent.values()))
         message = f"the agent server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
         if failure.failure_class == "certificate":
             raise Unreachable(f"{message}: name its authority's certificate by SSL_CERT_FILE=FILE in the environment")
@@ -43,6 +46,14 @@ async def _wait_for(url: str, deadline: float, http: Http, tell: Tell) -> None:
             tell(f"waiting up to {left:.0f} s for the agent server at {shown} ({failure.failure_class})")
             told = True
         await asyncio.sleep(min(_ASK_EVERY_S, left))
+    for address, failure in absent.items():
+        address.went_wrong(failure)
+        tell(f"warning: the agent server at {address.shown} does not answer: it is tried again now and then")
+
+
+async def _absent(pool: Pool, http: Http) -> dict[Address, AttemptFailed]:
+    absent = {address: await _absence(address.url, http) for address in pool.addresses}
+    return {address: failure for address, failure in absent.items() if failure is not None}
 
 
 async def _absence(url: str, http: Http) -> AttemptFailed | None:

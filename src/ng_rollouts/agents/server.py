@@ -5,8 +5,8 @@ from __future__ import annotations
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.models.pacing import Pace
 from ng_rollouts.models.server import Request, total_tokens
+from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of
@@ -27,9 +27,8 @@ class ServerAgent:
         self.urls = urls
         for url in urls:
             remember_password_of(url)
-        self.pools = [Pool([_run_url(url) for url in urls])]
+        self.pools = [Pool([_run_url(url) for url in urls], pace)]
         self._http = http
-        self._pace = pace or Pace()
         self._refuses_seed = False
 
     def check(self, row: Json) -> None:
@@ -41,15 +40,10 @@ class ServerAgent:
 
     async def run(self, request: Json) -> Json:
         """Send the row to the best address."""
-        ticket = await self._pace.wait(0)
-        usage = None
-        try:
-            task = request.get("_ng_task_index") or 0
-            reply = await self.pools[0].send(task, lambda url: self._run_at(url, request))
-            usage = usage_of(reply)
-            return reply
-        finally:
-            self._pace.settle(ticket, total_tokens(usage))
+        task = request.get("_ng_task_index") or 0
+        return await self.pools[0].send(
+            task, lambda url: self._run_at(url, request), tokens_of=lambda reply: total_tokens(usage_of(reply))
+        )
 
     async def _run_at(self, url: str, request: Json) -> Json:
         has_seed = request["responses_create_params"].get("seed") is not None

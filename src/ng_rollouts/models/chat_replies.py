@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.jsonlines import dumps
 from ng_rollouts.records import Json
+from ng_rollouts.redact import redact
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
@@ -20,19 +22,32 @@ def response_of(completion: Json, params: Json) -> Json:
     """The Response object; `params` is the request, of which a Response repeats parts.
 
     Raises:
-        AttemptFailed: the reply has no choice with a message.
+        AttemptFailed: the reply has no choice with a message, or tells an error.
     """
     try:
-        choice = completion["choices"][0]
-        items = _items(choice, completion)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        return _response(completion, params)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         message = f"the model server's reply is no chat completion ({type(error).__name__}: {error})"
         raise AttemptFailed("odd_reply", message, retryable=True) from error
+
+
+def error_message(error: Any) -> str:
+    """What an error object says."""
+    said = error.get("message") if isinstance(error, dict) else error
+    return redact(str(said)) if said else "the model server calls the response failed"
+
+
+def _response(completion: Json, params: Json) -> Json:
+    choice = completion["choices"][0]
+    if choice.get("error") or choice.get("finish_reason") == "error":
+        raise AttemptFailed("model_error", error_message(choice.get("error")), retryable=True)
+    items = _items(choice, completion)
     reason = _INCOMPLETE.get(choice.get("finish_reason") or "")
+    created = completion.get("created")
     return {
         "id": completion.get("id") or "chatcmpl",
         "object": "response",
-        "created_at": float(completion.get("created") or 0),
+        "created_at": float(created) if isinstance(created, (int, float)) else 0.0,
         "model": completion.get("model") or params.get("model"),
         "status": "incomplete" if reason else "completed",
         "incomplete_details": {"reason": reason} if reason else None,
@@ -51,10 +66,14 @@ def _items(choice: Json, completion: Json) -> list[Json]:
     message = choice["message"]
     items: list[Json] = []
     if reasoning := message.get("reasoning_content") or message.get("reasoning"):
-        summary = [{"type": "summary_text", "text": reasoning}]
+        summary = [
+            {"type": "summary_text", "text": reasoning if isinstance(reasoning, str) else dumps(reasoning).decode()}
+        ]
         items.append({"id": "rs_0", "type": "reasoning", "summary": summary, "status": "completed"})
     content = _content(message, choice.get("logprobs") or {})
     calls = message.get("tool_calls") or []
+    if legacy := message.get("function_call"):
+        calls = [*calls, {"function": legacy}]
     if content or not (calls or items):
         cut = choice.get("finish_reason") in _INCOMPLETE
         status = "incomplete" if cut else "completed"
@@ -88,38 +107,52 @@ def _logprob(token: Json) -> Json:
 def _call(call: Json, number: int) -> Json:
     function = call["function"]
     call_id = call.get("id") or f"call_{number}"
+    arguments = function.get("arguments") or "{}"
     return {
         "id": f"fc_{number}",
         "type": "function_call",
         "call_id": call_id,
         "name": function["name"],
-        "arguments": function.get("arguments") or "{}",
+        "arguments": arguments if isinstance(arguments, str) else dumps(arguments).decode(),
         "status": "completed",
     }
 
 
 def _token_ids(choice: Json, completion: Json) -> Json:
+    tokens = (choice.get("logprobs") or {}).get("content") or []
     found = {
         "prompt_token_ids": choice.get("prompt_token_ids") or completion.get("prompt_token_ids"),
-        "generation_token_ids": choice.get("token_ids"),
+        "generation_token_ids": choice.get("token_ids") or _ids_told_as_tokens(tokens),
+        "generation_log_probs": [token["logprob"] for token in tokens] or None,
     }
-    found = {name: ids for name, ids in found.items() if ids is not None}
-    tokens = (choice.get("logprobs") or {}).get("content")
-    if found and tokens:
-        found["generation_log_probs"] = [token["logprob"] for token in tokens]
-    return found
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _ids_told_as_tokens(tokens: list[Json]) -> list[int] | None:
+    """vLLM's `return_tokens_as_token_ids`: tokens like `token_id:22`."""
+    told = [str(token.get("token")).removeprefix("token_id:") for token in tokens]
+    as_ids = bool(tokens) and all(str(token.get("token")).startswith("token_id:") for token in tokens)
+    return [int(number) for number in told] if as_ids else None
 
 
 def _usage(usage: Any) -> Json | None:
     if not isinstance(usage, dict):
         return None
-    read, wrote = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    reasoned = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    read, wrote = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     return {
         "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": int(cached), "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": _count(usage.get("prompt_tokens_details"), "cached_tokens"),
+            "cache_write_tokens": 0,
+        },
         "output_tokens": wrote,
-        "output_tokens_details": {"reasoning_tokens": int(reasoned)},
-        "total_tokens": int(usage.get("total_tokens") or read + wrote),
+        "output_tokens_details": {
+            "reasoning_tokens": _count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        },
+        "total_tokens": _count(usage, "total_tokens") or read + wrote,
     }
+
+
+def _count(usage: Any, name: str) -> int:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return int(count) if isinstance(count, (int, float)) else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,16 +14,17 @@ from ng_rollouts.errors import AttemptFailed, ConfigError, InputError, Unreachab
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.models.chat_replies import response_of
+from ng_rollouts.models.chat_replies import error_message, response_of
 from ng_rollouts.models.chat_requests import chat_request
-from ng_rollouts.models.pacing import Pace
-from ng_rollouts.pools import Pool
+from ng_rollouts.pacing import Pace
+from ng_rollouts.pools import Address, Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import MASK
 
 RESPONSES, CHAT = "responses", "chat_completions"
 PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
 _NOT_THERE = (404, 405, 501)
+_ASK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,12 @@ class ModelServer:
     """
 
     def __init__(self, urls: list[str], http: Http, *, api: str, model: str | None, api_key: str | None, pace: Pace):
-        self.pool = Pool([base_url(url) for url in urls])
+        self.pool = Pool([base_url(url) for url in urls], pace)
         self.model = model
         self._http = http
         self._api = api
+        self._failure = AttemptFailed("connect_failed", "")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._pace = pace
-        self._finding_out = asyncio.Lock()
 
     async def respond(self, params: Json, task: int = 0) -> Json:
         """The Response object for a Responses request.
@@ -66,18 +68,14 @@ class ModelServer:
             return await self._respond_by(self._api, params, task)
         if params.get("seed") is not None:
             return await self._respond_by(CHAT, params, task)
-        async with self._finding_out:
-            if self._api == "auto":
-                return await self._find_out(params, task)
-        return await self._respond_by(self._api, params, task)
+        return await self._respond_and_find_out(params, task)
 
-    async def _find_out(self, params: Json, task: int) -> Json:
+    async def _respond_and_find_out(self, params: Json, task: int) -> Json:
+        """By `/responses` until it is known not to be there: whoever meets a 404 before anybody was answered tells."""
         try:
             response = await self._respond_by(RESPONSES, params, task)
         except AttemptFailed as failure:
-            if failure.status not in _NOT_THERE:
-                if failure.status is not None and failure.status < 500:
-                    self._api = RESPONSES
+            if failure.status not in _NOT_THERE or self._api == RESPONSES:
                 raise
         else:
             self._api = RESPONSES
@@ -89,20 +87,22 @@ class ModelServer:
     async def _respond_by(self, api: str, params: Json, task: int) -> Json:
         request = self.request(params, api)
         body = dumps(request.body)
-        ticket = await self._pace.wait(len(body), params.get("max_output_tokens"))
-        usage: Json | None = None
 
         async def post(url: str) -> Json:
-            return json_object(await self._http.post(url + request.path, body, request.headers))
+            reply = json_object(await self._http.post(url + request.path, body, request.headers))
+            _check(reply)
+            return reply if api == RESPONSES else response_of(reply, params)
 
-        try:
-            reply = await self.pool.send(task, post)
-            response = reply if api == RESPONSES else response_of(reply, params)
-            _check(response)
-            usage = response.get("usage")
-            return response
-        finally:
-            self._pace.settle(ticket, total_tokens(usage))
+        response = await self.pool.send(
+            task,
+            post,
+            characters=len(body),
+            output_tokens=params.get("max_output_tokens"),
+            tokens_of=lambda response: total_tokens(response.get("usage")),
+        )
+        if not isinstance(response.get("output"), list):
+            raise AttemptFailed("odd_reply", "the model server's reply has no output", retryable=True)
+        return response
 
     def check(self, params: Json) -> None:
         """Make sure that there is an API for a request.
@@ -133,34 +133,47 @@ class ModelServer:
         body = chat_request(given) if api == CHAT else _responses_request(given)
         return Request(PATHS[api], self._headers, {**body, **extra})
 
-    async def find_model(self, tell_wait: float) -> None:
-        """Make sure that the server is there, takes the key, and has the model; a lone model needs no name.
+    async def find_model(self, seconds: float, tell: Callable[[str], None]) -> None:
+        """Make sure that a server is there, takes the key, and has the model; a lone model needs no name.
+
+        Of several servers one will do: the others are left alone until they are tried again.
 
         Raises:
-            Unreachable: it is not there, or refuses the key.
-            ConfigError: it serves several models and none is named.
+            Unreachable: none is there after so many seconds, or one refuses the key.
+            ConfigError: they serve several models and none is named.
         """
+        deadline = time.monotonic() + seconds
+        while not (replies := await self._listings()):
+            if time.monotonic() >= deadline or self._failure.failure_class == "certificate":
+                shown = ", ".join(address.shown for address in self.pool.addresses)
+                told = f"{shown} cannot be reached ({self._failure.failure_class}: {self._failure.message})"
+                cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
+                raise Unreachable(f"the model server at {told}: {cure}") from self._failure
+            await asyncio.sleep(min(_ASK_EVERY_S, max(0.0, deadline - time.monotonic())))
         for address in self.pool.addresses:
-            reply = await self._models(address.url, tell_wait)
+            if address not in replies:
+                tell(f"warning: the model server at {address.shown} does not answer: it is tried again now and then")
+        for address, reply in replies.items():
             if reply.status in (401, 403):
                 message = f"the model server at {address.shown} refuses the credentials (HTTP {reply.status})"
                 raise Unreachable(f"{message}: check policy_api_key")
-            if self.model is None:
-                self.model = _only_model(reply, address.shown)
+        address, reply = next(iter(replies.items()))
+        names = _models(reply)
+        if self.model is None:
+            self.model = _only_model(names, address.shown)
+        elif names and self.model not in names:
+            tell(f"warning: {address.shown} lists no model {self.model!r}, but {', '.join(names[:20])}")
 
-    async def _models(self, url: str, seconds: float) -> Reply:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while True:
+    async def _listings(self) -> dict[Address, Reply]:
+        """What each server that is there says of its models."""
+        replies = {}
+        for address in self.pool.addresses:
             try:
-                return await self._http.get(f"{url}/models", self._headers)
+                replies[address] = await self._http.get(f"{address.url}/models", self._headers)
             except AttemptFailed as failure:
-                if asyncio.get_running_loop().time() >= deadline or failure.failure_class == "certificate":
-                    shown = urlsplit(url)
-                    message = f"the model server at {shown.scheme}://{shown.netloc.rpartition('@')[2]}{shown.path}"
-                    told = f"{message} cannot be reached ({failure.failure_class}: {failure.message})"
-                    cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
-                    raise Unreachable(f"{told}: {cure}") from failure
-            await asyncio.sleep(0.5)
+                self._failure = failure
+                address.went_wrong(failure)
+        return replies
 
 
 def base_url(url: str) -> str:
@@ -216,21 +229,29 @@ def _responses_request(given: Json) -> Json:
     return given
 
 
-def _check(response: Json) -> None:
-    if not isinstance(response.get("output"), list):
-        raise AttemptFailed("odd_reply", "the model server's reply has no output", retryable=True)
-    if response.get("status") == "failed" or (response.get("error") and not response["output"]):
-        told = response.get("error") or {}
-        message = told.get("message") if isinstance(told, dict) else str(told)
-        raise AttemptFailed("model_error", message or "the model server calls the response failed", retryable=True)
+def _check(reply: Json) -> None:
+    """Some servers answer 200 and put what went wrong into the body.
+
+    Raises:
+        AttemptFailed: `model_error`.
+    """
+    error = reply.get("error")
+    if reply.get("status") == "failed" or (error and not reply.get("output") and not reply.get("choices")):
+        raise AttemptFailed("model_error", error_message(error), retryable=True)
 
 
-def _only_model(reply: Reply, shown: str) -> str:
+def _models(reply: Reply) -> list[str]:
+    """The names in a listing of models; none if it is no such listing."""
     try:
-        names = [str(model["id"]) for model in json_object(reply)["data"]]
-    except (AttemptFailed, KeyError, TypeError) as error:
-        raise ConfigError(f"{shown} does not list its models: give +policy_model_name=NAME") from error
+        return [str(model["id"]) for model in json_object(reply)["data"]]
+    except (AttemptFailed, KeyError, TypeError):
+        return []
+
+
+def _only_model(names: list[str], shown: str) -> str:
+    if not names:
+        raise ConfigError(f"{shown} does not list its models: give +policy_model_name=NAME")
     if len(names) != 1:
-        told = ", ".join(names[:20]) or "none"
+        told = ", ".join(names[:20])
         raise ConfigError(f"{shown} serves several models ({told}): choose one with +policy_model_name=NAME")
     return names[0]

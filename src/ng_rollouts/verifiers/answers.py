@@ -7,13 +7,15 @@ from typing import Any
 
 from ng_rollouts.records import Json
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_BOX = re.compile(r"\\boxed\s?\{")
+_WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_MOST_WRAPPERS = 10
 _FINAL = re.compile(
-    r"(?:final\s+answer(?:\s+is)?|^\W*answer\s*(?=[:=])|\b(?:the|my)\s+(?:correct\s+)?answer\s+is)[\s*_]*[:=]?(.*)",
-    re.IGNORECASE,
+    r"(?:final answer(?: is)?|^\W*answer ?(?=[:=])|\b(?:the|my) (?:correct )?answer is)[ *_]*[:=]?(.*)", re.IGNORECASE
 )
-_LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?[.:]?", re.IGNORECASE)
-_SAID_LETTER = re.compile(r"answer(?:\s+is)?\s*[:=]?\s*\**\s*\(?([A-Z])\)?(?![A-Za-z])", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\. (?=[A-Z])")
+_LETTER = re.compile(r"\(? ?([A-Z]) ?\)?[.:]?", re.IGNORECASE)
+_SAID_LETTER = re.compile(r"(?i:answer)(?: is)? ?[:=]? ?[*_]*\(?([A-Z])\)?(?![A-Za-z])")
 _MARKUP = "*_`$ \t\n."
 
 
@@ -27,18 +29,16 @@ def output_text(response: Json) -> str:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`, braces balanced; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed{")
-    for place in range(begin, len(text)):
-        if text[place] == "{":
-            depth += 1
-        elif text[place] == "}":
-            if depth == 0:
-                return _unwrapped(text[begin:place])
-            depth -= 1
+    r"""The content of the last `\boxed{}` that is closed, braces balanced; None if there is none."""
+    for match in reversed(list(_BOX.finditer(text))[-_MOST_WRAPPERS:]):
+        depth = 0
+        for place in range(match.end(), len(text)):
+            if text[place] == "{":
+                depth += 1
+            elif text[place] == "}":
+                if depth == 0:
+                    return _unwrapped(text[match.end() : place])
+                depth -= 1
     return None
 
 
@@ -47,8 +47,8 @@ def stated(text: str) -> str | None:
     found = None
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        if "answer" in line.lower() and (match := _FINAL.search(line)):
-            rest = (match[1], *lines[number + 1 :])
+        if "answer" in line.lower() and (match := _FINAL.search(" ".join(line.split()))):
+            rest = (_SENTENCE_END.split(match[1])[0], *lines[number + 1 :])
             found = next(filter(None, (said.strip(_MARKUP) for said in rest)), found)
     return found
 
@@ -65,7 +65,7 @@ def letter(text: str) -> str | None:
     if found is not None:
         match = _LETTER.fullmatch(found.strip())
         return match[1].upper() if match else None
-    if said := _SAID_LETTER.findall(text):
+    if said := _SAID_LETTER.findall(" ".join(text.split())):
         return str(said[-1]).upper()
     match = _LETTER.fullmatch(text.strip(_MARKUP))
     return match[1].upper() if match else None
@@ -78,7 +78,10 @@ def normalised(text: str, *, case_sensitive: bool) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    while (inner := _WRAPPERS.sub(r"\1", text)) != text:
+    for _ in range(_MOST_WRAPPERS):
+        inner = _WRAPPERS.sub(r"\1", text)
+        if inner == text:
+            break
         text = inner
     return text.strip()
 

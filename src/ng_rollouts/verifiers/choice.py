@@ -33,6 +33,7 @@ OPTIONS = {
         "base_url",
         "api_key",
         "model",
+        "api",
         "responses_create_params",
     ),
     "python": ("function", "seconds"),
@@ -98,6 +99,7 @@ def build_verifier(options: Json, workers: Workers, judge_server: Callable[[Json
         case "judge":
             return Judge(
                 server=judge_server(given),
+                workers=workers,
                 template=judge_template(_text_or_file(given.get("template"))),
                 params=given.get("responses_create_params") or {},
                 verdict_pattern=given.get("verdict_pattern", VERDICT),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,8 @@ from ng_rollouts.prompts import Template, template_of
 from ng_rollouts.records import Json
 from ng_rollouts.retries import RetryPolicy
 from ng_rollouts.verifiers.answers import output_text
-from ng_rollouts.verifiers.rules import Expected, verdict
+from ng_rollouts.verifiers.rules import ANSWER_FIELDS, Expected, last_match, verdict
+from ng_rollouts.verifiers.workers import Workers
 
 TEMPLATE = """You grade an answer to a task.
 
@@ -31,7 +31,7 @@ VERDICT: CORRECT
 or
 VERDICT: INCORRECT"""
 
-VERDICT = r"(?i)verdict\W*(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)"
+VERDICT = r"(?i)verdict\W{0,20}(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)(?![\w/]|\.\d)"
 _WORDS = {
     "correct": 1.0,
     "right": 1.0,
@@ -43,6 +43,7 @@ _WORDS = {
     "false": 0.0,
 }
 _RIGHT_FROM = 0.5
+_READ_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Judge:
     """Asks a model server, again if its verdict cannot be read."""
 
     server: ModelServer
+    workers: Workers
     template: Template
     params: Json
     verdict_pattern: str = VERDICT
@@ -88,15 +90,19 @@ class Judge:
     async def _grade(self, prompt: list[Json], task: int) -> tuple[float, str]:
         response = await self.server.respond({**self.params, "input": prompt}, task)
         said = output_text(response)
-        matches = list(re.finditer(self.verdict_pattern, said))
-        if not matches:
+        found = await self._verdict(said)
+        if found is None:
             raise AttemptFailed("unreadable", f"the judge gave no verdict: {said[-200:]!r}", retryable=True)
-        found = matches[-1]
-        word = (found["answer"] if "answer" in found.groupdict() else found[found.re.groups and 1]).lower()
+        word = found.lower()
         try:
             return _WORDS[word] if word in _WORDS else float(word), said
         except ValueError as error:
             raise AttemptFailed("unreadable", f"the judge's verdict {word!r} is no number", retryable=True) from error
+
+    async def _verdict(self, said: str) -> str | None:
+        if self.verdict_pattern == VERDICT:
+            return last_match(VERDICT, said)
+        return await self.workers.run(last_match, self.verdict_pattern, said, seconds=_READ_S)
 
     def _prompt(self, row: Json, text: str) -> list[Json]:
         fields = {"question": _question(row), **row, "response": text}
@@ -105,7 +111,7 @@ class Judge:
         return self.template.fill(fields)
 
     def _has_answer(self, row: Json) -> bool:
-        names = (self.answer_field,) if self.answer_field else ("expected_answer", "answer", "ground_truth", "target")
+        names = (self.answer_field,) if self.answer_field else ANSWER_FIELDS
         return any(row.get(name) is not None for name in names)
 
 

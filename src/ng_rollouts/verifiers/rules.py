@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -220,10 +221,23 @@ def equal_in_mathematics(expected: str, text: str) -> tuple[bool, str | None]:
     from math_verify import parse, verify  # type: ignore[import-untyped] # noqa: PLC0415 - an extra
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that the time limit is ours to set
-    gold = parse(expected, parsing_timeout=None) or parse(f"${expected}$", parsing_timeout=None)
+    gold: list[object] = []
+    for form in _forms_of(expected):
+        gold = gold or parse(form, parsing_timeout=None)
     given = parse(text, parsing_timeout=None)
     found = str(given[-1]) if given else None
     return bool(verify(gold, given, timeout_seconds=None)), found
+
+
+def _forms_of(expected: str) -> tuple[str, ...]:
+    """How to read an expected answer, best first: bare LaTeX has to be put between dollars to be read whole."""
+    if "$" in expected or "boxed" in expected:
+        return (expected,)
+    with suppress(ValueError, OverflowError):
+        number = float(expected.replace(",", ""))
+        return (f"{number:.15g}" if "e" in expected.lower() else expected, expected)
+    latex = re.sub(r"(?<!\\)%", r"\\%", expected)
+    return (f"${latex}$", f"$\\boxed{{{latex}}}$", expected)
 
 
 def schema_complaint(schema: Any, text: str) -> str | None:

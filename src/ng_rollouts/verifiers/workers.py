@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 
 MOST_WORKERS = 4
+_PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
 
 
@@ -71,5 +76,20 @@ class Workers:
 
 def _prepare(modules: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of a Ctrl-C and sees to the end
+    _die_with_parent()
     for module in modules:
         importlib.import_module(module)
+
+
+def _die_with_parent() -> None:
+    """However the parent ends: by the kernel's doing on Linux, else by looking every second."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

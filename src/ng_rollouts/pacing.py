@@ -1,0 +1,80 @@
+"""How fast requests may go out: evenly, by requests and by tokens a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_CHARACTERS_A_TOKEN = 4
+_TOKENS_UNKNOWN = 512
+"""Guesses for the first requests; later ones go by what earlier ones took."""
+
+_LOOK_AGAIN_S = 0.25
+"""Replies that come while a turn is waited for may move it."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A request that was let through, and by how many seconds it moved the next one."""
+
+    cost_s: float
+
+
+class Pace:
+    """Lets requests through one after another, never in bursts.
+
+    Each request moves the time of the next by its share of a minute; when its reply tells what it really took, the
+    difference moves it again. Idle time is not saved up.
+
+    Args:
+        requests_per_minute, tokens_per_minute: bounds; None for none.
+        clock: seconds, as `time.monotonic` has them.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._token_s = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._clock = clock
+        self._next_at = 0.0
+        self._usual: float | None = None
+        self._queue = asyncio.Lock()
+
+    async def wait(self, characters: int, output_tokens: int | None = None) -> Ticket:
+        """Wait for the turn of a request of so many characters; turns come in the order they are asked for."""
+        if not self._request_s and not self._token_s:
+            return Ticket(0.0)
+        async with self._queue:
+            while (seconds := self.seconds_to_turn()) > 0:  # noqa: ASYNC110 - what is waited for is time
+                await asyncio.sleep(min(seconds, _LOOK_AGAIN_S))
+            return self.take(characters, output_tokens)
+
+    def seconds_to_turn(self) -> float:
+        """Seconds until the next request may go."""
+        return self._next_at - self._clock()
+
+    def take(self, characters: int, output_tokens: int | None = None) -> Ticket:
+        """The turn that has come."""
+        guess = characters / _CHARACTERS_A_TOKEN + (output_tokens or _TOKENS_UNKNOWN)
+        ticket = Ticket(self._cost_s(guess if self._usual is None else self._usual))
+        self._next_at = max(self._clock(), self._next_at) + ticket.cost_s
+        return ticket
+
+    def settle(self, ticket: Ticket, tokens: int) -> None:
+        """Tell what an answered request really took; 0 if that is unknown."""
+        if self._token_s and tokens:
+            self._usual = tokens if self._usual is None else 0.9 * self._usual + 0.1 * tokens
+            self._next_at += self._cost_s(tokens) - ticket.cost_s
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Tell that a request was not sent, or not answered: it took no tokens."""
+        self._next_at -= ticket.cost_s - min(ticket.cost_s, self._request_s)
+
+    def _cost_s(self, tokens: float) -> float:
+        return max(self._request_s, tokens * self._token_s)
