@@ -29,19 +29,19 @@ FLOORS = [
     {"errors", "records", "jsonlines", "redact", "estimates"},
     {"config", "chat", "metrics", "retries", "overrides", "console"},
     {"prompts", "rows", "helptext", "parallelism", "costs", "env_yaml", "aggregates", "status", "pacing"},
-    {"recipes", "tally"},
+    {"recipes", "tally", "rollout_files", "small_commands"},
     {"plans"},
     {"tasks", "sampling"},
     {"http", "outputs", "failures", "capacity", "lines", "load"},
     {"journal", "pools", "manifest", "figures"},
-    {"models"},
+    {"models", "user_code"},
     {"verifiers"},
     {"agents"},
     {"collect", "progress", "rehearsal"},
     {"resume", "signals", "summary"},
     {"book"},
     {"run"},
-    {"cli", "serve_example"},
+    {"cli", "serve_example", "reward_profile", "comparison", "aggregation"},
 ]
 
 

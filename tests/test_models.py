@@ -44,8 +44,8 @@ def asked(url: str, params: Any, **options: Any) -> Any:
 
     async def ask() -> Any:
         async with open_http(TimeLimits()) as http:
-            given = {"api": "auto", "model": "test-model", "api_key": None, "pace": Pace(), **options}
-            return await ModelServer([url], http, **given).respond(params)
+            given = {"api": "auto", "model": "test-model", "api_key": None, **options}
+            return await ModelServer(Pool([url]), http, **given).respond(params)
 
     return asyncio.run(ask())
 

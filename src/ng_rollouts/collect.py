@@ -162,7 +162,7 @@ class _Loop:
         try:
             result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
-            self._limit.failed(failure, started, time.monotonic())
+            self._limit.failed(failure, failure.sent_at or started, time.monotonic())
             self._failed(work, failure, time.monotonic() - started)
         else:
             self._limit.answered(time.monotonic())

@@ -41,6 +41,12 @@ def fill_from_env_yaml(config: Any) -> None:
         raise ConfigError(f"env.yaml is no YAML: {' '.join(str(error).split())}") from error
     if found["policy_api_key"] and os.name == "posix" and path.stat().st_mode & _READABLE_BY_OTHERS:
         tell("warning: env.yaml holds policy_api_key, and others may read it: chmod 600 env.yaml")
+    typed = config.get("policy_base_url")
+    if typed is not None and typed != found["policy_base_url"]:
+        found["policy_api_key"] = None  # a key is for the address that it lies beside
     for name, value in found.items():
         if value is not None and config.get(name) is None:
-            config[name] = value
+            try:
+                config[name] = value
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"env.yaml: {name} must be text: {' '.join(str(error).split())}") from error

@@ -84,6 +84,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         terminal: whether the agent said that no run should try this rollout again.
         persist: whether the failure is to be written down.
         retry_after_s: seconds the server asked to be left alone for.
+        sent_at: when the request that failed was sent (`time.monotonic`), where that is known.
     """
 
     def __init__(
@@ -105,3 +106,4 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.terminal = terminal
         self.persist = persist
         self.retry_after_s = retry_after_s
+        self.sent_at: float | None = None

@@ -11,6 +11,9 @@ _CHARACTERS_A_TOKEN = 4
 _TOKENS_UNKNOWN = 512
 """Guesses for the first requests; later ones go by what earlier ones took."""
 
+_SENT_BEFORE_KNOWN = 4
+"""Until a reply has told what requests take, so many are out at most."""
+
 _LOOK_AGAIN_S = 0.25
 """Replies that come while a turn is waited for may move it."""
 
@@ -44,6 +47,7 @@ class Pace:
         self._clock = clock
         self._next_at = 0.0
         self._usual: float | None = None
+        self._unsettled = 0
         self._queue = asyncio.Lock()
 
     async def wait(self, characters: int, output_tokens: int | None = None) -> Ticket:
@@ -51,6 +55,8 @@ class Pace:
         if not self._request_s and not self._token_s:
             return Ticket(0.0)
         async with self._queue:
+            while self._token_s and self._usual is None and self._unsettled >= _SENT_BEFORE_KNOWN:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_AGAIN_S)
             while (seconds := self.seconds_to_turn()) > 0:  # noqa: ASYNC110 - what is waited for is time
                 await asyncio.sleep(min(seconds, _LOOK_AGAIN_S))
             return self.take(characters, output_tokens)
@@ -62,18 +68,23 @@ class Pace:
     def take(self, characters: int, output_tokens: int | None = None) -> Ticket:
         """The turn that has come."""
         guess = characters / _CHARACTERS_A_TOKEN + (output_tokens or _TOKENS_UNKNOWN)
+        self._unsettled += 1
         ticket = Ticket(self._cost_s(guess if self._usual is None else self._usual))
         self._next_at = max(self._clock(), self._next_at) + ticket.cost_s
         return ticket
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
         """Tell what an answered request really took; 0 if that is unknown."""
+        self._unsettled -= 1
+        if self._token_s and not tokens and self._usual is None:
+            self._usual = _TOKENS_UNKNOWN
         if self._token_s and tokens:
             self._usual = tokens if self._usual is None else 0.9 * self._usual + 0.1 * tokens
             self._next_at += self._cost_s(tokens) - ticket.cost_s
 
     def give_back(self, ticket: Ticket) -> None:
         """Tell that a request was not sent, or not answered: it took no tokens."""
+        self._unsettled -= 1
         self._next_at -= ticket.cost_s - min(ticket.cost_s, self._request_s)
 
     def _cost_s(self, tokens: float) -> float:

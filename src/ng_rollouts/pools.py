@@ -23,8 +23,11 @@ FIRST_REST_S = 2.0
 LONGEST_REST_S = 60.0
 """An address that fails is left alone for so long, twice as long each time, while there are others."""
 
-_ERRORS_TO_REST = 3
-"""So many server errors in a row count as failing; one may be a row's own fault."""
+_FAILURES_TO_REST = 3
+"""So many failures in a row count as failing; fewer may be the fault of rows."""
+
+_OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", "unsupported_parameter"})
+"""Classes that say nothing of the server."""
 
 _MARGIN = 8
 _MARGIN_SHARE = 0.25
@@ -51,7 +54,7 @@ class Address:
     asked: int = 0
     failed: int = 0
     answered_s: float = 0.0
-    _errors_in_a_row: int = 0
+    _failures_in_a_row: int = 0
     _rest_s: float = FIRST_REST_S
     _rests_until: float = 0.0
     _excused_until: float = 0.0
@@ -84,7 +87,7 @@ class Address:
 
     def succeeded(self, seconds: float) -> None:
         self.answered_s += seconds
-        self._errors_in_a_row, self._rest_s, self._rests_until = 0, FIRST_REST_S, 0.0
+        self._failures_in_a_row, self._rest_s, self._rests_until = 0, FIRST_REST_S, 0.0
 
     def went_wrong(self, failure: AttemptFailed) -> None:
         self.failed += 1
@@ -93,9 +96,8 @@ class Address:
             self._excused_until = max(self._excused_until, time.monotonic() + asked)
             return
         is_gone = failure.failure_class in UNREACHED or failure.failure_class == "connection_lost"
-        is_error = failure.status is not None and failure.status >= 500
-        self._errors_in_a_row = self._errors_in_a_row + 1 if is_error else 0
-        if is_gone or self._errors_in_a_row >= _ERRORS_TO_REST:
+        self._failures_in_a_row += failure.failure_class not in _OF_THE_ROW
+        if is_gone or self._failures_in_a_row >= _FAILURES_TO_REST:
             self._rests_until = time.monotonic() + self._rest_s
             self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
 
@@ -142,6 +144,7 @@ class Pool:
                 answer = await _timed(address, send)
             except AttemptFailed as failure:
                 self._pace.give_back(ticket)
+                self._of_task.pop(task, None)
                 tried.add(address)
                 if failure.failure_class not in UNREACHED or len(tried) == len(self.addresses):
                     raise
@@ -194,6 +197,7 @@ async def _timed(address: Address, send: Callable[[str], Awaitable[T]]) -> T:
     try:
         answer = await send(address.url)
     except AttemptFailed as failure:
+        failure.sent_at = began
         address.went_wrong(failure)
         raise
     else:

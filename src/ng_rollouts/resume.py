@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import OutputError
@@ -61,18 +64,34 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
 
 def _model_of(config: CollectConfig) -> Json:
     """What decides the results of agents in this process, without addresses, keys and limits."""
-    entries = {name: _deciding(entry) for name, entry in config.agents.items() if isinstance(entry, dict)}
-    entries = {f"agents.{name}": entry for name, entry in sorted(entries.items()) if entry}
-    if config.policy_base_url is None:
-        return entries
-    return {**_deciding({name: getattr(config, name) for name in _DECIDING if name != "_target_"}), **entries}
+    entries = {name: entry for name, entry in config.agents.items() if isinstance(entry, dict) and "url" not in entry}
+    found = {f"agents.{name}": _deciding(entry, config) for name, entry in sorted(entries.items())}
+    return found if config.policy_base_url is None else {**_deciding({}, config), **found}
 
 
-def _deciding(entry: Json) -> Json:
-    found = {name: entry[name] for name in _DECIDING if entry.get(name)}
-    if isinstance(found.get("verifier"), dict):
-        found["verifier"] = {name: value for name, value in found["verifier"].items() if name not in _NOT_DECIDING}
-    return found
+def _deciding(entry: Json, config: CollectConfig) -> Json:
+    """The deciding values of an entry; what it does not say, the config does."""
+    found = {name: entry.get(name, getattr(config, name, None)) for name in _DECIDING}
+    verifier = found.get("verifier")
+    of_verifier = verifier if isinstance(verifier, dict) else {}
+    if of_verifier:
+        found["verifier"] = {name: value for name, value in of_verifier.items() if name not in _NOT_DECIDING}
+    found["agent_params"] = entry.get("responses_create_params")
+    found["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
+    named = (found["tools"], found["_target_"], of_verifier.get("function"), of_verifier.get("template"))
+    found["files"] = [digest for digest in map(_file_digest, named) if digest]
+    return {name: value for name, value in found.items() if value}
+
+
+def _file_digest(name: Any) -> str | None:
+    """Digest of the file that a value names, alone or before a colon; None if it names none."""
+    if not isinstance(name, str):
+        return None
+    path = name.partition(".py:")[0] + ".py" if ".py:" in name else name
+    try:
+        return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=8).hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan) -> None:

@@ -24,12 +24,14 @@ class Group:
 
     Attributes:
         first: the row of its first rollout.
+        indices: of its rollouts, `_ng_rollout_index`.
     """
 
     task_index: int
     agent: str
     first: Json
     facts: list[Facts]
+    indices: list[int]
 
 
 def groups_of(path: Path, answer_key: str | None = None) -> Iterator[Group]:
@@ -45,8 +47,9 @@ def groups_of(path: Path, answer_key: str | None = None) -> Iterator[Group]:
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
-            group = Group(key.task_index, _agent(row), row, [])
+            group = Group(key.task_index, _agent(row), row, [], [])
         group.facts.append(facts_of(row, answer_key))
+        group.indices.append(key.rollout_index)
     if group:
         yield group
 

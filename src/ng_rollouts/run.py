@@ -21,7 +21,7 @@ from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.costs import Costs
-from ng_rollouts.errors import GateMissed, Interrupted, OutputError, StoppedEarly, StorageError
+from ng_rollouts.errors import AttemptFailed, GateMissed, Interrupted, OutputError, StoppedEarly, StorageError
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.figures import aggregate_metrics, check_gates, histogram_told, run_summary
 from ng_rollouts.http import crawls_beyond
@@ -200,7 +200,7 @@ class _Run:
         async def call(rollout: Rollout, attempts: int) -> Result:
             attempts += book.earlier.attempts.get(rollout.key, 0)
             agent = agents[rollout.agent]
-            reply = await agent.run(rollout.request(attempts))
+            reply = await self._answer(agent, rollout.request(attempts))
             return result_of(
                 rollout, reply, training_view=training_view, scored=agent.scores, answer_key=self.config.answer_key
             )
@@ -245,6 +245,17 @@ class _Run:
         finally:
             syncing.cancel()
             book.journal.sync()
+
+    async def _answer(self, agent: Agent, request: Json) -> Json:
+        """An agent's reply; those in this process are given no more time than a request to a server is."""
+        if isinstance(agent, ServerAgent):
+            return await agent.run(request)
+        try:
+            async with asyncio.timeout(self.config.rollout_timeout_s):
+                return await agent.run(request)
+        except TimeoutError as error:
+            message = f"no answer within {self.config.rollout_timeout_s:g} s"
+            raise AttemptFailed("timeout", message, retryable=True) from error
 
     async def _send_canary(
         self, fan_out: Callable[[Iterator[Rollout]], Awaitable[None]], owed: Iterator[Rollout], book: Book
@@ -294,7 +305,8 @@ class _Run:
             for agent, means in self._averages_by_agent(book):
                 say(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
         check_gates(self.config, averages, finished.kept / self.plan.rollouts)
-        return 1 if book.counts.failed > _failures_allowed(self.config, self.plan) else 0
+        unexplained = book.owes_any and not self.costs.budget_is_spent(book.counts)
+        return 1 if unexplained or book.counts.failed > _failures_allowed(self.config, self.plan) else 0
 
     def _averages(self, book: Book) -> Json:
         """Means over the finished rows; over what was collected, if the run ended before there were such."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.models.server import ModelServer
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
-from ng_rollouts.verifiers.functions import imported
+from ng_rollouts.user_code import contained, imported
 
 Answer = Callable[[Json, "Client"], Awaitable[Json]]
 
@@ -21,11 +21,13 @@ class Client:
 
     Attributes:
         server: the model server; None if none is configured.
+        task: the row's task, whose requests stay with one address of a pool.
     """
 
     server: ModelServer | None
+    task: int = 0
 
-    async def respond(self, params: Json, task: int = 0) -> Json:
+    async def respond(self, params: Json) -> Json:
         """The OpenAI Response object for the fields of a Responses request.
 
         Raises:
@@ -33,7 +35,7 @@ class Client:
         """
         if self.server is None:
             raise AttemptFailed("no_model", "the agent asks a model, and no policy_base_url is given")
-        return await self.server.respond(params, task)
+        return await self.server.respond(params, self.task)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,13 +71,8 @@ class CallableAgent:
         Raises:
             AttemptFailed: it raised, or returned something else than a dict.
         """
-        try:
-            reply = await self._answer(request, self.client)
-        except AttemptFailed:
-            raise
-        except Exception as error:
-            message = f"{self.target}: {type(error).__name__}: {error}"
-            raise AttemptFailed("agent_error", message, retryable=True) from error
+        client = replace(self.client, task=request.get("_ng_task_index") or 0)
+        reply = await contained(self._answer(request, client), "agent_error", self.target, retryable=True)
         if not isinstance(reply, dict):
             raise AttemptFailed("not_object", f"{self.target} returned {type(reply).__name__}, not a dict")
         return reply

@@ -18,11 +18,12 @@ from ng_rollouts.agents.model import ModelAgent
 from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.agents.tools import PythonTools
-from ng_rollouts.config import ENTRY_KEYS, CollectConfig, HeadServer
+from ng_rollouts.config import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer, check_sampling
 from ng_rollouts.errors import ConfigError, Unreachable
-from ng_rollouts.http import Http, TimeLimits, open_http
-from ng_rollouts.models.server import ModelServer
+from ng_rollouts.http import Http, TimeLimits, open_http, without_credentials
+from ng_rollouts.models.server import ModelServer, base_url
 from ng_rollouts.pacing import Pace
+from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of, remember_secret
 from ng_rollouts.verifiers.choice import build_verifier, verifier_options
@@ -70,11 +71,35 @@ async def find_agents(
         listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
         found |= {name: maker.server([url]) for name, url in listed.items()}
     servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
-    pools = {id(pool): pool for agent in servers for pool in agent.pools}
-    await wait_for_servers(pools.values(), config.wait_for_agent_s, config.http_engine, tell)
+    pools = [pool for agent in dict.fromkeys(servers) for pool in agent.pools]
+    pools += [Pool([url]) for url in dict.fromkeys(maker.resources)]
+    await wait_for_servers(pools, config.wait_for_agent_s, config.http_engine, tell)
     for model_server in maker.model_servers:
         await model_server.find_model(config.wait_for_agent_s, tell)
     return found
+
+
+def check_entry(name: str, entry: Json) -> None:
+    """Hold what an entry says against what its parameters may be.
+
+    Raises:
+        ConfigError: a value is not.
+    """
+    where = f"agents.{name}."
+    params, steps = entry.get("responses_create_params") or {}, entry.get("max_steps", 1)
+    if not isinstance(params, dict):
+        raise ConfigError(f"{where}responses_create_params must be a dict, got {params!r}")
+    check_sampling(params, f"{where}responses_create_params.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"{where}max_steps must be an integer from 1, got {steps!r}")
+    if entry.get("policy_api", "auto") not in POLICY_APIS:
+        raise ConfigError(f"{where}policy_api must be one of {', '.join(POLICY_APIS)}, got {entry['policy_api']!r}")
+    for key in ("policy_api_key", "policy_model_name", "tools", "resources_base_url", "_target_"):
+        if not isinstance(entry.get(key, ""), str | None):
+            raise ConfigError(f"{where}{key} must be text, got {entry[key]!r}")
+    idle = sorted(entry.keys() & {"verifier", "tools", "max_steps", "resources_base_url", "responses_create_params"})
+    if "_target_" in entry and idle:
+        raise ConfigError(f"{where}{idle[0]} has no effect beside _target_: the function does all there is to do")
 
 
 @dataclass(slots=True)
@@ -86,6 +111,8 @@ class _Maker:
     pace: Pace
     workers: Workers = field(default_factory=Workers)
     model_servers: list[ModelServer] = field(default_factory=list)
+    pools: dict[tuple[str, ...], Pool] = field(default_factory=dict)
+    resources: list[str] = field(default_factory=list)
 
     def server(self, urls: list[str]) -> ServerAgent:
         return ServerAgent(urls, self.http, self.pace)
@@ -100,6 +127,7 @@ class _Maker:
             raise ConfigError(f"agents.{name} has no {key!r}{_nearest(str(key), [*ENTRY_KEYS, 'url', '_target_'])}")
         if "url" in entry:
             return self.server(addresses(entry["url"], f"agents.{name}.url"))
+        check_entry(name, entry)
         if "_target_" in entry:
             asks = self._value(entry, "policy_base_url") is not None
             server = self._policy_server(entry, f"agents.{name}.") if asks else None
@@ -113,6 +141,8 @@ class _Maker:
         """An agent in the process; what the entry does not say, the config does."""
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
+        if resources:
+            self.resources += addresses(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
             verifier=build_verifier(options, self.workers, partial(self._judge_server, entry)),
@@ -128,8 +158,9 @@ class _Maker:
 
     def _policy_server(self, entry: Json, prefix: str) -> ModelServer:
         urls = addresses(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
-        key, model = self._value(entry, "policy_api_key"), self._value(entry, "policy_model_name")
-        return self._model_server(urls, key, model, self._value(entry, "policy_api"))
+        elsewhere = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
+        key = entry.get("policy_api_key") if elsewhere else self._value(entry, "policy_api_key")
+        return self._model_server(urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api"))
 
     def _judge_server(self, entry: Json, options: Json) -> ModelServer:
         """The judge's own server, or the policy's if none is named."""
@@ -143,9 +174,14 @@ class _Maker:
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelServer:
         for url in urls:
             remember_password_of(url)
+            if "?" in url or "#" in url:
+                raise ConfigError(f"{without_credentials(url)}: a base address ends with its path, up to /v1")
         if key:
             remember_secret(key)
-        server = ModelServer(urls, self.http, api=api, model=model, api_key=key, pace=self.pace)
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError("policy_api_key has characters that no header can carry: check where it comes from")
+        pool = self.pools.setdefault(tuple(urls), Pool([base_url(url) for url in urls], self.pace))
+        server = ModelServer(pool, self.http, api=api, model=model, api_key=key)
         self.model_servers.append(server)
         return server
 

@@ -6,6 +6,7 @@ items of all turns and the sum of their usage, `reward`, and the verifier's fiel
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,11 @@ from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.models.server import ModelServer, Request
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
+from ng_rollouts.retries import RetryPolicy
 from ng_rollouts.verifiers import Verifier
+from ng_rollouts.verifiers.judge import Judge
 
+_ATTEMPTS_WITHIN = 3
 _OWN_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
 
 
@@ -49,7 +53,8 @@ class ModelAgent:
     @property
     def pools(self) -> list[Pool]:
         """What it sends by."""
-        return [self.server.pool]
+        judge = [self.verifier.server.pool] if isinstance(self.verifier, Judge) else []
+        return list(dict.fromkeys([self.server.pool, *judge]))
 
     def check(self, row: Json) -> None:
         """Look at a task before anything is sent.
@@ -99,8 +104,9 @@ class ModelAgent:
     async def _converse(self, params: Json, task: int, session: ResourcesSession | None) -> Json:
         items: list[Json] = []
         usage: Json = {}
-        for _ in range(self.max_steps):
-            response = await self.server.respond({**params, "input": [*_items(params["input"]), *items]}, task)
+        for step in range(self.max_steps):
+            asked = {**params, "input": [*_items(params["input"]), *items]}
+            response = await (self.server.respond(asked, task) if step == 0 else self._respond_again(asked, task))
             items += response["output"]
             usage = _sum(usage, response.get("usage"))
             calls = [item for item in response["output"] if item.get("type") == "function_call"]
@@ -108,6 +114,19 @@ class ModelAgent:
                 break
             items += [await self._called(call, session) for call in calls]
         return {**response, "output": items, "usage": usage or response.get("usage")}
+
+    async def _respond_again(self, params: Json, task: int) -> Json:
+        """A response within a conversation, which is too dear to be begun anew over one request."""
+        policy, tried = RetryPolicy(max_attempts=_ATTEMPTS_WITHIN, patient=True), 0
+        while True:
+            tried += 1
+            try:
+                return await self.server.respond(params, task)
+            except AttemptFailed as failure:
+                wait_s = policy.wait_s(failure, tried)
+                if wait_s is None:
+                    raise
+            await asyncio.sleep(wait_s)
 
     async def _called(self, call: Json, session: ResourcesSession | None) -> Json:
         try:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import types
 import typing
 from collections.abc import Callable
 from typing import Any
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.records import Json
-from ng_rollouts.verifiers.functions import imported_module
+from ng_rollouts.user_code import contained, imported_module, in_a_thread
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
@@ -41,13 +40,13 @@ class PythonTools:
         if function is None:
             return dumps({"error": f"there is no tool {name!r}: {', '.join(self._functions)}"}).decode()
         try:
-            if inspect.iscoroutinefunction(function):
-                value = await function(**arguments)
-            else:
-                value = await asyncio.to_thread(function, **arguments)
+            inspect.signature(function).bind(**arguments)
+            plain = not inspect.iscoroutinefunction(function)
+            answer = in_a_thread(function, **arguments) if plain else function(**arguments)
+            value = await contained(answer, "tool_error", name)
             return value if isinstance(value, str) else dumps(value).decode()
-        except Exception as error:
-            return dumps({"error": f"{type(error).__name__}: {error}"}).decode()
+        except (AttemptFailed, TypeError, ValueError) as error:  # the model is to read it
+            return dumps({"error": str(error)}).decode()
 
 
 def _described(name: str, function: Callable[..., Any]) -> Json:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import urllib.request
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self
 
 import httpx
@@ -70,6 +71,7 @@ class HttpxClient:
                 trust_env=app is None,
                 timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
                 limits=pool,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # cookies belong to rollouts, not to us
                 headers={"user-agent": f"ng_rollouts/{__version__}"},
             )
         except ImportError as error:
@@ -120,7 +122,7 @@ def _aiohttp_session() -> Any:
     connector = aiohttp.TCPConnector(
         limit=0, keepalive_timeout=KEEPALIVE_EXPIRY_S, ssl=httpx.create_ssl_context(), ttl_dns_cache=300
     )
-    return aiohttp.ClientSession(connector=connector, trust_env=True)
+    return aiohttp.ClientSession(connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _failure(error: httpx.HTTPError) -> AttemptFailed:

@@ -15,6 +15,7 @@ from ng_rollouts.records import Json
 from ng_rollouts.redact import redact
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_BROKEN_OFF = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
 
 
@@ -39,8 +40,9 @@ def error_message(error: Any) -> str:
 
 def _response(completion: Json, params: Json) -> Json:
     choice = completion["choices"][0]
-    if choice.get("error") or choice.get("finish_reason") == "error":
-        raise AttemptFailed("model_error", error_message(choice.get("error")), retryable=True)
+    if choice.get("error") or choice.get("finish_reason") in _BROKEN_OFF:
+        told = error_message(choice.get("error") or f"the answer was broken off ({choice.get('finish_reason')})")
+        raise AttemptFailed("model_error", told, retryable=True)
     items = _items(choice, completion)
     reason = _INCOMPLETE.get(choice.get("finish_reason") or "")
     created = completion.get("created")

@@ -110,7 +110,8 @@ def reasoning_text(item: Json) -> str:
 def _asked(item: Json) -> Json:
     content = item.get("content")
     name = {"name": item["name"]} if item.get("name") else {}
-    return {"role": item.get("role", "user"), "content": _content(content), **name}
+    answers = {"tool_call_id": item["tool_call_id"]} if item.get("tool_call_id") else {}
+    return {"role": item.get("role", "user"), "content": _content(content), **name, **answers}
 
 
 def _answered(item: Json, reasoning: list[str]) -> Json:
@@ -129,6 +130,7 @@ def _answered(item: Json, reasoning: list[str]) -> Json:
         message["content"] = "".join(said) if said else None
         if refused:
             message["refusal"] = "".join(refused)
+    message |= {name: item[name] for name in ("tool_calls", "reasoning_content", "refusal", "name") if item.get(name)}
     if any(reasoning):
         message["reasoning_content"] = _taken(reasoning)
     return message
@@ -195,6 +197,7 @@ def _tool_choice(choice: Any) -> Any:
 
 
 def _text(text: Json) -> Json:
+    _refuse_if(sorted(f"text.{name}" for name in text.keys() - {"verbosity", "format"}))
     body = {"verbosity": text["verbosity"]} if text.get("verbosity") else {}
     form = text.get("format") or {"type": "text"}
     if form.get("type") == "json_schema":

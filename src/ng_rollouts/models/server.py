@@ -16,7 +16,6 @@ from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.models.chat_replies import error_message, response_of
 from ng_rollouts.models.chat_requests import chat_request
-from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Address, Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import MASK
@@ -25,6 +24,7 @@ RESPONSES, CHAT = "responses", "chat_completions"
 PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
 _NOT_THERE = (404, 405, 501)
 _ASK_EVERY_S = 0.5
+_LISTING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class ModelServer:
     """Answers Responses requests over whichever of the two APIs the server speaks.
 
     Args:
-        urls: base addresses, up to and with `/v1`.
+        pool: base addresses, up to and with `/v1`.
         api: `responses`, `chat_completions`, or `auto`: the first call tells, by a 404 for the former.
         model: the name that requests carry, unless they have one.
         api_key: sent as a bearer token, if there is one.
     """
 
-    def __init__(self, urls: list[str], http: Http, *, api: str, model: str | None, api_key: str | None, pace: Pace):
-        self.pool = Pool([base_url(url) for url in urls], pace)
+    def __init__(self, pool: Pool, http: Http, *, api: str, model: str | None, api_key: str | None) -> None:
+        self.pool = pool
         self.model = model
         self._http = http
         self._api = api
@@ -116,6 +116,8 @@ class ModelServer:
                 self.request(params, api)
             except AttemptFailed as failure:
                 refusals.append(failure.message)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                refusals.append(f"a field has the wrong shape ({type(error).__name__}: {error})")
             else:
                 return
         raise InputError("responses_create_params: " + "; ".join(refusals))
@@ -169,7 +171,10 @@ class ModelServer:
         replies = {}
         for address in self.pool.addresses:
             try:
-                replies[address] = await self._http.get(f"{address.url}/models", self._headers)
+                async with asyncio.timeout(_LISTING_S):
+                    replies[address] = await self._http.get(f"{address.url}/models", self._headers)
+            except TimeoutError:
+                self._failure = AttemptFailed("timeout", f"no list of models within {_LISTING_S:g} s")
             except AttemptFailed as failure:
                 self._failure = failure
                 address.went_wrong(failure)
@@ -222,6 +227,7 @@ def _take_extra_body(given: Json) -> Json:
 
 def _responses_request(given: Json) -> Json:
     unknown = sorted(given.keys() - (RESPONSES_PARAMETERS - {"seed"}))
+    unknown += [f"{name}=true (the answer is waited for)" for name in ("background", "stream") if given.get(name)]
     if unknown:
         told = f"/responses has no place for {', '.join(unknown)}"
         cure = "leave it out, use policy_api=chat_completions, or put it in metadata.extra_body"
@@ -236,7 +242,10 @@ def _check(reply: Json) -> None:
         AttemptFailed: `model_error`.
     """
     error = reply.get("error")
-    if reply.get("status") == "failed" or (error and not reply.get("output") and not reply.get("choices")):
+    if reply.get("status") not in (None, "completed", "incomplete"):
+        told = error_message(error) if error else f"the response is {reply['status']}"
+        raise AttemptFailed("model_error", told, retryable=True)
+    if error and not reply.get("output") and not reply.get("choices"):
         raise AttemptFailed("model_error", error_message(error), retryable=True)
 
 

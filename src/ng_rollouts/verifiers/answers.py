@@ -15,7 +15,7 @@ _FINAL = re.compile(
 )
 _SENTENCE_END = re.compile(r"\. (?=[A-Z])")
 _LETTER = re.compile(r"\(? ?([A-Z]) ?\)?[.:]?", re.IGNORECASE)
-_SAID_LETTER = re.compile(r"(?i:answer)(?: is)? ?[:=]? ?[*_]*\(?([A-Z])\)?(?![A-Za-z])")
+_SAID_LETTER = re.compile(r"(?i:answer)(?:(?: is)? ?[:=]| is) ?[*_]*\(?([A-Z])\)?(?![A-Za-z])")
 _MARKUP = "*_`$ \t\n."
 
 
@@ -73,7 +73,7 @@ def letter(text: str) -> str | None:
 
 def normalised(text: str, *, case_sensitive: bool) -> str:
     """For comparing: no markup around it, single spaces, case folded unless it matters."""
-    text = " ".join(_unwrapped(text).strip(_MARKUP).split())
+    text = " ".join(_unwrapped(text).strip(_MARKUP.replace(".", "")).rstrip(_MARKUP).split())
     return text if case_sensitive else text.casefold()
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.models.server import ModelServer
 from ng_rollouts.records import Json
+from ng_rollouts.user_code import imported
 from ng_rollouts.verifiers import Verifier
-from ng_rollouts.verifiers.functions import PythonFunction, imported
+from ng_rollouts.verifiers.functions import PythonFunction
 from ng_rollouts.verifiers.judge import VERDICT, Judge, judge_template
 from ng_rollouts.verifiers.rules import ExactMatch, JsonSchema, Math, Mcqa, Regex, Unscored
 from ng_rollouts.verifiers.workers import Workers
@@ -68,6 +69,9 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
     seconds = options.get("seconds", 1.0)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise ConfigError(f"{parameter}.seconds must be more than 0, got {seconds!r}")
+    attempts = options.get("attempts", 1)
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise ConfigError(f"{parameter}.attempts must be an integer from 1, got {attempts!r}")
     for pattern in ("pattern", "verdict_pattern"):
         _check_pattern(options.get(pattern), f"{parameter}.{pattern}")
     return options

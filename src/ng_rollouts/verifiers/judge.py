@@ -31,7 +31,9 @@ VERDICT: CORRECT
 or
 VERDICT: INCORRECT"""
 
-VERDICT = r"(?i)verdict\W{0,20}(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)(?![\w/]|\.\d)"
+VERDICT = (
+    r"(?i)verdict\W{0,20}(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)(?![\w/]|\.\d| +\w)"
+)
 _WORDS = {
     "correct": 1.0,
     "right": 1.0,
@@ -65,7 +67,7 @@ class Judge:
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
         prompt = self._prompt(row, text)
-        policy = RetryPolicy(max_attempts=self.attempts)
+        policy = RetryPolicy(max_attempts=self.attempts, patient=True)
         tried = 0
         while True:
             tried += 1
@@ -90,6 +92,8 @@ class Judge:
     async def _grade(self, prompt: list[Json], task: int) -> tuple[float, str]:
         response = await self.server.respond({**self.params, "input": prompt}, task)
         said = output_text(response)
+        if response.get("incomplete_details"):
+            raise AttemptFailed("unreadable", f"the judge was cut off: {said[-200:]!r}", retryable=True)
         found = await self._verdict(said)
         if found is None:
             raise AttemptFailed("unreadable", f"the judge gave no verdict: {said[-200:]!r}", retryable=True)

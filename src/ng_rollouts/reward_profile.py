@@ -1,0 +1,232 @@
+"""`ng_reward_profile`: the figures of every task of a file of rollouts, NeMo Gym's command and files."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import nlargest, nsmallest
+from pathlib import Path
+from typing import NoReturn
+
+from ng_rollouts.aggregates import Aggregate, group_figures
+from ng_rollouts.chat import chat_input
+from ng_rollouts.console import say, tell
+from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.jsonlines import dumps
+from ng_rollouts.outputs import write_json
+from ng_rollouts.records import Facts, Json
+from ng_rollouts.rollout_files import Group, groups_of, rows_of
+from ng_rollouts.small_commands import main_of
+
+_OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
+_HEAD_CHARACTERS = 60
+_SORTS = ("hardest", "easiest", "variable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """The figures of every task: <stem>_reward_profiling.jsonl, and of every agent: <stem>_agent_metrics.json."""
+
+    rollouts_jsonl_fpath: str = field(metadata={"help": "A file of rollouts, ours or NeMo Gym's. Required."})
+    materialized_inputs_jsonl_fpath: str | None = field(
+        default=None, metadata={"help": "The planned rows, by which missing rollouts are counted."}
+    )
+    allow_partial_rollouts: bool = field(
+        default=False, metadata={"help": "Whether tasks may lack rollouts; otherwise that is exit code 1."}
+    )
+    answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
+    sort_by: str = field(default="hardest", metadata={"help": "The table's order: hardest, easiest or variable."})
+    top: int = field(default=10, metadata={"help": "Rows of the table on the terminal; 0 for none."})
+    score: str = field(default="reward", metadata={"help": "The score that the table goes by."})
+
+    def __post_init__(self) -> None:
+        if self.sort_by not in _SORTS:
+            raise ConfigError(f"sort_by must be one of {', '.join(_SORTS)}, got {self.sort_by!r}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Row:
+    """A line of the table."""
+
+    mean: float
+    sd: float
+    task_index: int
+    rollouts: int
+    best: float
+    head: str
+
+
+def main() -> NoReturn:
+    """`ng_reward_profile`."""
+    main_of("ng_reward_profile", ProfileConfig, run)
+
+
+def run(config: ProfileConfig) -> int:
+    """Write both files, show the table; the exit code."""
+    source = Path(config.rollouts_jsonl_fpath).expanduser()
+    planned = _planned(config.materialized_inputs_jsonl_fpath)
+    profile = Profile(planned)
+    per_task = source.with_name(f"{source.name.removesuffix('.jsonl')}_reward_profiling.jsonl")
+    agents = source.with_name(f"{source.name.removesuffix('.jsonl')}_agent_metrics.json")
+    temporary = per_task.with_name(per_task.name + ".writing")
+    table = Table(config)
+    with temporary.open("wb") as file:
+        for group in groups_of(source, config.answer_key):
+            file.write(dumps(profile.of_task(group)) + b"\n")
+            table.add(group)
+    if not profile.aggregates:
+        temporary.unlink()
+        raise InputError(f"{source} has no rollouts")
+    temporary.replace(per_task)
+    write_json(agents, profile.of_agents())
+    for line in (*table.lines(), *profile.told()):
+        say(line)
+    say(f"Reward profiling outputs: {per_task}")
+    say(f"Agent-level metrics: {agents}")
+    missing = profile.missing
+    if missing and not config.allow_partial_rollouts:
+        tell(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
+        return 1
+    return 0
+
+
+@dataclass(slots=True)
+class Profile:
+    """Figures by task, and folded by agent.
+
+    Attributes:
+        planned: rollouts by task, where that is known.
+    """
+
+    planned: Counter[int] | None
+    aggregates: dict[str, Aggregate] = field(default_factory=dict)
+    answers: set[int] = field(default_factory=set)
+    normalised: set[int] = field(default_factory=set)
+    answered: int = 0
+    missing: int = 0
+    _most: int = 0
+
+    def of_task(self, group: Group) -> Json:
+        """The line of a task."""
+        self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
+        self._most = max(self._most, len(group.facts))
+        expected = self.planned[group.task_index] if self.planned is not None else self._most
+        lacking = max(0, expected - len(group.facts))
+        self.missing += lacking
+        return {
+            **group_figures(group.task_index, group.facts),
+            **self._diversity(group.facts),
+            "prompt_head": _head(group.first),
+            "rollout_infos": _infos(group),
+            "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
+            "num_rollouts": len(group.facts),
+            "expected_num_rollouts": expected,
+            "missing_num_rollouts": lacking,
+            "reward_profile_completion_pct": 100 * len(group.facts) / expected if expected else 100.0,
+        }
+
+    def _diversity(self, group: list[Facts]) -> Json:
+        """Shares of distinct answers; of all of the file, only hashes are kept."""
+        given = [facts.answer for facts in group if facts.answer is not None]
+        alike = [" ".join(answer.casefold().split()) for answer in given]
+        self.answers.update(map(hash, given))
+        self.normalised.update(map(hash, alike))
+        self.answered += len(given)
+        if not given:
+            return {}
+        return {
+            "share_distinct_answers": len(set(given)) / len(given),
+            "share_distinct_answers_normalised": len(set(alike)) / len(given),
+        }
+
+    def of_agents(self) -> list[Json]:
+        """NeMo Gym's list: the figures of each agent with its name, and `statistics` beside."""
+        return [
+            {**aggregate.of_nemo_gym(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
+            for name, aggregate in self.aggregates.items()
+        ]
+
+    def told(self) -> Iterator[str]:
+        """Completion, and how many answers differ."""
+        rollouts = sum(aggregate.rollouts for aggregate in self.aggregates.values())
+        planned = rollouts + self.missing
+        yield f"Reward profile completion: {rollouts}/{planned} rollout rows ({100 * rollouts / planned:.2f}%)"
+        if total := self.answered:
+            exact, alike = len(self.answers), len(self.normalised)
+            share = f"{exact}/{total} ({100 * exact / total:.1f}%)"
+            yield f"Distinct answers: {share}, {alike} but for case and white space"
+
+
+class Table:
+    """The tasks that stand out."""
+
+    def __init__(self, config: ProfileConfig) -> None:
+        self._config = config
+        self._rows: list[Row] = []
+
+    def add(self, group: Group) -> None:
+        """Consider a task; only as many are kept as are shown."""
+        scores = [facts.scores[self._config.score] for facts in group.facts if self._config.score in facts.scores]
+        if not scores or not self._config.top:
+            return
+        mean = math.fsum(scores) / len(scores)
+        sd = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, len(scores) - 1))
+        self._rows.append(Row(mean, sd, group.task_index, len(scores), max(scores), _head(group.first)))
+        if len(self._rows) > 20 * self._config.top:
+            self._rows = self._chosen()
+
+    def lines(self) -> Iterator[str]:
+        """The table, its head first."""
+        if self._rows:
+            order = f"{self._config.sort_by} by {self._config.score}"
+            yield f"{'task':>8} {'n':>4} {'mean':>7} {'sd':>7} {'best':>7}  prompt ({order})"
+        for row in self._chosen():
+            yield f"{row.task_index:>8} {row.rollouts:>4} {row.mean:>7.3f} {row.sd:>7.3f} {row.best:>7.3f}  {row.head}"
+
+    def _chosen(self) -> list[Row]:
+        top = self._config.top
+        if self._config.sort_by == "hardest":
+            return nsmallest(top, self._rows, key=lambda row: (row.mean, row.task_index))
+        if self._config.sort_by == "easiest":
+            return nlargest(top, self._rows, key=lambda row: (row.mean, -row.task_index))
+        return nlargest(top, self._rows, key=lambda row: (row.sd, -row.task_index))
+
+
+def _planned(path: str | None) -> Counter[int] | None:
+    if path is None:
+        return None
+    planned: Counter[int] = Counter()
+    for file, number, row in rows_of([Path(path).expanduser()]):
+        index = row.get("_ng_task_index")
+        if not isinstance(index, int):
+            raise InputError(f"{file}, line {number}: no _ng_task_index, so this is no materialized input")
+        planned[index] += 1
+    return planned
+
+
+def _infos(group: Group) -> list[Json]:
+    """The numbers of each rollout."""
+    return [
+        {
+            "rollout_id": f"{group.task_index}:{index}",
+            "_ng_task_index": group.task_index,
+            "_ng_rollout_index": index,
+            **facts.scores,
+            **facts.tokens,
+        }
+        for index, facts in zip(group.indices, group.facts, strict=True)
+    ]
+
+
+def _head(row: Json) -> str:
+    messages = chat_input(row.get("responses_create_params") or {})
+    text = next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+    text = " ".join(text.split())
+    return text if len(text) <= _HEAD_CHARACTERS else text[: _HEAD_CHARACTERS - 1] + "…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,349 @@
+"""Figures, held against independent references: scipy, pandas, brute force, NeMo Gym's own definitions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ng_rollouts.aggregates import Aggregate, Column, Score
+from ng_rollouts.comparison import difference_of
+from ng_rollouts.estimates import majority_score, pass_at_k, pass_hat_k, t_quantile
+from ng_rollouts.records import Facts, Key, Latencies
+from ng_rollouts.rollout_files import groups_of
+from ng_rollouts.rows import facts_of
+from ng_rollouts.tally import Tally, tallied
+
+from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
+
+FLOATS = st.floats(-10, 10, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@given(n=st.integers(1, 7), data=st.data())
+def test_pass_at_k_is_what_subsets_say(n: int, data: st.DataObject) -> None:
+    """At least one, or all, of every k of n."""
+    right = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    k = data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations(right, k))
+    assert pass_at_k(n, sum(right), k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    assert pass_hat_k(n, sum(right), k) == pytest.approx(sum(map(all, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 199, 200, 5000])
+def test_t_is_students(degrees: int) -> None:
+    """As scipy has it."""
+    assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-6)
+
+
+@given(values=st.lists(FLOATS, min_size=1, max_size=200))
+def test_columns_are_what_pandas_says(values: list[float]) -> None:
+    """Mean, extremes, median, deviation, quantiles."""
+    column = Column()
+    for value in values:
+        column.add(value)
+    series = pd.Series(values)
+    assert column.mean == pytest.approx(series.mean(), abs=1e-9)
+    assert (column.most, column.least) == (series.max(), series.min())
+    assert column.sd == pytest.approx(series.std() if len(values) > 1 else 0.0, abs=1e-9)
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert column.quantile(share) == pytest.approx(series.quantile(share), abs=1e-9)
+    assert sum(column.histogram()) == len(values)
+
+
+def test_a_column_of_many_values_stays_small() -> None:
+    """And tells its median to a thousandth of its range."""
+    column, rng = Column(), random.Random(1)
+    for _ in range(120_000):
+        column.add(rng.random())
+    assert len(column._values) <= 50_001
+    assert column.quantile(0.5) == pytest.approx(0.5, abs=0.005)
+
+
+@given(groups=st.lists(st.lists(FLOATS, min_size=1, max_size=6), min_size=2, max_size=12))
+def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
+    """As the sandwich formula has it; for groups of one size, the standard error of task means."""
+    score = Score()
+    for group in groups:
+        score.add(group, [None] * len(group))
+    total = sum(map(len, groups))
+    mean = sum(map(sum, groups)) / total
+    residuals = [sum(value - mean for value in group) for group in groups]
+    expected = math.sqrt(len(groups) / (len(groups) - 1) * sum(value**2 for value in residuals)) / total
+    assert score.standard_error == pytest.approx(expected, abs=1e-6)
+    if len({len(group) for group in groups}) == 1:
+        means = [sum(group) / len(group) for group in groups]
+        assert score.standard_error == pytest.approx(stats.sem(means), abs=1e-6)
+
+
+def test_majorities_by_hand() -> None:
+    """The answer most give, the earliest of equals, by its own score; those that answer nothing have no vote."""
+    answers, scores = ["a", "b", "b", None, "a", "a"], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    found = [majority_score(answers, scores, k) for k in range(1, 7)]
+    assert found == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    assert majority_score([None], [1.0], 1) is None
+
+
+FACTS = st.builds(
+    lambda reward, tokens, answer: Facts(scores={"reward": reward}, tokens={"output_tokens": tokens}, answer=answer),
+    st.sampled_from([0.0, 1.0, 0.5]),
+    st.integers(0, 50),
+    st.sampled_from(["x", "y", None]),
+)
+
+
+@given(groups=st.lists(st.lists(FACTS, min_size=2, max_size=2), min_size=1, max_size=8), data=st.data())
+def test_the_order_of_completion_does_not_matter(groups: list[list[Facts]], data: st.DataObject) -> None:
+    """Rollouts as they come are figured as groups in order are."""
+    work = [(Key(task, index), facts) for task, group in enumerate(groups) for index, facts in enumerate(group)]
+    tally = Tally(lambda _: 2)
+    for key, facts in data.draw(st.permutations(work)):
+        tally.record(key, "a", facts)
+    tally.end()
+    batch = tallied((task, "a", group) for task, group in enumerate(groups))
+    assert flat(tally.agents["a"].aggregate.figures()) == pytest.approx(flat(batch["a"].aggregate.figures()))
+    assert flat(tally.agents["a"].aggregate.of_nemo_gym()) == pytest.approx(flat(batch["a"].aggregate.of_nemo_gym()))
+    assert tally.agents["a"].groups == batch["a"].groups
+    assert not tally._open
+
+
+def flat(value: Any, name: str = "") -> dict[str, float]:
+    if isinstance(value, dict):
+        return {key: number for each, inner in value.items() for key, number in flat(inner, f"{name}.{each}").items()}
+    if isinstance(value, list):
+        return flat(dict(enumerate(value)), name)
+    return {name: float("-inf") if value is None else float(value)}
+
+
+def test_groups_that_cannot_be_whole_are_let_go() -> None:
+    """And nothing is kept of them."""
+    tally = Tally(lambda _: 2)
+    tally.record(Key(0, 0), "a", Facts(scores={"reward": 1.0}))
+    tally.lack(Key(0, 1))
+    tally.record(Key(1, 0), "a", Facts(scores={"reward": 0.0}))
+    tally.record(Key(1, 1), "a", Facts(scores={"reward": 1.0}))
+    tally.end()
+    assert tally.agents["a"].aggregate.columns["reward"].mean == 0.5
+    assert not tally._open
+
+
+@given(seconds=st.lists(st.floats(0.001, 1000), min_size=1, max_size=50))
+def test_latency_percentiles_are_right_to_a_twentieth(seconds: list[float]) -> None:
+    """Whatever they are."""
+    latencies = Latencies()
+    for each in seconds:
+        latencies.add(each)
+    ordered = sorted(seconds)
+    assert latencies.quantile(0.5) == pytest.approx(ordered[math.ceil(len(ordered) / 2) - 1], rel=0.06)
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")
+def test_real_rollouts_are_figured_as_pandas_figures_them() -> None:
+    """Every environment's example rollouts: scores and tokens, by NeMo Gym's keys."""
+    figured = 0
+    for file in sorted(SHARED_DATA.glob("*/example_rollouts.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        aggregate = Aggregate()
+        for row in rows:
+            aggregate.add([facts_of(row)])
+        metrics = aggregate.of_nemo_gym()
+        frame = pd.DataFrame([{**facts_of(row).scores, **facts_of(row).tokens} for row in rows])
+        for name in frame:
+            assert metrics[f"mean/{name}"] == pytest.approx(frame[name].mean())
+            assert metrics[f"median/{name}"] == pytest.approx(frame[name].median())
+            if frame[name].count() > 1:
+                assert metrics[f"std/{name}"] == pytest.approx(frame[name].std(), abs=1e-9)
+            figured += 1
+    assert figured > 20
+
+
+def test_files_of_a_run_tell_the_same(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Printed averages, summary, aggregates, jq and a profile of the file agree."""
+    server = serve(faults={"400": 0.1}, sticky=True)
+    tasks(30)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=rollouts.jsonl"]
+    ran = command(f"+agent_url={server.url}", "+agent_name=a", *files, "+num_repeats=3", "+metrics_by=agent")
+    assert ran.code == 1
+    rows = read_rows(tmp_path / "rollouts.jsonl")
+    summary = json.loads((tmp_path / "rollouts_summary.json").read_text())
+    (aggregate,) = json.loads((tmp_path / "rollouts_aggregate_metrics.json").read_text())
+    printed, _ = json.JSONDecoder().raw_decode(ran.stdout[ran.stdout.index("{\n") :])
+    assert summary["means"] == printed
+    assert aggregate["agent_metrics"]["mean/reward"] == pytest.approx(printed["reward"])
+    assert summary["exit_code"] == 1
+    assert summary["finished"] == len(rows) == aggregate["statistics"]["rollouts"]
+    assert summary["coverage"] == len(rows) / 90
+    assert summary["planned"] == summary["collected"] + summary["failed"]
+    assert summary["means_with_failures_as_zero"]["reward"] < printed["reward"]
+    assert len(aggregate["group_level_metrics"]) == len(rows) / 3
+    assert '"agent_ref"' in ran.stdout.rpartition("}\n{")[2]
+    done = small("ng_reward_profile", "+rollouts_jsonl_fpath=rollouts.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (profile,) = json.loads((tmp_path / "rollouts_agent_metrics.json").read_text())
+    assert profile["mean/reward"] == pytest.approx(printed["reward"])
+    assert profile["statistics"]["scores"] == aggregate["statistics"]["scores"]
+    assert not (tmp_path / "rollouts_status.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("gate", "code"),
+    [("+min_mean.reward=0.99", 5), ("+min_mean.reward=0.0", 0), ("+min_mean.nope=0", 5), ("+min_coverage=1.0", 0)],
+)
+def test_gates(command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, gate: str, code: int) -> None:
+    """A finished run that measured too little ends with 5 and the figure; the averages are printed all the same."""
+    tasks(10)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    ran = command("+agent_name=example_math_agent", *files, gate)
+    assert ran.code == code
+    assert ran.averages["reward"] is not None
+    assert json.loads((tmp_path / "r_summary.json").read_text())["exit_code"] == code
+    assert (gate.partition("=")[0].lstrip("+") in ran.stderr) == (code == 5)
+
+
+def small(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands beside the collector."""
+    return subprocess.run(
+        [SCRIPTS / name, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def rollouts(path: Path, rewards: dict[tuple[int, int], float], question: str = "q") -> Path:
+    rows = [
+        {
+            "responses_create_params": {"input": f"{question}{task}"},
+            "reward": reward,
+            "extracted_answer": f" A{task % 2} " if index else f"a{task % 2}",
+            "_ng_task_index": task,
+            "_ng_rollout_index": index,
+            "agent_ref": {"name": "a"},
+        }
+        for (task, index), reward in rewards.items()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_profiles_do_not_need_order(tmp_path: Path) -> None:
+    """A file in completion order has the groups of the sorted one."""
+    rewards = {(task, index): float((task * index) % 2) for task in range(20) for index in range(3)}
+    shuffled = list(rewards)
+    random.Random(2).shuffle(shuffled)
+    ordered = rollouts(tmp_path / "a.jsonl", rewards)
+    mixed = rollouts(tmp_path / "b.jsonl", {key: rewards[key] for key in shuffled})
+    assert list(groups_of(ordered)) == list(groups_of(mixed))
+
+
+def test_a_profile_counts_what_is_missing_and_what_differs(tmp_path: Path) -> None:
+    """Exit 1 unless told otherwise; distinct answers exactly and but for case and white space; the hardest first."""
+    rewards = {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 0.0, (1, 1): 0.0, (2, 0): 1.0}
+    rollouts(tmp_path / "r.jsonl", rewards)
+    done = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", "+top=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 rollouts are missing" in done.stderr
+    assert "Distinct answers: 4/5 (80.0%), 2 but" in done.stdout
+    assert done.stdout.splitlines()[1].split()[0] == "1"
+    lines = read_rows(tmp_path / "r_reward_profiling.jsonl")
+    assert [line["missing_num_rollouts"] for line in lines] == [0, 0, 1]
+    assert lines[0]["pass@2/reward"] == 1.0
+    allowed = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", "+allow_partial_rollouts=true", cwd=tmp_path)
+    assert allowed.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "rollouts_jsonl_fpath is missing"),
+        (["+rollouts_jsonl_fpath=nope.jsonl"], "cannot be read"),
+        (["+rollout_jsonl_fpath=x"], "did you mean +rollouts_jsonl_fpath"),
+        (["+rollouts_jsonl_fpath=bad.jsonl"], "bad.jsonl, line 1"),
+        (["+rollouts_jsonl_fpath=bad.jsonl", "+top=many"], "top must be a number"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    """Exit 2, no traceback."""
+    (tmp_path / "bad.jsonl").write_text("{oops\n")
+    done = small("ng_reward_profile", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@given(pairs=st.lists(st.tuples(FLOATS, FLOATS), min_size=2, max_size=30))
+def test_differences_are_paired(pairs: list[tuple[float, float]]) -> None:
+    """Mean and interval as scipy's paired t-test has them; the same seed, the same p."""
+    numbered = dict(enumerate(pairs))
+    found = difference_of(numbered, random.Random(0))
+    first, second = zip(*pairs, strict=True)
+    assert found.difference == pytest.approx(sum(second) / len(second) - sum(first) / len(first), abs=1e-9)
+    assert found.wins + found.losses + found.ties == len(pairs)
+    assert 0 < found.p <= 1
+    assert found == difference_of(numbered, random.Random(0))
+    if pd.Series(second).sub(pd.Series(first)).std() > 1e-3:
+        low, high = stats.ttest_rel(second, first).confidence_interval(0.95)
+        assert found.interval_95 == pytest.approx([low, high], abs=1e-6)
+
+
+def test_outputs_over_the_same_tasks_are_compared(tmp_path: Path) -> None:
+    """Wins, flips and p; different tasks are refused unless only the common ones are asked for."""
+    better = {(task, index): float(task % 3 > 0) for task in range(30) for index in range(2)}
+    worse = {(task, index): float(task % 3 > 1) for task in range(30) for index in range(2)}
+    rollouts(tmp_path / "a.jsonl", worse)
+    rollouts(tmp_path / "b.jsonl", better)
+    done = small("ng_compare_rollouts", "+rollouts_jsonl_fpaths=a.jsonl,b.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout[done.stdout.index("[\n") :])
+    assert (found["wins"], found["losses"], found["ties"]) == (10, 0, 20)
+    assert found["difference"] == pytest.approx(1 / 3)
+    assert found["p"] < 0.01
+    assert found["flipped_to_right"] == [task for task in range(30) if task % 3 == 1]
+    rollouts(tmp_path / "c.jsonl", {key: value for key, value in better.items() if key[0] < 20})
+    refused = small("ng_compare_rollouts", "+rollouts_jsonl_fpaths=a.jsonl,c.jsonl", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "intersection=true" in refused.stderr
+    common = small("ng_compare_rollouts", "+rollouts_jsonl_fpaths=a.jsonl,c.jsonl", "+intersection=true", cwd=tmp_path)
+    assert common.returncode == 0
+    rollouts(tmp_path / "d.jsonl", better, question="other")
+    assert (
+        "no task in common"
+        in small("ng_compare_rollouts", "+rollouts_jsonl_fpaths=a.jsonl,d.jsonl", cwd=tmp_path).stderr
+    )
+
+
+@given(parts=st.lists(st.integers(0, 2), min_size=6, max_size=24))
+def test_shards_put_together_are_the_whole(parts: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """However rollouts lie in them, the merged file is the one that never was apart."""
+    from ng_rollouts.aggregation import AggregationConfig, run
+
+    folder = tmp_path_factory.mktemp("shards")
+    keys = [(place // 2, place % 2) for place in range(len(parts))]
+    whole = {key: float(sum(key) % 2) for key in keys}
+    rollouts(folder / "whole.jsonl", whole)
+    for shard in range(3):
+        mine = {key: whole[key] for key, part in zip(keys, parts, strict=True) if part == shard}
+        rollouts(folder / f"shard_{shard}.jsonl", mine)
+    config = AggregationConfig(input_glob=f"{folder}/shard_*.jsonl", output_jsonl_fpath=str(folder / "all.jsonl"))
+    assert run(config) == (1 if len(parts) % 2 else 0)
+    assert (folder / "all.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
+    """The first counts, and the exit code says so."""
+    rollouts(tmp_path / "s1.jsonl", {(0, 0): 1.0, (1, 0): 1.0})
+    rollouts(tmp_path / "s2.jsonl", {(1, 0): 0.0, (3, 0): 0.0})
+    done = small("ng_aggregate_rollouts", "+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "task 1 rollout 0; the first of each was taken" in done.stderr
+    assert "1 tasks have fewer than 1 rollouts: 2" in done.stderr
+    assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
