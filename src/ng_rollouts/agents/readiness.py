@@ -36,23 +36,27 @@ async def _wait_for(pool: Pool, deadline: float, http: Http, tell: Tell) -> None
     told = False
     while len(absent := await _absent(pool, http)) == len(pool.addresses):
         left = deadline - time.monotonic()
-        shown, failure = ", ".join(address.shown for address in absent), next(iter(absent.values()))
-        message = f"the agent server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
+        shown, failure = ", ".join(map(_shown, absent)), next(iter(absent.values()))
+        message = f"the server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
         if failure.failure_class == "certificate":
             raise Unreachable(f"{message}: name its authority's certificate by SSL_CERT_FILE=FILE in the environment")
         if left <= 0:
             raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
         if not told:
-            tell(f"waiting up to {left:.0f} s for the agent server at {shown} ({failure.failure_class})")
+            tell(f"waiting up to {left:.0f} s for the server at {shown} ({failure.failure_class})")
             told = True
         await asyncio.sleep(min(_ASK_EVERY_S, left))
     for address, failure in absent.items():
         address.went_wrong(failure)
-        tell(f"warning: the agent server at {address.shown} does not answer: it is tried again now and then")
+        tell(f"warning: the server at {_shown(address)} does not answer: it is tried again now and then")
+
+
+def _shown(address: Address) -> str:
+    return address.shown.removesuffix("/run")
 
 
 async def _absent(pool: Pool, http: Http) -> dict[Address, AttemptFailed]:
-    absent = {address: await _absence(address.url, http) for address in pool.addresses}
+    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in pool.addresses}
     return {address: failure for address, failure in absent.items() if failure is not None}
 
 
