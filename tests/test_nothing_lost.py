@@ -419,7 +419,7 @@ def test_a_server_that_is_late_is_waited_for(serve: Serve, tasks: Tasks, tmp_pat
     reserved.stop()
     process = start(tmp_path, f"+agent_url=http://127.0.0.1:{port}", "+wait_for_agent_s=20")
     assert process.stderr
-    assert "waiting up to 20 s for the agent server" in process.stderr.readline()
+    assert "waiting up to 20 s for the server" in process.stderr.readline()
     serve(port=port)
     assert ended(process).code == 0
     check_complete(tmp_path, 5, 1)
