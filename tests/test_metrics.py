@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ng_rollouts.aggregates import Aggregate, Column, Score
+from ng_rollouts.aggregates import Aggregate, Column, GroupScore, Score
 from ng_rollouts.comparison import difference_of
-from ng_rollouts.estimates import majority_score, pass_at_k, pass_hat_k, t_quantile
+from ng_rollouts.estimates import majority_scores, pass_at_k, pass_hat_k, t_quantile
 from ng_rollouts.records import Facts, Key, Latencies
 from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.rows import facts_of
@@ -75,7 +75,7 @@ def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
     """As the sandwich formula has it; for groups of one size, the standard error of task means."""
     score = Score()
     for group in groups:
-        score.add(group, [None] * len(group))
+        score.add(GroupScore.of(group, [None] * len(group)))
     total = sum(map(len, groups))
     mean = sum(map(sum, groups)) / total
     residuals = [sum(value - mean for value in group) for group in groups]
@@ -89,9 +89,8 @@ def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
 def test_majorities_by_hand() -> None:
     """The answer most give, the earliest of equals, by its own score; those that answer nothing have no vote."""
     answers, scores = ["a", "b", "b", None, "a", "a"], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    found = [majority_score(answers, scores, k) for k in range(1, 7)]
-    assert found == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
-    assert majority_score([None], [1.0], 1) is None
+    assert majority_scores(answers, scores) == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    assert majority_scores([None], [1.0]) == [None]
 
 
 FACTS = st.builds(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ng_rollouts.estimates import best_of_first, majority_score, pass_at_k, pass_hat_k, t_quantile
+from ng_rollouts.estimates import majority_scores, pass_at_k, pass_hat_k, t_quantile
 from ng_rollouts.records import Facts, Json
 
 _DISTINCT = 50_000
 _BARS = 10
+_FIGURES = ("mean", "max", "min", "median", "std")
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class Column:
     least: float = math.inf
     most: float = -math.inf
     _mean: float = 0.0
-    _values: Counter[float] = field(default_factory=Counter)
+    _values: dict[float, int] = field(default_factory=dict)
     _step: float = 0.0
 
     def add(self, value: float) -> None:
@@ -38,8 +39,10 @@ class Column:
         before = value - self._mean
         self._mean += before / self.count
         self.squares += before * (value - self._mean)
-        self.least, self.most = min(self.least, value), max(self.most, value)
-        self._values[self._binned(value)] += 1
+        self.least = min(self.least, value)
+        self.most = max(self.most, value)
+        place = self._binned(value) if self._step else value
+        self._values[place] = self._values.get(place, 0) + 1
         if len(self._values) > _DISTINCT:
             self._coarsen()
 
@@ -69,23 +72,18 @@ class Column:
 
     def of_nemo_gym(self, name: str) -> Json:
         """The five figures that NeMo Gym gives a column, by their keys."""
-        figures = {
-            "mean": self.mean,
-            "max": self.most,
-            "min": self.least,
-            "median": self.quantile(0.5),
-            "std": self.sd,
-        }
-        return {f"{figure}/{name}": value for figure, value in figures.items()}
+        figures = (self.mean, self.most, self.least, self.quantile(0.5), self.sd)
+        return {f"{figure}/{name}": value for figure, value in zip(_FIGURES, figures, strict=True)}
 
     def _binned(self, value: float) -> float:
-        return round(value / self._step) * self._step if self._step else value
+        return round(value / self._step) * self._step
 
     def _coarsen(self) -> None:
         self._step = max(2 * self._step, (self.most - self.least) / 1000)
-        values, self._values = self._values, Counter()
+        values, self._values = self._values, {}
         for value, count in values.items():
-            self._values[self._binned(value)] += count
+            place = self._binned(value)
+            self._values[place] = self._values.get(place, 0) + count
 
     @staticmethod
     def _at(ordered: Sequence[tuple[float, int]], place: int) -> float:
@@ -94,6 +92,39 @@ class Column:
             if place < 0:
                 return value
         return ordered[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """One score of one task.
+
+    Attributes:
+        passes: pass@k and its kin, by key.
+    """
+
+    values: list[float]
+    total: float
+    binary: bool
+    passes: dict[str, float]
+
+    @classmethod
+    def of(cls, values: list[float], answers: Sequence[object]) -> GroupScore:
+        """Of the values in rollout order, and the answers that majorities are formed of."""
+        total, n = math.fsum(values), len(values)
+        binary = all(value in (0, 1) for value in values)
+        right = int(total) if binary else 0
+        passes: dict[str, float] = {}
+        first = best = 0.0
+        for k, (value, majority) in enumerate(zip(values, majority_scores(answers, values), strict=True), 1):
+            first += value
+            best = value if k == 1 else max(best, value)
+            passes[f"pass@{k}"] = pass_at_k(n, right, k) if binary else best
+            passes[f"pass@1[avg-of-{k}]"] = first / k
+            if binary:
+                passes[f"pass^{k}"] = pass_hat_k(n, right, k)
+            if majority is not None:
+                passes[f"majority@{k}"] = majority
+        return cls(values, total, binary, passes)
 
 
 @dataclass(slots=True)
@@ -113,30 +144,25 @@ class Score:
     task_means: Column = field(default_factory=Column)
     all_zero: int = 0
     all_one: int = 0
-    binary: bool = True
     passes: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, scores: Sequence[float], answers: Sequence[object]) -> None:
-        """Take a group in: its scores in rollout order, and the answers that majorities are formed of."""
-        n, s = len(scores), math.fsum(scores)
+    def add(self, group: GroupScore) -> None:
+        """Take a task in."""
+        n, s = len(group.values), group.total
+        mean = s / n
         self.tasks += 1
         self.sum_n, self.sum_s = self.sum_n + n, self.sum_s + s
         self.sum_nn, self.sum_ns, self.sum_ss = self.sum_nn + n * n, self.sum_ns + n * s, self.sum_ss + s * s
-        self.within += math.fsum((score - s / n) ** 2 for score in scores)
-        self.task_means.add(s / n)
-        self.all_zero += all(score == 0 for score in scores)
-        self.all_one += all(score == 1 for score in scores)
-        binary = all(score in (0, 1) for score in scores)
-        self.binary = self.binary and binary
-        right = int(s) if binary else 0
-        for k in range(1, n + 1):
-            self._pass(f"pass@{k}", pass_at_k(n, right, k) if binary else best_of_first(scores, k))
-            self._pass(f"pass@1[avg-of-{k}]", math.fsum(scores[:k]) / k)
-            if binary:
-                self._pass(f"pass^{k}", pass_hat_k(n, right, k))
-            majority = majority_score(answers, scores, k)
-            if majority is not None:
-                self._pass(f"majority@{k}", majority)
+        self.within += math.fsum([(value - mean) ** 2 for value in group.values])
+        self.task_means.add(mean)
+        self.all_zero += not any(group.values)
+        self.all_one += group.binary and s == n
+        for key, value in group.passes.items():
+            sums = self.passes.get(key)
+            if sums is None:
+                sums = self.passes[key] = [0.0, 0]
+            sums[0] += value
+            sums[1] += 1
 
     @property
     def mean(self) -> float:
@@ -177,11 +203,6 @@ class Score:
             key: int(tasks) for key, (_, tasks) in self.passes.items() if tasks < self.tasks and "pass@1[" not in key
         }
 
-    def _pass(self, key: str, value: float) -> None:
-        sums = self.passes.setdefault(key, [0.0, 0])
-        sums[0] += value
-        sums[1] += 1
-
 
 @dataclass(slots=True)
 class Aggregate:
@@ -197,32 +218,33 @@ class Aggregate:
     distinct: int = 0
     answered: int = 0
 
-    def add(self, group: Sequence[Facts]) -> None:
-        """Take in the rollouts of one task, in order."""
+    def add(self, group: Sequence[Facts]) -> dict[str, GroupScore]:
+        """Take in the rollouts of one task, in order; its scores."""
         self.tasks += 1
         self.rollouts += len(group)
         self.group_sizes[len(group)] += 1
-        answers = [facts.answer for facts in group]
-        given = [answer for answer in answers if answer is not None]
+        given = [facts.answer for facts in group if facts.answer is not None]
         self.distinct, self.answered = self.distinct + len(set(given)), self.answered + len(given)
-        for name in _names(facts.scores for facts in group):
-            pairs = [(facts.scores[name], facts.answer) for facts in group if name in facts.scores]
+        scores = scores_of(group)
+        for name, score in scores.items():
             column = self.columns.setdefault(name, Column())
-            for value, _ in pairs:
+            for value in score.values:
                 column.add(value)
-            score = self.scores.setdefault(name, Score())
-            score.add([value for value, _ in pairs], [answer for _, answer in pairs])
+            self.scores.setdefault(name, Score()).add(score)
         for facts in group:
             self.truncated += facts.truncated
             for name, count in facts.tokens.items():
-                self.tokens.setdefault(name, Column()).add(count)
+                if name not in self.tokens:
+                    self.tokens[name] = Column()
+                self.tokens[name].add(count)
+        return scores
 
     def of_nemo_gym(self) -> Json:
         """`agent_metrics` by NeMo Gym's keys: figures of columns and tokens, pass@k and its kin."""
         merged: Json = {}
         every = [*self.columns.items(), *self.tokens.items()]
         by_column = [column.of_nemo_gym(name) for name, column in every]
-        for figure in range(5):
+        for figure in range(len(_FIGURES)):
             merged |= dict(list(figures.items())[figure] for figures in by_column)
         for name, score in self.scores.items():
             merged |= score.of_nemo_gym(name)
@@ -246,15 +268,36 @@ class Aggregate:
         return told
 
 
-def group_figures(task_index: int, group: Sequence[Facts]) -> Json:
+def scores_of(group: Sequence[Facts]) -> dict[str, GroupScore]:
+    """The scores of one task, by name."""
+    found = {}
+    for name in dict.fromkeys(name for facts in group for name in facts.scores):
+        having = [facts for facts in group if name in facts.scores]
+        found[name] = GroupScore.of([facts.scores[name] for facts in having], [facts.answer for facts in having])
+    return found
+
+
+def group_figures(task_index: int, group: Sequence[Facts], scores: dict[str, GroupScore]) -> Json:
     """The figures of one task, by NeMo Gym's keys."""
-    alone = Aggregate()
-    alone.add(group)
-    return {"_ng_task_index": task_index, **alone.of_nemo_gym()}
+    columns = {name: score.values for name, score in scores.items()}
+    for name in dict.fromkeys(name for facts in group for name in facts.tokens):
+        columns[name] = [facts.tokens[name] for facts in group if name in facts.tokens]
+    by_column = [_figures_of(name, sorted(values)) for name, values in columns.items()]
+    told: Json = {"_ng_task_index": task_index}
+    for figure in range(len(_FIGURES)):
+        told |= dict(pairs[figure] for pairs in by_column)
+    for name, score in scores.items():
+        told |= {f"{key}/{name}": value for key, value in score.passes.items()}
+    return told
 
 
-def _names(scores: Iterable[dict[str, float]]) -> Iterator[str]:
-    return iter(dict.fromkeys(name for each in scores for name in each))
+def _figures_of(name: str, ordered: Sequence[float]) -> list[tuple[str, float]]:
+    n = len(ordered)
+    mean = math.fsum(ordered) / n
+    median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    sd = math.sqrt(math.fsum([(value - mean) ** 2 for value in ordered]) / (n - 1)) if n > 1 else 0.0
+    figures = (mean, ordered[-1], ordered[0], median, sd)
+    return [(f"{figure}/{name}", value) for figure, value in zip(_FIGURES, figures, strict=True)]
 
 
 def _token_figures(column: Column) -> Json:

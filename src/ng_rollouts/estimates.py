@@ -31,21 +31,25 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
     return math.comb(c, k) / math.comb(n, k)
 
 
-def best_of_first(scores: Sequence[float], k: int) -> float:
-    """The best of the first k, which stands for pass@k where scores are not binary."""
-    return max(scores[:k])
+def majority_scores(answers: Sequence[object], scores: Sequence[float]) -> list[float | None]:
+    """For each k, the mean score of the answer most of the first k give, the earliest of equals.
 
-
-def majority_score(answers: Sequence[object], scores: Sequence[float], k: int) -> float | None:
-    """The mean score of the answer most of the first k give, the earliest of equals; None if none of them answers."""
+    None for as long as nobody has answered.
+    """
     votes: dict[object, list[float]] = {}
-    for answer, score in zip(answers[:k], scores[:k], strict=True):
+    orders: dict[object, int] = {}
+    found: list[float | None] = []
+    leader: object = None
+    for answer, score in zip(answers, scores, strict=True):
         if answer is not None:
-            votes.setdefault(answer, []).append(score)
-    if not votes:
-        return None
-    chosen = max(votes.values(), key=len)
-    return math.fsum(chosen) / len(chosen)
+            given = votes.setdefault(answer, [0, 0.0])
+            given[0] += 1
+            given[1] += score
+            order = orders.setdefault(answer, len(orders))
+            if leader is None or (given[0], -order) > (votes[leader][0], -orders[leader]):
+                leader = answer
+        found.append(None if leader is None else votes[leader][1] / votes[leader][0])
+    return found
 
 
 def t_quantile(degrees: int, chance: float = 0.975) -> float:

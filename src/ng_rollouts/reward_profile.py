@@ -111,13 +111,13 @@ class Profile:
 
     def of_task(self, group: Group) -> Json:
         """The line of a task."""
-        self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
+        scores = self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
         self._most = max(self._most, len(group.facts))
         expected = self.planned[group.task_index] if self.planned is not None else self._most
         lacking = max(0, expected - len(group.facts))
         self.missing += lacking
         return {
-            **group_figures(group.task_index, group.facts),
+            **group_figures(group.task_index, group.facts, scores),
             **self._diversity(group.facts),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),

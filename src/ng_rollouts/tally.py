@@ -26,10 +26,10 @@ class AgentTally:
     groups_left_out: bool = False
 
     def add(self, task_index: int, group: list[Facts]) -> None:
-        self.aggregate.add(group)
+        scores = self.aggregate.add(group)
         if self.groups_left_out:
             return
-        self.groups[task_index] = dumps(group_figures(task_index, group))
+        self.groups[task_index] = dumps(group_figures(task_index, group, scores))
         if len(self.groups) > MOST_GROUPS_TOLD:
             self.groups_left_out = True
             self.groups.clear()
