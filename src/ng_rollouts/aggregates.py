@@ -55,6 +55,25 @@ class Column:
         """Of a sample (n - 1); 0 for a single value."""
         return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
 
+    def merge(self, other: Column) -> None:
+        """Take another column's values in (Chan, Golub and LeVeque, 1979)."""
+        if not other.count:
+            return
+        count, apart = self.count + other.count, other._mean - self._mean
+        self.squares += other.squares + apart**2 * self.count * other.count / count
+        self._mean += apart * other.count / count
+        self.count, self.total = count, self.total + other.total
+        self.least, self.most = min(self.least, other.least), max(self.most, other.most)
+        for value, times in other._values.items():
+            self._values[value] = self._values.get(value, 0) + times
+        self._step = max(self._step, other._step)
+        if len(self._values) > _DISTINCT:
+            self._coarsen()
+
+    def times(self, value: float) -> int:
+        """How often a value occurred."""
+        return self._values.get(value, 0)
+
     def quantile(self, share: float) -> float:
         """The value below which this share lies, interpolated as pandas and numpy do by default."""
         ordered = sorted(self._values.items())
@@ -164,6 +183,28 @@ class Score:
             sums[0] += value
             sums[1] += 1
 
+    def add_singles(self, values: Column, answered: Column) -> None:
+        """Take in tasks of one rollout each, all at once.
+
+        Args:
+            answered: the values of those that gave an answer.
+        """
+        count, zeros, ones = values.count, values.times(0), values.times(1)
+        squares = values.squares + count * values.mean**2
+        self.tasks, self.sum_n, self.sum_nn = self.tasks + count, self.sum_n + count, self.sum_nn + count
+        self.sum_s, self.sum_ns = self.sum_s + values.total, self.sum_ns + values.total
+        self.sum_ss += squares
+        self.task_means.merge(values)
+        self.all_zero, self.all_one = self.all_zero + zeros, self.all_one + ones
+        sums = {"pass@1": (values.total, count), "pass@1[avg-of-1]": (values.total, count)}
+        sums["pass^1"] = (float(ones), zeros + ones)
+        sums["majority@1"] = (answered.total, answered.count)
+        for key, (total, tasks) in sums.items():
+            if tasks:
+                before = self.passes.setdefault(key, [0.0, 0])
+                before[0] += total
+                before[1] += tasks
+
     @property
     def mean(self) -> float:
         return self.sum_s / self.sum_n
@@ -217,12 +258,16 @@ class Aggregate:
     group_sizes: Counter[int] = field(default_factory=Counter)
     distinct: int = 0
     answered: int = 0
+    _singles: dict[str, tuple[Column, Column]] = field(default_factory=dict)
 
-    def add(self, group: Sequence[Facts]) -> dict[str, GroupScore]:
-        """Take in the rollouts of one task, in order; its scores."""
+    def add(self, group: Sequence[Facts]) -> None:
+        """Take in the rollouts of one task, in order. Those of tasks that have one count once `end` is called."""
         self.tasks += 1
         self.rollouts += len(group)
         self.group_sizes[len(group)] += 1
+        if len(group) == 1:
+            self._add_single(group[0])
+            return
         given = [facts.answer for facts in group if facts.answer is not None]
         self.distinct, self.answered = self.distinct + len(set(given)), self.answered + len(given)
         scores = scores_of(group)
@@ -232,12 +277,34 @@ class Aggregate:
                 column.add(value)
             self.scores.setdefault(name, Score()).add(score)
         for facts in group:
-            self.truncated += facts.truncated
-            for name, count in facts.tokens.items():
-                if name not in self.tokens:
-                    self.tokens[name] = Column()
-                self.tokens[name].add(count)
-        return scores
+            self._add_tokens(facts)
+
+    def end(self) -> None:
+        """No more will come for now: have the figures whole."""
+        for name, (values, answered) in self._singles.items():
+            self.columns.setdefault(name, Column()).merge(values)
+            self.scores.setdefault(name, Score()).add_singles(values, answered)
+        self._singles.clear()
+
+    def _add_single(self, facts: Facts) -> None:
+        has_answer = facts.answer is not None
+        self.distinct, self.answered = self.distinct + has_answer, self.answered + has_answer
+        for name, value in facts.scores.items():
+            columns = self._singles.get(name)
+            if columns is None:
+                columns = self._singles[name] = (Column(), Column())
+            columns[0].add(value)
+            if has_answer:
+                columns[1].add(value)
+        self._add_tokens(facts)
+
+    def _add_tokens(self, facts: Facts) -> None:
+        self.truncated += facts.truncated
+        for name, count in facts.tokens.items():
+            column = self.tokens.get(name)
+            if column is None:
+                column = self.tokens[name] = Column()
+            column.add(count)
 
     def of_nemo_gym(self) -> Json:
         """`agent_metrics` by NeMo Gym's keys: figures of columns and tokens, pass@k and its kin."""
@@ -277,8 +344,9 @@ def scores_of(group: Sequence[Facts]) -> dict[str, GroupScore]:
     return found
 
 
-def group_figures(task_index: int, group: Sequence[Facts], scores: dict[str, GroupScore]) -> Json:
+def group_figures(task_index: int, group: Sequence[Facts]) -> Json:
     """The figures of one task, by NeMo Gym's keys."""
+    scores = scores_of(group)
     columns = {name: score.values for name, score in scores.items()}
     for name in dict.fromkeys(name for facts in group for name in facts.tokens):
         columns[name] = [facts.tokens[name] for facts in group if name in facts.tokens]

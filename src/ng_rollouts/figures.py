@@ -11,7 +11,6 @@ from ng_rollouts.aggregates import Aggregate
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.costs import Costs
 from ng_rollouts.errors import GateMissed
-from ng_rollouts.jsonlines import loads
 from ng_rollouts.load import Load
 from ng_rollouts.records import Counts, Json
 from ng_rollouts.redact import shown_command
@@ -28,7 +27,7 @@ def aggregate_metrics(agents: Mapping[str, AgentTally]) -> list[Json]:
             "agent_ref": {"name": name},
             "agent_metrics": (metrics := tally.aggregate.of_nemo_gym()),
             "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
-            "group_level_metrics": [loads(group) for _, group in sorted(tally.groups.items())],
+            "group_level_metrics": tally.group_figures(),
             "group_level_metrics_left_out": tally.groups_left_out,
             "statistics": tally.aggregate.figures(),
         }

@@ -50,9 +50,14 @@ class Pace:
         self._unsettled = 0
         self._queue = asyncio.Lock()
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not self._request_s and not self._token_s
+
     async def wait(self, characters: int, output_tokens: int | None = None) -> Ticket:
         """Wait for the turn of a request of so many characters; turns come in the order they are asked for."""
-        if not self._request_s and not self._token_s:
+        if self.is_unbounded:
             return Ticket(0.0)
         async with self._queue:
             while self._token_s and self._usual is None and self._unsettled >= _SENT_BEFORE_KNOWN:  # noqa: ASYNC110

@@ -37,6 +37,8 @@ _LONGEST_SPREAD_S = 5.0
 
 _TASKS_REMEMBERED = 1 << 16
 
+_FREE = Ticket(0.0)
+
 T = TypeVar("T")
 
 
@@ -73,6 +75,8 @@ class Address:
     @property
     def excused_s(self) -> float:
         """Seconds for which it still asked to be left alone."""
+        if not self._excused_until:
+            return 0.0
         return max(0.0, self._excused_until - time.monotonic())
 
     @property
@@ -156,6 +160,9 @@ class Pool:
         self, task: int, tried: set[Address], characters: int, output_tokens: int | None
     ) -> tuple[Address, Ticket]:
         """An address that may be asked now, and the turn to ask it."""
+        address = self._pick(task, tried)
+        if self._pace.is_unbounded and not address.excused_s:
+            return address, _FREE
         while True:
             await self._best(task, tried)
             ticket = await self._pace.wait(characters, output_tokens)

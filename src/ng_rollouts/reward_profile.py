@@ -111,13 +111,13 @@ class Profile:
 
     def of_task(self, group: Group) -> Json:
         """The line of a task."""
-        scores = self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
+        self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
         self._most = max(self._most, len(group.facts))
         expected = self.planned[group.task_index] if self.planned is not None else self._most
         lacking = max(0, expected - len(group.facts))
         self.missing += lacking
         return {
-            **group_figures(group.task_index, group.facts, scores),
+            **group_figures(group.task_index, group.facts),
             **self._diversity(group.facts),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),
@@ -144,6 +144,8 @@ class Profile:
 
     def of_agents(self) -> list[Json]:
         """NeMo Gym's list: the figures of each agent with its name, and `statistics` beside."""
+        for aggregate in self.aggregates.values():
+            aggregate.end()
         return [
             {**aggregate.of_nemo_gym(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
             for name, aggregate in self.aggregates.items()

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ng_rollouts.aggregates import Aggregate, group_figures
-from ng_rollouts.jsonlines import dumps
-from ng_rollouts.records import Facts, Key
+from ng_rollouts.records import Facts, Json, Key
 
 MOST_GROUPS_TOLD = 5000
 """So many tasks have their own figures in the aggregate file; `ng_reward_profile` has those of all."""
@@ -18,21 +17,25 @@ class AgentTally:
     """The figures of one agent.
 
     Attributes:
-        groups: those of its tasks, as JSON, by task index; emptied once there are too many to tell.
+        groups: its tasks by index; emptied once there are too many to tell.
     """
 
     aggregate: Aggregate = field(default_factory=Aggregate)
-    groups: dict[int, bytes] = field(default_factory=dict)
+    groups: dict[int, list[Facts]] = field(default_factory=dict)
     groups_left_out: bool = False
 
     def add(self, task_index: int, group: list[Facts]) -> None:
-        scores = self.aggregate.add(group)
+        self.aggregate.add(group)
         if self.groups_left_out:
             return
-        self.groups[task_index] = dumps(group_figures(task_index, group, scores))
+        self.groups[task_index] = group
         if len(self.groups) > MOST_GROUPS_TOLD:
             self.groups_left_out = True
             self.groups.clear()
+
+    def group_figures(self) -> list[Json]:
+        """The figures of its tasks, in order."""
+        return [group_figures(task_index, group) for task_index, group in sorted(self.groups.items())]
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Tally:
         """No more will come."""
         for task_index in list(self._open) if self.keep_incomplete else ():
             self._close(task_index)
+        for tally in self.agents.values():
+            tally.aggregate.end()
 
     def _close(self, task_index: int) -> None:
         agent, group = self._open.pop(task_index)
@@ -81,4 +86,6 @@ def tallied(groups: Iterable[tuple[int, str, list[Facts]]]) -> dict[str, AgentTa
     agents: dict[str, AgentTally] = {}
     for task_index, agent, group in groups:
         agents.setdefault(agent, AgentTally()).add(task_index, group)
+    for tally in agents.values():
+        tally.aggregate.end()
     return agents
