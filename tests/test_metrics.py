@@ -213,7 +213,9 @@ def test_files_of_a_run_tell_the_same(
     assert summary["finished"] == len(rows) == aggregate["statistics"]["rollouts"]
     assert summary["coverage"] == len(rows) / 90
     assert summary["planned"] == summary["collected"] + summary["failed"]
-    assert summary["means_with_failures_as_zero"]["reward"] < printed["reward"]
+    collected = rows + read_rows(tmp_path / "rollouts_incomplete.jsonl")
+    with_zeros = sum(row["reward"] for row in collected) / (len(collected) + summary["failed"])
+    assert summary["means_with_failures_as_zero"]["reward"] == pytest.approx(with_zeros)
     assert len(aggregate["group_level_metrics"]) == len(rows) / 3
     assert '"agent_ref"' in ran.stdout.rpartition("}\n{")[2]
     done = small("ng_reward_profile", "+rollouts_jsonl_fpath=rollouts.jsonl", cwd=tmp_path)
@@ -374,3 +376,51 @@ def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
     assert "task 1 rollout 0; the first of each was taken" in done.stderr
     assert "1 tasks have fewer than 1 rollouts: 2" in done.stderr
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
+
+
+def test_a_graded_score_is_graded_in_every_task() -> None:
+    """Where its draws happen to be 0 or 1, too: pass@1 stays what it is elsewhere, and there is no pass^k."""
+    aggregate = Aggregate()
+    aggregate.add([Facts(scores={"reward": value}) for value in (0.0, 1.0)])
+    aggregate.add([Facts(scores={"reward": value}) for value in (0.3, 0.2)])
+    metrics = aggregate.of_nemo_gym()
+    assert metrics["pass@1/reward"] == pytest.approx((0.0 + 0.3) / 2)
+    assert metrics["pass@2/reward"] == pytest.approx((1.0 + 0.3) / 2)
+    assert not [key for key in metrics if key.startswith("pass^")]
+
+
+@pytest.mark.parametrize("which", ["tasks.jsonl", "r.jsonl", "r_manifest.json", "nowhere/status.json", "."])
+def test_a_status_file_is_a_file_of_its_own(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, which: str
+) -> None:
+    """Anything else would be overwritten and removed."""
+    before = tasks(3).read_text()
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    ran = command("+agent_name=example_math_agent", *files, f"+status_file={which}")
+    assert ran.code == 2
+    assert "status_file" in ran.stderr
+    assert (tmp_path / "tasks.jsonl").read_text() == before
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")
+def test_rollouts_without_keys_are_profiled_by_what_they_ask(tmp_path: Path) -> None:
+    """As NeMo Gym's first collector wrote them."""
+    for file in sorted(SHARED_DATA.glob("*/example_rollouts.jsonl")):
+        (tmp_path / "r.jsonl").write_bytes(file.read_bytes())
+        arguments = ["+rollouts_jsonl_fpath=r.jsonl", "+allow_partial_rollouts=true"]
+        done = small("ng_reward_profile", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "r_reward_profiling.jsonl")
+        assert sum(row["num_rollouts"] for row in rows) == len(file.read_text().splitlines())
+
+
+def test_what_is_broken_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A torn line, a rollout that occurs twice, a score that is not there."""
+    rollouts(tmp_path / "r.jsonl", {(0, 0): 1.0, (1, 0): 1.0})
+    whole = (tmp_path / "r.jsonl").read_text()
+    for content, arguments in ((whole[:-9], []), (whole + whole, []), (whole, ["+score=nope"]), (whole, ["+top=-1"])):
+        (tmp_path / "r.jsonl").write_text(content)
+        done = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", *arguments, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout
+        assert "Traceback" not in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]

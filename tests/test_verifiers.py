@@ -137,6 +137,7 @@ def final_question(row: Any) -> str:
         ("1e5", r"\boxed{100000}", True),
         ("50%", r"\boxed{50\%}", True),
         ("1,234", r"\boxed{1234}", True),
+        ("4", r"First \boxed{3}, no: \boxed{4}", True),
     ],
 )
 def test_math_is_compared_as_math(workers: Workers, expected: str, text: str, correct: bool) -> None:  # noqa: FBT001

@@ -29,13 +29,16 @@ class Column:
     least: float = math.inf
     most: float = -math.inf
     _mean: float = 0.0
+    _lost: float = 0.0
     _values: dict[float, int] = field(default_factory=dict)
     _step: float = 0.0
 
     def add(self, value: float) -> None:
-        """Take a value in (moments by Welford, 1962)."""
+        """Take a value in (moments by Welford, 1962; the sum by Neumaier, 1974, so that its order hardly matters)."""
         self.count += 1
-        self.total += value
+        total = self.total + value
+        self._lost += (self.total - total) + value if abs(self.total) >= abs(value) else (value - total) + self.total
+        self.total = total
         before = value - self._mean
         self._mean += before / self.count
         self.squares += before * (value - self._mean)
@@ -48,7 +51,7 @@ class Column:
 
     @property
     def mean(self) -> float:
-        return self.total / self.count
+        return (self.total + self._lost) / self.count
 
     @property
     def sd(self) -> float:
@@ -63,6 +66,7 @@ class Column:
         self.squares += other.squares + apart**2 * self.count * other.count / count
         self._mean += apart * other.count / count
         self.count, self.total = count, self.total + other.total
+        self._lost += other._lost
         self.least, self.most = min(self.least, other.least), max(self.most, other.most)
         for value, times in other._values.items():
             self._values[value] = self._values.get(value, 0) + times
@@ -118,13 +122,17 @@ class GroupScore:
     """One score of one task.
 
     Attributes:
-        passes: pass@k and its kin, by key.
+        passes: what does not care whether scores are 0 or 1, by key.
+        unbiased: pass@k and pass^k of scores that are; empty if they are not.
+        best: pass@k as the best of the first k.
     """
 
     values: list[float]
     total: float
     binary: bool
     passes: dict[str, float]
+    unbiased: dict[str, float]
+    best: dict[str, float]
 
     @classmethod
     def of(cls, values: list[float], answers: Sequence[object]) -> GroupScore:
@@ -133,17 +141,38 @@ class GroupScore:
         binary = all(value in (0, 1) for value in values)
         right = int(total) if binary else 0
         passes: dict[str, float] = {}
+        unbiased: dict[str, float] = {}
+        bests: dict[str, float] = {}
         first = best = 0.0
         for k, (value, majority) in enumerate(zip(values, majority_scores(answers, values), strict=True), 1):
             first += value
             best = value if k == 1 else max(best, value)
-            passes[f"pass@{k}"] = pass_at_k(n, right, k) if binary else best
+            bests[f"pass@{k}"] = best
             passes[f"pass@1[avg-of-{k}]"] = first / k
             if binary:
-                passes[f"pass^{k}"] = pass_hat_k(n, right, k)
+                unbiased[f"pass@{k}"] = pass_at_k(n, right, k)
+                unbiased[f"pass^{k}"] = pass_hat_k(n, right, k)
             if majority is not None:
                 passes[f"majority@{k}"] = majority
-        return cls(values, total, binary, passes)
+        return cls(values, total, binary, passes, unbiased, bests)
+
+    def told(self) -> dict[str, float]:
+        """All of them, by what this task's own scores are."""
+        return {**(self.unbiased or self.best), **self.passes}
+
+
+_Sums = dict[str, list[float]]
+"""By key: a sum over tasks, and over how many."""
+
+
+def _count_in(sums: _Sums, key: str, total: float, tasks: int) -> None:
+    if not tasks:
+        return
+    known = sums.get(key)
+    if known is None:
+        known = sums[key] = [0.0, 0]
+    known[0] += total
+    known[1] += tasks
 
 
 @dataclass(slots=True)
@@ -163,7 +192,10 @@ class Score:
     task_means: Column = field(default_factory=Column)
     all_zero: int = 0
     all_one: int = 0
-    passes: dict[str, list[float]] = field(default_factory=dict)
+    binary: bool = True
+    passes: _Sums = field(default_factory=dict)
+    unbiased: _Sums = field(default_factory=dict)
+    best: _Sums = field(default_factory=dict)
 
     def add(self, group: GroupScore) -> None:
         """Take a task in."""
@@ -176,12 +208,10 @@ class Score:
         self.task_means.add(mean)
         self.all_zero += not any(group.values)
         self.all_one += group.binary and s == n
-        for key, value in group.passes.items():
-            sums = self.passes.get(key)
-            if sums is None:
-                sums = self.passes[key] = [0.0, 0]
-            sums[0] += value
-            sums[1] += 1
+        self.binary = self.binary and group.binary
+        for sums, values in ((self.passes, group.passes), (self.unbiased, group.unbiased), (self.best, group.best)):
+            for key, value in values.items():
+                _count_in(sums, key, value, 1)
 
     def add_singles(self, values: Column, answered: Column) -> None:
         """Take in tasks of one rollout each, all at once.
@@ -196,14 +226,12 @@ class Score:
         self.sum_ss += squares
         self.task_means.merge(values)
         self.all_zero, self.all_one = self.all_zero + zeros, self.all_one + ones
-        sums = {"pass@1": (values.total, count), "pass@1[avg-of-1]": (values.total, count)}
-        sums["pass^1"] = (float(ones), zeros + ones)
-        sums["majority@1"] = (answered.total, answered.count)
-        for key, (total, tasks) in sums.items():
-            if tasks:
-                before = self.passes.setdefault(key, [0.0, 0])
-                before[0] += total
-                before[1] += tasks
+        self.binary = self.binary and zeros + ones == count
+        _count_in(self.best, "pass@1", values.total, count)
+        _count_in(self.passes, "pass@1[avg-of-1]", values.total, count)
+        for key in ("pass@1", "pass^1"):
+            _count_in(self.unbiased, key, float(ones), zeros + ones)
+        _count_in(self.passes, "majority@1", answered.total, answered.count)
 
     @property
     def mean(self) -> float:
@@ -236,13 +264,16 @@ class Score:
 
     def of_nemo_gym(self, name: str) -> Json:
         """pass@k and its kin, in percent of nothing: as shares, by NeMo Gym's keys."""
-        return {f"{key}/{name}": total / tasks for key, (total, tasks) in self.passes.items()}
+        return {f"{key}/{name}": total / tasks for key, (total, tasks) in self._all_passes().items()}
 
     def ragged(self) -> Json:
         """Over how many tasks those were taken that not all tasks have enough rollouts for."""
-        return {
-            key: int(tasks) for key, (_, tasks) in self.passes.items() if tasks < self.tasks and "pass@1[" not in key
-        }
+        passes = self._all_passes().items()
+        return {key: int(tasks) for key, (_, tasks) in passes if tasks < self.tasks and "pass@1[" not in key}
+
+    def _all_passes(self) -> _Sums:
+        """pass@k by what all scores are: a graded one stays so in tasks where it happens to be 0 or 1."""
+        return {**(self.unbiased if self.binary else self.best), **self.passes}
 
 
 @dataclass(slots=True)
@@ -355,7 +386,7 @@ def group_figures(task_index: int, group: Sequence[Facts]) -> Json:
     for figure in range(len(_FIGURES)):
         told |= dict(pairs[figure] for pairs in by_column)
     for name, score in scores.items():
-        told |= {f"{key}/{name}": value for key, value in score.passes.items()}
+        told |= {f"{key}/{name}": value for key, value in score.told().items()}
     return told
 
 

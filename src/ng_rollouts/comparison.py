@@ -40,8 +40,8 @@ class ComparisonConfig:
     seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
 
     def __post_init__(self) -> None:
-        if len(self.paths) < 2:
-            raise ConfigError("rollouts_jsonl_fpaths needs two files or more: a.jsonl,b.jsonl")
+        if len(self.paths) < 2 or len(set(self.paths)) < len(self.paths):
+            raise ConfigError("rollouts_jsonl_fpaths needs two different files or more: a.jsonl,b.jsonl")
 
     @property
     def paths(self) -> list[str]:
@@ -158,7 +158,8 @@ def _tasks_of(path: Path, score: str) -> dict[int, Task]:
 
 
 def _asked(row: Json) -> Any:
-    return chat_input(row.get("responses_create_params") or {})
+    params = row.get("responses_create_params")
+    return chat_input(params if isinstance(params, dict) else {})
 
 
 def _common(

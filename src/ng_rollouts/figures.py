@@ -43,6 +43,7 @@ def run_summary(  # noqa: PLR0913 - each is named where it is given
     failed_by_class: Mapping[str, int],
     finished: int | None,
     set_aside: int,
+    sums: Mapping[str, tuple[float, int]],
     averages: Json,
     began: float,
     load: Load | None,
@@ -53,12 +54,13 @@ def run_summary(  # noqa: PLR0913 - each is named where it is given
 
     Args:
         finished: rows of the finished file; None if the run ended before there was one.
-        averages: means over those rows.
+        sums: of each score over all rows collected, set aside or not, and how many have it.
+        averages: means over the finished rows, or over those collected if there is no finished file.
         began: seconds since 1970.
     """
     wall = time.time() - began
     costs = Costs(config.price_per_million, config.max_total_tokens)
-    rows = finished or 0
+    rows = counts.collected if finished is None else finished
     return {
         "planned": counts.planned,
         "collected": counts.collected,
@@ -69,7 +71,7 @@ def run_summary(  # noqa: PLR0913 - each is named where it is given
         "finished": finished,
         "coverage": rows / counts.planned if counts.planned else 0.0,
         "means": averages,
-        "means_with_failures_as_zero": _with_zeros(averages, rows, counts.failed),
+        "means_with_failures_as_zero": {name: total / (n + counts.failed) for name, (total, n) in sums.items()},
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "wall_s": round(wall, 3),
         "attempts": counts.answered,
@@ -116,12 +118,6 @@ def histogram_told(aggregate: Aggregate, name: str = "reward") -> str | None:
     blocks = "".join(_BLOCKS[-(-bar * (len(_BLOCKS) - 1) // tallest)] for bar in bars)
     low, high = min(0.0, column.least), max(1.0, column.most)
     return f"{name} {low:g} |{blocks}| {high:g}"
-
-
-def _with_zeros(averages: Json, rows: int, failed: int) -> Json:
-    if not rows + failed:
-        return {}
-    return {name: mean * rows / (rows + failed) for name, mean in averages.items() if mean is not None}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -85,15 +85,19 @@ class Scores:
 
     def averages(self, positions: Positions) -> Json:
         """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
-        means = {}
+        return {name: total / count for name, (total, count) in self.sums(positions).items()}
+
+    def sums(self, positions: Positions) -> dict[str, tuple[float, int]]:
+        """The sum of each score over the positions that have it, and how many those are."""
+        found = {}
         for name in self.names:
             total, count = 0.0, 0
             for value in self._columns[name].values(positions()):
                 total += value
                 count += 1
             if count:
-                means[name] = total / count
-        return means
+                found[name] = total, count
+        return found
 
 
 def _fits_byte(value: float) -> bool:

@@ -45,6 +45,8 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         if self.sort_by not in _SORTS:
             raise ConfigError(f"sort_by must be one of {', '.join(_SORTS)}, got {self.sort_by!r}")
+        if self.top < 0:
+            raise ConfigError(f"top must be >= 0, got {self.top}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,14 +75,15 @@ def run(config: ProfileConfig) -> int:
     agents = source.with_name(f"{source.name.removesuffix('.jsonl')}_agent_metrics.json")
     temporary = per_task.with_name(per_task.name + ".writing")
     table = Table(config)
-    with temporary.open("wb") as file:
-        for group in groups_of(source, config.answer_key):
-            file.write(dumps(profile.of_task(group)) + b"\n")
-            table.add(group)
-    if not profile.aggregates:
-        temporary.unlink()
-        raise InputError(f"{source} has no rollouts")
-    temporary.replace(per_task)
+    try:
+        with temporary.open("wb") as file:
+            for group in groups_of(source, config.answer_key):
+                file.write(dumps(profile.of_task(group)) + b"\n")
+                table.add(group)
+        _check(profile, source, config)
+        temporary.replace(per_task)
+    finally:
+        temporary.unlink(missing_ok=True)
     write_json(agents, profile.of_agents())
     for line in (*table.lines(), *profile.told()):
         say(line)
@@ -91,6 +94,20 @@ def run(config: ProfileConfig) -> int:
         tell(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
         return 1
     return 0
+
+
+def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
+    if not profile.aggregates:
+        raise InputError(f"{source} has no rollouts")
+    for aggregate in profile.aggregates.values():
+        aggregate.end()
+    names = sorted({name for aggregate in profile.aggregates.values() for name in aggregate.columns})
+    if config.top and config.score not in names:
+        raise ConfigError(
+            f"no rollout of {source} has the score {config.score!r}: there are {', '.join(names) or 'none'}"
+        )
+    if config.answer_key and not profile.answered:
+        raise ConfigError(f"no rollout of {source} has the field answer_key={config.answer_key}")
 
 
 @dataclass(slots=True)
@@ -224,7 +241,8 @@ def _infos(group: Group) -> list[Json]:
 
 
 def _head(row: Json) -> str:
-    messages = chat_input(row.get("responses_create_params") or {})
+    params = row.get("responses_create_params")
+    messages = chat_input(params if isinstance(params, dict) else {})
     text = next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
     text = " ".join(text.split())
     return text if len(text) <= _HEAD_CHARACTERS else text[: _HEAD_CHARACTERS - 1] + "…"

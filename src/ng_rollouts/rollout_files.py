@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from ng_rollouts.errors import InputError
-from ng_rollouts.jsonlines import loads
+from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Facts, Json, Key, key_of
 from ng_rollouts.rows import facts_of
 
@@ -40,7 +42,10 @@ def groups_of(path: Path, answer_key: str | None = None) -> Iterator[Group]:
     Raises:
         InputError: the file cannot be read, or a line is no rollout.
     """
-    rows = _rows(path) if _lies_together(path) else _rows_at(path, _order(path))
+    if _lacks_keys(path):
+        rows = _rows_by_input(path)
+    else:
+        rows = _rows(path) if _lies_together(path) else _rows_at(path, _order(path))
     group: Group | None = None
     for number, row in rows:
         key = _key(path, number, row)
@@ -48,6 +53,8 @@ def groups_of(path: Path, answer_key: str | None = None) -> Iterator[Group]:
             if group:
                 yield group
             group = Group(key.task_index, _agent(row), row, [], [])
+        elif group.indices[-1] == key.rollout_index:
+            raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
         group.facts.append(facts_of(row, answer_key))
         group.indices.append(key.rollout_index)
     if group:
@@ -59,6 +66,26 @@ def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
     for path in paths:
         for number, row in _rows(path):
             yield path, number, row
+
+
+def _lacks_keys(path: Path) -> bool:
+    """Whether rows do not say which rollout they are, as those of NeMo Gym's first collector."""
+    return all(key_of(row) is None for _, row in islice(_rows(path), 1))
+
+
+def _rows_by_input(path: Path) -> Iterator[tuple[int, Json]]:
+    """Rows with keys of ours: those that ask the same are a task's, in first-seen order."""
+    offsets: dict[bytes, list[int]] = {}
+    offset = 0
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                asked = dumps(_parsed(path, number, line).get("responses_create_params"))
+                offsets.setdefault(hashlib.blake2b(asked, digest_size=16).digest(), []).append(offset)
+            offset += len(line)
+    for task_index, places in enumerate(offsets.values()):
+        for rollout_index, (number, row) in enumerate(_rows_at(path, iter(places))):
+            yield number, {**row, "_ng_task_index": task_index, "_ng_rollout_index": rollout_index}
 
 
 def _lies_together(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -21,7 +22,15 @@ from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.costs import Costs
-from ng_rollouts.errors import AttemptFailed, GateMissed, Interrupted, OutputError, StoppedEarly, StorageError
+from ng_rollouts.errors import (
+    AttemptFailed,
+    ConfigError,
+    GateMissed,
+    Interrupted,
+    OutputError,
+    StoppedEarly,
+    StorageError,
+)
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.figures import aggregate_metrics, check_gates, histogram_told, run_summary
 from ng_rollouts.http import crawls_beyond
@@ -64,6 +73,7 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
     paths = output_paths(config.output_jsonl_fpath)
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
+        _check_status_file(config, paths, source)
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(path=source, recipe=_recipe(config), limit=config.limit, shown_as=config.input_jsonl_fpath)
         plan = tasks.plan(known.rows if known else None)
@@ -88,6 +98,11 @@ class _Run:
     def costs(self) -> Costs:
         """Prices and budget."""
         return Costs(self.config.price_per_million, self.config.max_total_tokens)
+
+    @property
+    def status_path(self) -> Path:
+        """The file by which others watch the run."""
+        return Path(self.config.status_file or self.paths.status).expanduser()
 
     async def collect(self) -> int:
         async with AsyncExitStack() as stack:
@@ -210,7 +225,6 @@ class _Run:
         collected_before = book.counts.collected
         limit = _limit(self.config, _parallel(self.config, self.plan))
         began = time.monotonic()
-        status_file = Path(self.config.status_file or self.paths.status)
 
         def notes() -> Iterator[str]:
             if book.counts.reward.count:
@@ -236,7 +250,11 @@ class _Run:
 
         syncing = asyncio.create_task(_sync_often(book.journal))
         try:
-            async with progress(book.counts, notes), status(status_file, book.counts), watching_load() as book.load:
+            async with (
+                progress(book.counts, notes),
+                status(self.status_path, book.counts),
+                watching_load() as book.load,
+            ):
                 owed = self._owed(book)
                 if self.config.canary:
                     await self._send_canary(fan_out, owed, book)
@@ -308,6 +326,9 @@ class _Run:
         unexplained = book.owes_any and not self.costs.budget_is_spent(book.counts)
         return 1 if unexplained or book.counts.failed > _failures_allowed(self.config, self.plan) else 0
 
+    def _positions_there(self, journal: Journal) -> Iterator[int]:
+        return (position for position in range(self.plan.rollouts) if journal.has(position))
+
     def _averages(self, book: Book) -> Json:
         """Means over the finished rows; over what was collected, if the run ended before there were such."""
         is_in = partial(self._kept, book.journal) if book.finished else partial(self._there, book.journal)
@@ -338,6 +359,7 @@ class _Run:
                     counts=book.counts,
                     failed_by_class=book.failures.by_class,
                     finished=book.finished.kept if book.finished else None,
+                    sums=book.scores.sums(partial(self._positions_there, book.journal)),
                     set_aside=book.finished.set_aside if book.finished else 0,
                     averages=self._averages(book),
                     began=book.began,
@@ -413,6 +435,21 @@ def _announce(config: CollectConfig, plan: Plan) -> None:
         say(f"Querying with {config.num_samples_in_parallel} concurrent requests")
     if config.responses_create_params:
         say(f"Overriding responses_create_params fields with {config.responses_create_params}")
+
+
+def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) -> None:
+    """The status file is replaced all the time, and removed: it had better be nothing else.
+
+    Raises:
+        ConfigError: it is the input, the output or a file that belongs to it, or cannot be written.
+    """
+    if config.status_file is None:
+        return
+    wanted = Path(config.status_file).expanduser()
+    if wanted.resolve() in {path.resolve() for path in (source, *paths.all, paths.materialized_inputs)}:
+        raise ConfigError(f"status_file {config.status_file} is a file of the run itself: name another")
+    if wanted.is_dir() or not wanted.parent.is_dir() or not os.access(wanted.parent, os.W_OK):
+        raise ConfigError(f"status_file {config.status_file} cannot be written: name a file in a folder that is there")
 
 
 def _failures_allowed(config: CollectConfig, plan: Plan) -> float:

@@ -224,7 +224,8 @@ def equal_in_mathematics(expected: str, text: str) -> tuple[bool, str | None]:
     gold: list[object] = []
     for form in _forms_of(expected):
         gold = gold or parse(form, parsing_timeout=None)
-    given = parse(text, parsing_timeout=None)
+    box = boxed(text)  # the last one is meant
+    given = parse(text if box is None else f"$\\boxed{{{box}}}$", parsing_timeout=None)
     found = str(given[-1]) if given else None
     return bool(verify(gold, given, timeout_seconds=None)), found
 
