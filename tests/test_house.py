@@ -228,7 +228,10 @@ LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(sy
         (["--help"], "hydra omegaconf httpx pyreqwest orjson asyncio stamina tqdm uvloop"),
         (
             ["+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0", "+input_jsonl_fpath=i", "+output_jsonl_fpath=o"],
-            "httpx pyreqwest_impersonate stamina tqdm requests aiohttp numpy",
+            (
+                "httpx stamina tqdm aiohttp numpy pebble multiprocessing.pool http.cookies "
+                "ng_rollouts.verifiers ng_rollouts.agents.model ng_rollouts.rehearsal"
+            ),
         ),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.model import ModelAgent
 from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.models.server import masked
+from ng_rollouts.models.wire import masked
 from ng_rollouts.plans import Plan
 from ng_rollouts.records import Counts, Rollout
 from ng_rollouts.redact import mask_known

@@ -45,7 +45,6 @@ from ng_rollouts.progress import progress
 from ng_rollouts.prompts import load_template
 from ng_rollouts.recipes import Recipe
 from ng_rollouts.records import Counts, Json, Result, Rollout
-from ng_rollouts.rehearsal import agents_told, plan_told, request_told
 from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker, RetryPolicy
 from ng_rollouts.rows import result_of
@@ -144,10 +143,14 @@ class _Run:
             tell("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")
 
     def _tell_plan(self, book: Book | None) -> None:
+        from ng_rollouts.rehearsal import plan_told  # noqa: PLC0415 - only rehearsals need it
+
         _announce(self.config, self.plan)
         say(plan_told(self.plan, book.counts if book else Counts(planned=self.plan.rollouts)))
 
     def _rehearse(self, agents: dict[str, Agent], book: Book | None) -> int:
+        from ng_rollouts.rehearsal import agents_told, request_told  # noqa: PLC0415 - only rehearsals need it
+
         for line in agents_told(self.plan, agents):
             say(line)
         owed = self._owed(book) if book else self.tasks.rollouts(self.plan)

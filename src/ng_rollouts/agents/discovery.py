@@ -8,26 +8,27 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.addresses import addresses
-from ng_rollouts.agents.callables import CallableAgent, Client
-from ng_rollouts.agents.head_server import ask_head_server
-from ng_rollouts.agents.model import ModelAgent
 from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.config import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer, check_sampling
 from ng_rollouts.errors import ConfigError, Unreachable
 from ng_rollouts.http import Http, TimeLimits, open_http, without_credentials
-from ng_rollouts.models.server import ModelServer, base_url
 from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of, remember_secret
-from ng_rollouts.verifiers.choice import build_verifier, verifier_options
-from ng_rollouts.verifiers.workers import Workers
+
+if TYPE_CHECKING:
+    from ng_rollouts.agents.model import ModelAgent
+    from ng_rollouts.models.server import ModelServer
+    from ng_rollouts.verifiers.workers import Workers
+
+# What few runs need is imported where it is used: a run over an agent server is not to load verifiers.
+# ruff: noqa: PLC0415
 
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
@@ -49,8 +50,7 @@ async def find_agents(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
     http = await stack.enter_async_context(open_http(limits, config.http_engine))
-    maker = _Maker(config, http, Pace(config.max_requests_per_minute, config.max_tokens_per_minute))
-    stack.callback(maker.workers.stop)
+    maker = _Maker(config, http, Pace(config.max_requests_per_minute, config.max_tokens_per_minute), stack)
     given = maker.server(addresses(config.agent_url, "agent_url")) if config.agent_url is not None else None
     entries = {name: maker.of_entry(name, entry) for name, entry in config.agents.items() if name in names}
     straight = maker.model_agent({}, "") if config.policy_base_url is not None and not given else None
@@ -109,7 +109,8 @@ class _Maker:
     config: CollectConfig
     http: Http
     pace: Pace
-    workers: Workers = field(default_factory=Workers)
+    stack: AsyncExitStack
+    workers: Workers | None = None
     model_servers: list[ModelServer] = field(default_factory=list)
     pools: dict[tuple[str, ...], Pool] = field(default_factory=dict)
     resources: list[str] = field(default_factory=list)
@@ -127,6 +128,8 @@ class _Maker:
             raise ConfigError(f"agents.{name} has no {key!r}{_nearest(str(key), [*ENTRY_KEYS, 'url', '_target_'])}")
         if "url" in entry:
             return self.server(addresses(entry["url"], f"agents.{name}.url"))
+        from ng_rollouts.agents.callables import CallableAgent, Client
+
         check_entry(name, entry)
         if "_target_" in entry:
             asks = self._value(entry, "policy_base_url") is not None
@@ -139,6 +142,14 @@ class _Maker:
 
     def model_agent(self, entry: Json, prefix: str) -> ModelAgent:
         """An agent in the process; what the entry does not say, the config does."""
+        from ng_rollouts.agents.model import ModelAgent
+        from ng_rollouts.agents.tools import PythonTools
+        from ng_rollouts.verifiers.choice import build_verifier, verifier_options
+        from ng_rollouts.verifiers.workers import Workers
+
+        if self.workers is None:
+            self.workers = Workers()
+            self.stack.callback(self.workers.stop)
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         if resources:
@@ -172,6 +183,8 @@ class _Maker:
         return self._model_server(addresses(url, "verifier.base_url"), key, model, api)
 
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelServer:
+        from ng_rollouts.models.server import ModelServer, base_url
+
         for url in urls:
             remember_password_of(url)
             if "?" in url or "#" in url:
@@ -187,7 +200,7 @@ class _Maker:
 
 
 async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, pace: Pace) -> Agent:
-    from ng_rollouts.agents.example.app import example_app  # noqa: PLC0415 - only runs that use it load it
+    from ng_rollouts.agents.example.app import example_app
 
     http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
     return ServerAgent([f"http://{name}"], http, pace)
@@ -195,6 +208,8 @@ async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, pace: P
 
 async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, engine: str) -> dict[str, str]:
     """Addresses of these agents, as the head server lists them."""
+    from ng_rollouts.agents.head_server import ask_head_server
+
     sought = ", ".join(f"{name!r}{_nearest(name, known)}, the agent of {rows} rows" for name, rows in names.items())
     try:
         listed = await ask_head_server(head, sought, engine)

@@ -15,7 +15,8 @@ from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http import Http
 from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.models.server import ModelServer, Request
+from ng_rollouts.models.server import ModelServer
+from ng_rollouts.models.wire import Request
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.retries import RetryPolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ng_rollouts.http import Http, Reply
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.models.server import Request, total_tokens
+from ng_rollouts.models.wire import Request, total_tokens
 from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from ng_rollouts.config import RESPONSES_PARAMETERS
@@ -16,24 +14,15 @@ from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.models.chat_replies import error_message, response_of
 from ng_rollouts.models.chat_requests import chat_request
+from ng_rollouts.models.wire import Request, total_tokens
 from ng_rollouts.pools import Address, Pool
 from ng_rollouts.records import Json
-from ng_rollouts.redact import MASK
 
 RESPONSES, CHAT = "responses", "chat_completions"
 PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
 _NOT_THERE = (404, 405, 501)
 _ASK_EVERY_S = 0.5
 _LISTING_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What goes over the wire."""
-
-    path: str
-    headers: dict[str, str]
-    body: Json
 
 
 class ModelServer:
@@ -187,24 +176,6 @@ def base_url(url: str) -> str:
     for path in PATHS.values():
         url = url.removesuffix(path)
     return url if urlsplit(url).path else f"{url}/v1"
-
-
-def masked(headers: dict[str, str]) -> dict[str, str]:
-    """Headers as they may be shown."""
-    return {name: f"Bearer {MASK}" if name == "authorization" else value for name, value in headers.items()}
-
-
-def total_tokens(usage: Any) -> int:
-    """Tokens that a request took, by its usage; 0 if there is none."""
-    if not isinstance(usage, dict):
-        return 0
-    total = usage.get("total_tokens")
-    return int(total if isinstance(total, (int, float)) else sum(_counts(usage)))
-
-
-def _counts(usage: Json) -> list[float]:
-    values = (usage.get("input_tokens"), usage.get("output_tokens"))
-    return [value for value in values if isinstance(value, (int, float))]
 
 
 def _take_extra_body(given: Json) -> Json:
