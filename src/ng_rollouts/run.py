@@ -218,7 +218,8 @@ class _Run:
         async def call(rollout: Rollout, attempts: int) -> Result:
             attempts += book.earlier.attempts.get(rollout.key, 0)
             agent = agents[rollout.agent]
-            reply = await self._answer(agent, rollout.request(attempts))
+            request = rollout.request(attempts)
+            reply = await (agent.run(request) if isinstance(agent, ServerAgent) else self._answer(agent, request))
             return result_of(
                 rollout, reply, training_view=training_view, scored=agent.scores, answer_key=self.config.answer_key
             )
@@ -268,9 +269,7 @@ class _Run:
             book.journal.sync()
 
     async def _answer(self, agent: Agent, request: Json) -> Json:
-        """An agent's reply; those in this process are given no more time than a request to a server is."""
-        if isinstance(agent, ServerAgent):
-            return await agent.run(request)
+        """The reply of an agent in this process, which is given no more time than a request to a server is."""
         try:
             async with asyncio.timeout(self.config.rollout_timeout_s):
                 return await agent.run(request)

@@ -55,6 +55,9 @@ class Tally:
 
     def record(self, key: Key, agent: str, facts: Facts) -> None:
         """Take a rollout in; the last one of its group has the group figured in."""
+        if self.group_size(key.task_index) == 1:
+            self._of(agent).add(key.task_index, [facts])
+            return
         if key.task_index in self._lacking:
             return
         _, group = self._open.setdefault(key.task_index, (agent, {}))
@@ -78,7 +81,13 @@ class Tally:
     def _close(self, task_index: int) -> None:
         agent, group = self._open.pop(task_index)
         ordered = [group[index] for index in sorted(group)]
-        self.agents.setdefault(agent, AgentTally()).add(task_index, ordered)
+        self._of(agent).add(task_index, ordered)
+
+    def _of(self, agent: str) -> AgentTally:
+        tally = self.agents.get(agent)
+        if tally is None:
+            tally = self.agents[agent] = AgentTally()
+        return tally
 
 
 def tallied(groups: Iterable[tuple[int, str, list[Facts]]]) -> dict[str, AgentTally]:
