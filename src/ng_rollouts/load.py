@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 _SAMPLE_EVERY_S = 0.1
+_LONG_ENOUGH_S = 5.0
 _BOUND = 0.85
 """A client this busy sets the pace itself."""
 
@@ -23,16 +24,18 @@ class Load:
             process may use, whichever is more, had work.
         mean_lag_s: by how much the event loop was late, on average.
         worst_lag_s: at most.
+        seconds: for how long it was looked at.
     """
 
+    seconds: float = 0.0
     busy: float = 0.0
     mean_lag_s: float = 0.0
     worst_lag_s: float = 0.0
 
     @property
     def is_bound(self) -> bool:
-        """Whether servers waited for the client."""
-        return self.busy >= _BOUND
+        """Whether servers waited for the client; short runs, of which starting is a good part, do not tell."""
+        return self.busy >= _BOUND and self.seconds >= _LONG_ENOUGH_S
 
     def told(self) -> str:
         """In one line, with what to do about it if there is anything."""
@@ -51,7 +54,7 @@ async def watching_load() -> AsyncIterator[Load]:
         yield load
     finally:
         sampling.cancel()
-        wall = max(time.monotonic() - began, 1e-9)
+        load.seconds = wall = max(time.monotonic() - began, 1e-9)
         cores = _cores()
         load.busy = min(1.0, max(time.thread_time() - own, (time.process_time() - all_threads) / cores) / wall)
 
