@@ -378,12 +378,13 @@ def test_an_agent_of_a_config_folder(command: Command, serve: Serve, tasks: Task
     assert ran.code == 0, ran.stderr
 
 
-def test_the_bar_on_a_terminal(tasks: Tasks, tmp_path: Path) -> None:
-    """On a terminal stderr shows the bar of the documents."""
+@pytest.mark.parametrize("size", [(24, 100), (0, 0)])
+def test_the_bar_on_a_terminal(tasks: Tasks, tmp_path: Path, size: tuple[int, int]) -> None:
+    """On a terminal stderr shows the bar of the documents, on one without a size, as in a container, too."""
     tasks(3)
     arguments = ["+agent_name=example_math_agent", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+    termios.tcsetwinsize(theirs, size)
     done = subprocess.run(
         [SCRIPTS / "ng_collect_rollouts", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, check=True
     )

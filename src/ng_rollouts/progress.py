@@ -16,6 +16,7 @@ from ng_rollouts.records import Counts
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1
 _COLUMNS_UNKNOWN = 100
+_LINES_UNKNOWN = 24
 _LINE_EVERY_S = 10.0
 
 _LATE_S = 10.0
@@ -63,6 +64,7 @@ class _Bar:
     def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
 
+        size = os.get_terminal_size(stream.fileno())
         self._counts = counts
         self._notes = notes
         self._bar = tqdm(
@@ -71,7 +73,8 @@ class _Bar:
             desc=TITLE,
             file=stream,
             bar_format="{l_bar}{bar:12}{r_bar}",
-            ncols=None if os.get_terminal_size(stream.fileno()).columns else _COLUMNS_UNKNOWN,
+            ncols=None if size.columns else _COLUMNS_UNKNOWN,
+            nrows=None if size.lines else _LINES_UNKNOWN,
         )
 
     def show(self) -> None:
