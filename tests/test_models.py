@@ -876,6 +876,50 @@ def test_a_rest_does_not_end_in_a_burst() -> None:
     assert min(gaps[1:]) >= 0.08
 
 
+def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
+    """Cancelled, or in an error of ours: their turns are given back, so that a token rate still lets others out."""
+    pool = Pool(["http://a"], Pace(None, 6_000_000))
+
+    async def hang(url: str) -> None:
+        await asyncio.sleep(3600)
+
+    async def fail(url: str) -> None:
+        raise ValueError("unforeseen")
+
+    async def answer(url: str) -> str:
+        return url
+
+    async def run() -> str:
+        for task in range(4):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(pool.send(task, hang), 0.05)
+            with pytest.raises(ValueError, match="unforeseen"):
+                await pool.send(task, fail)
+        return await asyncio.wait_for(pool.send(9, answer), 5)
+
+    assert asyncio.run(run()) == "http://a"
+
+
+def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request waits longer than one rest may take, however often others prolong it."""
+    monkeypatch.setattr("ng_rollouts.pools.LONGEST_RETRY_AFTER_S", 0.3)
+    pool = Pool(["http://a"])
+    loop_times: list[float] = []
+
+    async def refuse(url: str) -> None:
+        loop_times.append(asyncio.get_running_loop().time())
+        raise AttemptFailed("http_429", "slow down", status=429, retryable=True, retry_after_s=60)
+
+    async def run() -> None:
+        with pytest.raises(AttemptFailed):
+            await pool.send(0, refuse)
+        await asyncio.gather(*(pool.send(task, refuse) for task in range(20)), return_exceptions=True)
+
+    asyncio.run(run())
+    assert len(loop_times) == 21
+    assert loop_times[-1] - loop_times[0] < 3
+
+
 def test_one_server_of_a_pool_is_enough(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
     """The other is told, and left alone."""
     server = serve_model()

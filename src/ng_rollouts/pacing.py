@@ -25,6 +25,9 @@ class Ticket:
     cost_s: float
 
 
+_FREE = Ticket(0.0)
+
+
 class Pace:
     """Lets requests through one after another, never in bursts.
 
@@ -58,7 +61,7 @@ class Pace:
     async def wait(self, characters: int, output_tokens: int | None = None) -> Ticket:
         """Wait for the turn of a request of so many characters; turns come in the order they are asked for."""
         if self.is_unbounded:
-            return Ticket(0.0)
+            return _FREE
         async with self._queue:
             while self._token_s and self._usual is None and self._unsettled >= _SENT_BEFORE_KNOWN:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_AGAIN_S)
@@ -80,6 +83,8 @@ class Pace:
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
         """Tell what an answered request really took; 0 if that is unknown."""
+        if ticket is _FREE:
+            return
         self._unsettled -= 1
         if self._token_s and not tokens and self._usual is None:
             self._usual = _TOKENS_UNKNOWN
@@ -89,6 +94,8 @@ class Pace:
 
     def give_back(self, ticket: Ticket) -> None:
         """Tell that a request was not sent, or not answered: it took no tokens."""
+        if ticket is _FREE:
+            return
         self._unsettled -= 1
         self._next_at -= ticket.cost_s - min(ticket.cost_s, self._request_s)
 

@@ -37,8 +37,6 @@ _LONGEST_SPREAD_S = 5.0
 
 _TASKS_REMEMBERED = 1 << 16
 
-_FREE = Ticket(0.0)
-
 T = TypeVar("T")
 
 
@@ -152,6 +150,9 @@ class Pool:
                 tried.add(address)
                 if failure.failure_class not in UNREACHED or len(tried) == len(self.addresses):
                     raise
+            except BaseException:
+                self._pace.give_back(ticket)
+                raise
             else:
                 self._pace.settle(ticket, tokens_of(answer))
                 return answer
@@ -159,25 +160,22 @@ class Pool:
     async def _turn(
         self, task: int, tried: set[Address], characters: int, output_tokens: int | None
     ) -> tuple[Address, Ticket]:
-        """An address that may be asked now, and the turn to ask it."""
-        address = self._pick(task, tried)
-        if self._pace.is_unbounded and not address.excused_s:
-            return address, _FREE
+        """An address that may be asked, and the turn to ask it, whatever its rest after the longest there is."""
+        until = time.monotonic() + LONGEST_RETRY_AFTER_S
         while True:
-            await self._best(task, tried)
+            await self._rest(task, tried, until)
             ticket = await self._pace.wait(characters, output_tokens)
             address = self._pick(task, tried)
-            if not address.excused_s:
+            if not address.excused_s or time.monotonic() >= until:
                 return address, ticket
             self._pace.give_back(ticket)
 
-    async def _best(self, task: int, tried: set[Address]) -> Address:
-        while True:
-            address = self._pick(task, tried)
-            if not address.excused_s:
-                return address
+    async def _rest(self, task: int, tried: set[Address], until: float) -> None:
+        """Wait for as long as the best address asks for, others prolonging it or not, but not beyond `until`."""
+        while (address := self._pick(task, tried)).excused_s and (left := until - time.monotonic()) > 0:
+            excused = min(other.excused_s for other in self.addresses if other not in tried)
+            await asyncio.sleep(min(excused, left))
             # one after another over the time of a request, as they would come by themselves, not all at once
-            await asyncio.sleep(min(other.excused_s for other in self.addresses if other not in tried))
             await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.usual_s)))  # noqa: S311
 
     def _pick(self, task: int, tried: set[Address]) -> Address:
