@@ -40,6 +40,7 @@ FLOORS = [
     {"collect", "progress", "rehearsal"},
     {"resume", "signals", "summary"},
     {"book"},
+    {"fan_out", "closing"},
     {"run"},
     {"cli", "serve_example", "reward_profile", "comparison", "aggregation"},
 ]

@@ -15,6 +15,9 @@ from ng_rollouts.records import Json
 Positions = Callable[[], Iterator[int]]
 """Hands out the positions to average over, in order, as often as asked."""
 
+Sums = dict[str, tuple[float, int]]
+"""The sum of each score, and over how many values."""
+
 _ABSENT_BYTE = -128
 _NAN = float("nan")
 _SPARSE = 1024
@@ -87,7 +90,7 @@ class Scores:
         """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
         return {name: total / count for name, (total, count) in self.sums(positions).items()}
 
-    def sums(self, positions: Positions) -> dict[str, tuple[float, int]]:
+    def sums(self, positions: Positions) -> Sums:
         """The sum of each score over the positions that have it, and how many those are."""
         found = {}
         for name in self.names:

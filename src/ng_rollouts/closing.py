@@ -1,0 +1,184 @@
+"""The end of a run: files put in order, figures taken, everything told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ng_rollouts import __version__
+from ng_rollouts.book import Book
+from ng_rollouts.config import CollectConfig
+from ng_rollouts.console import say, tell
+from ng_rollouts.costs import Costs
+from ng_rollouts.errors import StorageError
+from ng_rollouts.figures import aggregate_metrics, check_gates, histogram_told
+from ng_rollouts.metrics import Sums
+from ng_rollouts.outputs import OutputPaths, write_json
+from ng_rollouts.plans import Plan
+from ng_rollouts.records import Json
+from ng_rollouts.redact import shown_command
+from ng_rollouts.summary import servers_told, summary
+
+
+@dataclass(slots=True, kw_only=True)
+class Closing:
+    """What is done and told once nothing more is collected."""
+
+    config: CollectConfig
+    command: Sequence[str]
+    plan: Plan
+    paths: OutputPaths
+    book: Book
+    _averages: Json | None = field(default=None, init=False)
+
+    @property
+    def costs(self) -> Costs:
+        """Prices and budget."""
+        return Costs(self.config.price_per_million, self.config.max_total_tokens)
+
+    async def finish(self) -> int:
+        """Put the output in order, print the averages; the exit code.
+
+        Raises:
+            GateMissed: they are below what was asked for.
+        """
+        book = self.book
+        book.finished = await asyncio.to_thread(book.journal.finish, self._kept())
+        book.tally.end()
+        self._settle_failures()
+        self._tell_summary()
+        if not self.config.disable_aggregation:
+            self._write_aggregates()
+        say(json.dumps(self.averages(), indent=4))
+        if self.config.metrics_by == "agent":
+            for agent, means in self._averages_by_agent():
+                say(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
+        check_gates(self.config, self.averages(), book.finished.kept / self.plan.rollouts)
+        unexplained = book.owes_any and not self.costs.budget_is_spent(book.counts)
+        return 1 if unexplained or book.counts.failed > self._failures_allowed() else 0
+
+    def leave_unfinished(self) -> None:
+        """Tell what there is of a run that ended early."""
+        with suppress(StorageError):
+            self._settle_failures()
+        self._tell_summary()
+
+    def write_summary(self, exit_code: int) -> None:
+        """What CI reads of a run, finished or not."""
+        with self._as_warning(self.paths.summary):
+            write_json(self.paths.summary, self._summary(exit_code))
+
+    def averages(self) -> Json:
+        """Means over the finished rows; over what was collected, if the run ended before there were such."""
+        if self._averages is None:
+            kept = self._kept if self.book.finished else self._there
+            means = self.book.scores.averages(lambda: (place for place, is_kept in enumerate(kept()) if is_kept))
+            absent = {"reward": None} if self.book.unscored and "reward" not in means else {}
+            self._averages = {**absent, **means}
+        return self._averages
+
+    def _summary(self, exit_code: int) -> Json:
+        wall = time.time() - self.book.began
+        counts, load, finished = self.book.counts, self.book.load, self.book.finished
+        rows = finished.kept if finished else counts.collected
+        return {
+            "planned": counts.planned,
+            "collected": counts.collected,
+            "failed": counts.failed,
+            "failed_by_class": dict(self.book.failures.by_class),
+            "set_aside": finished.set_aside if finished else 0,
+            "not_done": counts.planned - counts.settled,
+            "finished": finished.kept if finished else None,
+            "coverage": rows / counts.planned if counts.planned else 0.0,
+            "means": self.averages(),
+            "means_with_failures_as_zero": {
+                name: total / (n + counts.failed) for name, (total, n) in self._sums_there().items()
+            },
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.book.began)),
+            "wall_s": round(wall, 3),
+            "attempts": counts.answered,
+            "attempts_per_s": round(counts.answered / wall, 3) if wall > 0 else None,
+            "latency_s": {f"p{share}": _rounded(counts.latencies.quantile(share / 100)) for share in (50, 90, 99)},
+            "tokens": {"input": counts.input_tokens, "output": counts.output_tokens},
+            "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
+            "cost": self.costs.spent(counts) if self.costs.are_known else None,
+            "most_in_flight": counts.most_in_flight,
+            "client_busy": _rounded(load.busy if load else None),
+            "event_loop_lag_s": {"mean": _rounded(load.mean_lag_s), "worst": _rounded(load.worst_lag_s)}
+            if load
+            else None,
+            "seed": self.config.responses_create_params.get("seed"),
+            "num_repeats_add_seed": self.config.num_repeats_add_seed,
+            "versions": {
+                "ng_rollouts": __version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+            },
+            "command": shown_command(self.command),
+            "exit_code": exit_code,
+        }
+
+    def _sums_there(self) -> Sums:
+        """The sum of each score over all rows collected, set aside or not, and how many have it."""
+        return self.book.scores.sums(lambda: (place for place, is_there in enumerate(self._there()) if is_there))
+
+    def _averages_by_agent(self) -> Iterator[tuple[str, Json]]:
+        for agent, tally in self.book.tally.agents.items():
+            columns = tally.aggregate.columns
+            yield agent, {name: columns[name].mean for name in self.book.scores.names if name in columns}
+
+    def _write_aggregates(self) -> None:
+        agents = self.book.tally.agents
+        with self._as_warning(self.paths.aggregate_metrics):
+            write_json(self.paths.aggregate_metrics, aggregate_metrics(agents))
+        if self.config.quiet:
+            return
+        for agent, tally in agents.items():
+            if told := histogram_told(tally.aggregate):
+                tell(f"{agent}: {told}" if len(agents) > 1 else told)
+
+    def _settle_failures(self) -> None:
+        """Take what is collected out of the failures file."""
+        locate, has = self.plan.locator(), self.book.journal.has
+        self.book.failures.settle(lambda key: (position := locate(key)) is not None and has(position))
+
+    def _tell_summary(self) -> None:
+        book = self.book
+        command = self.command if book.resumable or book.finished is None else ()
+        for line in summary(book.counts, book.failures, self.paths, book.finished, command):
+            tell(line)
+        for line in (*servers_told(book.pools), *self.costs.told(book.counts)):
+            tell(line)
+        if book.load:
+            tell(book.load.told())
+
+    @contextmanager
+    def _as_warning(self, path: Path) -> Iterator[None]:
+        """Figures that cannot be written fail no run."""
+        try:
+            yield
+        except OSError as error:
+            tell(f"warning: {path} cannot be written: {error.strerror}")
+
+    def _kept(self) -> Iterator[bool]:
+        """For every position, whether it is for the finished file."""
+        if self.config.incomplete_groups == "keep":
+            return self._there()
+        return self.plan.whole(self.book.journal.has)
+
+    def _there(self) -> Iterator[bool]:
+        return map(self.book.journal.has, range(self.plan.rollouts))
+
+    def _failures_allowed(self) -> float:
+        allowed = self.config.max_failed_rollouts
+        return allowed * self.plan.rollouts if isinstance(allowed, float) else float(allowed)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
