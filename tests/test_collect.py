@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.collect import FEWEST_WAITING, Outlet, Stop, collect
+from ng_rollouts.counts import Counts
 from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
 from ng_rollouts.journal import Journal, open_journal
 from ng_rollouts.jsonlines import dumps
@@ -22,7 +23,7 @@ from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.parallelism import FixedLimit
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Task
-from ng_rollouts.records import Counts, Facts, Failure, Key, Result, Rollout
+from ng_rollouts.records import Facts, Failure, Key, Result, Rollout
 from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, RetryPolicy, retry_after_s
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)

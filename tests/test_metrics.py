@@ -17,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ng_rollouts.aggregates import Aggregate, Column, GroupScore, Score, scores_of
+from ng_rollouts.aggregates import Aggregate
+from ng_rollouts.columns import Column
 from ng_rollouts.comparison import difference_of
 from ng_rollouts.estimates import majority_scores, pass_at_k, pass_hat_k, t_quantile
-from ng_rollouts.records import Facts, Key, Latencies
+from ng_rollouts.moments import Latencies
+from ng_rollouts.records import Facts, Key
 from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.rows import facts_of
+from ng_rollouts.scores import GroupScore, Score, scores_of
 from ng_rollouts.tally import Tally, tallied
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
@@ -163,6 +166,52 @@ def test_groups_that_cannot_be_whole_are_let_go() -> None:
     assert not tally._open
 
 
+def test_a_task_asked_of_two_agents_counts_for_each() -> None:
+    """Its rollouts are figured under the agent that answered them."""
+    tally = Tally(lambda _: 4)
+    for index, (agent, reward) in enumerate([("a", 1.0), ("a", 1.0), ("b", 0.0), ("b", 0.0)]):
+        tally.record(Key(0, index), agent, Facts(scores={"reward": reward}))
+    tally.end()
+    means = {agent: figures.aggregate.columns["reward"].mean for agent, figures in tally.agents.items()}
+    assert means == {"a": 1.0, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ({("a", 0): 2, ("b", 1): 4}, 0),
+        ({("a", 0): 2, ("b", 1): 3}, 1),
+        ({("a", 0): 1, ("b", 1): 4}, 1),
+        ({("a", 0): 2}, 4),
+    ],
+)
+def test_what_is_missing_is_told_by_the_plan(
+    command: Callable[..., Ran], tmp_path: Path, there: dict[tuple[str, int], int], missing: int
+) -> None:
+    """Agents with repeats of their own, a first task that is short, a task that is not there at all."""
+    rows = [
+        {"responses_create_params": {"input": f"{task}"}, "agent_ref": {"name": name}} for task, name in enumerate("ab")
+    ]
+    (tmp_path / "m.jsonl").write_text(
+        "".join(
+            json.dumps({**row, "_ng_task_index": task, "_ng_rollout_index": rollout}) + "\n"
+            for task, (row, repeats) in enumerate(zip(rows, (2, 4), strict=True))
+            for rollout in range(repeats)
+        )
+    )
+    (tmp_path / "r.jsonl").write_text(
+        "".join(
+            json.dumps({**rows[task], "reward": 1.0, "_ng_task_index": task, "_ng_rollout_index": rollout}) + "\n"
+            for (_, task), count in there.items()
+            for rollout in range(count)
+        )
+    )
+    arguments = ["+rollouts_jsonl_fpath=r.jsonl", "+materialized_inputs_jsonl_fpath=m.jsonl"]
+    done = small("ng_reward_profile", *arguments, cwd=tmp_path)
+    assert done.returncode == (1 if missing else 0)
+    assert (f"error: {missing} rollouts are missing" in done.stderr) == bool(missing)
+
+
 @given(seconds=st.lists(st.floats(0.001, 1000), min_size=1, max_size=50))
 def test_latency_percentiles_are_right_to_a_twentieth(seconds: list[float]) -> None:
     """Whatever they are."""
@@ -219,7 +268,9 @@ def test_files_of_a_run_tell_the_same(
     assert len(aggregate["group_level_metrics"]) == len(rows) / 3
     assert '"agent_ref"' in ran.stdout.rpartition("}\n{")[2]
     done = small("ng_reward_profile", "+rollouts_jsonl_fpath=rollouts.jsonl", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, f"error: {90 - len(rows)} rollouts are missing" in done.stderr) == (1, True), done.stderr
+    partial = ("+rollouts_jsonl_fpath=rollouts.jsonl", "+allow_partial_rollouts=true")
+    assert small("ng_reward_profile", *partial, cwd=tmp_path).returncode == 0
     (profile,) = json.loads((tmp_path / "rollouts_agent_metrics.json").read_text())
     assert profile["mean/reward"] == pytest.approx(printed["reward"])
     assert flat(profile["statistics"]["scores"]) == pytest.approx(flat(aggregate["statistics"]["scores"]))
@@ -374,7 +425,7 @@ def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
     done = small("ng_aggregate_rollouts", "+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", cwd=tmp_path)
     assert done.returncode == 1
     assert "task 1 rollout 0; the first of each was taken" in done.stderr
-    assert "1 tasks have fewer than 1 rollouts: 2" in done.stderr
+    assert "1 tasks lack 1 rollouts, by task: 2 (1)" in done.stderr
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
 
 

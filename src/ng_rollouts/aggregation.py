@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,10 @@ from ng_rollouts.console import say, tell
 from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.jsonlines import loads
+from ng_rollouts.manifest import read_manifest, repeats_for
 from ng_rollouts.outputs import output_paths, write_json
 from ng_rollouts.records import Key, key_of
-from ng_rollouts.rollout_files import groups_of
+from ng_rollouts.rollout_files import agent_of, groups_of
 from ng_rollouts.small_commands import main_of
 from ng_rollouts.tally import tallied
 
@@ -50,7 +52,11 @@ def run(config: AggregationConfig) -> int:
     index.write(temporary)
     if config.merge_shards:
         temporary.replace(paths.output)
-    groups = ((group.task_index, group.agent, group.facts) for group in groups_of(merged, config.answer_key))
+    groups = (
+        (group.task_index, agent, facts)
+        for group in groups_of(merged, config.answer_key)
+        for agent, facts in group.by_agent().items()
+    )
     write_json(paths.aggregate_metrics, aggregate_metrics(tallied(groups)))
     temporary.unlink(missing_ok=True)
     say(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
@@ -90,6 +96,8 @@ class Index:
         self.keys: dict[Key, int] = {}
         self._offsets = array("q")
         self._file_numbers = array("i")
+        self._agents = array("i")
+        self._agent_numbers: dict[str, int] = {}
         self._twice: list[Key] = []
         for number, file in enumerate(files):
             self._read(number, file)
@@ -113,16 +121,37 @@ class Index:
         if self._twice:
             listed = _listed(self._twice)
             yield f"{len(self._twice)} rollouts occur more than once: {listed}; the first of each was taken"
-        most: dict[int, int] = {}
-        counts: dict[int, int] = {}
-        for task, rollout in self.keys:
-            most[task] = max(most.get(task, 0), rollout + 1)
-            counts[task] = counts.get(task, 0) + 1
-        usual = max(most.values(), default=0)
-        lacking = [task for task in range(max(most, default=-1) + 1) if counts.get(task, 0) < usual]
+        lacking = list(self._lacking())
         if lacking:
-            shown = ", ".join(map(str, lacking[:_TOLD])) + ("" if len(lacking) <= _TOLD else ", ...")
-            yield f"{len(lacking)} tasks have fewer than {usual} rollouts: {shown}"
+            shown = ", ".join(f"{task} ({owed})" for task, owed in lacking[:_TOLD])
+            more = "" if len(lacking) <= _TOLD else ", ..."
+            owed = sum(owed for _, owed in lacking)
+            yield f"{len(lacking)} tasks lack {owed} rollouts, by task: {shown}{more}"
+
+    def _lacking(self) -> Iterator[tuple[int, int]]:
+        """Tasks that are not whole, and how many rollouts each lacks."""
+        counts, most, agents = Counter[int](), dict[int, int](), dict[int, int]()
+        usual = Counter[int]()
+        for (task, rollout), place in self.keys.items():
+            agent = agents[task] = self._agents[place]
+            counts[task] += 1
+            most[task] = max(most.get(task, 0), rollout + 1)
+            usual[agent] = max(usual[agent], rollout + 1)
+        planned = self._planned_by_agent() or usual
+        least = min(planned.values(), default=0)
+        for task in range(max(counts, default=-1) + 1):
+            expected = max(most[task], planned[agents[task]]) if task in counts else least
+            if counts[task] < expected:
+                yield task, expected - counts[task]
+
+    def _planned_by_agent(self) -> Counter[int] | None:
+        """What the files' manifests say, where they have some: rollouts of a task, by agent."""
+        manifests = [read_manifest(output_paths(str(file)).manifest) for file in self._files]
+        planned = Counter[int]()
+        for manifest in filter(None, manifests):
+            for agent, number in self._agent_numbers.items():
+                planned[number] = max(planned[number], repeats_for(manifest.num_repeats, agent) or 0)
+        return planned if all(manifests) else None
 
     def _read(self, number: int, file: Path) -> None:
         try:
@@ -133,19 +162,21 @@ class Index:
         with lines:
             for line_number, line in enumerate(lines, 1):
                 if line.strip():
-                    self._note(_key(file, line_number, line), number, offset)
+                    self._note(*_named(file, line_number, line), number, offset)
                 offset += len(line)
 
-    def _note(self, key: Key, number: int, offset: int) -> None:
+    def _note(self, key: Key, agent: str, number: int, offset: int) -> None:
         if key in self.keys:
             self._twice.append(key)
             return
         self.keys[key] = len(self._offsets)
         self._offsets.append(offset)
         self._file_numbers.append(number)
+        self._agents.append(self._agent_numbers.setdefault(agent, len(self._agent_numbers)))
 
 
-def _key(file: Path, number: int, line: bytes) -> Key:
+def _named(file: Path, number: int, line: bytes) -> tuple[Key, str]:
+    """What names a rollout, and who answered it."""
     try:
         row = loads(line)
     except ValueError as error:
@@ -153,7 +184,7 @@ def _key(file: Path, number: int, line: bytes) -> Key:
     key = key_of(row) if isinstance(row, dict) else None
     if key is None:
         raise InputError(f"{file}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")
-    return key
+    return key, agent_of(row)
 
 
 def _listed(keys: list[Key]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from ng_rollouts.counts import Counts
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Finished, Journal
 from ng_rollouts.load import Load
 from ng_rollouts.metrics import Scores
 from ng_rollouts.pools import Pool
-from ng_rollouts.records import Attempt, Counts, Facts, Failure, Json, Key, Result, Rollout
+from ng_rollouts.records import Attempt, Facts, Failure, Json, Key, Result, Rollout
 from ng_rollouts.resume import Earlier
 from ng_rollouts.retries import Breaker
 from ng_rollouts.rows import facts_of

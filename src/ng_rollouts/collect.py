@@ -13,9 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
+from ng_rollouts.counts import Counts
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 from ng_rollouts.parallelism import Limit, Slots
-from ng_rollouts.records import Attempt, Counts, Failure, Result, Rollout
+from ng_rollouts.records import Attempt, Failure, Result, Rollout
 from ng_rollouts.retries import RetryPolicy
 
 FEWEST_WAITING = 64

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ng_rollouts.config import Prices
-from ng_rollouts.records import Counts
+from ng_rollouts.counts import Counts
 
 _MILLION = 1_000_000
 

@@ -94,6 +94,14 @@ def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) 
                 yield f"{prefix}{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} now"
 
 
+def repeats_for(num_repeats: Any, agent: str) -> int | None:
+    """Rollouts of a task of this agent; None if nothing is said of it."""
+    if isinstance(num_repeats, dict):
+        repeats = num_repeats.get(agent, num_repeats.get("_default"))
+        return None if repeats is None else int(repeats)
+    return int(num_repeats)
+
+
 def _manifest(content: Any) -> Manifest:
     content.setdefault("model", {})
     manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
@@ -108,15 +116,8 @@ def _shrinks(then: Any, now: Any) -> bool:
     if not isinstance(then, dict) and not isinstance(now, dict):
         return bool(then != now)
     agents = {*(then if isinstance(then, dict) else ()), *(now if isinstance(now, dict) else ()), "_default"}
-    pairs = [(_for_agent(then, agent), _for_agent(now, agent)) for agent in agents]
+    pairs = [(repeats_for(then, agent), repeats_for(now, agent)) for agent in agents]
     return any(before is not None and (after is None or after < before) for before, after in pairs)
-
-
-def _for_agent(num_repeats: Any, agent: str) -> int | None:
-    if isinstance(num_repeats, dict):
-        repeats = num_repeats.get(agent, num_repeats.get("_default"))
-        return None if repeats is None else int(repeats)
-    return int(num_repeats)
 
 
 def _shown(value: Any) -> str:

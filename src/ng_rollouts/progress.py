@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
-from ng_rollouts.records import Counts
+from ng_rollouts.counts import Counts
 
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
-from array import array
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -114,92 +111,6 @@ class Failure:
     attempts: tuple[Attempt, ...]
     terminal: bool = False
     persist: bool = True
-
-
-@dataclass(slots=True)
-class Latencies:
-    """How long attempts took, in classes that are a twentieth wide: enough for percentiles."""
-
-    _classes: array[int] = field(default_factory=lambda: array("q", [0]) * 400)
-
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        self._classes[min(399, max(0, int(math.log(max(seconds, 1e-4) / 1e-4) / _CLASS_WIDTH)))] += 1
-
-    def quantile(self, share: float) -> float | None:
-        """Seconds below which this share lies, to a twentieth; None if there were none."""
-        left = share * sum(self._classes)
-        for number, count in enumerate(self._classes):
-            left -= count
-            if count and left <= 0:
-                return float(1e-4 * math.exp((number + 0.5) * _CLASS_WIDTH))
-        return None
-
-
-_CLASS_WIDTH = 0.05
-
-
-@dataclass(slots=True)
-class Running:
-    """Mean and spread of what came so far (Welford, 1962)."""
-
-    count: int = 0
-    mean: float = 0.0
-    _squares: float = 0.0
-
-    def add(self, value: float) -> None:
-        """Take a value in."""
-        self.count += 1
-        before = value - self.mean
-        self.mean += before / self.count
-        self._squares += before * (value - self.mean)
-
-    @property
-    def half_width(self) -> float:
-        """Of a 95 % interval, as if rollouts had nothing in common; the figures at the end know better."""
-        return 1.96 * math.sqrt(self._squares / max(1, self.count - 1) / max(1, self.count))
-
-
-@dataclass(slots=True, kw_only=True)
-class Counts:
-    """Where the planned rollouts are; those in none of these have not been taken up.
-
-    Attributes:
-        started: when each rollout in flight was sent (`time.monotonic`), oldest first.
-        answered: attempts that ended, well or not, and how many seconds they took in all.
-        input_tokens, output_tokens: of the rollouts that this command collected.
-        latencies: of all attempts.
-        reward: of all rollouts collected, by this command or before.
-    """
-
-    planned: int
-    collected: int = 0
-    failed: int = 0
-    waiting: int = 0
-    started: dict[Key, float] = field(default_factory=dict)
-    answered: int = 0
-    answered_s: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    most_in_flight: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
-    reward: Running = field(default_factory=Running)
-
-    @property
-    def in_flight(self) -> int:
-        """Rollouts that are being tried."""
-        return len(self.started)
-
-    @property
-    def settled(self) -> int:
-        """Rollouts that will not be tried again."""
-        return self.collected + self.failed
-
-    def oldest(self) -> tuple[Key, float] | None:
-        """The rollout that has been in flight longest, and for how many seconds."""
-        for key, started in self.started.items():
-            return key, time.monotonic() - started
-        return None
 
 
 def agent_ref(row: Json, agent: str) -> Json:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from ng_rollouts.agents import Agent
 from ng_rollouts.agents.model import ModelAgent
 from ng_rollouts.agents.server import ServerAgent
+from ng_rollouts.counts import Counts
 from ng_rollouts.models.wire import masked
 from ng_rollouts.plans import Plan
-from ng_rollouts.records import Counts, Rollout
+from ng_rollouts.records import Rollout
 from ng_rollouts.redact import mask_known
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
@@ -17,8 +16,10 @@ from ng_rollouts.console import say, tell
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.outputs import write_json
+from ng_rollouts.planned import Planned, planned
 from ng_rollouts.records import Facts, Json
-from ng_rollouts.rollout_files import Group, groups_of, rows_of
+from ng_rollouts.rollout_files import Group, groups_of, scan
+from ng_rollouts.scores import scores_of
 from ng_rollouts.small_commands import main_of
 
 _OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
@@ -69,15 +70,15 @@ def main() -> NoReturn:
 def run(config: ProfileConfig) -> int:
     """Write both files, show the table; the exit code."""
     source = Path(config.rollouts_jsonl_fpath).expanduser()
-    planned = _planned(config.materialized_inputs_jsonl_fpath)
-    profile = Profile(planned)
+    scanned = scan(source)
+    profile = Profile(planned(source, config.materialized_inputs_jsonl_fpath, scanned))
     per_task = source.with_name(f"{source.name.removesuffix('.jsonl')}_reward_profiling.jsonl")
     agents = source.with_name(f"{source.name.removesuffix('.jsonl')}_agent_metrics.json")
     temporary = per_task.with_name(per_task.name + ".writing")
     table = Table(config)
     try:
         with temporary.open("wb") as file:
-            for group in groups_of(source, config.answer_key):
+            for group in groups_of(source, config.answer_key, scanned):
                 file.write(dumps(profile.of_task(group)) + b"\n")
                 table.add(group)
         _check(profile, source, config)
@@ -89,8 +90,7 @@ def run(config: ProfileConfig) -> int:
         say(line)
     say(f"Reward profiling outputs: {per_task}")
     say(f"Agent-level metrics: {agents}")
-    missing = profile.missing
-    if missing and not config.allow_partial_rollouts:
+    if (missing := profile.missing) and not config.allow_partial_rollouts:
         tell(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
         return 1
     return 0
@@ -115,26 +115,36 @@ class Profile:
     """Figures by task, and folded by agent.
 
     Attributes:
-        planned: rollouts by task, where that is known.
+        lacking: rollouts that tasks of the file lack.
     """
 
-    planned: Counter[int] | None
+    planned: Planned
     aggregates: dict[str, Aggregate] = field(default_factory=dict)
     answers: set[int] = field(default_factory=set)
     normalised: set[int] = field(default_factory=set)
     answered: int = 0
-    missing: int = 0
-    _most: int = 0
+    lacking: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        return sum(aggregate.rollouts for aggregate in self.aggregates.values())
+
+    @property
+    def missing(self) -> int:
+        """Rollouts that were planned and are not there, those of whole tasks among them."""
+        return max(self.lacking, (self.planned.total or 0) - self.rollouts)
 
     def of_task(self, group: Group) -> Json:
         """The line of a task."""
-        self.aggregates.setdefault(group.agent, Aggregate()).add(group.facts)
-        self._most = max(self._most, len(group.facts))
-        expected = self.planned[group.task_index] if self.planned is not None else self._most
-        lacking = max(0, expected - len(group.facts))
-        self.missing += lacking
+        scores, parts = scores_of(group.facts), group.by_agent()
+        for agent, facts in parts.items():
+            self.aggregates.setdefault(agent, Aggregate()).add(facts, scores if len(parts) == 1 else None)
+        planned = max(self.planned.of_task(group.task_index, agent) for agent in parts)
+        expected = max(planned, group.indices[-1] + 1)
+        lacking = expected - len(group.facts)
+        self.lacking += lacking
         return {
-            **group_figures(group.task_index, group.facts),
+            **group_figures(group.task_index, group.facts, scores),
             **self._diversity(group.facts),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),
@@ -142,7 +152,7 @@ class Profile:
             "num_rollouts": len(group.facts),
             "expected_num_rollouts": expected,
             "missing_num_rollouts": lacking,
-            "reward_profile_completion_pct": 100 * len(group.facts) / expected if expected else 100.0,
+            "reward_profile_completion_pct": 100 * len(group.facts) / expected,
         }
 
     def _diversity(self, group: list[Facts]) -> Json:
@@ -170,9 +180,8 @@ class Profile:
 
     def told(self) -> Iterator[str]:
         """Completion, and how many answers differ."""
-        rollouts = sum(aggregate.rollouts for aggregate in self.aggregates.values())
-        planned = rollouts + self.missing
-        yield f"Reward profile completion: {rollouts}/{planned} rollout rows ({100 * rollouts / planned:.2f}%)"
+        rollouts, total = self.rollouts, self.rollouts + self.missing
+        yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
         if total := self.answered:
             exact, alike = len(self.answers), len(self.normalised)
             share = f"{exact}/{total} ({100 * exact / total:.1f}%)"
@@ -212,18 +221,6 @@ class Table:
         if self._config.sort_by == "easiest":
             return nlargest(top, self._rows, key=lambda row: (row.mean, -row.task_index))
         return nlargest(top, self._rows, key=lambda row: (row.sd, -row.task_index))
-
-
-def _planned(path: str | None) -> Counter[int] | None:
-    if path is None:
-        return None
-    planned: Counter[int] = Counter()
-    for file, number, row in rows_of([Path(path).expanduser()]):
-        index = row.get("_ng_task_index")
-        if not isinstance(index, int):
-            raise InputError(f"{file}, line {number}: no _ng_task_index, so this is no materialized input")
-        planned[index] += 1
-    return planned
 
 
 def _infos(group: Group) -> list[Json]:

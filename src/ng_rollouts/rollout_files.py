@@ -7,17 +7,20 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from ng_rollouts.aggregates import by_agent
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Facts, Json, Key, key_of
 from ng_rollouts.rows import facts_of
 
-_TASK, _ROLLOUT = re.compile(rb'"_ng_task_index": ?(\d+)'), re.compile(rb'"_ng_rollout_index": ?(\d+)')
+_AGENT = re.compile(rb'"agent_ref": ?\{[^{}]*"name": ?"([^"\\]*)"')
+_NUMBER = re.compile(rb" ?\d+")
+_NO_AGENT = "agent"
 
 
 @dataclass(slots=True)
@@ -26,39 +29,86 @@ class Group:
 
     Attributes:
         first: the row of its first rollout.
-        indices: of its rollouts, `_ng_rollout_index`.
+        facts, indices, agents: of each rollout, what figures are made of, its `_ng_rollout_index`, who answered.
     """
 
     task_index: int
-    agent: str
     first: Json
-    facts: list[Facts]
-    indices: list[int]
+    facts: list[Facts] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+
+    def by_agent(self) -> dict[str, list[Facts]]:
+        """Its rollouts by the agent that answered."""
+        return by_agent(zip(self.agents, self.facts, strict=True))
 
 
-def groups_of(path: Path, answer_key: str | None = None) -> Iterator[Group]:
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a look at the keys of a file tells, without parsing its rows.
+
+    Attributes:
+        in_order: whether keys only grow, as in a finished file.
+        most: by agent, the largest `_ng_rollout_index`, and one.
+    """
+
+    in_order: bool
+    most: dict[str, int]
+
+
+def groups_of(path: Path, answer_key: str | None = None, scanned: Scan | None = None) -> Iterator[Group]:
     """The groups of a file, in its order if their rollouts lie together, else by task index.
 
     Raises:
         InputError: the file cannot be read, or a line is no rollout.
     """
-    if _lacks_keys(path):
+    if lacks_keys(path):
         rows = _rows_by_input(path)
     else:
-        rows = _rows(path) if _lies_together(path) else _rows_at(path, _order(path))
+        rows = _rows(path) if (scanned or scan(path)).in_order else _rows_at(path, _order(path))
     group: Group | None = None
     for number, row in rows:
         key = _key(path, number, row)
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
-            group = Group(key.task_index, _agent(row), row, [], [])
+            group = Group(key.task_index, row)
         elif group.indices[-1] == key.rollout_index:
             raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
         group.facts.append(facts_of(row, answer_key))
         group.indices.append(key.rollout_index)
+        group.agents.append(agent_of(row))
     if group:
         yield group
+
+
+def scan(path: Path) -> Scan:
+    """Look at the keys of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    in_order, before, most = True, (-1, -1), dict[str, int]()
+    with _opened(path) as file:
+        for line in filter(bytes.strip, file):
+            key = _number_after(b'"_ng_task_index":', line), _number_after(b'"_ng_rollout_index":', line)
+            named = _AGENT.match(line, max(0, line.rfind(b'"agent_ref":')))
+            agent = named[1].decode(errors="replace") if named else _NO_AGENT
+            in_order, before = in_order and key > before, key
+            if key[1] >= most.get(agent, 0):
+                most[agent] = key[1] + 1
+    return Scan(in_order, most)
+
+
+def _number_after(name: bytes, line: bytes) -> int:
+    place = line.rfind(name)
+    found = _NUMBER.match(line, place + len(name)) if place >= 0 else None
+    return int(found[0]) if found else -1
+
+
+def lacks_keys(path: Path) -> bool:
+    """Whether rows do not say which rollout they are, as those of NeMo Gym's first collector."""
+    return all(key_of(row) is None for _, row in islice(_rows(path), 1))
 
 
 def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
@@ -66,11 +116,6 @@ def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
     for path in paths:
         for number, row in _rows(path):
             yield path, number, row
-
-
-def _lacks_keys(path: Path) -> bool:
-    """Whether rows do not say which rollout they are, as those of NeMo Gym's first collector."""
-    return all(key_of(row) is None for _, row in islice(_rows(path), 1))
 
 
 def _rows_by_input(path: Path) -> Iterator[tuple[int, Json]]:
@@ -86,19 +131,6 @@ def _rows_by_input(path: Path) -> Iterator[tuple[int, Json]]:
     for task_index, places in enumerate(offsets.values()):
         for rollout_index, (number, row) in enumerate(_rows_at(path, iter(places))):
             yield number, {**row, "_ng_task_index": task_index, "_ng_rollout_index": rollout_index}
-
-
-def _lies_together(path: Path) -> bool:
-    """Whether keys only grow, as in a finished file; told by where they stand, without parsing rows."""
-    before = (-1, -1)
-    with _opened(path) as file:
-        for line in file:
-            found = _TASK.findall(line), _ROLLOUT.findall(line)
-            key = (int(found[0][-1]) if found[0] else -1, int(found[1][-1]) if found[1] else -1)
-            if line.strip() and key <= before:
-                return False
-            before = key
-    return True
 
 
 @contextmanager
@@ -153,7 +185,8 @@ def _key(path: Path, number: int, row: Json) -> Key:
     return key
 
 
-def _agent(row: Json) -> str:
+def agent_of(row: Json) -> str:
+    """Who answered, as far as the row tells."""
     reference = row.get("agent_ref")
     name = reference.get("name") if isinstance(reference, dict) else None
-    return str(name) if name else "agent"
+    return str(name) if name else _NO_AGENT

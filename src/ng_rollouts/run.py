@@ -18,6 +18,7 @@ from ng_rollouts.closing import Closing
 from ng_rollouts.collect import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
+from ng_rollouts.counts import Counts
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, OutputError, StoppedEarly
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.fan_out import fan_out
@@ -28,7 +29,7 @@ from ng_rollouts.outputs import OutputPaths, check_output, output_paths
 from ng_rollouts.plans import Plan
 from ng_rollouts.prompts import load_template
 from ng_rollouts.recipes import Recipe
-from ng_rollouts.records import Counts, Rollout
+from ng_rollouts.records import Rollout
 from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker
 from ng_rollouts.sampling import warnings

@@ -17,7 +17,7 @@ from itertools import islice
 
 from ng_rollouts.collect import Stop
 from ng_rollouts.console import tell
-from ng_rollouts.records import Counts
+from ng_rollouts.counts import Counts
 
 _OLDEST_TOLD = 5
 

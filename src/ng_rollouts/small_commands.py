@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 def main_of(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
     """A command: its arguments -> its config -> its work -> its exit code."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             sys.stdout.write(help_of(name, config))

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from ng_rollouts.records import Counts, Json
+from ng_rollouts.counts import Counts
+from ng_rollouts.records import Json
 
 _EVERY_S = 1.0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ng_rollouts.counts import Counts
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.journal import Finished
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.pools import Pool
-from ng_rollouts.records import Counts
 from ng_rollouts.redact import shown_command
 
 _NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")

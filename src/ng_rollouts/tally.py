@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ng_rollouts.aggregates import Aggregate, group_figures
+from ng_rollouts.aggregates import Aggregate, by_agent, group_figures
 from ng_rollouts.records import Facts, Json, Key
+from ng_rollouts.scores import scores_of
 
 MOST_GROUPS_TOLD = 5000
 """So many tasks have their own figures in the aggregate file; `ng_reward_profile` has those of all."""
@@ -35,7 +36,7 @@ class AgentTally:
 
     def group_figures(self) -> list[Json]:
         """The figures of its tasks, in order."""
-        return [group_figures(task_index, group) for task_index, group in sorted(self.groups.items())]
+        return [group_figures(index, group, scores_of(group)) for index, group in sorted(self.groups.items())]
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Tally:
     group_size: Callable[[int], int]
     keep_incomplete: bool = False
     agents: dict[str, AgentTally] = field(default_factory=dict)
-    _open: dict[int, tuple[str, dict[int, Facts]]] = field(default_factory=dict)
+    _open: dict[int, dict[int, tuple[str, Facts]]] = field(default_factory=dict)
     _lacking: set[int] = field(default_factory=set)
 
     def record(self, key: Key, agent: str, facts: Facts) -> None:
@@ -60,8 +61,8 @@ class Tally:
             return
         if key.task_index in self._lacking:
             return
-        _, group = self._open.setdefault(key.task_index, (agent, {}))
-        group[key.rollout_index] = facts
+        group = self._open.setdefault(key.task_index, {})
+        group[key.rollout_index] = agent, facts
         if len(group) == self.group_size(key.task_index):
             self._close(key.task_index)
 
@@ -79,9 +80,9 @@ class Tally:
             tally.aggregate.end()
 
     def _close(self, task_index: int) -> None:
-        agent, group = self._open.pop(task_index)
-        ordered = [group[index] for index in sorted(group)]
-        self._of(agent).add(task_index, ordered)
+        group = self._open.pop(task_index)
+        for agent, ordered in by_agent(group[index] for index in sorted(group)).items():
+            self._of(agent).add(task_index, ordered)
 
     def _of(self, agent: str) -> AgentTally:
         tally = self.agents.get(agent)

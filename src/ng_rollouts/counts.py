@@ -1,0 +1,51 @@
+"""Where the planned rollouts of a run are."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from ng_rollouts.moments import Latencies, Moments
+from ng_rollouts.records import Key
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Where the planned rollouts are; those in none of these have not been taken up.
+
+    Attributes:
+        started: when each rollout in flight was sent (`time.monotonic`), oldest first.
+        answered: attempts that ended, well or not, and how many seconds they took in all.
+        input_tokens, output_tokens: of the rollouts that this command collected.
+        latencies: of all attempts.
+        reward: of all rollouts collected, by this command or before.
+    """
+
+    planned: int
+    collected: int = 0
+    failed: int = 0
+    waiting: int = 0
+    started: dict[Key, float] = field(default_factory=dict)
+    answered: int = 0
+    answered_s: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    most_in_flight: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+    reward: Moments = field(default_factory=Moments)
+
+    @property
+    def in_flight(self) -> int:
+        """Rollouts that are being tried."""
+        return len(self.started)
+
+    @property
+    def settled(self) -> int:
+        """Rollouts that will not be tried again."""
+        return self.collected + self.failed
+
+    def oldest(self) -> tuple[Key, float] | None:
+        """The rollout that has been in flight longest, and for how many seconds."""
+        for key, started in self.started.items():
+            return key, time.monotonic() - started
+        return None
