@@ -101,6 +101,9 @@ class AgentServer:
             return await self.send(writer, 200, json.dumps(self.global_config()).encode())
         if path == "/" and method == "GET":
             return await self.send(writer, 200, b"{}")
+        if path == "/aggregate_metrics" and "own_metrics" in self.options:
+            self.bodies = [json.loads(body)]
+            return await self.send(writer, *self.options["own_metrics"])
         if path != "/run":
             return await self.send(writer, 404, b'{"detail":"Not Found"}')
         self.in_flight += 1
@@ -187,8 +190,9 @@ class AgentServer:
         return False
 
     async def send(
-        self, writer: asyncio.StreamWriter, status: int, body: bytes, headers: dict[str, str] | None = None
+        self, writer: asyncio.StreamWriter, status: int, body: bytes | str, headers: dict[str, str] | None = None
     ) -> bool:
+        body = body.encode() if isinstance(body, str) else body
         writer.write(self.head(status, len(body), headers or {}) + body)
         await writer.drain()
         return True

@@ -277,6 +277,50 @@ def test_files_of_a_run_tell_the_same(
     assert not (tmp_path / "rollouts_status.json").exists()
 
 
+OWN = {"agent_metrics": {"mean/reward": 9.0}, "key_metrics": {"pass@4/best": 0.25}, "group_level_metrics": []}
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice", "said"),
+    [
+        ([200, json.dumps(OWN)], "auto", 'Key metrics for mine:\n{\n    "pass@4/best": 0.25\n}\n'),
+        ([200, json.dumps(OWN)], "never", None),
+        ([200, json.dumps([1])], "auto", "note: agent 'mine' gives none of its own"),
+        ([200, json.dumps({"agent_metrics": 3})], "auto", "note: agent 'mine' gives metrics of another shape"),
+        ([500, "broken"], "auto", "note: agent 'mine' gives none of its own"),
+        (None, "auto", "note: agent 'mine' has no metrics of its own"),
+    ],
+)
+def test_agents_of_a_head_server_are_asked_for_their_own_metrics(
+    command: Callable[..., Ran],
+    serve: Callable[..., Served],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    answer: list[Any] | None,
+    choice: str,
+    said: str | None,
+) -> None:
+    """They are printed and filed; whatever goes wrong is a note, and never a failed run."""
+    agent = serve(**({} if answer is None else {"own_metrics": answer}))
+    head = serve(head={"mine": ["127.0.0.1", agent.port]})
+    tasks(6)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_repeats=2"]
+    ran = command("+agent_name=mine", f"+head_server.port={head.port}", *files, f"+agent_side_metrics={choice}")
+    assert ran.code == 0
+    (filed,) = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    has_own = said is not None and said.startswith("Key")
+    assert (filed["agent_metrics"]["mean/reward"] == 9.0) == has_own
+    assert filed["statistics"]["rollouts"] == 12
+    if said:
+        assert said in (ran.stdout if has_own else ran.stderr)
+    assert ("note:" in ran.stderr) == bool(said and not has_own)
+    if has_own:
+        (sent,) = agent.stats()["last"]
+        assert len(sent["verify_responses"]) == 12
+        assert sent["verify_responses"][3]["response"] == {"usage": {"output_tokens": 7}}
+        assert not {"input", "output", "responses_create_params"} & sent["verify_responses"][3].keys()
+
+
 @pytest.mark.parametrize(
     ("gate", "code"),
     [("+min_mean.reward=0.99", 5), ("+min_mean.reward=0.0", 0), ("+min_mean.nope=0", 5), ("+min_coverage=1.0", 0)],

@@ -6,12 +6,13 @@ import asyncio
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ng_rollouts import __version__
+from ng_rollouts.agents import Agent
 from ng_rollouts.book import Book
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
@@ -35,6 +36,7 @@ class Closing:
     plan: Plan
     paths: OutputPaths
     book: Book
+    agents: Mapping[str, Agent]
     _averages: Json | None = field(default=None, init=False)
 
     @property
@@ -54,7 +56,7 @@ class Closing:
         self._settle_failures()
         self._tell_summary()
         if not self.config.disable_aggregation:
-            self._write_aggregates()
+            self._write_aggregates(await self._agent_side_metrics())
         say(json.dumps(self.averages(), indent=4))
         if self.config.metrics_by == "agent":
             for agent, means in self._averages_by_agent():
@@ -133,10 +135,23 @@ class Closing:
             columns = tally.aggregate.columns
             yield agent, {name: columns[name].mean for name in self.book.scores.names if name in columns}
 
-    def _write_aggregates(self) -> None:
+    async def _agent_side_metrics(self) -> dict[str, Json]:
+        if self.config.agent_side_metrics != "auto":
+            return {}
+        from ng_rollouts.agents.side_metrics import agent_side_metrics  # noqa: PLC0415 - few agents have them
+
+        metrics = await agent_side_metrics(self.agents, self.paths.output, tell)
+        for agent, told in metrics.items():
+            say(f"\nKey metrics for {agent}:\n" + json.dumps(told.get("key_metrics"), indent=4))
+        return metrics
+
+    def _write_aggregates(self, of_agents: Mapping[str, Json]) -> None:
         agents = self.book.tally.agents
         with self._as_warning(self.paths.aggregate_metrics):
-            write_json(self.paths.aggregate_metrics, aggregate_metrics(agents))
+            entries = aggregate_metrics(agents)
+            write_json(
+                self.paths.aggregate_metrics, [{**e, **of_agents.get(e["agent_ref"]["name"], {})} for e in entries]
+            )
         if self.config.quiet:
             return
         for agent, tally in agents.items():

@@ -227,6 +227,9 @@ class Figures:
     answer_key: str | None = None
     """Field whose majority counts for majority@k (null: extracted_answer)."""
 
+    agent_side_metrics: str = "auto"
+    """`auto`: agents that the head server lists are asked for their own metrics after a run; `never`."""
+
     metrics_by: str | None = None
     """`agent`: print the averages of each agent, too."""
 
@@ -368,6 +371,8 @@ def _check_failing(config: CollectConfig) -> None:
 def _check_figures(config: CollectConfig) -> None:
     if config.metrics_by not in (None, "agent"):
         raise ConfigError(f"metrics_by must be agent or null, got {config.metrics_by!r}")
+    if config.agent_side_metrics not in ("auto", "never"):
+        raise ConfigError(f"agent_side_metrics must be auto or never, got {config.agent_side_metrics!r}")
     if not 0 <= config.min_coverage <= 1:
         raise ConfigError(f"min_coverage must be from 0 to 1, got {config.min_coverage:g}")
     for name, least in config.min_mean.items():

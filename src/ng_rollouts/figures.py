@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from ng_rollouts.aggregates import Aggregate
 from ng_rollouts.config import CollectConfig
@@ -11,11 +12,16 @@ from ng_rollouts.records import Json
 from ng_rollouts.tally import AgentTally
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+_NONE: Mapping[str, Json] = MappingProxyType({})
 _KEY_FIGURES = ("mean/", "pass@", "majority@")
 
 
-def aggregate_metrics(agents: Mapping[str, AgentTally]) -> list[Json]:
-    """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them."""
+def aggregate_metrics(agents: Mapping[str, AgentTally], of_agents: Mapping[str, Json] = _NONE) -> list[Json]:
+    """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
+
+    Args:
+        of_agents: what agents say of themselves, by name; it goes before what is figured here.
+    """
     return [
         {
             "agent_ref": {"name": name},
@@ -24,6 +30,7 @@ def aggregate_metrics(agents: Mapping[str, AgentTally]) -> list[Json]:
             "group_level_metrics": tally.group_figures(),
             "group_level_metrics_left_out": tally.groups_left_out,
             "statistics": tally.aggregate.figures(),
+            **of_agents.get(name, {}),
         }
         for name, tally in agents.items()
     ]

@@ -94,7 +94,9 @@ class _Run:
 
     async def _collect_into(self, book: Book, agents: dict[str, Agent]) -> int:
         stop = Stop(self.config.drain_s)
-        closing = Closing(config=self.config, command=self.command, plan=self.plan, paths=self.paths, book=book)
+        closing = Closing(
+            config=self.config, command=self.command, plan=self.plan, paths=self.paths, book=book, agents=agents
+        )
         code = NgRolloutsError.exit_code
         with heeding_signals(stop, book.counts) as received:
             try:

@@ -69,7 +69,7 @@ async def find_agents(
             unknown[name] = rows
     if unknown:
         listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
-        found |= {name: maker.server([url]) for name, url in listed.items()}
+        found |= {name: maker.server([url], is_listed=True) for name, url in listed.items()}
     servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
     pools = [pool for agent in dict.fromkeys(servers) for pool in agent.pools]
     pools += [Pool([url]) for url in dict.fromkeys(maker.resources)]
@@ -115,8 +115,8 @@ class _Maker:
     pools: dict[tuple[str, ...], Pool] = field(default_factory=dict)
     resources: list[str] = field(default_factory=list)
 
-    def server(self, urls: list[str]) -> ServerAgent:
-        return ServerAgent(urls, self.http, self.pace)
+    def server(self, urls: list[str], *, is_listed: bool = False) -> ServerAgent:
+        return ServerAgent(urls, self.http, self.pace, is_listed=is_listed)
 
     def of_entry(self, name: str, entry: Any) -> Agent:
         """The agent of an entry under `agents`: an agent server, a model server, or a function."""

@@ -19,12 +19,16 @@ class ServerAgent:
 
     A `seed` goes with the sampling parameters. An agent that refuses the key there, as NeMo Gym's do, has it from
     then on in `metadata.extra_body`, and the row that was refused is sent again at once.
+
+    Args:
+        is_listed: whether a head server told its address, so that it is one of NeMo Gym's.
     """
 
     scores = True
 
-    def __init__(self, urls: list[str], http: Http, pace: Pace | None = None) -> None:
+    def __init__(self, urls: list[str], http: Http, pace: Pace | None = None, *, is_listed: bool = False) -> None:
         self.urls = urls
+        self.is_listed = is_listed
         for url in urls:
             remember_password_of(url)
         self.pools = [Pool([_run_url(url) for url in urls], pace)]

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import urllib.request
+from collections.abc import AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self
 
@@ -83,8 +84,8 @@ class HttpxClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
-        """Send JSON, have the reply."""
+    async def post(self, url: str, body: bytes | AsyncIterator[bytes], headers: Headers = NO_HEADERS) -> Reply:
+        """Send JSON, have the reply; a body that comes in pieces wants its `content-length` among the headers."""
         return await self._send("POST", url, content=body, headers={"content-type": "application/json", **headers})
 
     async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:

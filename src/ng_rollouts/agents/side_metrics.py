@@ -1,0 +1,92 @@
+"""Figures that agents take themselves: NeMo Gym's `POST /aggregate_metrics`, for agents that a head server lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from ng_rollouts.agents import Agent
+from ng_rollouts.agents.readiness import Tell
+from ng_rollouts.agents.server import ServerAgent, usage_of
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http import TimeLimits
+from ng_rollouts.http.replies import json_object
+from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.records import Json
+
+_LIMITS = TimeLimits(connect_s=10.0, idle_s=600.0, total_s=600.0)
+_CHUNK = 1 << 20
+_NOT_SENT = frozenset({"response", "responses_create_params"})
+_FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
+
+
+async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Tell) -> dict[str, Json]:
+    """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
+
+    The bodies are sent from disk: they are as long as the output.
+    """
+    asked = {name: agent for name, agent in agents.items() if isinstance(agent, ServerAgent) and agent.is_listed}
+    if not asked:
+        return {}
+    with ExitStack() as stack:
+        try:
+            bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in asked}
+            await asyncio.to_thread(_write_bodies, output, bodies)
+        except OSError as error:
+            tell(f"note: agents are not asked for their own metrics: {error.strerror}")
+            return {}
+        replies = await asyncio.gather(*(_ask(name, agent, bodies[name], tell) for name, agent in asked.items()))
+    return {name: reply for name, reply in zip(asked, replies, strict=True) if reply is not None}
+
+
+async def _ask(name: str, agent: ServerAgent, body: IO[bytes], tell: Tell) -> Json | None:
+    from ng_rollouts.http.httpx_engine import HttpxClient  # noqa: PLC0415 - few runs need it
+
+    length, url = body.tell(), agent.urls[0].rstrip("/") + "/aggregate_metrics"
+    body.seek(0)
+    try:
+        async with HttpxClient(_LIMITS) as http:
+            reply = json_object(await http.post(url, _chunks(body), {"content-length": str(length)}))
+    except AttemptFailed as error:
+        what = "has no metrics of its own" if error.status in (404, 405) else f"gives none of its own: {error.message}"
+        tell(f"note: agent {name!r} {what}; the figures are this program's")
+        return None
+    if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
+        tell(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
+        return None
+    return {field: reply[field] for field in _FIELDS if field in reply}
+
+
+async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := body.read(_CHUNK):
+        yield chunk
+
+
+def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
+    """The rows of each agent, without what is heavy, as NeMo Gym sends them."""
+    begun: set[str] = set()
+    with output.open("rb") as rows:
+        for row in map(loads, rows):
+            name = str((row.get("agent_ref") or {}).get("name"))
+            if name in bodies:
+                bodies[name].write(b"," if name in begun else b'{"verify_responses":[')
+                bodies[name].write(dumps(_lightened(row)))
+                begun.add(name)
+    for name, body in bodies.items():
+        body.write(b"]}" if name in begun else b'{"verify_responses":[]}')
+
+
+def _lightened(row: Json) -> Json:
+    light = {key: value for key, value in row.items() if key not in _NOT_SENT and not _is_chat(value)}
+    if usage := usage_of(row):
+        light["response"] = {"usage": usage}
+    return light
+
+
+def _is_chat(value: object) -> bool:
+    """Whether it is a training view's `input` or `output`."""
+    return isinstance(value, list) and all(isinstance(each, dict) and "role" in each for each in value)
