@@ -277,6 +277,21 @@ def test_files_of_a_run_tell_the_same(
     assert not (tmp_path / "rollouts_status.json").exists()
 
 
+def test_a_summary_after_a_resume_is_of_all_that_is_there(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its tokens are those of all rows, and it says how many of them were there before."""
+    server = serve()
+    tasks(10)
+    run = [f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    assert command(*run, "+limit=4").code == 0
+    assert command(*run, "+resume_from_cache=true", "+price_per_million.output=1000000").code == 0
+    summary = json.loads((tmp_path / "r_summary.json").read_text())
+    assert summary["tokens"] == {"input": 0, "output": 70}
+    assert summary["cost"] == 70
+    assert (summary["collected_before"], summary["tokens_before"]["output"], summary["attempts"]) == (4, 28, 6)
+
+
 OWN = {"agent_metrics": {"mean/reward": 9.0}, "key_metrics": {"pass@4/best": 0.25}, "group_level_metrics": []}
 
 

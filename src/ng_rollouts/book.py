@@ -23,6 +23,7 @@ class Book:
     """Files, counts and figures of a run.
 
     Attributes:
+        collected_before: rollouts that were there when this command began.
         terminal: failures that no resume would try again.
         unscored: whether an agent gives no rewards.
         began: seconds since 1970.
@@ -35,6 +36,7 @@ class Book:
     counts: Counts
     breakers: dict[str, Breaker]
     answer_key: str | None = None
+    collected_before: int = 0
     earlier: Earlier = field(default_factory=Earlier)
     terminal: int = 0
     load: Load | None = None
@@ -58,7 +60,10 @@ class Book:
         """Figure in a row that an earlier command collected."""
         reference = row.get("agent_ref")
         agent = reference.get("name") if isinstance(reference, dict) else None
-        self._figure_in(position, key, str(agent), facts_of(row, self.answer_key))
+        facts = facts_of(row, self.answer_key)
+        self._figure_in(position, key, str(agent), facts)
+        self.counts.earlier_input_tokens += facts.tokens.get("input_tokens", 0)
+        self.counts.earlier_output_tokens += facts.tokens.get("output_tokens", 0)
 
     def keep(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout down, and count it."""

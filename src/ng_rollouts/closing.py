@@ -86,14 +86,16 @@ class Closing:
         return self._averages
 
     def _summary(self, exit_code: int) -> Json:
-        wall = time.time() - self.book.began
-        counts, load, finished = self.book.counts, self.book.load, self.book.finished
+        book, counts, load, finished = self.book, self.book.counts, self.book.load, self.book.finished
+        wall = time.time() - book.began
         rows = finished.kept if finished else counts.collected
+        tokens_in = counts.earlier_input_tokens + counts.input_tokens
+        tokens_out = counts.earlier_output_tokens + counts.output_tokens
         return {
             "planned": counts.planned,
             "collected": counts.collected,
             "failed": counts.failed,
-            "failed_by_class": dict(self.book.failures.by_class),
+            "failed_by_class": dict(book.failures.by_class),
             "set_aside": finished.set_aside if finished else 0,
             "not_done": counts.planned - counts.settled,
             "finished": finished.kept if finished else None,
@@ -102,14 +104,16 @@ class Closing:
             "means_with_failures_as_zero": {
                 name: total / (n + counts.failed) for name, (total, n) in self._sums_there().items()
             },
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.book.began)),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(book.began)),
             "wall_s": round(wall, 3),
             "attempts": counts.answered,
             "attempts_per_s": round(counts.answered / wall, 3) if wall > 0 else None,
             "latency_s": {f"p{share}": _rounded(counts.latencies.quantile(share / 100)) for share in (50, 90, 99)},
-            "tokens": {"input": counts.input_tokens, "output": counts.output_tokens},
+            "tokens": {"input": tokens_in, "output": tokens_out},
             "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
-            "cost": self.costs.spent(counts) if self.costs.are_known else None,
+            "cost": self.costs.price(tokens_in, tokens_out) if self.costs.are_known else None,
+            "collected_before": book.collected_before,
+            "tokens_before": {"input": counts.earlier_input_tokens, "output": counts.earlier_output_tokens},
             "most_in_flight": counts.most_in_flight,
             "client_busy": _rounded(load.busy if load else None),
             "event_loop_lag_s": {"mean": _rounded(load.mean_lag_s), "worst": _rounded(load.worst_lag_s)}

@@ -24,9 +24,12 @@ class Costs:
         return self.prices.input is not None or self.prices.output is not None
 
     def spent(self, counts: Counts) -> float:
-        """What the tokens cost so far, in the currency of the prices."""
-        of_input, of_output = self.prices.input or 0.0, self.prices.output or 0.0
-        return (counts.input_tokens * of_input + counts.output_tokens * of_output) / _MILLION
+        """What the tokens of this command cost so far, in the currency of the prices."""
+        return self.price(counts.input_tokens, counts.output_tokens)
+
+    def price(self, input_tokens: int, output_tokens: int) -> float:
+        """What so many tokens cost."""
+        return (input_tokens * (self.prices.input or 0.0) + output_tokens * (self.prices.output or 0.0)) / _MILLION
 
     def budget_is_spent(self, counts: Counts) -> bool:
         """Whether no new rollouts are to be taken up."""

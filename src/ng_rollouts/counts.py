@@ -17,6 +17,7 @@ class Counts:
         started: when each rollout in flight was sent (`time.monotonic`), oldest first.
         answered: attempts that ended, well or not, and how many seconds they took in all.
         input_tokens, output_tokens: of the rollouts that this command collected.
+        earlier_input_tokens, earlier_output_tokens: of those that were there before.
         latencies: of all attempts.
         reward: of all rollouts collected, by this command or before.
     """
@@ -30,6 +31,8 @@ class Counts:
     answered_s: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    earlier_input_tokens: int = 0
+    earlier_output_tokens: int = 0
     most_in_flight: int = 0
     latencies: Latencies = field(default_factory=Latencies)
     reward: Moments = field(default_factory=Moments)

@@ -68,11 +68,9 @@ class _FanOut:
     stop: Stop
     limit: Limit
     began: float = field(default_factory=time.monotonic)
-    collected_before: int = field(init=False)
     costs: Costs = field(init=False)
 
     def __post_init__(self) -> None:
-        self.collected_before = self.book.counts.collected
         self.costs = Costs(self.config.price_per_million, self.config.max_total_tokens)
 
     async def send(self, rollouts: Iterator[Rollout]) -> None:
@@ -111,7 +109,7 @@ class _FanOut:
             yield f"parallel={self.limit.now}"
         for pool in self.book.pools:
             yield from (f"resting={address}" for address in pool.resting())
-        yield from self.costs.notes(counts, self.collected_before)
+        yield from self.costs.notes(counts, self.book.collected_before)
 
     async def _call(self, rollout: Rollout, attempts: int) -> Result:
         attempts += self.book.earlier.attempts.get(rollout.key, 0)

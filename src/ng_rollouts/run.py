@@ -148,7 +148,8 @@ class _Run:
         read_back(book.journal, self.plan, book.take_over, read_manifest(self.paths.manifest), self.tasks)
         retry = self.config.retry_failed
         book.earlier = earlier_failures(book.failures, self.plan, book.journal, retry=retry)
-        book.counts.collected, book.counts.failed = book.journal.count, len(book.earlier.left)
+        book.counts.collected = book.collected_before = book.journal.count
+        book.counts.failed = len(book.earlier.left)
         book.terminal = book.earlier.terminal
         if book.counts.collected:
             for breaker in book.breakers.values():
