@@ -38,6 +38,9 @@ ENTRY_KEYS = (
 )
 """What an entry under `agents` may say of a model server; what it does not say, the parameter of that name does."""
 
+EXPORTERS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
+"""What a finished run can be handed on to, and the module that each needs."""
+
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
 
@@ -245,6 +248,12 @@ class Figures:
     quiet: bool = False
     """No histogram at the end."""
 
+    export: Any = field(default=None, metadata={"type": "str or list"})
+    """Hand the finished run on: `wandb`, `mlflow`, `trackio`, `parquet`, or a list of them; each is an extra."""
+
+    export_project: str = "ng_rollouts"
+    """Project or experiment that trackers file the run under."""
+
 
 @dataclass(kw_only=True)
 class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
@@ -269,6 +278,7 @@ class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, A
         _check_figures(self)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
+        self.export = _exporters(self.export)
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
         self.num_repeats = 1 if self.num_repeats is None else self.num_repeats
@@ -378,6 +388,14 @@ def _check_figures(config: CollectConfig) -> None:
     for name, least in config.min_mean.items():
         if isinstance(least, bool) or not isinstance(least, (int, float)):
             raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
+
+
+def _exporters(wanted: Any) -> list[str]:
+    names = [] if wanted is None else wanted if isinstance(wanted, list) else [wanted]
+    for name in names:
+        if name not in EXPORTERS:
+            raise ConfigError(f"export must be one of {', '.join(EXPORTERS)}, or a list of them, got {name!r}")
+    return list(dict.fromkeys(names))
 
 
 def _check_repeats(num_repeats: Any) -> None:

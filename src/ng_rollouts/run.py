@@ -20,6 +20,7 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, OutputError, StoppedEarly
+from ng_rollouts.exporters import check_exporters, export
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.fan_out import fan_out
 from ng_rollouts.journal import Journal, open_journal, reopen_journal
@@ -50,6 +51,7 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         Interrupted: a signal ended it; likewise.
     """
     paths = output_paths(config.output_jsonl_fpath)
+    check_exporters(config.export)
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
         _check_status_file(config, paths, source)
@@ -114,7 +116,12 @@ class _Run:
                 raise
             finally:
                 closing.write_summary(code)
+                await self._hand_on(book)
             return code
+
+    async def _hand_on(self, book: Book) -> None:
+        if book.finished:
+            await export(self.config.export, self.paths.output, self.config.export_project, tell)
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""
