@@ -27,7 +27,7 @@ PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
-    {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns"},
+    {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
     {"prompts", "rows", "helptext", "parallelism", "costs", "env_yaml", "scores", "status", "pacing", "shapes"},
     {"recipes", "aggregates", "small_commands"},
     {"plans", "tally", "rollout_files"},
@@ -38,7 +38,7 @@ FLOORS = [
     {"verifiers"},
     {"agents"},
     {"collect", "progress", "rehearsal"},
-    {"resume", "signals", "summary", "planned", "exporters"},
+    {"resume", "signals", "summary", "planned", "exporters", "export"},
     {"book"},
     {"fan_out", "closing"},
     {"run"},

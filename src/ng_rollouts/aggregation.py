@@ -16,7 +16,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.manifest import read_manifest, repeats_for
-from ng_rollouts.outputs import output_paths, write_json
+from ng_rollouts.outputs import output_paths, put_in_place, write_json
 from ng_rollouts.records import Key, key_of
 from ng_rollouts.rollout_files import agent_of, groups_of
 from ng_rollouts.small_commands import main_of
@@ -34,6 +34,7 @@ class AggregationConfig:
     output_jsonl_fpath: str = field(metadata={"help": "Where the rollouts go, in order. Required."})
     merge_shards: bool = field(default=True, metadata={"help": "Whether to write the rollouts, or only their figures."})
     answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing output instead of moving it aside."})
 
 
 def main() -> NoReturn:
@@ -50,8 +51,8 @@ def run(config: AggregationConfig) -> int:
     temporary = paths.output.with_name(paths.output.name + ".merging")
     merged = temporary if not config.merge_shards else paths.output
     index.write(temporary)
-    if config.merge_shards:
-        temporary.replace(paths.output)
+    if config.merge_shards and (aside := put_in_place(temporary, paths.output, overwrite=config.overwrite)):
+        tell(f"{paths.output} was there: moved to {aside}")
     groups = (
         (group.task_index, agent, facts)
         for group in groups_of(merged, config.answer_key)

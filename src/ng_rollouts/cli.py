@@ -158,7 +158,13 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
 def _overrides_of_job() -> str:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
-    return shown_command(HydraConfig.get().overrides.task)
+    return shown_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
+
+
+def _unquoted(override: str) -> str:
+    """An override without the quotes that its value was given for Hydra."""
+    key, _, value = override.lstrip("+").partition("=")
+    return f"{key}={value[1:-1]}" if value[:1] == value[-1:] == "'" else f"{key}={value}"
 
 
 def _collect(config: DictConfig, command: Sequence[str]) -> int:

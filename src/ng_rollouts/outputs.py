@@ -151,6 +151,22 @@ def move_aside(paths: OutputPaths) -> Path:
     return targets[paths.output]
 
 
+def put_in_place(written: Path, target: Path, *, overwrite: bool) -> Path | None:
+    """Give a file that is written its name; what had that name is moved aside, unless it may go. Where to.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    aside = None
+    if target.exists() and not overwrite:
+        aside = next(
+            name for number in itertools.count(1) if not (name := target.with_name(f"{target.name}.{number}")).exists()
+        )
+        target.rename(aside)
+    written.replace(target)
+    return aside
+
+
 def write_json(path: Path, value: Any) -> None:
     """Put a file in place, whole or not at all.
 

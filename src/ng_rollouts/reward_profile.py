@@ -13,11 +13,12 @@ from typing import NoReturn
 from ng_rollouts.aggregates import Aggregate, group_figures
 from ng_rollouts.chat import chat_input
 from ng_rollouts.console import say, tell
+from ng_rollouts.diversity import Diversity
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.outputs import write_json
 from ng_rollouts.planned import Planned, planned
-from ng_rollouts.records import Facts, Json
+from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import Group, groups_of, scan
 from ng_rollouts.scores import scores_of
 from ng_rollouts.small_commands import main_of
@@ -78,7 +79,7 @@ def run(config: ProfileConfig) -> int:
     table = Table(config)
     try:
         with temporary.open("wb") as file:
-            for group in groups_of(source, config.answer_key, scanned):
+            for group in groups_of(source, config.answer_key, scanned, with_texts=True):
                 file.write(dumps(profile.of_task(group)) + b"\n")
                 table.add(group)
         _check(profile, source, config)
@@ -106,7 +107,7 @@ def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
         raise ConfigError(
             f"no rollout of {source} has the score {config.score!r}: there are {', '.join(names) or 'none'}"
         )
-    if config.answer_key and not profile.answered:
+    if config.answer_key and not profile.answers.count:
         raise ConfigError(f"no rollout of {source} has the field answer_key={config.answer_key}")
 
 
@@ -120,9 +121,8 @@ class Profile:
 
     planned: Planned
     aggregates: dict[str, Aggregate] = field(default_factory=dict)
-    answers: set[int] = field(default_factory=set)
-    normalised: set[int] = field(default_factory=set)
-    answered: int = 0
+    answers: Diversity = field(default_factory=lambda: Diversity("answers"))
+    completions: Diversity = field(default_factory=lambda: Diversity("completions"))
     lacking: int = 0
 
     @property
@@ -145,7 +145,8 @@ class Profile:
         self.lacking += lacking
         return {
             **group_figures(group.task_index, group.facts, scores),
-            **self._diversity(group.facts),
+            **self.completions.of_group([text for text in group.said if text is not None]),
+            **self.answers.of_group([facts.answer for facts in group.facts if facts.answer is not None]),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),
             "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
@@ -153,20 +154,6 @@ class Profile:
             "expected_num_rollouts": expected,
             "missing_num_rollouts": lacking,
             "reward_profile_completion_pct": 100 * len(group.facts) / expected,
-        }
-
-    def _diversity(self, group: list[Facts]) -> Json:
-        """Shares of distinct answers; of all of the file, only hashes are kept."""
-        given = [facts.answer for facts in group if facts.answer is not None]
-        alike = [" ".join(answer.casefold().split()) for answer in given]
-        self.answers.update(map(hash, given))
-        self.normalised.update(map(hash, alike))
-        self.answered += len(given)
-        if not given:
-            return {}
-        return {
-            "share_distinct_answers": len(set(given)) / len(given),
-            "share_distinct_answers_normalised": len(set(alike)) / len(given),
         }
 
     def of_agents(self) -> list[Json]:
@@ -182,10 +169,8 @@ class Profile:
         """Completion, and how many answers differ."""
         rollouts, total = self.rollouts, self.rollouts + self.missing
         yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
-        if total := self.answered:
-            exact, alike = len(self.answers), len(self.normalised)
-            share = f"{exact}/{total} ({100 * exact / total:.1f}%)"
-            yield f"Distinct answers: {share}, {alike} but for case and white space"
+        yield from self.completions.told()
+        yield from self.answers.told()
 
 
 class Table:

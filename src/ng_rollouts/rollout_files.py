@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ng_rollouts.aggregates import by_agent
+from ng_rollouts.chat import chat_output
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Facts, Json, Key, key_of
@@ -22,6 +23,8 @@ _AGENT = re.compile(rb'"agent_ref": ?\{[^{}]*"name": ?"([^"\\]*)"')
 _NUMBER = re.compile(rb" ?\d+")
 _NO_AGENT = "agent"
 
+GROUPINGS = ("auto", "task_index", "prompt_id", "input", "position")
+
 
 @dataclass(slots=True)
 class Group:
@@ -30,6 +33,7 @@ class Group:
     Attributes:
         first: the row of its first rollout.
         facts, indices, agents: of each rollout, what figures are made of, its `_ng_rollout_index`, who answered.
+        said: of each, its last words, where they were asked for.
     """
 
     task_index: int
@@ -37,6 +41,7 @@ class Group:
     facts: list[Facts] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
+    said: list[str | None] = field(default_factory=list)
 
     def by_agent(self) -> dict[str, list[Facts]]:
         """Its rollouts by the agent that answered."""
@@ -56,30 +61,55 @@ class Scan:
     most: dict[str, int]
 
 
-def groups_of(path: Path, answer_key: str | None = None, scanned: Scan | None = None) -> Iterator[Group]:
+def groups_of(
+    path: Path, answer_key: str | None = None, scanned: Scan | None = None, *, with_texts: bool = False
+) -> Iterator[Group]:
     """The groups of a file, in its order if their rollouts lie together, else by task index.
+
+    Args:
+        with_texts: whether groups are to have what was said.
 
     Raises:
         InputError: the file cannot be read, or a line is no rollout.
     """
-    if lacks_keys(path):
-        rows = _rows_by_input(path)
-    else:
-        rows = _rows(path) if (scanned or scan(path)).in_order else _rows_at(path, _order(path))
     group: Group | None = None
-    for number, row in rows:
-        key = _key(path, number, row)
+    rows = _rows_by(path, _asked) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
+    for key, row in rows:
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
             group = Group(key.task_index, row)
-        elif group.indices[-1] == key.rollout_index:
-            raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
         group.facts.append(facts_of(row, answer_key))
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
+        if with_texts:
+            group.said.append(last_words(row))
     if group:
         yield group
+
+
+def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:
+    """The rows of each group, whole.
+
+    Args:
+        group_by: one of `GROUPINGS`; `auto` is by task index where rows have one, else by prompt_id, else by input.
+        size: rows of a group by position.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no rollout, or lacks what is grouped by.
+    """
+    if group_by == "position":
+        rows = (row for _, row in _rows(path))
+        while group := list(islice(rows, size)):
+            yield group
+        return
+    if group_by == "task_index" or (group_by == "auto" and not lacks_keys(path)):
+        keyed = _rows_by_key(path, scan(path))
+    else:
+        by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
+        keyed = _rows_by(path, _prompt_id if by_prompt else _asked)
+    for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
+        yield [row for _, row in pairs]
 
 
 def scan(path: Path) -> Scan:
@@ -108,7 +138,7 @@ def _number_after(name: bytes, line: bytes) -> int:
 
 def lacks_keys(path: Path) -> bool:
     """Whether rows do not say which rollout they are, as those of NeMo Gym's first collector."""
-    return all(key_of(row) is None for _, row in islice(_rows(path), 1))
+    return key_of(_first(path)) is None
 
 
 def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
@@ -118,19 +148,46 @@ def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
             yield path, number, row
 
 
-def _rows_by_input(path: Path) -> Iterator[tuple[int, Json]]:
-    """Rows with keys of ours: those that ask the same are a task's, in first-seen order."""
-    offsets: dict[bytes, list[int]] = {}
+def _first(path: Path) -> Json:
+    return next((row for _, row in _rows(path)), {})
+
+
+def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[Key, Json]]:
+    """Rows by task and rollout index."""
+    before: Key | None = None
+    for number, row in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
+        key = _key(path, number, row)
+        if key == before:
+            raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
+        before = key
+        yield key, row
+
+
+def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Json]]:
+    """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
+    offsets: dict[bytes, array[int]] = {}
     offset = 0
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                asked = dumps(_parsed(path, number, line).get("responses_create_params"))
-                offsets.setdefault(hashlib.blake2b(asked, digest_size=16).digest(), []).append(offset)
+                try:
+                    digest = hashlib.blake2b(dumps(what(_parsed(path, number, line))), digest_size=16).digest()
+                except KeyError as error:
+                    raise InputError(f"{path}, line {number}: no {error.args[0]} to group by") from error
+                offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
     for task_index, places in enumerate(offsets.values()):
-        for rollout_index, (number, row) in enumerate(_rows_at(path, iter(places))):
-            yield number, {**row, "_ng_task_index": task_index, "_ng_rollout_index": rollout_index}
+        for rollout_index, (_, row) in enumerate(_rows_at(path, iter(places))):
+            key = Key(task_index, rollout_index)
+            yield key, {**row, "_ng_task_index": task_index, "_ng_rollout_index": rollout_index}
+
+
+def _asked(row: Json) -> Any:
+    return row.get("responses_create_params")
+
+
+def _prompt_id(row: Json) -> Any:
+    return row["prompt_id"]
 
 
 @contextmanager
@@ -183,6 +240,16 @@ def _key(path: Path, number: int, row: Json) -> Key:
     if key is None:
         raise InputError(f"{path}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")
     return key
+
+
+def last_words(row: Json) -> str | None:
+    """The content of the last message of a rollout; None if there is none."""
+    said = row.get("output")
+    last = said[-1] if isinstance(said, list) and said else None
+    if not (isinstance(last, dict) and "role" in last):
+        last = next(reversed(chat_output(row.get("response"))), None)
+    content = last.get("content") if last else None
+    return content if isinstance(content, str) else None
 
 
 def agent_of(row: Json) -> str:

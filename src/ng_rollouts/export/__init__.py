@@ -1,0 +1,1 @@
+"""A finished file -> rows to train on, by recipe."""

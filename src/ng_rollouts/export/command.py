@@ -1,0 +1,92 @@
+"""`ng_export_rollouts`: rows to train on, and what became of those that are not among them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO, NoReturn, cast
+
+from ng_rollouts.console import say, tell
+from ng_rollouts.errors import InputError, OutputError
+from ng_rollouts.export.config import ExportConfig
+from ng_rollouts.export.examples import Example
+from ng_rollouts.export.recipes import RECIPES, Recipe
+from ng_rollouts.export.sink import Sink, writable
+from ng_rollouts.outputs import put_in_place
+from ng_rollouts.records import Json
+from ng_rollouts.rollout_files import row_groups
+from ng_rollouts.small_commands import main_of
+
+
+def main() -> NoReturn:
+    """`ng_export_rollouts`."""
+    main_of("ng_export_rollouts", ExportConfig, run)
+
+
+def run(config: ExportConfig) -> int:
+    """Export, and tell what came of it; the exit code."""
+    source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OutputError(f"output_jsonl_fpath {target} is the input: name another")
+    recipe = RECIPES[config.recipe](config)
+    with writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent) as file:
+            sink = Sink(cast("BinaryIO", file))
+            read = _fill(sink, recipe, source, config)
+            written = _place(sink, target, config)
+    _tell(recipe, read, written)
+    return 0
+
+
+def _fill(sink: Sink, recipe: Recipe, source: Path, config: ExportConfig) -> int:
+    """Have the recipe's rows in the sink; how many rollouts were read."""
+    read = 0
+    for group in row_groups(source, config.group_by, config.num_repeats or 0):
+        read += len(group)
+        sink.add(recipe.rows(group), Example(group[0]).prompt)
+    if not read:
+        raise InputError(f"{source} has no rollouts")
+    return read
+
+
+def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
+    """Put the files in place; how many rows each has."""
+    train, validation = sink.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
+    parts = {target: train}
+    if config.validation_fraction:
+        parts[target.with_name(f"{target.name.removesuffix('.jsonl')}_validation.jsonl")] = validation
+    for path, places in parts.items():
+        temporary = path.with_name(path.name + ".writing")
+        try:
+            sink.write(places, temporary)
+            if aside := put_in_place(temporary, path, overwrite=config.overwrite):
+                tell(f"{path} was there: moved to {aside}")
+        finally:
+            temporary.unlink(missing_ok=True)
+    return {path: len(places) for path, places in parts.items()}
+
+
+def _tell(recipe: Recipe, read: int, written: dict[Path, int]) -> None:
+    say(f"Read {read} rollouts of {recipe.groups} groups")
+    for line in recipe.told():
+        say(line)
+    for path, rows in written.items():
+        say(f"Wrote {rows} rows to {path}")
+    left_out = {reason: number for reason, number in recipe.drops.most_common() if number}
+    for reason, number in left_out.items():
+        say(f"Left out: {number} {reason}")
+    figures: Json = {
+        "rollouts": read,
+        "groups": recipe.groups,
+        **recipe.figures(),
+        "written": {str(path): rows for path, rows in written.items()},
+        "left_out": left_out,
+    }
+    say(json.dumps(figures, indent=4))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
