@@ -212,6 +212,29 @@ def test_what_is_missing_is_told_by_the_plan(
     assert (f"error: {missing} rollouts are missing" in done.stderr) == bool(missing)
 
 
+def test_a_profile_tells_how_much_completions_differ(tmp_path: Path) -> None:
+    """By the last message, of our rows and of NeMo Gym's, within tasks and over all."""
+    said = [["Four.", "four. ", "Five."], ["Four.", "Four.", "Four."]]
+    rows = [
+        {
+            "reward": 1.0,
+            "_ng_task_index": task,
+            "_ng_rollout_index": index,
+            "output": [{"role": "assistant", "content": text}],
+        }
+        for task, texts in enumerate(said)
+        for index, text in enumerate(texts)
+    ]
+    content = [{"type": "output_text", "text": "Four."}]
+    rows[4] |= {"output": None, "response": {"output": [{"type": "message", "role": "assistant", "content": content}]}}
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", cwd=tmp_path)
+    assert "Distinct completions: 3/6 (50.0%), 2 but for case and white space" in done.stdout
+    first, second = read_rows(tmp_path / "r_reward_profiling.jsonl")
+    assert (first["share_distinct_completions"], first["share_distinct_completions_normalised"]) == (1.0, 2 / 3)
+    assert second["share_distinct_completions"] == 1 / 3
+
+
 @given(seconds=st.lists(st.floats(0.001, 1000), min_size=1, max_size=50))
 def test_latency_percentiles_are_right_to_a_twentieth(seconds: list[float]) -> None:
     """Whatever they are."""
