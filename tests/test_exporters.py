@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from ng_rollouts.exporters.parquet import write_parquet
 from ng_rollouts.shapes import Shape, joined, shape_of, shaped
 
-from .conftest import ROOT, SHARED_DATA, Ran, read_rows
+from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, read_rows
 
 FILES = [f"+input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'}", "+output_jsonl_fpath=r.jsonl"]
 RUN = ["+agent_name=example_math_agent", "+limit=5", "+num_repeats=2", *FILES]
@@ -135,6 +139,31 @@ def test_an_exporter_that_fails_is_a_warning(command: Callable[..., Ran], tmp_pa
     assert said in ran.stderr
     assert "chatter" not in ran.stdout
     assert json.loads(ran.stdout[ran.stdout.rindex("\n{") :])
+
+
+def test_an_exporter_that_hangs_is_left_on_a_signal(tmp_path: Path) -> None:
+    """The output and the averages are there, the exporter's process is not."""
+    (tmp_path / "wandb.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [str(SCRIPTS / "ng_collect_rollouts"), *RUN, "+export=wandb"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert json.loads(stdout[stdout.rindex("\n{") :])
+    assert "SIGINT: all rollouts are collected; what is still waited for is left" in stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.parametrize(

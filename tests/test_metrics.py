@@ -7,6 +7,7 @@ import json
 import math
 import random
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from ng_rollouts.comparison import difference_of
 from ng_rollouts.estimates import majority_scores, pass_at_k, pass_hat_k, t_quantile
 from ng_rollouts.moments import Latencies
 from ng_rollouts.records import Facts, Key
-from ng_rollouts.rollout_files import groups_of
+from ng_rollouts.rollout_files import groups_of, scan
 from ng_rollouts.rows import facts_of
 from ng_rollouts.scores import GroupScore, Score, scores_of
 from ng_rollouts.tally import Tally, tallied
 
-from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
+from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 
 FLOATS = st.floats(-10, 10, allow_nan=False).map(lambda value: round(value, 3))
 
@@ -90,10 +91,10 @@ def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
 
 
 def test_majorities_by_hand() -> None:
-    """The answer most give, the earliest of equals, by its own score; those that answer nothing have no vote."""
+    """The answer most give, the mean of equals, by their own scores; those that answer nothing have no vote."""
     answers, scores = ["a", "b", "b", None, "a", "a"], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0]
-    assert majority_scores(answers, scores) == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
-    assert majority_scores([None], [1.0]) == [None]
+    assert majority_scores(answers, scores) == [1.0, 0.5, 0.0, 0.0, 0.5, 1.0]
+    assert majority_scores([None], [1.0]) == [0.0]
 
 
 FACTS = st.builds(
@@ -450,6 +451,7 @@ def test_differences_are_paired(pairs: list[tuple[float, float]]) -> None:
     first, second = zip(*pairs, strict=True)
     assert found.difference == pytest.approx(sum(second) / len(second) - sum(first) / len(first), abs=1e-9)
     assert found.wins + found.losses + found.ties == len(pairs)
+    assert found.p is not None
     assert 0 < found.p <= 1
     assert found == difference_of(numbered, random.Random(0))
     if pd.Series(second).sub(pd.Series(first)).std() > 1e-3:
@@ -507,19 +509,121 @@ def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
     done = small("ng_aggregate_rollouts", "+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", cwd=tmp_path)
     assert done.returncode == 1
     assert "task 1 rollout 0; the first of each was taken" in done.stderr
-    assert "1 tasks lack 1 rollouts, by task: 2 (1)" in done.stderr
+    assert "1 rollouts of tasks that are not there at all are missing, from task 2 on" in done.stderr
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
 
 
-def test_a_graded_score_is_graded_in_every_task() -> None:
-    """Where its draws happen to be 0 or 1, too: pass@1 stays what it is elsewhere, and there is no pass^k."""
+def nemo_gym(tasks: list[list[Facts]]) -> dict[str, float]:
+    """pass@k and its kin as NeMo Gym defines them, worked out the long way; shares, where it gives percentages."""
+    found = {}
+    for k in range(1, max(map(len, tasks)) + 1):
+        passes, averages, majorities = [], [], []
+        for task in tasks:
+            values = [facts.scores["reward"] for facts in task]
+            if len(values) >= k:
+                binary = all(value in (0, 1) for value in values)
+                subsets = list(itertools.combinations(values, k))
+                passes.append(sum(map(any, subsets)) / len(subsets) if binary else max(values[:k]))
+            averages.append(sum(values[:k]) / len(values[:k]))
+            votes = Counter((facts.answer, facts.scores["reward"]) for facts in task[:k] if facts.answer is not None)
+            tied = [score for (_, score), count in votes.items() if count == max(votes.values())]
+            majorities.append(sum(tied) / len(tied) if tied else 0.0)
+        for name, values in ((f"pass@{k}", passes), (f"pass@1[avg-of-{k}]", averages), (f"majority@{k}", majorities)):
+            found[f"{name}/reward"] = sum(values) / len(values)
+    return found
+
+
+@given(groups=st.lists(st.lists(FACTS, min_size=1, max_size=4), min_size=1, max_size=8))
+def test_figures_over_tasks_are_nemo_gyms(groups: list[list[Facts]]) -> None:
+    """Ragged groups, graded scores among binary ones, tasks that nobody answered."""
     aggregate = Aggregate()
-    aggregate.add([Facts(scores={"reward": value}) for value in (0.0, 1.0)])
-    aggregate.add([Facts(scores={"reward": value}) for value in (0.3, 0.2)])
-    metrics = aggregate.of_nemo_gym()
-    assert metrics["pass@1/reward"] == pytest.approx((0.0 + 0.3) / 2)
-    assert metrics["pass@2/reward"] == pytest.approx((1.0 + 0.3) / 2)
-    assert not [key for key in metrics if key.startswith("pass^")]
+    for group in groups:
+        aggregate.add(group)
+    aggregate.end()
+    expected = nemo_gym(groups)
+    if all(facts.answer is None for group in groups for facts in group):
+        expected = {key: value for key, value in expected.items() if not key.startswith("majority")}
+    found = {key: value for key, value in aggregate.of_nemo_gym().items() if key.startswith(("pass@", "majority"))}
+    assert found == pytest.approx(expected)
+    graded = any(facts.scores["reward"] == 0.5 for group in groups for facts in group)
+    assert any(key.startswith("pass^") for key in aggregate.of_nemo_gym()) != graded
+
+
+@pytest.mark.parametrize(("differences", "p"), [([0.1], None), ([0.1, 0.3], 0.5), ([0.2] * 4, 0.125)])
+def test_few_tasks_prove_little(differences: list[float], p: float | None) -> None:
+    """No p is below what flipping signs could show."""
+    assert difference_of({task: (0.0, each) for task, each in enumerate(differences)}, random.Random(0)).p == p
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" , ", " : ")])
+def test_keys_are_those_of_the_row_itself(tmp_path: Path, separators: tuple[str, str]) -> None:
+    """However it is spaced, and whatever lies within."""
+    order = [(1, 0), (0, 0), (1, 1), (0, 1)]
+    rows = [
+        {
+            "_ng_task_index": task,
+            "_ng_rollout_index": rollout,
+            "reward": 1.0,
+            "meta": {"_ng_task_index": place, "_ng_rollout_index": 0},
+        }
+        for place, (task, rollout) in enumerate(order)
+    ]
+    for name, change in (("nested", {}), ("plain", {"meta": 'a "_ng_task_index": 7'})):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({**row, **change}, separators=separators) + "\n" for row in rows))
+        assert [(group.task_index, group.indices) for group in groups_of(path)] == [(0, [0, 1]), (1, [0, 1])]
+        assert scan(path).most == {"agent": 2}
+
+
+def test_a_merge_knows_what_the_manifests_planned(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Whole tasks that are missing at the end; an output that is there is moved aside; sparse indices are no gaps."""
+    files = [f"+input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'}", "+output_jsonl_fpath=r.jsonl"]
+    assert command("+agent_name=example_math_agent", "+limit=10", "+num_repeats=2", *files).code == 0
+    lines = (tmp_path / "r.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "r.jsonl").write_text("".join(lines[:13]))
+    merge = ("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl")
+    done = small("ng_aggregate_rollouts", *merge, cwd=tmp_path)
+    assert (done.returncode, "6 rollouts of tasks that are not there" in done.stderr) == (1, True), done.stderr
+    assert "1 tasks lack 1 rollouts, by task: 6 (1)" in done.stderr
+    assert "all.jsonl was there: moved to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
+    assert (tmp_path / "all.jsonl.1").exists()
+    assert (tmp_path / "all_aggregate_metrics.json.1").exists()
+    rollouts(tmp_path / "sparse.jsonl", {(10**9, 0): 1.0, (3, 0): 1.0})
+    done = small("ng_aggregate_rollouts", "+input_glob=sparse.jsonl", "+output_jsonl_fpath=s.jsonl", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "empty.jsonl").touch()
+    done = small("ng_aggregate_rollouts", "+input_glob=empty.jsonl", "+output_jsonl_fpath=e.jsonl", cwd=tmp_path)
+    assert (done.returncode, "without rollouts" in done.stderr) == (2, True)
+
+
+def test_failures_count_against_the_scores_of_their_own_agent(
+    command: Callable[..., Ran], serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """Another agent's accuracy is what it was."""
+    server = serve(faults={"400": 0.4, "null_params": 0.6}, sticky=True)
+    row = {"responses_create_params": {"input": "What is 2 + 3?"}}
+    rows = [
+        {**row, "n": number, "agent_ref": {"name": ("example_math_agent", "b")[number % 2]}} for number in range(40)
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    files = ["+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", "+metrics_by=agent"]
+    ran = command(f"+agents.b.url={server.url}", *files)
+    summary = json.loads((tmp_path / "r_summary.json").read_text())
+    failed = summary["failed"]
+    assert failed > 3
+    accurate = [row["accuracy"] for row in read_rows(tmp_path / "r.jsonl") if "accuracy" in row]
+    assert len(accurate) == 20
+    means = summary["means_with_failures_as_zero"]
+    assert means["accuracy"] == sum(accurate) / 20 == summary["means_collected"]["accuracy"]
+    assert means["reward"] == pytest.approx(summary["means_collected"]["reward"] * (40 - failed) / 40)
+    own = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    assert all(entry["statistics"]["latency_s"]["p50"] > 0 for entry in own)
+    for agent in ("example_math_agent", "b"):
+        values = [row["reward"] for row in read_rows(tmp_path / "r.jsonl") if row["agent_ref"]["name"] == agent]
+        total = 0.0
+        for value in values:
+            total += value
+        assert f'"name": "{agent}"\n    }},\n    "reward": {total / len(values)}' in ran.stdout
 
 
 @pytest.mark.parametrize("which", ["tasks.jsonl", "r.jsonl", "r_manifest.json", "nowhere/status.json", "."])

@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,8 +17,8 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.manifest import read_manifest, repeats_for
-from ng_rollouts.outputs import output_paths, put_in_place, write_json
-from ng_rollouts.records import Key, key_of
+from ng_rollouts.outputs import OutputPaths, move_aside, output_paths, remove, write_json
+from ng_rollouts.records import Facts, Key, key_of
 from ng_rollouts.rollout_files import agent_of, groups_of
 from ng_rollouts.small_commands import main_of
 from ng_rollouts.tally import tallied
@@ -47,19 +48,16 @@ def run(config: AggregationConfig) -> int:
     paths = output_paths(config.output_jsonl_fpath)
     sources = files_of(config.input_glob, besides=paths.output)
     index = Index(sources)
+    if not index.keys:
+        raise InputError(f"input_glob {config.input_glob} names files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = paths.output.with_name(paths.output.name + ".merging")
-    merged = temporary if not config.merge_shards else paths.output
-    index.write(temporary)
-    if config.merge_shards and (aside := put_in_place(temporary, paths.output, overwrite=config.overwrite)):
-        tell(f"{paths.output} was there: moved to {aside}")
-    groups = (
-        (group.task_index, agent, facts)
-        for group in groups_of(merged, config.answer_key)
-        for agent, facts in group.by_agent().items()
-    )
-    write_json(paths.aggregate_metrics, aggregate_metrics(tallied(groups)))
-    temporary.unlink(missing_ok=True)
+    try:
+        index.write(temporary)
+        merged = _in_place(temporary, paths, config) if config.merge_shards else temporary
+        write_json(paths.aggregate_metrics, aggregate_metrics(tallied(_by_agent(merged, config.answer_key))))
+    finally:
+        temporary.unlink(missing_ok=True)
     say(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
         say(f"Rollouts: {paths.output}")
@@ -68,6 +66,21 @@ def run(config: AggregationConfig) -> int:
     for complaint in complaints:
         tell(f"error: {complaint}")
     return 1 if complaints else 0
+
+
+def _in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> Path:
+    """The output, written; one that was there is moved aside with what belongs to it, unless it may go."""
+    if paths.output.exists() and not config.overwrite:
+        tell(f"{paths.output} was there: moved to {move_aside(paths)}, with what belongs to it")
+    remove(paths)
+    written.replace(paths.output)
+    return paths.output
+
+
+def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[Facts]]]:
+    for group in groups_of(path, answer_key):
+        for agent, facts in group.by_agent().items():
+            yield group.task_index, agent, facts
 
 
 def files_of(globs: str, besides: Path) -> list[Path]:
@@ -99,6 +112,7 @@ class Index:
         self._file_numbers = array("i")
         self._agents = array("i")
         self._agent_numbers: dict[str, int] = {}
+        self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
         self._twice: list[Key] = []
         for number, file in enumerate(files):
             self._read(number, file)
@@ -123,36 +137,47 @@ class Index:
             listed = _listed(self._twice)
             yield f"{len(self._twice)} rollouts occur more than once: {listed}; the first of each was taken"
         lacking = list(self._lacking())
+        owed = sum(count for _, count in lacking)
         if lacking:
-            shown = ", ".join(f"{task} ({owed})" for task, owed in lacking[:_TOLD])
+            shown = ", ".join(f"{task} ({count})" for task, count in lacking[:_TOLD])
             more = "" if len(lacking) <= _TOLD else ", ..."
-            owed = sum(owed for _, owed in lacking)
             yield f"{len(lacking)} tasks lack {owed} rollouts, by task: {shown}{more}"
+        if not_seen := self._not_seen(owed):
+            there = {key.task_index for key in self.keys}
+            first = next(task for task in count() if task not in there)
+            yield f"{not_seen} rollouts of tasks that are not there at all are missing, from task {first} on"
 
     def _lacking(self) -> Iterator[tuple[int, int]]:
-        """Tasks that are not whole, and how many rollouts each lacks."""
-        counts, most, agents = Counter[int](), dict[int, int](), dict[int, int]()
-        usual = Counter[int]()
+        """Tasks that are there and not whole, and how many rollouts each lacks."""
+        counts, most, agents, usual = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
         for (task, rollout), place in self.keys.items():
             agent = agents[task] = self._agents[place]
             counts[task] += 1
             most[task] = max(most.get(task, 0), rollout + 1)
             usual[agent] = max(usual[agent], rollout + 1)
         planned = self._planned_by_agent() or usual
-        least = min(planned.values(), default=0)
-        for task in range(max(counts, default=-1) + 1):
-            expected = max(most[task], planned[agents[task]]) if task in counts else least
+        for task in sorted(counts):
+            expected = max(most[task], planned[agents[task]])
             if counts[task] < expected:
                 yield task, expected - counts[task]
 
+    def _not_seen(self, lacking: int) -> int:
+        """Rollouts of whole tasks that are missing: by the manifests, else by gaps in the indices of what is dense."""
+        plans = {manifest.rows_digest: manifest for manifest in self._manifests if manifest}
+        if all(self._manifests) and all(isinstance(plan.num_repeats, int) for plan in plans.values()):
+            planned = sum(plan.rows * int(plan.num_repeats) for plan in plans.values())
+            return max(0, planned - len(self.keys) - lacking)
+        tasks = {key.task_index for key in self.keys}
+        gaps = max(tasks) + 1 - len(tasks)
+        return gaps * (max(key.rollout_index for key in self.keys) + 1) if gaps <= len(tasks) else 0
+
     def _planned_by_agent(self) -> Counter[int] | None:
-        """What the files' manifests say, where they have some: rollouts of a task, by agent."""
-        manifests = [read_manifest(output_paths(str(file)).manifest) for file in self._files]
+        """What the files' manifests say, where all have one: rollouts of a task, by agent."""
         planned = Counter[int]()
-        for manifest in filter(None, manifests):
+        for manifest in filter(None, self._manifests):
             for agent, number in self._agent_numbers.items():
                 planned[number] = max(planned[number], repeats_for(manifest.num_repeats, agent) or 0)
-        return planned if all(manifests) else None
+        return planned if all(self._manifests) else None
 
     def _read(self, number: int, file: Path) -> None:
         try:

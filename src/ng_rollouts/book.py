@@ -24,6 +24,7 @@ class Book:
 
     Attributes:
         collected_before: rollouts that were there when this command began.
+        given: the scores that agents give, by agent.
         terminal: failures that no resume would try again.
         unscored: whether an agent gives no rewards.
         began: seconds since 1970.
@@ -37,6 +38,7 @@ class Book:
     breakers: dict[str, Breaker]
     answer_key: str | None = None
     collected_before: int = 0
+    given: dict[str, set[str]] = field(default_factory=dict)
     earlier: Earlier = field(default_factory=Earlier)
     terminal: int = 0
     load: Load | None = None
@@ -56,6 +58,11 @@ class Book:
         """Whether a resume would have anything to do."""
         return self.owes_any or self.counts.failed > self.terminal
 
+    def failed_of(self, score: str) -> int:
+        """Failures that would have given a score; of an agent that gave nothing at all, only a reward is expected."""
+        by_agent = self.failures.by_agent.items()
+        return sum(count for agent, count in by_agent if score in self.given.get(agent, ("reward",)))
+
     def take_over(self, position: int, key: Key, row: Json) -> None:
         """Figure in a row that an earlier command collected."""
         reference = row.get("agent_ref")
@@ -70,6 +77,9 @@ class Book:
         self.journal.append(rollout.position, result.line)
         self._figure_in(rollout.position, rollout.key, rollout.agent, result.facts)
         self.counts.collected += 1
+        counts = self.counts.of(rollout.agent)
+        counts.collected += 1
+        counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
         self.counts.input_tokens += result.facts.tokens.get("input_tokens", 0)
         self.counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
         self.breakers[rollout.agent].success()
@@ -90,5 +100,6 @@ class Book:
     def _figure_in(self, position: int, key: Key, agent: str, facts: Facts) -> None:
         self.scores.record(position, facts.scores)
         self.tally.record(key, agent, facts)
+        self.given.setdefault(agent, set()).update(facts.scores)
         if "reward" in facts.scores:
             self.counts.reward.add(facts.scores["reward"])

@@ -14,11 +14,12 @@ from pathlib import Path
 from ng_rollouts import __version__
 from ng_rollouts.agents import Agent
 from ng_rollouts.book import Book
+from ng_rollouts.collect import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.costs import Costs
 from ng_rollouts.errors import StorageError
-from ng_rollouts.figures import aggregate_metrics, check_gates, histogram_told
+from ng_rollouts.figures import aggregate_metrics, averages_by_agent, check_gates, histogram_told
 from ng_rollouts.metrics import Sums
 from ng_rollouts.outputs import OutputPaths, write_json
 from ng_rollouts.plans import Plan
@@ -37,6 +38,7 @@ class Closing:
     paths: OutputPaths
     book: Book
     agents: Mapping[str, Agent]
+    stop: Stop
     _averages: Json | None = field(default=None, init=False)
 
     @property
@@ -57,9 +59,11 @@ class Closing:
         self._tell_summary()
         if not self.config.disable_aggregation:
             self._write_aggregates(await self._agent_side_metrics())
+        if self.config.answer_key and not any(tally.aggregate.answered for tally in book.tally.agents.values()):
+            tell(f"warning: no rollout has the field answer_key={self.config.answer_key}, so there is no majority@k")
         say(json.dumps(self.averages(), indent=4))
         if self.config.metrics_by == "agent":
-            for agent, means in self._averages_by_agent():
+            for agent, means in averages_by_agent(self.paths.output).items():
                 say(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
         check_gates(self.config, self.averages(), book.finished.kept / self.plan.rollouts)
         unexplained = book.owes_any and not self.costs.budget_is_spent(book.counts)
@@ -87,7 +91,7 @@ class Closing:
 
     def _summary(self, exit_code: int) -> Json:
         book, counts, load, finished = self.book, self.book.counts, self.book.load, self.book.finished
-        wall = time.time() - book.began
+        wall, there = time.time() - book.began, self._sums_there()
         rows = finished.kept if finished else counts.collected
         tokens_in = counts.earlier_input_tokens + counts.input_tokens
         tokens_out = counts.earlier_output_tokens + counts.output_tokens
@@ -101,14 +105,15 @@ class Closing:
             "finished": finished.kept if finished else None,
             "coverage": rows / counts.planned if counts.planned else 0.0,
             "means": self.averages(),
+            "means_collected": {name: total / n for name, (total, n) in there.items()},
             "means_with_failures_as_zero": {
-                name: total / (n + counts.failed) for name, (total, n) in self._sums_there().items()
+                name: total / (n + book.failed_of(name)) for name, (total, n) in there.items()
             },
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(book.began)),
             "wall_s": round(wall, 3),
             "attempts": counts.answered,
             "attempts_per_s": round(counts.answered / wall, 3) if wall > 0 else None,
-            "latency_s": {f"p{share}": _rounded(counts.latencies.quantile(share / 100)) for share in (50, 90, 99)},
+            "latency_s": counts.latencies.percentiles(),
             "tokens": {"input": tokens_in, "output": tokens_out},
             "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
             "cost": self.costs.price(tokens_in, tokens_out) if self.costs.are_known else None,
@@ -134,17 +139,15 @@ class Closing:
         """The sum of each score over all rows collected, set aside or not, and how many have it."""
         return self.book.scores.sums(lambda: (place for place, is_there in enumerate(self._there()) if is_there))
 
-    def _averages_by_agent(self) -> Iterator[tuple[str, Json]]:
-        for agent, tally in self.book.tally.agents.items():
-            columns = tally.aggregate.columns
-            yield agent, {name: columns[name].mean for name in self.book.scores.names if name in columns}
-
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":
             return {}
         from ng_rollouts.agents.side_metrics import agent_side_metrics  # noqa: PLC0415 - few agents have them
 
-        metrics = await agent_side_metrics(self.agents, self.paths.output, tell)
+        metrics = await self.stop.unless_asked(agent_side_metrics(self.agents, self.paths.output, tell))
+        if metrics is None:
+            tell("note: agents are not waited for any longer; the figures are this program's")
+            return {}
         for agent, told in metrics.items():
             say(f"\nKey metrics for {agent}:\n" + json.dumps(told.get("key_metrics"), indent=4))
         return metrics
@@ -152,10 +155,9 @@ class Closing:
     def _write_aggregates(self, of_agents: Mapping[str, Json]) -> None:
         agents = self.book.tally.agents
         with self._as_warning(self.paths.aggregate_metrics):
-            entries = aggregate_metrics(agents)
-            write_json(
-                self.paths.aggregate_metrics, [{**e, **of_agents.get(e["agent_ref"]["name"], {})} for e in entries]
-            )
+            wall = time.time() - self.book.began
+            of_command = {agent: counts.figures(wall) for agent, counts in self.book.counts.by_agent.items()}
+            write_json(self.paths.aggregate_metrics, aggregate_metrics(agents, of_agents, of_command))
         if self.config.quiet:
             return
         for agent, tally in agents.items():

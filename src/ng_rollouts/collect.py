@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ng_rollouts.counts import Counts
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 from ng_rollouts.parallelism import Limit, Slots
 from ng_rollouts.records import Attempt, Failure, Result, Rollout
 from ng_rollouts.retries import RetryPolicy
+
+T = TypeVar("T")
 
 FEWEST_WAITING = 64
 """So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
@@ -48,6 +51,17 @@ class Stop:
         self.drain_s = drain_s
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
+
+    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What some work comes to that may be left; None if it was."""
+        working, asked = asyncio.ensure_future(work), asyncio.ensure_future(self.asked.wait())
+        try:
+            await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, asked):
+                task.cancel()
+            await asyncio.wait((working, asked))
 
 
 @dataclass(slots=True, order=True)
@@ -172,7 +186,7 @@ class _Loop:
             self._counts.answered += 1
             seconds = time.monotonic() - started
             self._counts.answered_s += seconds
-            self._counts.latencies.add(seconds)
+            self._counts.of(work.rollout.agent).latencies.add(seconds)
             del self._counts.started[work.rollout.key]
             self._slots.release()
             self._settled.set()

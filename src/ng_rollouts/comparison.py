@@ -68,7 +68,7 @@ class Difference:
 
     Attributes:
         interval_95: of the mean difference, by t over tasks; None for a single task.
-        p: two-sided, by a paired bootstrap of tasks.
+        p: two-sided, by a paired bootstrap of tasks; None for a single task.
         flipped_to_right, flipped_to_wrong: tasks whose mean crosses one half.
     """
 
@@ -77,7 +77,7 @@ class Difference:
     mean_second: float
     difference: float
     interval_95: list[float] | None
-    p: float
+    p: float | None
     wins: int
     losses: int
     ties: int
@@ -102,9 +102,9 @@ def run(config: ComparisonConfig) -> int:
         compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
         for line in _told(first, other, config.score, difference):
             say(line)
+    say(json.dumps(compared, indent=4))
     if config.output_json_fpath:
         write_json(Path(config.output_json_fpath).expanduser(), compared)
-    say(json.dumps(compared, indent=4))
     return 0
 
 
@@ -131,18 +131,23 @@ def difference_of(pairs: dict[int, tuple[float, float]], rng: random.Random) -> 
     )
 
 
-def bootstrap_p(differences: Sequence[float], rng: random.Random) -> float:
+def bootstrap_p(differences: Sequence[float], rng: random.Random) -> float | None:
     """How often means at least as far from zero come of differences whose mean is made zero.
+
+    Never less than what flipping the signs of so few could show, 2 / 2**tasks: a bootstrap of two tasks would have
+    any difference certain. None for one task.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 16.4.
     """
     count = len(differences)
     mean = math.fsum(differences) / count
+    if count < 2:
+        return None
     if not any(differences):
         return 1.0
     centred = [each - mean for each in differences]
     extreme = sum(abs(math.fsum(rng.choices(centred, k=count)) / count) >= abs(mean) - 1e-12 for _ in range(_DRAWS))
-    return (extreme + 1) / (_DRAWS + 1)
+    return max((extreme + 1) / (_DRAWS + 1), 2.0 ** (1 - count))
 
 
 def _tasks_of(path: Path, score: str) -> dict[int, Task]:
@@ -189,7 +194,8 @@ def _told(first: str, second: str, score: str, found: Difference) -> Iterator[st
     yield f"  {found.mean_first:.4f}  {first}"
     yield f"  {found.mean_second:.4f}  {second}"
     counted = f"wins {found.wins}, losses {found.losses}, ties {found.ties}"
-    yield f"  {found.difference:+.4f}{shown}  p = {found.p:.4f}  {counted}"
+    p = "" if found.p is None else f"  p = {found.p:.4f}"
+    yield f"  {found.difference:+.4f}{shown}{p}  {counted}"
     for what, tasks in (("to right", found.flipped_to_right), ("to wrong", found.flipped_to_wrong)):
         if tasks:
             more = f" and {len(tasks) - _FLIPS_TOLD} more" if len(tasks) > _FLIPS_TOLD else ""

@@ -6,7 +6,24 @@ import time
 from dataclasses import dataclass, field
 
 from ng_rollouts.moments import Latencies, Moments
-from ng_rollouts.records import Key
+from ng_rollouts.records import Json, Key
+
+
+@dataclass(slots=True)
+class AgentCounts:
+    """What an agent did for this command."""
+
+    collected: int = 0
+    output_tokens: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+
+    def figures(self, seconds: float) -> Json:
+        """Latency percentiles in seconds, and how much a second."""
+        return {
+            "latency_s": self.latencies.percentiles(),
+            "rollouts_per_s": self.collected / seconds,
+            "output_tokens_per_s": self.output_tokens / seconds,
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,7 +35,7 @@ class Counts:
         answered: attempts that ended, well or not, and how many seconds they took in all.
         input_tokens, output_tokens: of the rollouts that this command collected.
         earlier_input_tokens, earlier_output_tokens: of those that were there before.
-        latencies: of all attempts.
+        by_agent: what each agent did for this command.
         reward: of all rollouts collected, by this command or before.
     """
 
@@ -34,8 +51,23 @@ class Counts:
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
     most_in_flight: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
+    by_agent: dict[str, AgentCounts] = field(default_factory=dict)
     reward: Moments = field(default_factory=Moments)
+
+    def of(self, agent: str) -> AgentCounts:
+        """The counts of one agent."""
+        counts = self.by_agent.get(agent)
+        if counts is None:
+            counts = self.by_agent[agent] = AgentCounts()
+        return counts
+
+    @property
+    def latencies(self) -> Latencies:
+        """Of all attempts."""
+        merged = Latencies()
+        for counts in self.by_agent.values():
+            merged.merge(counts.latencies)
+        return merged
 
     @property
     def in_flight(self) -> int:

@@ -6,6 +6,7 @@ n is the number of a task's rollouts, c how many of them are right.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -31,24 +32,19 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
     return math.comb(c, k) / math.comb(n, k)
 
 
-def majority_scores(answers: Sequence[object], scores: Sequence[float]) -> list[float | None]:
-    """For each k, the mean score of the answer most of the first k give, the earliest of equals.
+def majority_scores(answers: Sequence[object], scores: Sequence[float]) -> list[float]:
+    """For each k, the mean score of the answers that most of the first k give; 0 for as long as nobody has answered.
 
-    None for as long as nobody has answered.
+    An answer that is scored differently in two rollouts counts as two, as NeMo Gym counts it.
     """
-    votes: dict[object, list[float]] = {}
-    orders: dict[object, int] = {}
-    found: list[float | None] = []
-    leader: object = None
+    votes: Counter[tuple[object, float]] = Counter()
+    found: list[float] = []
     for answer, score in zip(answers, scores, strict=True):
         if answer is not None:
-            given = votes.setdefault(answer, [0, 0.0])
-            given[0] += 1
-            given[1] += score
-            order = orders.setdefault(answer, len(orders))
-            if leader is None or (given[0], -order) > (votes[leader][0], -orders[leader]):
-                leader = answer
-        found.append(None if leader is None else votes[leader][1] / votes[leader][0])
+            votes[answer, score] += 1
+        most = max(votes.values(), default=0)
+        tied = [given for (_, given), count in votes.items() if count == most]
+        found.append(sum(tied) / len(tied) if tied else 0.0)
     return found
 
 

@@ -24,18 +24,20 @@ class EarlierFailure:
     attempts: int
     terminal: bool
     failure_class: str
+    agent: str
 
 
 class FailuresFile:
     """Appends failures; there is no file before the first.
 
     Attributes:
-        by_class: rollouts that stand as failed, counted by class.
+        by_class, by_agent: rollouts that stand as failed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.by_class: Counter[str] = Counter()
+        self.by_agent: Counter[str] = Counter()
 
     def append(self, failure: Failure, earlier_attempts: int = 0) -> None:
         """Write one failure down, unless its agent asked not to, and count it.
@@ -48,7 +50,12 @@ class FailuresFile:
         """
         if failure.persist:
             self._write(failure_row(failure, earlier_attempts))
-        self.by_class[failure.attempts[-1].failure_class] += 1
+        self.count(failure.attempts[-1].failure_class, failure.rollout.agent)
+
+    def count(self, failure_class: str, agent: str) -> None:
+        """Count a rollout that stands as failed."""
+        self.by_class[failure_class] += 1
+        self.by_agent[agent] += 1
 
     def _write(self, row: Json) -> None:
         try:
@@ -129,5 +136,6 @@ def _earlier(row: Json) -> tuple[Key, EarlierFailure]:
         attempts=attempts if isinstance(attempts, int) else 1,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),
         failure_class=str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown"),
+        agent=str((row.get("agent_ref") or {}).get("name")),
     )
     return Key(row["_ng_task_index"], row["_ng_rollout_index"]), failure

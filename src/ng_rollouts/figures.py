@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from ng_rollouts.aggregates import Aggregate
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import GateMissed
+from ng_rollouts.jsonlines import loads
+from ng_rollouts.metrics import first_first
 from ng_rollouts.records import Json
+from ng_rollouts.rollout_files import agent_of
+from ng_rollouts.rows import numbers
 from ng_rollouts.tally import AgentTally
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -16,11 +21,14 @@ _NONE: Mapping[str, Json] = MappingProxyType({})
 _KEY_FIGURES = ("mean/", "pass@", "majority@")
 
 
-def aggregate_metrics(agents: Mapping[str, AgentTally], of_agents: Mapping[str, Json] = _NONE) -> list[Json]:
+def aggregate_metrics(
+    agents: Mapping[str, AgentTally], of_agents: Mapping[str, Json] = _NONE, of_command: Mapping[str, Json] = _NONE
+) -> list[Json]:
     """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
 
     Args:
         of_agents: what agents say of themselves, by name; it goes before what is figured here.
+        of_command: what a command tells of its own speed, by agent.
     """
     return [
         {
@@ -29,11 +37,26 @@ def aggregate_metrics(agents: Mapping[str, AgentTally], of_agents: Mapping[str, 
             "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
             "group_level_metrics": tally.group_figures(),
             "group_level_metrics_left_out": tally.groups_left_out,
-            "statistics": tally.aggregate.figures(),
+            "statistics": {**tally.aggregate.figures(), **of_command.get(name, {})},
             **of_agents.get(name, {}),
         }
         for name, tally in agents.items()
     ]
+
+
+def averages_by_agent(output: Path) -> dict[str, Json]:
+    """The means of each agent's scores in a finished file, summed in its order, as jq sums them."""
+    sums: dict[str, dict[str, list[float]]] = {}
+    with output.open("rb") as lines:
+        for row in map(loads, lines):
+            of_agent = sums.setdefault(agent_of(row), {})
+            for name, value in numbers(row).items():
+                known = of_agent.setdefault(name, [0.0, 0])
+                known[0] += value
+                known[1] += 1
+    return {
+        agent: {name: found[name][0] / found[name][1] for name in first_first(found)} for agent, found in sums.items()
+    }
 
 
 def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:

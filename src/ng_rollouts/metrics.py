@@ -7,7 +7,7 @@ whatever order the rollouts completed in: sums of floats depend on their order.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ng_rollouts.records import Json
@@ -76,8 +76,7 @@ class Scores:
     @property
     def names(self) -> list[str]:
         """The scores there are: `reward` and `accuracy` first, then as they were first seen."""
-        first = [name for name in _FIRST if name in self._columns]
-        return first + [name for name in self._columns if name not in _FIRST]
+        return first_first(self._columns)
 
     def record(self, position: int, scores: dict[str, float]) -> None:
         """Keep the scores of one rollout."""
@@ -101,6 +100,12 @@ class Scores:
             if count:
                 found[name] = total, count
         return found
+
+
+def first_first(names: Iterable[str]) -> list[str]:
+    """`reward` and `accuracy` before the others, which keep their order."""
+    known = list(names)
+    return [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
 
 
 def _fits_byte(value: float) -> bool:

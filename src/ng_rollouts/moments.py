@@ -63,6 +63,16 @@ class Latencies:
         """Count one."""
         self._classes[min(399, max(0, int(math.log(max(seconds, 1e-4) / 1e-4) / _CLASS_WIDTH)))] += 1
 
+    def merge(self, other: Latencies) -> None:
+        """Count those of another."""
+        for number, count in enumerate(other._classes):
+            self._classes[number] += count
+
+    def percentiles(self) -> dict[str, float | None]:
+        """The 50th, 90th and 99th, in seconds to the microsecond; None if there were no attempts."""
+        found = {f"p{share}": self.quantile(share / 100) for share in (50, 90, 99)}
+        return {name: None if value is None else round(value, 6) for name, value in found.items()}
+
     def quantile(self, share: float) -> float | None:
         """Seconds below which this share lies, to a twentieth; None if there were none."""
         left = share * sum(self._classes)

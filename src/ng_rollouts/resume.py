@@ -149,7 +149,7 @@ def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, re
         else:
             earlier.left.add(position)
             earlier.terminal += failure.terminal
-            failures.by_class[failure.failure_class] += 1
+            failures.count(failure.failure_class, failure.agent)
     return earlier
 
 

@@ -19,8 +19,9 @@ from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Facts, Json, Key, key_of
 from ng_rollouts.rows import facts_of
 
-_AGENT = re.compile(rb'"agent_ref": ?\{[^{}]*"name": ?"([^"\\]*)"')
-_NUMBER = re.compile(rb" ?\d+")
+_TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
+_NUMBER = re.compile(rb"\s*:\s*(\d+)")
+_NAMED = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
 _NO_AGENT = "agent"
 
 GROUPINGS = ("auto", "task_index", "prompt_id", "input", "position")
@@ -120,20 +121,27 @@ def scan(path: Path) -> Scan:
     """
     in_order, before, most = True, (-1, -1), dict[str, int]()
     with _opened(path) as file:
-        for line in filter(bytes.strip, file):
-            key = _number_after(b'"_ng_task_index":', line), _number_after(b'"_ng_rollout_index":', line)
-            named = _AGENT.match(line, max(0, line.rfind(b'"agent_ref":')))
-            agent = named[1].decode(errors="replace") if named else _NO_AGENT
-            in_order, before = in_order and key > before, key
-            if key[1] >= most.get(agent, 0):
-                most[agent] = key[1] + 1
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                key, agent = _glanced(line) or _looked(_parsed(path, number, line))
+                in_order, before = in_order and key > before, key
+                if key[1] >= most.get(agent, 0):
+                    most[agent] = key[1] + 1
     return Scan(in_order, most)
 
 
-def _number_after(name: bytes, line: bytes) -> int:
-    place = line.rfind(name)
-    found = _NUMBER.match(line, place + len(name)) if place >= 0 else None
-    return int(found[0]) if found else -1
+def _glanced(line: bytes) -> tuple[tuple[int, int], str] | None:
+    """Key and agent of a row that is not parsed; None if there is any doubt about them."""
+    if not line.count(_TASK_INDEX) == line.count(_ROLLOUT_INDEX) == line.count(_AGENT_REF) == 1:
+        return None
+    task = _NUMBER.match(line, line.index(_TASK_INDEX) + len(_TASK_INDEX))
+    rollout = _NUMBER.match(line, line.index(_ROLLOUT_INDEX) + len(_ROLLOUT_INDEX))
+    named = _NAMED.match(line, line.index(_AGENT_REF) + len(_AGENT_REF))
+    return ((int(task[1]), int(rollout[1])), named[1].decode()) if task and rollout and named else None
+
+
+def _looked(row: Json) -> tuple[tuple[int, int], str]:
+    return key_of(row) or (-1, -1), agent_of(row)
 
 
 def lacks_keys(path: Path) -> bool:

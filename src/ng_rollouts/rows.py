@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.records import Facts, Json, Result, Rollout
 from ng_rollouts.redact import redact
+
+LARGEST_SCORE = 1e100
+"""What is larger is no score: sums of squares have to be finite."""
 
 _CLASS_CHARACTERS = 100
 _TOKENS = ("input_tokens", "output_tokens", "total_tokens")
@@ -58,7 +59,7 @@ def numbers(row: Json) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in row.items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= sys.float_info.max
+        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= LARGEST_SCORE
     }
 
 
@@ -102,8 +103,8 @@ def _check_reward(reply: Json) -> None:
     if not isinstance(reward, (int, float)):
         what = f"reward {str(reward)[:100]!r}" if "reward" in reply else "no reward"
         raise AttemptFailed("no_reward", f"the agent's reply has {what}; a number is needed")
-    if not -sys.float_info.max <= reward <= sys.float_info.max:
-        raise AttemptFailed("not_finite", f"the agent's reply has reward {reward}")
+    if not abs(reward) <= LARGEST_SCORE:
+        raise AttemptFailed("not_finite", f"the agent's reply has reward {str(reward)[:100]}")
 
 
 def _add_training_view(row: Json, rollout: Rollout) -> None:

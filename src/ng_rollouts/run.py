@@ -97,7 +97,13 @@ class _Run:
     async def _collect_into(self, book: Book, agents: dict[str, Agent]) -> int:
         stop = Stop(self.config.drain_s)
         closing = Closing(
-            config=self.config, command=self.command, plan=self.plan, paths=self.paths, book=book, agents=agents
+            config=self.config,
+            command=self.command,
+            plan=self.plan,
+            paths=self.paths,
+            book=book,
+            agents=agents,
+            stop=stop,
         )
         code = NgRolloutsError.exit_code
         with heeding_signals(stop, book.counts) as received:
@@ -116,12 +122,12 @@ class _Run:
                 raise
             finally:
                 closing.write_summary(code)
-                await self._hand_on(book)
+                await self._hand_on(book, stop)
             return code
 
-    async def _hand_on(self, book: Book) -> None:
+    async def _hand_on(self, book: Book, stop: Stop) -> None:
         if book.finished:
-            await export(self.config.export, self.paths.output, self.config.export_project, tell)
+            await stop.unless_asked(export(self.config.export, self.paths.output, self.config.export_project, tell))
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""

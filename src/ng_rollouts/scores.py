@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -27,33 +27,38 @@ class GroupScore:
     Attributes:
         values: in rollout order.
         binary: whether all are 0 or 1.
-        passes: what does not care whether they are, by key.
+        majorities: of the first k, for every k; None if nobody answered.
     """
 
     values: list[float]
     total: float
     binary: bool
-    passes: Mapping[str, float]
+    majorities: list[float] | None
 
     @classmethod
     def of(cls, values: list[float], answers: Sequence[object]) -> GroupScore:
         """Of the values in rollout order, and the answers that majorities are formed of."""
-        n = len(values)
-        passes = dict(zip(_names("pass@1[avg-of-{}]", n), map(truediv, accumulate(values), _COUNTING), strict=False))
-        if any(answer is not None for answer in answers):
-            majorities = zip(_names("majority@{}", n), majority_scores(answers, values), strict=True)
-            passes |= {name: score for name, score in majorities if score is not None}
-        return cls(values, math.fsum(values), _BINARY.issuperset(values), passes)
+        answered = any(answer is not None for answer in answers)
+        majorities = majority_scores(answers, values) if answered else None
+        return cls(values, math.fsum(values), _BINARY.issuperset(values), majorities)
 
     @property
-    def pattern(self) -> tuple[int, int, int]:
-        """Of binary values: how many, how many of them right, and how many before the first that is."""
-        n, right = len(self.values), int(self.total)
-        return n, right, self.values.index(1) if right else n
+    def averages(self) -> list[float]:
+        """Of the first k, for every k."""
+        return list(map(truediv, accumulate(self.values), _COUNTING))
+
+    @property
+    def pattern(self) -> tuple[int, int]:
+        """Of binary values: how many, and how many of them right."""
+        return len(self.values), int(self.total)
 
     def told(self) -> dict[str, float]:
         """All of them, by what this task's own scores are."""
-        return {**(_unbiased(*self.pattern[:2]) if self.binary else _best(self.values)), **self.passes}
+        told = dict(_unbiased(*self.pattern) if self.binary else _best(self.values))
+        told |= zip(_names("pass@1[avg-of-{}]", len(self.values)), self.averages, strict=True)
+        if self.majorities:
+            told |= zip(_names("majority@{}", len(self.values)), self.majorities, strict=True)
+        return told
 
 
 @lru_cache(maxsize=4096)
@@ -91,6 +96,29 @@ def _count_in(sums: _Sums, values: Mapping[str, float], tasks: int = 1) -> None:
 
 
 @dataclass(slots=True)
+class Prefixes:
+    """Sums over tasks of a figure of the first k rollouts; a task of fewer has all of its own counted for every k."""
+
+    _at: list[float] = field(default_factory=list)
+    _ends: list[float] = field(default_factory=list)
+
+    def add(self, figures: Sequence[float], tasks: int = 1) -> None:
+        """Take so many tasks in that have these figures, for every k up to the number of their rollouts."""
+        more = len(figures) - len(self._at)
+        if more > 0:
+            self._at += [0.0] * more
+            self._ends += [0.0] * more
+        for place, figure in enumerate(figures):
+            self._at[place] += figure * tasks
+        self._ends[len(figures) - 1] += figures[-1] * tasks
+
+    def totals(self) -> Iterator[float]:
+        """For every k."""
+        ended = accumulate(self._ends, initial=0.0)
+        return (total + before for total, before in zip(self._at, ended, strict=False))
+
+
+@dataclass(slots=True)
 class Score:
     """One score over tasks: what repeats and tasks each contribute, pass@k and its kin.
 
@@ -111,8 +139,10 @@ class Score:
     task_means: Column = field(default_factory=Column)
     all_zero: int = 0
     all_one: int = 0
-    passes: _Sums = field(default_factory=dict)
-    patterns: Counter[tuple[int, int, int]] = field(default_factory=Counter)
+    averages: Prefixes = field(default_factory=Prefixes)
+    majorities: Prefixes = field(default_factory=Prefixes)
+    answered: bool = False
+    patterns: Counter[tuple[int, int]] = field(default_factory=Counter)
     graded: _Sums = field(default_factory=dict)
 
     def add(self, group: GroupScore) -> None:
@@ -126,7 +156,9 @@ class Score:
         self.task_means.add(mean)
         self.all_zero += not any(group.values)
         self.all_one += group.binary and s == n
-        _count_in(self.passes, group.passes)
+        self.averages.add(group.averages)
+        self.majorities.add(group.majorities or [0.0] * n)
+        self.answered = self.answered or group.majorities is not None
         if group.binary:
             self.patterns[group.pattern] += 1
         else:
@@ -145,13 +177,13 @@ class Score:
         self.sum_ss += squares
         self.task_means.merge(values)
         self.all_zero, self.all_one = self.all_zero + zeros, self.all_one + ones
-        self.patterns[1, 0, 1] += zeros
-        self.patterns[1, 1, 0] += ones
+        self.patterns[1, 0] += zeros
+        self.patterns[1, 1] += ones
         if others := count - zeros - ones:
             _count_in(self.graded, {"pass@1": (values.total - ones) / others}, others)
-        _count_in(self.passes, {"pass@1[avg-of-1]": values.mean}, count)
-        if answered.count:
-            _count_in(self.passes, {"majority@1": answered.mean}, answered.count)
+        self.averages.add([values.mean], count)
+        self.majorities.add([answered.total / count], count)
+        self.answered = self.answered or answered.count > 0
 
     @property
     def mean(self) -> float:
@@ -184,22 +216,22 @@ class Score:
 
     def of_nemo_gym(self, name: str) -> Json:
         """pass@k and its kin, as shares from 0 to 1, by NeMo Gym's keys."""
-        return {f"{key}/{name}": total / tasks for key, (total, tasks) in self._all_passes().items()}
+        told = {f"{key}/{name}": total / tasks for key, (total, tasks) in self._passes().items()}
+        told |= {f"pass@1[avg-of-{k}]/{name}": total / self.tasks for k, total in enumerate(self.averages.totals(), 1)}
+        if self.answered:
+            told |= {f"majority@{k}/{name}": total / self.tasks for k, total in enumerate(self.majorities.totals(), 1)}
+        return told
 
     def ragged(self) -> Json:
         """Over how many tasks those were taken that not all tasks have enough rollouts for."""
-        passes = self._all_passes().items()
-        return {key: int(tasks) for key, (_, tasks) in passes if tasks < self.tasks and "pass@1[" not in key}
+        return {key: int(tasks) for key, (_, tasks) in self._passes().items() if tasks < self.tasks}
 
-    def _all_passes(self) -> _Sums:
-        """pass@k by what all scores are: a graded one stays so in tasks where it happens to be 0 or 1."""
+    def _passes(self) -> _Sums:
+        """pass@k by what each task's own scores are; pass^k if all are 0 or 1."""
         sums: _Sums = {key: list(known) for key, known in self.graded.items()}
-        for (n, right, first), tasks in self.patterns.items():
-            if self.graded:
-                _count_in(sums, _best([float(place == first) for place in range(n)]), tasks)
-            else:
-                _count_in(sums, _unbiased(n, right), tasks)
-        return {**sums, **self.passes}
+        for (n, right), tasks in self.patterns.items():
+            _count_in(sums, _unbiased(n, right), tasks)
+        return {key: known for key, known in sums.items() if not (self.graded and key.startswith("pass^"))}
 
 
 def scores_of(group: Sequence[Facts]) -> dict[str, GroupScore]:

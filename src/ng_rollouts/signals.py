@@ -70,10 +70,11 @@ def _stop(number: int, received: Received, stop: Stop, counts: Counts) -> None:
     received.first = received.first or number
     if received.count == 1:
         stop.asked.set()
-        tell(
-            f"{signal.Signals(number).name}: no new rollouts; the {counts.in_flight} in flight have "
-            f"{stop.drain_s:g} s to finish (once more: stop at once)"
-        )
+        name, drain = signal.Signals(number).name, f"{stop.drain_s:g} s to finish (once more: stop at once)"
+        if counts.in_flight or counts.settled < counts.planned:
+            tell(f"{name}: no new rollouts; the {counts.in_flight} in flight have {drain}")
+        else:
+            tell(f"{name}: all rollouts are collected; what is still waited for is left")
     elif received.count == 2:
         stop.at_once.set()
     else:

@@ -32,6 +32,9 @@ def main_of(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        tell(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
+        code = ConfigError.exit_code
     except KeyboardInterrupt:
         code = 130
     raise SystemExit(code)

@@ -18,7 +18,8 @@ from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
 
-_LIMITS = TimeLimits(connect_s=10.0, idle_s=600.0, total_s=600.0)
+_LIMITS = TimeLimits(connect_s=10.0, idle_s=300.0, total_s=300.0)
+_TOLD_AFTER_S = 3.0
 _CHUNK = 1 << 20
 _NOT_SENT = frozenset({"response", "responses_create_params"})
 _FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
@@ -39,7 +40,15 @@ async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Te
         except OSError as error:
             tell(f"note: agents are not asked for their own metrics: {error.strerror}")
             return {}
-        replies = await asyncio.gather(*(_ask(name, agent, bodies[name], tell) for name, agent in asked.items()))
+        telling = asyncio.get_running_loop().call_later(
+            _TOLD_AFTER_S,
+            tell,
+            f"waiting for the metrics of {', '.join(asked)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
+        )
+        try:
+            replies = await asyncio.gather(*(_ask(name, agent, bodies[name], tell) for name, agent in asked.items()))
+        finally:
+            telling.cancel()
     return {name: reply for name, reply in zip(asked, replies, strict=True) if reply is not None}
 
 
@@ -57,6 +66,9 @@ async def _ask(name: str, agent: ServerAgent, body: IO[bytes], tell: Tell) -> Js
         return None
     if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
         tell(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
+        return None
+    if not reply.get("key_metrics") and not reply.get("agent_metrics"):
+        tell(f"note: agent {name!r} has no metrics of its own; the figures are this program's")
         return None
     return {field: reply[field] for field in _FIELDS if field in reply}
 

@@ -9,6 +9,7 @@ import asyncio
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ng_rollouts.config import EXPORTERS
@@ -33,6 +34,7 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
     """Hand a finished run on to each of these, and tell what became of it."""
     for name in names:
         arguments = ["-m", "ng_rollouts.exporters", name, str(output), project]
+        tell(f"export={name}: handing on (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -48,8 +50,9 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
         else:
             said = next((line for line in reversed(printed.decode(errors="replace").splitlines()) if line.strip()), "")
             failed = "" if child.returncode == 0 else f"warning: export={name} failed: "
-            tell(failed + redact(said.strip()))
+            tell(failed + (redact(said.strip()) or f"exit code {child.returncode}"))
         finally:
             if child.returncode is None:
-                child.kill()
+                with suppress(ProcessLookupError):
+                    child.kill()
                 await child.wait()
