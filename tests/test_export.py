@@ -49,7 +49,7 @@ def config(recipe: str, **more: Any) -> ExportConfig:
 
 def exported(groups: list[list[dict[str, Any]]], recipe: str, **more: Any) -> tuple[list[Any], Counter[str]]:
     made = RECIPES[recipe](config(recipe, **more))
-    return [row for group in groups for row in made.rows(group)], made.drops
+    return [row for group in groups for row, _ in made.rows(group)], made.drops
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -139,13 +139,14 @@ def test_a_split_is_of_prompts_and_an_order_is_seeded(
     with TemporaryFile() as file:
         sink = Sink(file)
         for number, prompt in enumerate(prompts):
-            sink.add([{"number": number}], [{"role": "user", "content": str(prompt)}])
+            sink.add({"number": number}, [{"role": "user", "content": str(prompt)}])
         train, validation = sink.parts(fraction, shuffle=shuffle, seed=seed)
         assert sink.parts(fraction, shuffle=shuffle, seed=seed) == (train, validation)
     assert sorted([*train, *validation]) == list(range(len(prompts)))
     parts = {prompts[place] for place in train}, {prompts[place] for place in validation}
     assert not parts[0] & parts[1]
-    assert len(parts[1]) == round(fraction * len(set(prompts)))
+    distinct = len(set(prompts))
+    assert len(parts[1]) == (max(1, round(fraction * distinct)) if fraction and distinct > 1 else 0)
     if not shuffle:
         assert list(train) == sorted(train)
 
@@ -252,8 +253,15 @@ def test_outputs_that_are_there_are_moved_aside(tmp_path: Path) -> None:
         (["+recipe=sft", "+group_by=position"], "group_by=position and num_repeats go together"),
         (["+recipe=sft", "+validation_fraction=1"], "validation_fraction must be from 0 to less than 1, got 1"),
         (["+recipe=sft", "+group_by=prompt_id"], "r.jsonl, line 1: no prompt_id to group by"),
-        (["+recipe=sft", "+output_jsonl_fpath=r.jsonl"], "output_jsonl_fpath r.jsonl is the input"),
+        (
+            ["+recipe=sft", "+output_jsonl_fpath=r.jsonl"],
+            "output_jsonl_fpath r.jsonl writes r.jsonl, which is the input",
+        ),
         (["+recipe=sft", "+input_jsonl_fpath=nope.jsonl"], "nope.jsonl cannot be read: No such file"),
+        (["+recipe=sft", "+output_jsonl_fpath=."], "output_jsonl_fpath . is a folder"),
+        (["+recipe=sft", "+output_jsonl_fpath=/dev/null"], "is no file of its own"),
+        (["+recipe=sft", "+score=rewrad"], "no rollout of r.jsonl has the score 'rewrad': there are reward"),
+        (["+recipe=kto", "+threshold=nan"], "threshold must be a finite number, got nan"),
         (["+recipe=sft", "+min_rewards=1"], "did you mean +min_reward=?"),
     ],
 )
@@ -263,6 +271,106 @@ def test_wrong_parameters_are_told_in_a_line(tmp_path: Path, arguments: list[str
     done = run(tmp_path, *arguments)
     assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_a_gap_is_what_it_reads() -> None:
+    """0.2 lies between 1.0 and 0.8, whatever floats make of it."""
+    rows, _ = exported(rollouts([[1.0, 0.8], [0.8, 0.6]]), "dpo", min_reward_gap=0.2)
+    assert len(rows) == 2
+
+
+def test_only_answers_to_the_same_prompt_are_held_against_each_other(tmp_path: Path) -> None:
+    """By position that is an error, since the number of repeats is wrong; else others are left out."""
+    rows = [rollout(task, index, index / 2, prompt_id="same") for task in range(2) for index in range(3)]
+    write(tmp_path, rows)
+    done = run(tmp_path, "+recipe=dpo", "+group_by=position", "+num_repeats=4")
+    assert (done.returncode, "group 1 ask different things: is num_repeats=4 right?" in done.stderr) == (2, True)
+    done = run(tmp_path, "+recipe=dpo", "+group_by=prompt_id")
+    assert "Left out: 3 another prompt than the first of their group" in done.stdout
+    assert [row["_ng_task_index"] for row in read_rows(tmp_path / "out.jsonl")] == [0]
+    write(tmp_path, [*rows, {**rows[0], "prompt_id": None}])
+    assert "line 7: no prompt_id to group by" in run(tmp_path, "+recipe=dpo", "+group_by=prompt_id").stderr
+
+
+def test_a_split_by_position_leaks_no_prompt(tmp_path: Path) -> None:
+    """However groups lie."""
+    write(tmp_path, [rollout(task, index, 1.0) for task in range(20) for index in range(3)])
+    assert (
+        run(tmp_path, "+recipe=sft", "+group_by=position", "+num_repeats=4", "+validation_fraction=0.2").returncode == 0
+    )
+    parts = [
+        {row["_ng_task_index"] for row in read_rows(tmp_path / name)} for name in ("out.jsonl", "out_validation.jsonl")
+    ]
+    assert (len(parts[0]), len(parts[1]), parts[0] & parts[1]) == (16, 4, set())
+
+
+def test_the_input_is_no_output(tmp_path: Path) -> None:
+    """Nor as the file of the validation rows; one that an earlier export left there is not left in place."""
+    write(tmp_path, [rollout(task, 0, 1.0) for task in range(10)])
+    (tmp_path / "r.jsonl").rename(tmp_path / "out_validation.jsonl")
+    before = (tmp_path / "out_validation.jsonl").read_text()
+    done = run(
+        tmp_path,
+        "+recipe=sft",
+        "+input_jsonl_fpath=out_validation.jsonl",
+        "+validation_fraction=0.1",
+        "+overwrite=true",
+    )
+    assert (done.returncode, "which is the input" in done.stderr) == (2, True)
+    assert (tmp_path / "out_validation.jsonl").read_text() == before
+    (tmp_path / "out_validation.jsonl").rename(tmp_path / "r.jsonl")
+    assert run(tmp_path, "+recipe=sft", "+validation_fraction=0.01").returncode == 0
+    assert len(read_rows(tmp_path / "out_validation.jsonl")) == 1
+    assert run(tmp_path, "+recipe=sft", "+overwrite=true").returncode == 0
+    assert not (tmp_path / "out_validation.jsonl").exists()
+
+
+def test_seeded_rollouts_can_be_collected_from_again(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """What differs between them, the seed, is not the task's."""
+    tasks = [
+        {"responses_create_params": {"input": f"What is {n} + 3?"}, "expected_answer": str(n + 3)} for n in range(4)
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    run_it = ["+agent_name=example_math_agent", "+num_repeats=3"]
+    assert (
+        command(*run_it, "+num_repeats_add_seed=true", "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl").code
+        == 0
+    )
+    assert run(tmp_path, "+recipe=rl").returncode == 0
+    assert command(*run_it, "+input_jsonl_fpath=out.jsonl", "+output_jsonl_fpath=again.jsonl").code == 0
+    assert all(
+        row["expected_answer"] == tasks[row["_ng_task_index"]]["expected_answer"]
+        for row in read_rows(tmp_path / "again.jsonl")
+    )
+    old = [
+        {k: v for k, v in row.items() if k[0] != "_" and k not in ("prompt_id", "input")}
+        for row in read_rows(tmp_path / "r.jsonl")
+    ]
+    write(tmp_path, old)
+    assert "of 4 groups" in run(tmp_path, "+recipe=dpo", "+overwrite=true").stdout
+
+
+def test_answers_that_are_calls_differ_by_their_arguments() -> None:
+    """And not by their ids; what is no list of tools is none."""
+
+    def calling(index: int, arguments: str) -> dict[str, Any]:
+        call = {"type": "function_call", "call_id": f"c{index}", "name": "calc", "arguments": arguments}
+        row = rollout(0, index, 1.0, response={"output": [call]})
+        row["responses_create_params"]["tools"] = 5
+        return row
+
+    rows, _ = exported([[calling(0, "1"), calling(1, "2"), calling(2, "1")]], "sft", dedupe="normalised")
+    assert [row["messages"][-1]["tool_calls"][0]["function"]["arguments"] for row in rows] == ["1", "2"]
+    assert "tools" not in rows[0]
+
+
+def test_the_best_is_paired_with_the_worst_that_says_something_else() -> None:
+    """The same answer with another reward is no pair, and if there is only one answer, that is the reason."""
+    group = [rollout(0, 0, 1.0, "same"), rollout(0, 1, 0.2, "other"), rollout(0, 2, 0.0, "same")]
+    (row,), _ = exported([group], "dpo")
+    assert row["reward_rejected"] == 0.2
+    _, drops = exported([[group[0], group[2]]], "dpo")
+    assert +drops == {"groups with only one answer": 1}
 
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")

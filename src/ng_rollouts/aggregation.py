@@ -17,7 +17,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.manifest import read_manifest, repeats_for
-from ng_rollouts.outputs import OutputPaths, move_aside, output_paths, remove, write_json
+from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, remove, write_json
 from ng_rollouts.records import Facts, Key, key_of
 from ng_rollouts.rollout_files import agent_of, groups_of
 from ng_rollouts.small_commands import main_of
@@ -46,6 +46,7 @@ def main() -> NoReturn:
 def run(config: AggregationConfig) -> int:
     """Merge, and figure; the exit code is 1 if rollouts occur twice or are missing."""
     paths = output_paths(config.output_jsonl_fpath)
+    check_replaceable(paths.output)
     sources = files_of(config.input_glob, besides=paths.output)
     index = Index(sources)
     if not index.keys:

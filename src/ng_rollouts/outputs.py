@@ -79,18 +79,27 @@ def check_output(paths: OutputPaths, source: Path) -> None:
     Raises:
         OutputError: it is no file, or it, or a file that belongs to it, is the input.
     """
-    if str(paths.output).startswith(("/dev/", "/proc/")):
-        raise OutputError(f"output_jsonl_fpath {paths.output} is no file of its own: name a JSONL file")
-    if paths.output.is_dir():
-        raise OutputError(f"output_jsonl_fpath {paths.output} is a folder: name a JSONL file")
+    check_replaceable(paths.output)
     longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(".finishing")
     if longest > _LONGEST_NAME:
         raise OutputError(f"output_jsonl_fpath {paths.output}: the name is too long by {longest - _LONGEST_NAME} bytes")
-    if paths.output.exists() and not paths.output.is_file():
-        raise OutputError(f"output_jsonl_fpath {paths.output} is no regular file: name a JSONL file")
     for path in paths.all:
         if path.exists() and path.samefile(source):
             raise OutputError(f"output_jsonl_fpath {paths.output} would replace the input {source}: name another")
+
+
+def check_replaceable(output: Path) -> None:
+    """Check that an output is a regular file, if it is there.
+
+    Raises:
+        OutputError: it is a folder, a device, a pipe.
+    """
+    if str(output).startswith(("/dev/", "/proc/")):
+        raise OutputError(f"output_jsonl_fpath {output} is no file of its own: name a JSONL file")
+    if output.is_dir():
+        raise OutputError(f"output_jsonl_fpath {output} is a folder: name a JSONL file")
+    if output.exists() and not output.is_file():
+        raise OutputError(f"output_jsonl_fpath {output} is no regular file: name a JSONL file")
 
 
 def lock(path: Path) -> int:
@@ -151,19 +160,10 @@ def move_aside(paths: OutputPaths) -> Path:
     return targets[paths.output]
 
 
-def put_in_place(written: Path, target: Path, *, overwrite: bool) -> Path | None:
-    """Give a file that is written its name; what had that name is moved aside, unless it may go. Where to.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    aside = None
-    if target.exists() and not overwrite:
-        aside = next(
-            name for number in itertools.count(1) if not (name := target.with_name(f"{target.name}.{number}")).exists()
-        )
-        target.rename(aside)
-    written.replace(target)
+def moved_aside(path: Path) -> Path:
+    """Rename a file to the first number that is free; where to."""
+    aside = next(name for number in itertools.count(1) if not (name := Path(f"{path}.{number}")).exists())
+    path.rename(aside)
     return aside
 
 

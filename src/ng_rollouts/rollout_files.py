@@ -186,15 +186,17 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Jso
             offset += len(line)
     for task_index, places in enumerate(offsets.values()):
         for rollout_index, (_, row) in enumerate(_rows_at(path, iter(places))):
-            key = Key(task_index, rollout_index)
-            yield key, {**row, "_ng_task_index": task_index, "_ng_rollout_index": rollout_index}
+            yield Key(task_index, rollout_index), row
 
 
 def _asked(row: Json) -> Any:
-    return row.get("responses_create_params")
+    params = row.get("responses_create_params")
+    return {name: params.get(name) for name in ("input", "instructions", "tools")} if isinstance(params, dict) else None
 
 
 def _prompt_id(row: Json) -> Any:
+    if row.get("prompt_id") is None:
+        raise KeyError("prompt_id")
     return row["prompt_id"]
 
 

@@ -11,10 +11,9 @@ from typing import BinaryIO, NoReturn, cast
 from ng_rollouts.console import say, tell
 from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.examples import Example
 from ng_rollouts.export.recipes import RECIPES, Recipe
 from ng_rollouts.export.sink import Sink, writable
-from ng_rollouts.outputs import put_in_place
+from ng_rollouts.outputs import check_replaceable, moved_aside
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import row_groups
 from ng_rollouts.small_commands import main_of
@@ -28,8 +27,7 @@ def main() -> NoReturn:
 def run(config: ExportConfig) -> int:
     """Export, and tell what came of it; the exit code."""
     source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
-    if target.exists() and source.exists() and target.samefile(source):
-        raise OutputError(f"output_jsonl_fpath {target} is the input: name another")
+    _check_outputs(source, target)
     recipe = RECIPES[config.recipe](config)
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +39,26 @@ def run(config: ExportConfig) -> int:
     return 0
 
 
+def _check_outputs(source: Path, target: Path) -> None:
+    check_replaceable(target)
+    for path in (target, _validation(target)):
+        check_replaceable(path)
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"output_jsonl_fpath {target} writes {path}, which is the input: name another")
+
+
 def _fill(sink: Sink, recipe: Recipe, source: Path, config: ExportConfig) -> int:
     """Have the recipe's rows in the sink; how many rollouts were read."""
     read = 0
     for group in row_groups(source, config.group_by, config.num_repeats or 0):
         read += len(group)
-        sink.add(recipe.rows(group), Example(group[0]).prompt)
+        for row, prompt in recipe.rows(group):
+            sink.add(row, prompt)
     if not read:
         raise InputError(f"{source} has no rollouts")
+    if config.score not in recipe.scores:
+        there = ", ".join(sorted(recipe.scores)) or "none"
+        raise InputError(f"no rollout of {source} has the score {config.score!r}: there are {there}")
     return read
 
 
@@ -57,16 +67,30 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
     train, validation = sink.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
     parts = {target: train}
     if config.validation_fraction:
-        parts[target.with_name(f"{target.name.removesuffix('.jsonl')}_validation.jsonl")] = validation
+        parts[_validation(target)] = validation
+    elif target.exists() and _validation(target).exists():
+        _set_aside(_validation(target), config)
     for path, places in parts.items():
         temporary = path.with_name(path.name + ".writing")
         try:
             sink.write(places, temporary)
-            if aside := put_in_place(temporary, path, overwrite=config.overwrite):
-                tell(f"{path} was there: moved to {aside}")
+            _set_aside(path, config)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     return {path: len(places) for path, places in parts.items()}
+
+
+def _validation(target: Path) -> Path:
+    return target.with_name(f"{target.name.removesuffix('.jsonl')}_validation.jsonl")
+
+
+def _set_aside(path: Path, config: ExportConfig) -> None:
+    """Make room for an output: what an earlier export left there may go, or is moved."""
+    if path.exists() and config.overwrite:
+        path.unlink()
+    elif path.exists():
+        tell(f"{path} was there: moved to {moved_aside(path)}")
 
 
 def _tell(recipe: Recipe, read: int, written: dict[Path, int]) -> None:
@@ -75,6 +99,8 @@ def _tell(recipe: Recipe, read: int, written: dict[Path, int]) -> None:
         say(line)
     for path, rows in written.items():
         say(f"Wrote {rows} rows to {path}")
+    if not all(written.values()):
+        tell("warning: a file has no rows: what was left out is told on stdout")
     left_out = {reason: number for reason, number in recipe.drops.most_common() if number}
     for reason, number in left_out.items():
         say(f"Left out: {number} {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from ng_rollouts.errors import ConfigError
@@ -82,6 +83,7 @@ class ExportConfig:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}")
+        self._check_finite()
         self._check_recipe()
         for name in ("min_pass_rate", "max_pass_rate"):
             if not 0 <= getattr(self, name) <= 1:
@@ -94,6 +96,11 @@ class ExportConfig:
             raise ConfigError("group_by=position and num_repeats go together: +group_by=position +num_repeats=4")
         if self.num_repeats is not None and self.num_repeats < 1:
             raise ConfigError(f"num_repeats must be >= 1, got {self.num_repeats}")
+
+    def _check_finite(self) -> None:
+        for each in fields(self):
+            if isinstance(value := getattr(self, each.name), float) and not math.isfinite(value):
+                raise ConfigError(f"{each.name} must be a finite number, got {value}")
 
     def _check_recipe(self) -> None:
         for each in fields(self):

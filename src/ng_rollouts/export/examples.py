@@ -48,7 +48,9 @@ class Example:
         """The tools that were offered, as JSON text: trainers take it so, and tables of rows need one type."""
         params = self.row.get("responses_create_params")
         tools = params.get("tools") if isinstance(params, dict) else None
-        return {"tools": dumps([_as_chat_tool(tool) for tool in tools]).decode()} if tools else {}
+        if not isinstance(tools, list) or not tools:
+            return {}
+        return {"tools": dumps([_as_chat_tool(tool) for tool in tools]).decode()}
 
     @property
     def text(self) -> str:
@@ -63,6 +65,13 @@ class Example:
     def _own(self) -> list[Json]:
         return [message for message in self.completion if message.get("role") == "assistant"]
 
+    def _calls(self) -> Iterator[Any]:
+        """The functions it called, with their arguments; call ids differ from rollout to rollout."""
+        for message in self._own:
+            calls = message.get("tool_calls")
+            for call in calls if isinstance(calls, list) else ():
+                yield call.get("function") if isinstance(call, dict) else call
+
     def size(self, what: str) -> float | None:
         """Its characters, tokens or turns; None if tokens are not told."""
         if what == "tokens":
@@ -73,14 +82,13 @@ class Example:
         """The same for examples that are alike."""
         said: Any = [self.prompt, self.completion]
         if dedupe == "normalised":
-            said = [self.prompt, " ".join(self.text.casefold().split())]
+            said = [self.prompt, " ".join(self.text.casefold().split()), list(self._calls())]
         return hashlib.blake2b(dumps(said), digest_size=16).digest()
 
 
-def usable(rows: list[Json], config: ExportConfig, drops: Drops) -> Iterator[tuple[Example, float]]:
-    """The rows of a group that can be trained on, with their scores; why others cannot be is counted."""
-    for row in rows:
-        example = Example(row, config.keep_reasoning)
+def usable(group: list[Example], config: ExportConfig, drops: Drops) -> Iterator[tuple[Example, float]]:
+    """Those of a group that can be trained on, with their scores; why others cannot be is counted."""
+    for example in group:
         reason = _unfit(example, config)
         if reason:
             drops[reason] += 1

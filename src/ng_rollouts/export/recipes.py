@@ -5,14 +5,21 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, islice
 
+from ng_rollouts.errors import InputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.examples import Drops, Example, usable
 from ng_rollouts.moments import Moments
 from ng_rollouts.records import Json
 
 Scored = tuple[Example, float]
+Made = Iterator[tuple[Json, list[Json]]]
+"""Rows, and the prompt of each."""
+
+_NEARLY = 1e-9
+"""1.0 - 0.8 is a gap of 0.2."""
+
 _OF_A_ROLLOUT = frozenset({"response", "output", "input", "reward", "accuracy", "extracted_answer"})
 
 
@@ -23,14 +30,30 @@ class Recipe(ABC):
         self.config = config
         self.drops = Drops()
         self.groups = 0
+        self.scores: set[str] = set()
 
-    def rows(self, group: list[Json]) -> Iterator[Json]:
-        """What a group comes to."""
+    def rows(self, group: list[Json]) -> Made:
+        """What a group comes to.
+
+        Raises:
+            InputError: its rows, together by position, ask different things.
+        """
         self.groups += 1
-        return self._made_of(group)
+        examples = [Example(row, self.config.keep_reasoning) for row in group]
+        for example in examples:
+            self.scores |= example.facts.scores.keys()
+        return self._made_of(examples)
 
     @abstractmethod
-    def _made_of(self, group: list[Json]) -> Iterator[Json]: ...
+    def _made_of(self, group: list[Example]) -> Made: ...
+
+    def _of_one_prompt(self, group: list[Example]) -> list[Example]:
+        """Those that ask what the first asks: only they can be held against each other."""
+        alike = [example for example in group if example.prompt == group[0].prompt]
+        if len(alike) < len(group) and self.config.group_by == "position":
+            raise InputError(f"rows of group {self.groups} ask different things: is num_repeats={len(group)} right?")
+        self.drops["another prompt than the first of their group"] += len(group) - len(alike)
+        return alike
 
     def told(self) -> Iterator[str]:
         """Lines for the terminal."""
@@ -48,14 +71,16 @@ class Sft(Recipe):
         super().__init__(config)
         self._once = _Once(config)
 
-    def _made_of(self, group: list[Json]) -> Iterator[Json]:
+    def _made_of(self, group: list[Example]) -> Made:
+        group = self._of_one_prompt(group) if self.config.best_of_group else group
         found = list(usable(group, self.config, self.drops))
         if self.config.best_of_group and found:
             self.drops["not the best of their group"] += len(found) - 1
             found = [max(found, key=lambda pair: pair[1])]
         for example, score in self._once.of(found, self.drops):
             messages = [*example.prompt, *example.completion]
-            yield {"messages": messages, **example.tools, **_named(example), self.config.score: score}
+            row = {"messages": messages, **example.tools, **_named(example), self.config.score: score}
+            yield row, example.prompt
 
 
 class Kto(Recipe):
@@ -66,12 +91,12 @@ class Kto(Recipe):
         self._once = _Once(config)
         self._desirable = self._undesirable = 0
 
-    def _made_of(self, group: list[Json]) -> Iterator[Json]:
+    def _made_of(self, group: list[Example]) -> Made:
         for example, score in self._once.of(usable(group, self.config, self.drops), self.drops):
             label = score >= self.config.threshold
             self._desirable, self._undesirable = self._desirable + label, self._undesirable + (not label)
             said = {"prompt": example.prompt, "completion": example.completion, "label": label}
-            yield {**said, **example.tools, **_named(example), self.config.score: score}
+            yield {**said, **example.tools, **_named(example), self.config.score: score}, example.prompt
 
     def told(self) -> Iterator[str]:
         yield f"Desirable: {self._desirable}, undesirable: {self._undesirable}"
@@ -89,19 +114,22 @@ class Dpo(Recipe):
         self._moments = {"chosen": Moments(), "rejected": Moments(), "gap": Moments()}
         self._paired = 0
 
-    def _made_of(self, group: list[Json]) -> Iterator[Json]:
-        found = sorted(usable(group, self.config, self.drops), key=lambda pair: pair[1], reverse=True)
+    def _made_of(self, group: list[Example]) -> Made:
+        alike = self._of_one_prompt(group)
+        found = sorted(usable(alike, self.config, self.drops), key=lambda pair: pair[1], reverse=True)
         if len(found) < 2:
             self.drops["groups with fewer than two rollouts left"] += 1
             return
         pairs = self._pairs(found)
         if not pairs:
-            self.drops[f"groups with no gap of {self.config.min_reward_gap:g}"] += 1
+            same = all(example.completion == found[0][0].completion for example, _ in found)
+            gap = f"no gap of {self.config.min_reward_gap:g}"
+            self.drops[f"groups with {'only one answer' if same else gap}"] += 1
         self._paired += bool(pairs)
         for (chosen, higher), (rejected, lower) in pairs:
             for name, value in (("chosen", higher), ("rejected", lower), ("gap", higher - lower)):
                 self._moments[name].add(value)
-            yield {
+            row = {
                 "prompt": chosen.prompt,
                 "chosen": chosen.completion,
                 "rejected": rejected.completion,
@@ -111,22 +139,22 @@ class Dpo(Recipe):
                 "reward_rejected": lower,
                 "reward_gap": higher - lower,
             }
+            yield row, chosen.prompt
 
     def _pairs(self, found: list[Scored]) -> list[tuple[Scored, Scored]]:
         """Of rollouts from the best to the worst."""
-        match self.config.pairing:
-            case "best_worst":
-                candidates = [(found[0], found[-1])]
-            case "best_second":
-                candidates = [(found[0], found[1])]
-            case _:
-                candidates = list(combinations(found, 2))
+        if self.config.pairing in ("all", "random"):
+            candidates = list(combinations(found, 2))
+        else:
+            others = found[1:] if self.config.pairing == "best_second" else found[:0:-1]
+            differing = (other for other in others if other[0].completion != found[0][0].completion)
+            candidates = [(found[0], other) for other in islice(differing, 1)]
         fit = [pair for pair in candidates if self._is_fit(*pair)]
         return [self._rng.choice(fit)] if fit and self.config.pairing == "random" else fit
 
     def _is_fit(self, better: Scored, worse: Scored) -> bool:
         gap = better[1] - worse[1]
-        return gap > 0 and gap >= self.config.min_reward_gap and better[0].completion != worse[0].completion
+        return gap > 0 and gap >= self.config.min_reward_gap - _NEARLY and better[0].completion != worse[0].completion
 
     def told(self) -> Iterator[str]:
         """The statistics of the pairs, as people know them from NeMo Gym's guides."""
@@ -148,11 +176,12 @@ class Dpo(Recipe):
 class Rl(Recipe):
     """Prompts with what their group says of their difficulty, ready to be collected from again."""
 
-    def _made_of(self, group: list[Json]) -> Iterator[Json]:
-        scored = [(example, example.facts.scores.get(self.config.score)) for example in map(Example, group)]
-        scores = [score for _, score in scored if score is not None]
+    def _made_of(self, group: list[Example]) -> Made:
+        group = self._of_one_prompt(group)
+        scored = [example.facts.scores.get(self.config.score) for example in group]
+        scores = [score for score in scored if score is not None]
         self.drops[f"no {self.config.score}"] += len(group) - len(scores)
-        if not scores or not (prompt := scored[0][0].prompt):
+        if not scores or not (prompt := group[0].prompt):
             self.drops["groups without a prompt or a score"] += 1
             return
         moments = Moments.of(scores)
@@ -160,15 +189,16 @@ class Rl(Recipe):
         if not self.config.min_pass_rate <= rate <= self.config.max_pass_rate:
             self.drops[f"groups {'harder' if rate < self.config.min_pass_rate else 'easier'} than asked for"] += 1
             return
-        yield {
-            **_common_to(group),
+        row = {
+            **_common_to([example.row for example in group]),
             "prompt": prompt,
-            **_named(scored[0][0]),
+            **_named(group[0]),
             "mean_reward": moments.mean,
             "reward_variance": moments.sd**2,
             "pass_rate": rate,
             "num_rollouts": len(scores),
         }
+        yield row, prompt
 
 
 RECIPES: dict[str, type[Recipe]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
@@ -199,9 +229,15 @@ def _named(example: Example) -> Json:
 
 def _common_to(group: list[Json]) -> Json:
     """The fields that all rollouts of a task agree on: those of the task."""
-    first, *others = group
+    common = _agreed(group)
+    params = [row.get("responses_create_params") for row in group]
+    if all(isinstance(each, dict) for each in params):
+        common["responses_create_params"] = _agreed([each for each in params if each])
+    return {name: value for name, value in common.items() if name not in _OF_A_ROLLOUT and not name.startswith("_")}
+
+
+def _agreed(objects: list[Json]) -> Json:
+    first, *others = objects
     return {
-        name: value
-        for name, value in first.items()
-        if name not in _OF_A_ROLLOUT and not name.startswith("_") and all(row.get(name) == value for row in others)
+        name: value for name, value in first.items() if all(name in each and each[name] == value for each in others)
     }

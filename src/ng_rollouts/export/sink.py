@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +27,14 @@ class Sink:
     prompts: array[int] = field(default_factory=lambda: array("q"))
     _end: int = 0
 
-    def add(self, rows: Iterable[Json], prompt: list[Json]) -> None:
-        """Take the rows of a task in."""
+    def add(self, row: Json, prompt: list[Json]) -> None:
+        """Take a row in."""
+        line = dumps(row) + b"\n"
+        self.file.write(line)
+        self.offsets.append(self._end)
         digest = hashlib.blake2b(dumps(prompt), digest_size=_DIGEST_BYTES).digest()
-        for row in rows:
-            line = dumps(row) + b"\n"
-            self.file.write(line)
-            self.offsets.append(self._end)
-            self.prompts.append(int.from_bytes(digest, signed=True))
-            self._end += len(line)
+        self.prompts.append(int.from_bytes(digest, signed=True))
+        self._end += len(line)
 
     def parts(self, validation_fraction: float, *, shuffle: bool, seed: int) -> tuple[array[int], array[int]]:
         """The places of the rows to train on and of those to validate with, in the order to write them."""
@@ -44,7 +43,8 @@ class Sink:
         if shuffle:
             rng.shuffle(order)
         distinct = list(dict.fromkeys(self.prompts))
-        held_out = set(rng.sample(distinct, round(validation_fraction * len(distinct))))
+        wanted = max(1, round(validation_fraction * len(distinct))) if validation_fraction and len(distinct) > 1 else 0
+        held_out = set(rng.sample(distinct, wanted))
         train = array("q", (place for place in order if self.prompts[place] not in held_out))
         return train, array("q", (place for place in order if self.prompts[place] in held_out))
 
