@@ -38,11 +38,11 @@ FLOORS = [
     {"verifiers"},
     {"agents"},
     {"collect", "progress", "rehearsal"},
-    {"resume", "signals", "summary", "planned", "exporters", "export"},
-    {"book"},
-    {"fan_out", "closing"},
+    {"resume", "signals", "summary", "planned", "export", "comparison"},
+    {"book", "report"},
+    {"fan_out", "closing", "exporters"},
     {"run"},
-    {"cli", "serve_example", "reward_profile", "comparison", "aggregation"},
+    {"cli", "serve_example", "reward_profile", "aggregation"},
 ]
 
 

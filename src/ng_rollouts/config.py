@@ -248,6 +248,9 @@ class Figures:
     quiet: bool = False
     """No histogram at the end."""
 
+    report: bool = False
+    """Make a page to read the run by, as ng_view_rollouts does."""
+
     export: Any = field(default=None, metadata={"type": "str or list"})
     """Hand the finished run on: `wandb`, `mlflow`, `trackio`, `parquet`, or a list of them; each is an extra."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ng_rollouts.aggregates import by_agent
 from ng_rollouts.chat import chat_output
@@ -25,6 +25,14 @@ _NAMED = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
 _NO_AGENT = "agent"
 
 GROUPINGS = ("auto", "task_index", "prompt_id", "input", "position")
+
+
+class Placed(NamedTuple):
+    """A row, the number of its line (0 if that is not known), and where in the file the line begins."""
+
+    number: int
+    offset: int
+    row: Json
 
 
 @dataclass(slots=True)
@@ -75,7 +83,7 @@ def groups_of(
     """
     group: Group | None = None
     rows = _rows_by(path, _asked) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
-    for key, row in rows:
+    for key, (_, _, row) in rows:
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
@@ -90,7 +98,12 @@ def groups_of(
 
 
 def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:
-    """The rows of each group, whole.
+    """The rows of each group, whole; see `placed_groups`."""
+    return ([placed.row for placed in group] for group in placed_groups(path, group_by, size))
+
+
+def placed_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Placed]]:
+    """The rows of each group, and where in the file they are.
 
     Args:
         group_by: one of `GROUPINGS`; `auto` is by task index where rows have one, else by prompt_id, else by input.
@@ -100,7 +113,7 @@ def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[li
         InputError: the file cannot be read, or a line is no rollout, or lacks what is grouped by.
     """
     if group_by == "position":
-        rows = (row for _, row in _rows(path))
+        rows = _rows(path)
         while group := list(islice(rows, size)):
             yield group
         return
@@ -110,7 +123,7 @@ def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[li
         by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
         keyed = _rows_by(path, _prompt_id if by_prompt else _asked)
     for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
-        yield [row for _, row in pairs]
+        yield [placed for _, placed in pairs]
 
 
 def scan(path: Path) -> Scan:
@@ -152,26 +165,26 @@ def lacks_keys(path: Path) -> bool:
 def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
     """The rows of several files with their line numbers."""
     for path in paths:
-        for number, row in _rows(path):
+        for number, _, row in _rows(path):
             yield path, number, row
 
 
 def _first(path: Path) -> Json:
-    return next((row for _, row in _rows(path)), {})
+    return next((placed.row for placed in _rows(path)), {})
 
 
-def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[Key, Json]]:
+def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[Key, Placed]]:
     """Rows by task and rollout index."""
     before: Key | None = None
-    for number, row in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
-        key = _key(path, number, row)
+    for placed in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
+        key = _key(path, placed.number, placed.row)
         if key == before:
             raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
         before = key
-        yield key, row
+        yield key, placed
 
 
-def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Json]]:
+def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Placed]]:
     """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
     offsets: dict[bytes, array[int]] = {}
     offset = 0
@@ -185,8 +198,8 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Jso
                 offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
     for task_index, places in enumerate(offsets.values()):
-        for rollout_index, (_, row) in enumerate(_rows_at(path, iter(places))):
-            yield Key(task_index, rollout_index), row
+        for rollout_index, placed in enumerate(_rows_at(path, iter(places))):
+            yield Key(task_index, rollout_index), placed
 
 
 def _asked(row: Json) -> Any:
@@ -221,18 +234,20 @@ def _order(path: Path) -> Iterator[int]:
     return iter(array("q", [place for _, _, place in keys]))
 
 
-def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[tuple[int, Json]]:
+def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[Placed]:
     with _opened(path) as file:
         for offset in offsets:
             file.seek(offset)
-            yield 0, _parsed(path, 0, file.readline())
+            yield Placed(0, offset, _parsed(path, 0, file.readline()))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Json]]:
+def _rows(path: Path) -> Iterator[Placed]:
+    offset = 0
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, _parsed(path, number, line)
+                yield Placed(number, offset, _parsed(path, number, line))
+            offset += len(line)
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Json:

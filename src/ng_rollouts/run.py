@@ -127,7 +127,8 @@ class _Run:
 
     async def _hand_on(self, book: Book, stop: Stop) -> None:
         if book.finished:
-            await stop.unless_asked(export(self.config.export, self.paths.output, self.config.export_project, tell))
+            wanted = [*self.config.export, *(["report"] if self.config.report else [])]
+            await stop.unless_asked(export(wanted, self.paths.output, self.config.export_project, tell))
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""

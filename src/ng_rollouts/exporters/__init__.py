@@ -34,7 +34,8 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
     """Hand a finished run on to each of these, and tell what became of it."""
     for name in names:
         arguments = ["-m", "ng_rollouts.exporters", name, str(output), project]
-        tell(f"export={name}: handing on (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
+        shown = "report" if name == "report" else f"export={name}"
+        tell(f"{shown}: at work (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -46,10 +47,10 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
             async with asyncio.timeout(_LONGEST_S):
                 printed, _ = await child.communicate()
         except TimeoutError:
-            tell(f"warning: export={name} took longer than {_LONGEST_S:g} s and was ended")
+            tell(f"warning: {shown} took longer than {_LONGEST_S:g} s and was ended")
         else:
             said = next((line for line in reversed(printed.decode(errors="replace").splitlines()) if line.strip()), "")
-            failed = "" if child.returncode == 0 else f"warning: export={name} failed: "
+            failed = "" if child.returncode == 0 else f"warning: {shown} failed: "
             tell(failed + (redact(said.strip()) or f"exit code {child.returncode}"))
         finally:
             if child.returncode is None:

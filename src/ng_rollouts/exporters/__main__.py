@@ -13,6 +13,10 @@ def _main(name: str, output: Path, project: str) -> str:
         from ng_rollouts.exporters.parquet import write_parquet  # noqa: PLC0415 - each needs its own library
 
         return write_parquet(output)
+    if name == "report":
+        from ng_rollouts.report.command import ViewConfig, page_of  # noqa: PLC0415
+
+        return f"Page: {page_of(ViewConfig(input_jsonl_fpath=str(output)))}"
     from ng_rollouts.exporters.trackers import TRACKERS, Tracked  # noqa: PLC0415
 
     return TRACKERS[name](Tracked.of(output_paths(str(output))), project)
