@@ -137,7 +137,7 @@ def test_a_run_with_failures(
         str(failed),
     ]
     assert "wall_s" in page.locator("#facts").inner_text()
-    page.goto(page.url + "#tasks")
+    page.goto(page.url + "#/tasks")
     page.select_option("#only", "failed")
     shown = {row["_ng_task_index"] for row in read_rows(tmp_path / "r_failures.jsonl")}
     assert page.locator("#count").inner_text() == f"{len(shown)} of 20 tasks"
@@ -152,7 +152,7 @@ def test_filters_and_orders(tmp_path: Path, visit: Callable[..., Page]) -> None:
     """By words, by mean, by agent; whole texts are searched where heads are not enough."""
     rows = rollouts()
     rows[4]["response"]["output"][0]["content"][0]["text"] = "x " * 300 + 'NEEDLE "quoted" ü'
-    page = visit(made(write(tmp_path, rows)), "#tasks")
+    page = visit(made(write(tmp_path, rows)), "#/tasks")
 
     def count() -> int:
         return int(page.locator("#count").inner_text().split()[0])
@@ -186,7 +186,7 @@ def test_keys_lead_everywhere(tmp_path: Path, visit: Callable[..., Page]) -> Non
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.wait_for_selector("text=Task 1")
-    assert page.url.endswith("#task-1")
+    assert page.url.endswith("#/task-1")
     assert page.locator("[aria-selected=true]").get_attribute("id") == page.locator("#list").get_attribute(
         "aria-activedescendant"
     )
@@ -223,7 +223,7 @@ def test_a_chat_is_a_chat(tmp_path: Path, visit: Callable[..., Page]) -> None:
         },
     ]
     row = {**rollout(0, 0, 1.0), "response": {"output": items}, "note": "kept"}
-    page = visit(made(write(tmp_path, [row])), "#task-0")
+    page = visit(made(write(tmp_path, [row])), "#/task-0")
     page.wait_for_selector("article")
     assert page.locator("#detail .role").all_inner_texts() == ["USER", "ASSISTANT", "TOOL", "ASSISTANT"]
     assert not page.get_by_text("secretly thinking").is_visible()
@@ -262,7 +262,7 @@ def test_what_rollouts_say_is_text(tmp_path: Path, visit: Callable[..., Page]) -
     second = write(tmp_path, rows, "'><script>window.pwned=1<.jsonl")
     page = visit(made(path, compare_jsonl_fpath=str(second)))
     for place in ("overview", "compare", *(f"task-{task}" for task in range(len(ATTACKS)))):
-        page.evaluate(f"location.hash = '{place}'")
+        page.evaluate(f"location.hash = '/{place}'")
         if place.startswith("task"):
             page.wait_for_selector(f"text=Task {place[5:]}")
             page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
@@ -270,7 +270,7 @@ def test_what_rollouts_say_is_text(tmp_path: Path, visit: Callable[..., Page]) -
     assert page.evaluate("window.pwned") is None
     assert page.evaluate("Object.prototype.pwned") is None
     assert page.locator("article script, article img, article svg, article iframe, article a").count() == 0
-    page.evaluate("location.hash = 'task-0'")
+    page.evaluate("location.hash = '/task-0'")
     page.wait_for_selector("text=Task 0")
     assert ATTACKS[0] in page.locator("#detail").inner_text()
 
@@ -283,7 +283,7 @@ def test_two_runs(tmp_path: Path, visit: Callable[..., Page]) -> None:
     for row in second[-3:]:
         row["responses_create_params"] = {"input": "something else"}
     one, two = write(tmp_path, first, "one.jsonl"), write(tmp_path, second, "two.jsonl")
-    page = visit(made(one, compare_jsonl_fpath=str(two)), "#compare")
+    page = visit(made(one, compare_jsonl_fpath=str(two)), "#/compare")
     cards = dict(
         zip(
             page.locator("#compare .card span").all_inner_texts(),
@@ -313,7 +313,7 @@ def test_real_rollouts_are_shown(tmp_path: Path, visit: Callable[..., Page]) -> 
         page = visit(made(path), **options[number % 3])
         tasks = page.evaluate("JSON.parse(document.getElementById('overview-data').textContent).files[0].cards[0][1]")
         for task in range(tasks):
-            page.evaluate(f"location.hash = 'task-{task}'")
+            page.evaluate(f"location.hash = '/task-{task}'")
             page.wait_for_selector(f"#detail :text('Task {task}')")
             assert page.locator("article .message").count() > 0
 
@@ -327,14 +327,14 @@ def test_nothing_jumps_and_nothing_sticks_out(tmp_path: Path, visit: Callable[..
             .observe({type: 'layout-shift', buffered: true}); setTimeout(() => resolve(sum), 100); })"""
     assert page.evaluate(shift) < 0.05
     for place in ("overview", "tasks", "task-3"):
-        page.evaluate(f"location.hash = '{place}'")
+        page.evaluate(f"location.hash = '/{place}'")
         page.wait_for_timeout(50)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_everything_that_is_operated_has_a_name(tmp_path: Path, visit: Callable[..., Page]) -> None:
     """Inputs, choices, buttons, charts."""
-    page = visit(made(write(tmp_path, rollouts())), "#task-0")
+    page = visit(made(write(tmp_path, rollouts())), "#/task-0")
     page.wait_for_selector("article")
     unnamed = """() => [...document.querySelectorAll('input, select, button, canvas, svg[role=img], [role=listbox], section, article')]
         .filter(each => !(each.getAttribute('aria-label') || each.closest('label') || each.textContent.trim())).map(each => each.outerHTML)"""
@@ -349,7 +349,7 @@ def test_a_page_that_is_full_has_heads(tmp_path: Path, visit: Callable[..., Page
     path = write(tmp_path, rows)
     done = view(tmp_path, "+max_page_mb=0.1")
     assert re.search(r"warning: \d+ rollouts are in it by their heads alone", done.stderr)
-    page = visit(path.with_suffix(".html"), "#task-299")
+    page = visit(path.with_suffix(".html"), "#/task-299")
     page.wait_for_selector("article")
     assert "+serve=true has it" in page.locator("article").inner_text()
 
@@ -362,7 +362,7 @@ def test_a_served_page_reads_rows_as_they_are_asked_for(tmp_path: Path, visit: C
         try:
             assert process.stdout
             url = process.stdout.readline().split()[0]
-            page = visit(url, "#task-3")
+            page = visit(url, "#/task-3")
             page.wait_for_selector("article")
             assert "answer 3/0" in page.locator("article").first.inner_text()
             page.fill("#query", "ANSWER 5/2")

@@ -230,7 +230,7 @@
     const items = [];
     for (let place = from; place < to; place++) {
       const task = shown[place], fact = index.facts[task], mean = index.means[task];
-      items.push(el("div", { class: "task", id: `task-${place}`, role: "option", "aria-selected": place === selected ? "true" : "false", "aria-posinset": place + 1, "aria-setsize": shown.length, style: `top:${place * ROW_HEIGHT}px`, onclick: () => open(task) },
+      items.push(el("div", { class: "task", id: `row-${place}`, role: "option", "aria-selected": place === selected ? "true" : "false", "aria-posinset": place + 1, "aria-setsize": shown.length, style: `top:${place * ROW_HEIGHT}px`, onclick: () => open(task) },
         el("div", { class: "head" },
           el("span", {}, `#${index.tasks[task]} · ${index.starts[task + 1] - index.starts[task]}×`),
           el("span", {},
@@ -242,7 +242,7 @@
         el("div", { class: "text" }, index.prompts[task] || "(no prompt)")));
     }
     $("space").replaceChildren(...items);
-    if (selected >= 0) list.setAttribute("aria-activedescendant", `task-${selected}`);
+    if (selected >= 0) list.setAttribute("aria-activedescendant", `row-${selected}`);
     else list.removeAttribute("aria-activedescendant");
   }
   function move(step) {
@@ -364,7 +364,7 @@
     const first = rows.find((row, place) => row && index.kinds[index.starts[task] + place] !== FAILED);
     const input = first ? asked(first) : [], prompt = JSON.stringify(input);
     $("detail").replaceChildren(...[
-      el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = "tasks"; } }, "← list"),
+      el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = "/tasks"; } }, "← list"),
         el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "quiet" }, `mean ${number(index.means[task])}, sd ${number(index.sds[task])}`)),
       input.length ? input.map(message) : el("div", { class: "message user" }, index.prompts[task]),
       ...side(0, task, rows, prompt, files[1] ? data.files[0].name : null),
@@ -372,7 +372,7 @@
     ].flat().filter(Boolean));
     $("detail").scrollTop = 0;
   }
-  function open(task) { location.hash = `task-${files[0].tasks[task]}`; }
+  function open(task) { location.hash = `/task-${files[0].tasks[task]}`; }
 
   // ---- compare
   function compare() {
@@ -381,7 +381,7 @@
     files[0].tasks.forEach((number_, task) => { if (other(task) !== undefined) common.push(task); });
     const change = (task) => (means(1, other(task)) ?? 0) - (means(0, task) ?? 0);
     common.sort((a, b) => Math.abs(change(b)) - Math.abs(change(a)) || a - b);
-    const rows = common.slice(0, 200).map((task) => [el("a", { href: `#task-${files[0].tasks[task]}` }, `#${files[0].tasks[task]}`), means(0, task), means(1, other(task)), change(task), flipped(task) ? "flipped" : "", files[0].prompts[task].slice(0, 80)]);
+    const rows = common.slice(0, 200).map((task) => [el("a", { href: `#/task-${files[0].tasks[task]}` }, `#${files[0].tasks[task]}`), means(0, task), means(1, other(task)), change(task), flipped(task) ? "flipped" : "", files[0].prompts[task].slice(0, 80)]);
     const told = found ? [["tasks in common", found.tasks], [data.files[0].name, found.mean_first], [data.files[1].name, found.mean_second], ["difference", found.difference], ["95 % interval", found.interval_95 ? found.interval_95.map((end) => number(end)).join(" to ") : "–"], ["p (paired bootstrap)", found.p], ["wins, losses, ties", `${found.wins}, ${found.losses}, ${found.ties}`]] : [];
     $("compare").replaceChildren(
       el("div", { class: "cards" }, told.map(([name, value]) => el("div", { class: "card" }, el("b", {}, typeof value === "string" ? value : number(value)), el("span", {}, name)))),
@@ -391,7 +391,7 @@
 
   // ---- getting about
   function route() {
-    const hash = decodeURIComponent(location.hash.slice(1)) || "overview", of_task = hash.match(/^task-(-?\d+)$/);
+    const hash = location.hash.replace(/^#\/?/, "") || "overview", of_task = hash.match(/^task-(-?\d+)$/);
     const view = of_task ? "tasks" : ["overview", "tasks", "compare"].includes(hash) ? hash : "overview";
     for (const each of ["overview", "tasks", "compare"]) $(each).hidden = each !== view;
     for (const link of document.querySelectorAll("nav a"))
@@ -404,9 +404,9 @@
     if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
     if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
     const in_list = event.target === $("list"), page = Math.max(1, Math.floor($("list").clientHeight / ROW_HEIGHT) - 1);
-    const go = { j: () => move(1), k: () => move(-1), o: () => { location.hash = "overview"; }, r: () => { location.hash = "tasks"; }, c: () => { if (files[1]) location.hash = "compare"; },
-      "/": () => { location.hash = location.hash.startsWith("#task") ? location.hash : "tasks"; setTimeout(() => $("query").focus()); }, "?": () => $("help").showModal(), e: unfold,
-      Escape: () => { if (location.hash.startsWith("#task-")) { location.hash = "tasks"; $("list").focus(); } },
+    const go = { j: () => move(1), k: () => move(-1), o: () => { location.hash = "/overview"; }, r: () => { location.hash = "/tasks"; }, c: () => { if (files[1]) location.hash = "/compare"; },
+      "/": () => { location.hash = location.hash.startsWith("#/task") ? location.hash : "/tasks"; setTimeout(() => $("query").focus()); }, "?": () => $("help").showModal(), e: unfold,
+      Escape: () => { if (location.hash.startsWith("#/task-")) { location.hash = "/tasks"; $("list").focus(); } },
       ...(in_list ? { ArrowDown: () => move(1), ArrowUp: () => move(-1), PageDown: () => move(page), PageUp: () => move(-page), Home: () => move(-1e9), End: () => move(1e9), Enter: () => $("detail").focus() } : {}) }[event.key];
     if (go) { event.preventDefault(); go(); }
   }
