@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import glob
 import sys
-from array import array
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
 from ng_rollouts.console import say, tell
 from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
-from ng_rollouts.jsonlines import loads
-from ng_rollouts.manifest import read_manifest, repeats_for
+from ng_rollouts.manifest import write_manifest
+from ng_rollouts.merging import Index
 from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, remove, write_json
-from ng_rollouts.records import Facts, Key, key_of
-from ng_rollouts.rollout_files import agent_of, groups_of
+from ng_rollouts.records import Facts
+from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.small_commands import main_of
 from ng_rollouts.tally import tallied
 
-_TOLD = 10
 _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
 
 
@@ -55,7 +51,10 @@ def run(config: AggregationConfig) -> int:
     temporary = paths.output.with_name(paths.output.name + ".merging")
     try:
         index.write(temporary)
-        merged = _in_place(temporary, paths, config) if config.merge_shards else temporary
+        merged = temporary
+        if config.merge_shards:
+            merged = _in_place(temporary, paths, config)
+            _write_beside(paths, sources, index)
         write_json(paths.aggregate_metrics, aggregate_metrics(tallied(_by_agent(merged, config.answer_key))))
     finally:
         temporary.unlink(missing_ok=True)
@@ -78,6 +77,19 @@ def _in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> P
     return paths.output
 
 
+def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None:
+    """What a resume of the whole goes by: the plan, what was set aside, what failed."""
+    if manifest := index.manifest():
+        write_manifest(paths.manifest, manifest)
+    beside = [output_paths(str(source)) for source in sources]
+    if incomplete := [each.incomplete for each in beside if each.incomplete.exists()]:
+        Index(incomplete).write(paths.incomplete)
+    if failures := [each.failures for each in beside if each.failures.exists()]:
+        with paths.failures.open("wb") as file:
+            for each in failures:
+                file.write(each.read_bytes())
+
+
 def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[Facts]]]:
     for group in groups_of(path, answer_key):
         for agent, facts in group.by_agent().items():
@@ -97,126 +109,6 @@ def files_of(globs: str, besides: Path) -> list[Path]:
     if not files:
         raise InputError(f"input_glob {globs} names no rollout files")
     return files
-
-
-class Index:
-    """Where each rollout is: keys in order, file and offset of each; the first of equals counts.
-
-    Raises:
-        InputError: a file cannot be read, or a line is no rollout.
-    """
-
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
-        self.keys: dict[Key, int] = {}
-        self._offsets = array("q")
-        self._file_numbers = array("i")
-        self._agents = array("i")
-        self._agent_numbers: dict[str, int] = {}
-        self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
-        self._twice: list[Key] = []
-        for number, file in enumerate(files):
-            self._read(number, file)
-
-    def write(self, target: Path) -> None:
-        """Write the rows in order."""
-        handles = [file.open("rb") for file in self._files]
-        try:
-            with target.open("wb") as output:
-                for key in sorted(self.keys):
-                    place = self.keys[key]
-                    handle = handles[self._file_numbers[place]]
-                    handle.seek(self._offsets[place])
-                    output.write(handle.readline().rstrip(b"\r\n") + b"\n")
-        finally:
-            for handle in handles:
-                handle.close()
-
-    def complaints(self) -> Iterator[str]:
-        """What occurs twice, and which repeats of a task are missing."""
-        if self._twice:
-            listed = _listed(self._twice)
-            yield f"{len(self._twice)} rollouts occur more than once: {listed}; the first of each was taken"
-        lacking = list(self._lacking())
-        owed = sum(count for _, count in lacking)
-        if lacking:
-            shown = ", ".join(f"{task} ({count})" for task, count in lacking[:_TOLD])
-            more = "" if len(lacking) <= _TOLD else ", ..."
-            yield f"{len(lacking)} tasks lack {owed} rollouts, by task: {shown}{more}"
-        if not_seen := self._not_seen(owed):
-            there = {key.task_index for key in self.keys}
-            first = next(task for task in count() if task not in there)
-            yield f"{not_seen} rollouts of tasks that are not there at all are missing, from task {first} on"
-
-    def _lacking(self) -> Iterator[tuple[int, int]]:
-        """Tasks that are there and not whole, and how many rollouts each lacks."""
-        counts, most, agents, usual = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
-        for (task, rollout), place in self.keys.items():
-            agent = agents[task] = self._agents[place]
-            counts[task] += 1
-            most[task] = max(most.get(task, 0), rollout + 1)
-            usual[agent] = max(usual[agent], rollout + 1)
-        planned = self._planned_by_agent() or usual
-        for task in sorted(counts):
-            expected = max(most[task], planned[agents[task]])
-            if counts[task] < expected:
-                yield task, expected - counts[task]
-
-    def _not_seen(self, lacking: int) -> int:
-        """Rollouts of whole tasks that are missing: by the manifests, else by gaps in the indices of what is dense."""
-        plans = {manifest.rows_digest: manifest for manifest in self._manifests if manifest}
-        if all(self._manifests) and all(isinstance(plan.num_repeats, int) for plan in plans.values()):
-            planned = sum(plan.rows * int(plan.num_repeats) for plan in plans.values())
-            return max(0, planned - len(self.keys) - lacking)
-        tasks = {key.task_index for key in self.keys}
-        gaps = max(tasks) + 1 - len(tasks)
-        return gaps * (max(key.rollout_index for key in self.keys) + 1) if gaps <= len(tasks) else 0
-
-    def _planned_by_agent(self) -> Counter[int] | None:
-        """What the files' manifests say, where all have one: rollouts of a task, by agent."""
-        planned = Counter[int]()
-        for manifest in filter(None, self._manifests):
-            for agent, number in self._agent_numbers.items():
-                planned[number] = max(planned[number], repeats_for(manifest.num_repeats, agent) or 0)
-        return planned if all(self._manifests) else None
-
-    def _read(self, number: int, file: Path) -> None:
-        try:
-            lines = file.open("rb")
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from error
-        offset = 0
-        with lines:
-            for line_number, line in enumerate(lines, 1):
-                if line.strip():
-                    self._note(*_named(file, line_number, line), number, offset)
-                offset += len(line)
-
-    def _note(self, key: Key, agent: str, number: int, offset: int) -> None:
-        if key in self.keys:
-            self._twice.append(key)
-            return
-        self.keys[key] = len(self._offsets)
-        self._offsets.append(offset)
-        self._file_numbers.append(number)
-        self._agents.append(self._agent_numbers.setdefault(agent, len(self._agent_numbers)))
-
-
-def _named(file: Path, number: int, line: bytes) -> tuple[Key, str]:
-    """What names a rollout, and who answered it."""
-    try:
-        row = loads(line)
-    except ValueError as error:
-        raise InputError(f"{file}, line {number}: not JSON: {error}") from error
-    key = key_of(row) if isinstance(row, dict) else None
-    if key is None:
-        raise InputError(f"{file}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")
-    return key, agent_of(row)
-
-
-def _listed(keys: list[Key]) -> str:
-    shown = [f"task {key.task_index} rollout {key.rollout_index}" for key in keys[:_TOLD]]
-    return ", ".join(shown) + (", ..." if len(keys) > _TOLD else "")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ class Closing:
         if self.config.metrics_by == "agent":
             for agent, means in averages_by_agent(self.paths.output).items():
                 say(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
-        check_gates(self.config, self.averages(), book.finished.kept / self.plan.rollouts)
+        if self.plan.rollouts:
+            check_gates(self.config, self.averages(), book.finished.kept / self.plan.rollouts)
         unexplained = book.owes_any and not self.costs.budget_is_spent(book.counts)
         return 1 if unexplained or book.counts.failed > self._failures_allowed() else 0
 
@@ -103,7 +104,7 @@ class Closing:
             "set_aside": finished.set_aside if finished else 0,
             "not_done": counts.planned - counts.settled,
             "finished": finished.kept if finished else None,
-            "coverage": rows / counts.planned if counts.planned else 0.0,
+            "coverage": rows / counts.planned if counts.planned else 1.0,
             "means": self.averages(),
             "means_collected": {name: total / n for name, (total, n) in there.items()},
             "means_with_failures_as_zero": {

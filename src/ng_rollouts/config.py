@@ -221,6 +221,20 @@ class Failing:
 
 
 @dataclass(kw_only=True)
+class Shards:
+    """Shards"""
+
+    shard_index: int | None = None
+    """Collect only every num_shards-th task, from this one on, into an output of its own."""
+
+    num_shards: int | None = None
+    """How many commands share the input."""
+
+    shard_from: str | None = None
+    """`slurm`: both are taken from the job array's variables, or from those of srun."""
+
+
+@dataclass(kw_only=True)
 class Figures:
     """Figures"""
 
@@ -259,7 +273,7 @@ class Figures:
 
 
 @dataclass(kw_only=True)
-class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
+class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
     """What `ng_collect_rollouts` is told.
 
     Raises:
@@ -279,6 +293,7 @@ class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, A
         _check_model_server(self)
         _check_failing(self)
         _check_figures(self)
+        _check_shards(self)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
         self.export = _exporters(self.export)
@@ -288,7 +303,7 @@ class CollectConfig(Figures, Failing, Pacing, Running, Sampling, ModelServers, A
         _check_repeats(self.num_repeats)
 
 
-SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing, Figures)
+SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing, Shards, Figures)
 
 
 def check_sampling(params: dict[str, Any], prefix: str) -> None:
@@ -391,6 +406,22 @@ def _check_figures(config: CollectConfig) -> None:
     for name, least in config.min_mean.items():
         if isinstance(least, bool) or not isinstance(least, (int, float)):
             raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
+
+
+def _check_shards(config: CollectConfig) -> None:
+    index, count = config.shard_index, config.num_shards
+    if config.shard_from not in (None, "slurm"):
+        raise ConfigError(f"shard_from must be slurm or null, got {config.shard_from!r}")
+    if count is not None and count < 1:
+        raise ConfigError(f"num_shards must be >= 1, got {count}")
+    if config.shard_from is not None:
+        if index is not None:
+            raise ConfigError("shard_from=slurm and shard_index both say which shard this is: give one of them")
+        return
+    if (index is None) != (count is None):
+        raise ConfigError("shard_index and num_shards go together: +shard_index=0 +num_shards=4")
+    if index is not None and count is not None and not 0 <= index < count:
+        raise ConfigError(f"shard_index must be from 0 to num_shards - 1 = {count - 1}, got {index}")
 
 
 def _exporters(wanted: Any) -> list[str]:

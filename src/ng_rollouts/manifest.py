@@ -24,7 +24,9 @@ class Manifest:
 
     Attributes:
         rows: input rows that were planned.
-        rows_digest: digest of those rows.
+        rows_digest: digest of the input's rows.
+        input_rows: how many those are: of a shard, more than are planned.
+        shard_index, num_shards: which part of the input this is, if it is one.
         num_repeats: rollouts per task, or by agent.
         agent_name: for the rows that name no agent.
         responses_create_params: the overrides.
@@ -43,6 +45,9 @@ class Manifest:
     prompt_template: Any
     training_view: bool
     model: dict[str, Any] = field(default_factory=dict)
+    input_rows: int = 0
+    shard_index: int | None = None
+    num_shards: int | None = None
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -78,12 +83,13 @@ def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) 
         digest_of_then_rows: digest of as many of the present rows as were planned then; None if there are fewer.
     """
     if digest_of_then_rows is None:
-        yield f"input rows: {then.rows} then, {now.rows} now (the number may grow, not shrink)"
+        yield f"input rows: {then.input_rows} then, {now.input_rows} now (the number may grow, not shrink)"
     elif digest_of_then_rows != then.rows_digest:
-        yield f"the first {then.rows} input rows: digest {then.rows_digest[:12]} then, {digest_of_then_rows[:12]} now"
+        digests = f"digest {then.rows_digest[:12]} then, {digest_of_then_rows[:12]} now"
+        yield f"the first {then.input_rows} input rows: {digests}"
     if _shrinks(then.num_repeats, now.num_repeats):
         yield f"num_repeats: {then.num_repeats} then, {now.num_repeats} now (it may grow, not shrink)"
-    for name in ("agent_name", "num_repeats_add_seed", "prompt_template", "training_view"):
+    for name in ("shard_index", "num_shards", "agent_name", "num_repeats_add_seed", "prompt_template", "training_view"):
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
             yield f"{name}: {_shown(before)} then, {_shown(after)} now"
@@ -103,7 +109,7 @@ def repeats_for(num_repeats: Any, agent: str) -> int | None:
 
 
 def _manifest(content: Any) -> Manifest:
-    content.setdefault("model", {})
+    content = {"model": {}, "input_rows": content["rows"], "shard_index": None, "num_shards": None, **content}
     manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
     if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
         raise TypeError("a field has the wrong type")

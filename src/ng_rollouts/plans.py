@@ -16,8 +16,12 @@ from ng_rollouts.records import Key
 class Plan:
     """What a run is to collect, known before anything is sent.
 
+    Args:
+        first_index, stride: rows that bring no index have every stride-th, from the first on.
+
     Attributes:
-        rows: input rows, after `limit`.
+        input_rows: of the input, after `limit`.
+        rows: of them, those that are planned: of a shard, its own.
         rollouts: all of their rollouts.
         agents: rows by agent name.
         repeated_alike: rows with more than one rollout whose temperature is 0 or whose seed is fixed.
@@ -25,6 +29,9 @@ class Plan:
         first_digest: of as many first rows as was asked for; None if there are fewer.
     """
 
+    first_index: int = 0
+    stride: int = 1
+    input_rows: int = 0
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
@@ -48,7 +55,7 @@ class Plan:
         start = 0
         for row in range(self.rows):
             repeats = self._repeats if isinstance(self._repeats, int) else self._repeats[row]
-            yield row if self._indices is None else self._indices[row], start, repeats
+            yield self._implied(row) if self._indices is None else self._indices[row], start, repeats
             start += repeats
 
     def rollout_keys(self) -> Iterator[Key]:
@@ -65,12 +72,12 @@ class Plan:
     def locator(self) -> Callable[[Key], int | None]:
         """Finds the position of a key; None for a key that is not planned."""
         if self._indices is None and isinstance(self._repeats, int):
-            rows, repeats = self.rows, self._repeats
+            rows, repeats, first_index, stride = self.rows, self._repeats, self.first_index, self.stride
 
             def by_arithmetic(key: Key) -> int | None:
-                task_index, rollout_index = key
-                planned = 0 <= task_index < rows and 0 <= rollout_index < repeats
-                return task_index * repeats + rollout_index if planned else None
+                row, beside = divmod(key.task_index - first_index, stride)
+                planned = not beside and 0 <= row < rows and 0 <= key.rollout_index < repeats
+                return row * repeats + key.rollout_index if planned else None
 
             return by_arithmetic
         return {key: position for position, key in enumerate(self.rollout_keys())}.get
@@ -84,7 +91,9 @@ class Plan:
         """How many rollouts a task has, by its index."""
         if self._indices is None:
             repeats = self._repeats
-            return (lambda _: repeats) if isinstance(repeats, int) else repeats.__getitem__
+            if isinstance(repeats, int):
+                return lambda _: repeats
+            return lambda task_index: repeats[(task_index - self.first_index) // self.stride]
         sizes: Counter[int] = Counter()
         for task_index, _, count in self.spans():
             sizes[task_index] += count
@@ -101,6 +110,9 @@ class Plan:
         for task_index, _, count in self.spans():
             yield from repeat(task_index not in lacking, count)
 
+    def _implied(self, row: int) -> int:
+        return self.first_index + self.stride * row
+
     def _add_repeats(self, repeats: int) -> None:
         if self.rows == 0:
             self._repeats = repeats
@@ -113,11 +125,12 @@ class Plan:
             self._repeats.append(repeats)
 
     def _add_index(self, brought: int | None) -> None:
-        index = self.rows if brought is None else brought
+        implied = self._implied(self.rows)
+        index = implied if brought is None else brought
         if self._indices is None:
-            if index == self.rows:
+            if index == implied:
                 return
-            self._indices = array("q", range(self.rows))
+            self._indices = array("q", map(self._implied, range(self.rows)))
         if self._indices and index < self._indices[-1]:
             self._indices_sorted = False
         self._indices.append(index)

@@ -34,6 +34,7 @@ from ng_rollouts.records import Rollout
 from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, read_back
 from ng_rollouts.retries import Breaker
 from ng_rollouts.sampling import warnings
+from ng_rollouts.shards import shard_of
 from ng_rollouts.signals import heeding_signals
 from ng_rollouts.tally import Tally
 from ng_rollouts.tasks import TaskFile, readable_twice
@@ -50,17 +51,26 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: going on was pointless; what was collected is in the output.
         Interrupted: a signal ended it; likewise.
     """
-    paths = output_paths(config.output_jsonl_fpath)
+    shard = shard_of(config, os.environ)
+    paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
     check_exporters(config.export)
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, source)
         _check_status_file(config, paths, source)
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
-        tasks = TaskFile(path=source, recipe=_recipe(config), limit=config.limit, shown_as=config.input_jsonl_fpath)
-        plan = tasks.plan(known.rows if known else None)
+        tasks = TaskFile(
+            path=source,
+            recipe=_recipe(config),
+            limit=config.limit,
+            shown_as=config.input_jsonl_fpath,
+            shard=shard,
+        )
+        plan = tasks.plan(known.input_rows if known else None)
         manifest = manifest_of(config, tasks, plan)
         if known:
             check_same_run(paths, known, manifest, plan)
+        if shard:
+            tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.output}")
         for warning in warnings(config, plan):
             tell(f"warning: {warning}")
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:

@@ -10,19 +10,22 @@ import hashlib
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.jsonlines import loads
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Recipe, Task
 from ng_rollouts.records import Json, Key, Rollout
+from ng_rollouts.shards import Shard
 
 _REASONS_TOLD = 50
 """This many kinds of bad lines are told with their reason; the numbers of the others follow."""
 
+_BRINGS_INDEX = b'"_ng_task_index"'
 _PROMPT_ID_FIELDS = ("prompt_id", "id", "task_id", "uuid")
 
 
@@ -34,6 +37,7 @@ class TaskFile:
     recipe: Recipe
     limit: int | None = None
     shown_as: str = ""
+    shard: Shard | None = None
 
     @property
     def name(self) -> str:
@@ -49,12 +53,17 @@ class TaskFile:
         Raises:
             InputError: the file is missing, empty, or has bad lines, all of which are named.
         """
-        plan = Plan()
+        plan = Plan(first_index=self.shard.index, stride=self.shard.count) if self.shard else Plan()
         bad: list[tuple[int, str]] = []
         kinds = set()
         digest = hashlib.blake2b(digest_size=16)
         for number, line in self._lines():
             digest.update(line + b"\n")
+            plan.input_rows += 1
+            if plan.input_rows == first_rows:
+                plan.first_digest = digest.hexdigest()
+            if not self._has(plan.input_rows - 1, line):
+                continue
             try:
                 task = self.recipe.task(line)
             except InputError as error:
@@ -63,14 +72,12 @@ class TaskFile:
             kinds.add(task.index is None)
             plan.add(task)
             plan.repeated_alike += task.repeats > 1 and self.recipe.makes_alike(task)
-            if plan.rows == first_rows:
-                plan.first_digest = digest.hexdigest()
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())
         if bad:
             raise InputError(_tell(self.name, bad))
-        if not plan.rows:
+        if not plan.input_rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
 
@@ -81,7 +88,7 @@ class TaskFile:
             InputError: `check` refused some, all of which are named.
         """
         bad = []
-        for number, line in self._lines():
+        for number, line in self._own_lines():
             try:
                 check(self._task_again(number, line))
             except InputError as error:
@@ -97,7 +104,7 @@ class TaskFile:
         """
         keys = plan.rollout_keys()
         position = 0
-        for number, line in self._lines():
+        for number, line in self._own_lines():
             task = self._task_again(number, line)
             for key in islice(keys, task.repeats):
                 yield Rollout(
@@ -132,6 +139,23 @@ class TaskFile:
         if not self.recipe.add_seed:
             return None
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
+
+    def _own_lines(self) -> Iterator[tuple[int, bytes]]:
+        """Those of the shard, if there is one."""
+        if self.shard is None:
+            return self._lines()
+        return (pair for ordinal, pair in enumerate(self._lines()) if self._has(ordinal, pair[1]))
+
+    def _has(self, ordinal: int, line: bytes) -> bool:
+        """Whether a row belongs to the shard, by the index that it brings, else by its place."""
+        if self.shard is None:
+            return True
+        brought = None
+        if _BRINGS_INDEX in line:
+            with suppress(ValueError):
+                row = loads(line)
+                brought = row.get("_ng_task_index") if isinstance(row, dict) else None
+        return self.shard.has(brought if isinstance(brought, int) else ordinal)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The rows' lines with their physical numbers: no blank ones, no byte-order mark, `limit` heeded."""
