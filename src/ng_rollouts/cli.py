@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -28,6 +28,9 @@ from ng_rollouts.redact import redact, shown_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_JOBS_FOLDER = "ng_rollouts_jobs"
+"""Where jobs of a launcher leave their logs; on a cluster, in a folder that all nodes see."""
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
@@ -134,23 +137,67 @@ def _through_hydra(arguments: list[str]) -> int:
     sweep = bool({"-m", "--multirun"} & set(arguments))
 
     def job(config: DictConfig) -> None:
+        if elsewhere := os.environ.get("SUBMITIT_EXECUTOR"):
+            _run_elsewhere(lambda: _collect(config, command), elsewhere)
+            return
         if sweep:
             tell(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
         codes.append(_guarded(lambda: _collect(config, command)))
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
 
-    with tempfile.TemporaryDirectory(prefix="ng_rollouts_") if sweep else nullcontext() as scratch:
-        # Hydra writes a file into the folder of a sweep, whatever it is told: let that be a folder that goes away.
-        sys.argv[1:] = [*arguments, f"hydra.sweep.dir={scratch}"] if sweep else arguments
-        _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+    with _folder_of_sweep(arguments) if sweep else nullcontext() as folder:
+        sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
+        try:
+            _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+        except JobFailedError as failed:
+            tell(f"error: {failed}: the logs are in {folder}")
+            codes.append(failed.code)
     return max(codes, default=0)
+
+
+def _folder_of_sweep(arguments: Sequence[str]) -> AbstractContextManager[str]:
+    """Where Hydra puts what it writes of a sweep: a folder that goes away, unless jobs elsewhere are to find it."""
+    if any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments):
+        return nullcontext(_JOBS_FOLDER)
+    return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
+
+
+class JobFailedError(Exception):
+    """A job of a sweep that ran elsewhere; made of plain values, since it comes back pickled."""
+
+    def __init__(self, where: str, code: int) -> None:
+        super().__init__(where, code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"a job of the sweep ended with exit code {self.code} ({self.args[0]})"
+
+
+def _run_elsewhere(action: Callable[[], int], executor: str) -> None:
+    """Run a job in a process of a launcher: its exit code comes back as an exception.
+
+    A job that Slurm is about to end has drained by then; the launcher's own handler has it queued again.
+
+    Raises:
+        JobFailedError: it is not 0.
+    """
+    requeue = signal.getsignal(signal.SIGUSR2)
+    code = _guarded(action)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 128 + signal.SIGUSR2 and callable(requeue):
+        requeue(signal.SIGUSR2, None)
+    if code:
+        raise JobFailedError(f"{executor}, {_overrides_of_job()}", code)
 
 
 def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
     """Run what raises only while a config is composed: jobs guard themselves."""
     try:
         compose_and_run()
+    except JobFailedError:
+        raise
     except Exception as error:
         raise ConfigError(_in_one_line(error)) from error
 

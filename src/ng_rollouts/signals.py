@@ -1,7 +1,7 @@
 """Signals -> what a run does about them.
 
-The first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second has it stop at once, the third ends the process
-where it stands. SIGUSR1 tells what is in flight.
+The first SIGINT, SIGTERM, SIGHUP or SIGUSR2 (by which Slurm announces the end of a job) asks the run to stop, the
+second has it stop at once, the third ends the process where it stands. SIGUSR1 tells what is in flight.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def heeding_signals(stop: Stop, counts: Counts) -> Iterator[Received]:
     loop = asyncio.get_running_loop()
     received = Received()
     began = time.monotonic()
-    heeded = [signal.SIGINT, signal.SIGTERM]
+    heeded = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         heeded.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in (*heeded, signal.SIGUSR1)}
