@@ -49,7 +49,7 @@ FLOORS = [
     {"models", "user_code"},
     {"verifiers"},
     {"agents"},
-    {"collect", "progress", "rehearsal"},
+    {"collect", "progress", "rehearsal", "executors"},
     {"resume", "signals", "summary", "planned", "export", "comparison", "merging"},
     {"book", "report"},
     {"fan_out", "closing", "exporters"},

@@ -6,6 +6,7 @@ when a `CollectConfig` is made, so that a wrong one is met before anything else 
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +173,9 @@ class Running:
     num_samples_in_parallel: int | None = None
     """Rollouts in flight at once (null or 0: as many as open files allow)."""
 
+    executor: dict[str, Any] = field(default_factory=dict)
+    """Where attempts are made; see `executor=`. +executor=ray has actors of a Ray cluster make them."""
+
     dry_run: bool = False
     """Send no rollouts: check everything, and show the plan and the first request."""
 
@@ -294,6 +298,7 @@ class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelSe
         _check_failing(self)
         _check_figures(self)
         _check_shards(self)
+        self.executor = _executor(self.executor)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
         self.export = _exporters(self.export)
@@ -406,6 +411,37 @@ def _check_figures(config: CollectConfig) -> None:
     for name, least in config.min_mean.items():
         if isinstance(least, bool) or not isinstance(least, (int, float)):
             raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
+
+
+_RAY: dict[str, Any] = {
+    "kind": "ray",
+    "address": None,
+    "num_actors": None,
+    "max_in_flight_per_actor": 1000,
+    "num_cpus": 1.0,
+    "resources": {},
+    "runtime_env": {},
+}
+
+
+def _executor(options: dict[str, Any]) -> dict[str, Any]:
+    kind = options.get("kind", "local")
+    if kind == "local":
+        if beside := options.keys() - {"kind"}:
+            raise ConfigError(f"executor.{min(beside)} is for +executor=ray")
+        return {"kind": "local"}
+    if kind != "ray":
+        raise ConfigError(f"executor.kind must be local or ray, got {kind!r}")
+    for name in options.keys() - _RAY.keys():
+        raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
+    found = {**_RAY, **options}
+    for name in ("num_actors", "max_in_flight_per_actor"):
+        value = found[name]
+        if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
+            raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("executor=ray needs ray: pip install 'ng_rollouts[ray]'")
+    return found
 
 
 def _check_shards(config: CollectConfig) -> None:

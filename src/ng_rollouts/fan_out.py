@@ -10,40 +10,36 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
-from ng_rollouts.agents import Agent
-from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.book import Book
 from ng_rollouts.capacity import in_flight_possible
 from ng_rollouts.collect import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import tell
 from ng_rollouts.costs import Costs
-from ng_rollouts.errors import AttemptFailed, StoppedEarly, StorageError
+from ng_rollouts.errors import StoppedEarly, StorageError
+from ng_rollouts.executors import Executor
 from ng_rollouts.http import crawls_beyond
 from ng_rollouts.journal import Journal
 from ng_rollouts.load import watching_load
 from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Limit
 from ng_rollouts.progress import progress
-from ng_rollouts.records import Json, Result, Rollout
+from ng_rollouts.records import Rollout
 from ng_rollouts.retries import RetryPolicy
-from ng_rollouts.rows import result_of
 from ng_rollouts.status import status
 
 _SYNC_EVERY_S = 1.0
 
 
 async def fan_out(
-    config: CollectConfig, agents: dict[str, Agent], owed: Iterator[Rollout], book: Book, stop: Stop, status_path: Path
+    config: CollectConfig, executor: Executor, owed: Iterator[Rollout], book: Book, stop: Stop, status_path: Path
 ) -> None:
     """Collect what is owed, as far as budget and canary let it; progress is shown, the journal synced all the while.
 
     Raises:
         StoppedEarly: going on was pointless.
     """
-    book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
-    book.unscored = any(not agent.scores for agent in agents.values())
-    limit = _limit(config, book.counts.planned)
-    out = _FanOut(config=config, agents=agents, book=book, stop=stop, limit=limit)
+    limit = _limit(config, min(book.counts.planned, executor.most_at_once or book.counts.planned))
+    out = _FanOut(config=config, executor=executor, book=book, stop=stop, limit=limit)
     syncing = asyncio.create_task(_sync_often(book.journal))
     try:
         async with (
@@ -63,7 +59,7 @@ async def fan_out(
 @dataclass(slots=True, kw_only=True)
 class _FanOut:
     config: CollectConfig
-    agents: dict[str, Agent]
+    executor: Executor
     book: Book
     stop: Stop
     limit: Limit
@@ -75,9 +71,10 @@ class _FanOut:
 
     async def send(self, rollouts: Iterator[Rollout]) -> None:
         """Have these collected."""
+        earlier = self.book.earlier.attempts
         await collect(
             rollouts,
-            self._call,
+            lambda rollout, attempts: self.executor.call(rollout, attempts + earlier.get(rollout.key, 0)),
             Outlet(keep=self.book.keep, give_up=self.book.give_up),
             limit=self.limit,
             policy=_policy(self.config),
@@ -110,28 +107,6 @@ class _FanOut:
         for pool in self.book.pools:
             yield from (f"resting={address}" for address in pool.resting())
         yield from self.costs.notes(counts, self.book.collected_before)
-
-    async def _call(self, rollout: Rollout, attempts: int) -> Result:
-        attempts += self.book.earlier.attempts.get(rollout.key, 0)
-        agent = self.agents[rollout.agent]
-        request = rollout.request(attempts)
-        reply = await (agent.run(request) if isinstance(agent, ServerAgent) else self._answer(agent, request))
-        return result_of(
-            rollout,
-            reply,
-            training_view=self.config.training_view,
-            scored=agent.scores,
-            answer_key=self.config.answer_key,
-        )
-
-    async def _answer(self, agent: Agent, request: Json) -> Json:
-        """The reply of an agent in this process, which is given no more time than a request to a server is."""
-        try:
-            async with asyncio.timeout(self.config.rollout_timeout_s):
-                return await agent.run(request)
-        except TimeoutError as error:
-            message = f"no answer within {self.config.rollout_timeout_s:g} s"
-            raise AttemptFailed("timeout", message, retryable=True) from error
 
 
 async def _sync_often(journal: Journal) -> None:

@@ -22,7 +22,7 @@ _FLAGS_WITH_VALUE = frozenset(
 _FLAGS = frozenset("--help -h --hydra-help --version --resolve --run -r --multirun -m --info -i".split())
 _INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
 
-_FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats", "verifier", "min_mean"})
+_FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats", "verifier", "min_mean", "executor"})
 """Parameters that are dicts: what is below them is the user's."""
 
 _PLAIN = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)

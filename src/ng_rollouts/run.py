@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, OutputError, StoppedEarly
+from ng_rollouts.executors import Executor, open_executor
 from ng_rollouts.exporters import check_exporters, export
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.fan_out import fan_out
@@ -101,10 +102,11 @@ class _Run:
                 self._check_tasks(agents)
             if self.config.dry_run:
                 return self._rehearse(agents, book)
-            book = book or self._new_book(stack)
-            return await self._collect_into(book, agents)
+            executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
+            async with executor as opened:
+                return await self._collect_into(book or self._new_book(stack), agents, opened)
 
-    async def _collect_into(self, book: Book, agents: dict[str, Agent]) -> int:
+    async def _collect_into(self, book: Book, agents: dict[str, Agent], executor: Executor | None) -> int:
         stop = Stop(self.config.drain_s)
         closing = Closing(
             config=self.config,
@@ -119,8 +121,12 @@ class _Run:
         with heeding_signals(stop, book.counts) as received:
             try:
                 self._start(book)
-                if book.owes_any:
-                    await fan_out(self.config, agents, self._owed(book), book, stop, self.status_path)
+                book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
+                book.unscored = any(not agent.scores for agent in agents.values())
+                if book.owes_any and executor:
+                    await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path)
+                    for line in executor.told():
+                        tell(line)
                 if received.first and book.owes_any:
                     raise Interrupted(received.first)
                 code = await closing.finish()

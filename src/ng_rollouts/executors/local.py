@@ -1,0 +1,50 @@
+"""Attempts in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ng_rollouts.agents import Agent
+from ng_rollouts.agents.server import ServerAgent
+from ng_rollouts.config import CollectConfig
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.records import Json, Result, Rollout
+from ng_rollouts.rows import result_of
+
+
+@dataclass(frozen=True, slots=True)
+class LocalExecutor:
+    """Asks the agent of a rollout, and makes a row of its reply."""
+
+    config: CollectConfig
+    agents: Mapping[str, Agent]
+
+    most_at_once = None
+
+    def told(self) -> Iterable[str]:
+        """Nothing beside what is told of agents."""
+        return ()
+
+    async def call(self, rollout: Rollout, attempts: int) -> Result:
+        """Make one attempt."""
+        agent = self.agents[rollout.agent]
+        request = rollout.request(attempts)
+        reply = await (agent.run(request) if isinstance(agent, ServerAgent) else self._answer(agent, request))
+        return result_of(
+            rollout,
+            reply,
+            training_view=self.config.training_view,
+            scored=agent.scores,
+            answer_key=self.config.answer_key,
+        )
+
+    async def _answer(self, agent: Agent, request: Json) -> Json:
+        """The reply of an agent in this process, which is given no more time than a request to a server is."""
+        try:
+            async with asyncio.timeout(self.config.rollout_timeout_s):
+                return await agent.run(request)
+        except TimeoutError as error:
+            message = f"no answer within {self.config.rollout_timeout_s:g} s"
+            raise AttemptFailed("timeout", message, retryable=True) from error
