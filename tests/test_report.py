@@ -125,7 +125,11 @@ def test_a_run_with_failures(
         zip(page.locator(".card span").all_inner_texts(), page.locator(".card b").all_inner_texts(), strict=True)
     )
     summary = json.loads((tmp_path / "r_summary.json").read_text())
-    assert (cards["tasks"], cards["failed"], cards["rollouts"]) == ("20", str(failed), str(60 - failed))
+    assert (cards["tasks"], cards["failed"], cards["rollouts"]) == (
+        "20",
+        str(failed),
+        str(len(read_rows(tmp_path / "r.jsonl"))),
+    )
     assert cards["mean reward"].startswith(f"{summary['means']['reward']:.3f} ± ")
     assert page.locator("#failures").inner_text().split() == [
         "Failures",
@@ -303,6 +307,95 @@ def test_two_runs(tmp_path: Path, visit: Callable[..., Page]) -> None:
     )
 
 
+def test_a_comparison_is_that_of_the_other_command(
+    command: Callable[..., Ran], tmp_path: Path, visit: Callable[..., Page]
+) -> None:
+    """The same tasks, means and flips: finished rollouts alone, prompts to their ends, sums that floats do not bend."""
+    opening = "the same words again and again " * 20
+
+    def ask(reward: float, text: str) -> dict[str, Any]:
+        asked = {"input": [{"role": "user", "content": opening + text}]}
+        return {**rollout(2, 0, reward), "responses_create_params": asked}
+
+    first = [rollout(0, index, reward) for index, reward in enumerate([1.0, 0.4, 0.4, 0.2])]
+    second = [rollout(0, index, 0.3) for index in range(4)]
+    first += [rollout(1, 0, 1.0), ask(0.0, "one"), rollout(3, 0, None), rollout(4, 0, 0.0)]
+    second += [rollout(1, 0, 0.0), ask(1.0, "two"), rollout(3, 0, 1.0), rollout(4, 0, 0.25)]
+    one, two = write(tmp_path, first, "one.jsonl"), write(tmp_path, second, "two.jsonl")
+    write(tmp_path, [rollout(4, 1, 1.0), rollout(5, 0, 1.0)], "one_incomplete.jsonl")
+    ran = command("+rollouts_jsonl_fpaths=one.jsonl,two.jsonl", "+intersection=true", script="ng_compare_rollouts")
+    (found,) = json.loads(ran.stdout[ran.stdout.index("[\n") :])
+    page = visit(made(one, compare_jsonl_fpath=str(two)), "#/compare")
+    cards = dict(
+        zip(
+            page.locator("#compare .card span").all_inner_texts(),
+            page.locator("#compare .card b").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert int(cards["tasks in common"]) == found["tasks"] == 3
+    assert float(cards["difference"]) == pytest.approx(found["difference"], abs=1e-3)
+    assert (
+        f"0 tasks flipped to right, {len(found['flipped_to_wrong'])} to wrong"
+        in page.locator("#compare p").inner_text()
+    )
+    assert len(found["flipped_to_wrong"]) == 2
+    assert page.locator("#compare td", has_text="flipped").count() == 2
+    assert page.locator("#compare tbody").first.locator("tr").count() == 3
+    assert "1 tasks are only in the first, 2 only in the second" in page.locator("#compare p").inner_text()
+
+
+def test_odd_rows_are_shown(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """Fields of any name, openers that nothing closes, numbers as they are, a row that is no rollout of ours."""
+    rows = [
+        rollout(0, 0, 1.0, "\\(" * 100_000 + "$$ \\[ `" * 20_000),
+        rollout(
+            1,
+            0,
+            12345.678,
+            "x",
+            _view={"input": [None], "output": [None]},
+            input=[],
+            output=[],
+            big=12345678901234567890,
+            one=1.0,
+        ),
+        {
+            "reward": 1.0,
+            "_ng_task_index": 2,
+            "_ng_rollout_index": 0,
+            "output": [{"role": "assistant"}],
+            "input": "text",
+        },
+    ]
+    page = visit(made(write(tmp_path, rows)), "#/task-0")
+    page.wait_for_selector("article", timeout=3000)
+    for task, shown in ((1, "12345678901234567890"), (2, "rollout 0")):
+        page.evaluate(f"location.hash = '/task-{task}'")
+        page.wait_for_selector(f"#detail :text('Task {task}')", timeout=3000)
+        assert shown in page.locator("#detail").inner_text()
+    page.evaluate("location.hash = '/task-1'")
+    page.wait_for_selector("#detail :text('Task 1')")
+    assert "12,345.678" in page.locator("article h3").inner_text()
+    page.get_by_text("raw JSON").click()
+    assert '"one": 1.0' in page.locator("article > details:last-child pre").inner_text()
+
+
+def test_the_strip_is_gone_along_by_keys(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """Each bar says what it is; Enter opens it. The skip link leaves the view as it is."""
+    page = visit(made(write(tmp_path, rollouts())))
+    page.focus("#strip-canvas")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert (page.get_attribute("#strip-canvas", "aria-valuetext") or "").startswith("task 2, mean 0.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail :text('Task 2')")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#/task-2")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")
 def test_real_rollouts_are_shown(tmp_path: Path, visit: Callable[..., Page]) -> None:
     """Every task of every file that NeMo Gym wrote, wide and narrow, light and dark."""
@@ -345,13 +438,18 @@ def test_everything_that_is_operated_has_a_name(tmp_path: Path, visit: Callable[
 def test_a_page_that_is_full_has_heads(tmp_path: Path, visit: Callable[..., Page]) -> None:
     """And says where the rest is; the command says it, too."""
     noise = random.Random(1)
-    rows = [rollout(task, 0, 1.0, f"{task} {noise.randbytes(4500).hex()}") for task in range(300)]
+    rows = [rollout(task, 0, 1.0, f"{task} {noise.randbytes(4500).hex()} word{task}") for task in range(300)]
     path = write(tmp_path, rows)
     done = view(tmp_path, "+max_page_mb=0.1")
     assert re.search(r"warning: \d+ rollouts are in it by their heads alone", done.stderr)
     page = visit(path.with_suffix(".html"), "#/task-299")
     page.wait_for_selector("article")
     assert "+serve=true has it" in page.locator("article").inner_text()
+    page.check("#whole")
+    page.fill("#query", "question 299")
+    expect(page.locator("#count")).to_have_text(
+        re.compile(r"1 of 300 tasks; the texts of \d+ rollouts are not in this page")
+    )
 
 
 def test_a_served_page_reads_rows_as_they_are_asked_for(tmp_path: Path, visit: Callable[..., Page]) -> None:

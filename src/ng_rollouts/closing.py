@@ -115,6 +115,7 @@ class Closing:
             "attempts": counts.answered,
             "attempts_per_s": round(counts.answered / wall, 3) if wall > 0 else None,
             "latency_s": counts.latencies.percentiles(),
+            "latency_histogram": counts.latencies.histogram(),
             "tokens": {"input": tokens_in, "output": tokens_out},
             "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
             "cost": self.costs.price(tokens_in, tokens_out) if self.costs.are_known else None,

@@ -68,6 +68,11 @@ class Latencies:
         for number, count in enumerate(other._classes):
             self._classes[number] += count
 
+    def histogram(self) -> list[tuple[float, int]]:
+        """Seconds from which each class that is not empty begins, and how many are in it."""
+        starts = (round(1e-4 * math.exp(number * _CLASS_WIDTH), 6) for number in range(len(self._classes)))
+        return [(start, count) for start, count in zip(starts, self._classes, strict=True) if count]
+
     def percentiles(self) -> dict[str, float | None]:
         """The 50th, 90th and 99th, in seconds to the microsecond; None if there were no attempts."""
         found = {f"p{share}": self.quantile(share / 100) for share in (50, 90, 99)}

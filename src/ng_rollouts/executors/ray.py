@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ _TAKE_WAIT_S = 1.0
 _START_S = 120.0
 """An actor may take so long to be there: a node may have to be, first."""
 
+_KNOCK_S = 5.0
 _CLOSE_S = 10.0
 _LOSSES_IN_A_ROW = 3
 """An actor that is lost so often without having answered is not started again."""
@@ -35,6 +37,18 @@ _LOSSES_IN_A_ROW = 3
 
 class _LostError(Exception):
     """The actor is gone that held an attempt."""
+
+
+def _knock(address: str | None) -> None:
+    """See whether anybody is at an address: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody is.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
+            pass
 
 
 @dataclass(eq=False, slots=True)
@@ -145,6 +159,7 @@ class RayExecutor:
         """Join the cluster, or start one; how many actors there are to be."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
+            _knock(self._options["address"])
             ray.init(
                 address=self._options["address"] or "local",
                 runtime_env=dict(self._options["runtime_env"] or {}) or None,
@@ -152,7 +167,7 @@ class RayExecutor:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             raise Unreachable(f"executor.address={self._options['address']}: {error}") from error
         by_cpus = int(ray.cluster_resources().get("CPU", 1) // (self._options["num_cpus"] or 1))
         return int(self._options["num_actors"] or max(1, by_cpus))

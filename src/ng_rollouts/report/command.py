@@ -18,7 +18,7 @@ from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.outputs import OutputPaths, output_paths
 from ng_rollouts.records import Json
 from ng_rollouts.report.index import FAILED, Entry, Index, Names, entries_of, example_of, figure_in
-from ng_rollouts.report.overview import overview_of
+from ng_rollouts.report.overview import Parameters, overview_of
 from ng_rollouts.report.page import Blocks, page_head, write_page
 from ng_rollouts.report.serve import Places, serve
 from ng_rollouts.report.views import viewed
@@ -79,7 +79,10 @@ def page_of(config: ViewConfig) -> Path:
     paths = _paths(config)
     target = _target(config, paths[0])
     with TemporaryFile(dir=target.parent) as file:
-        blocks = [Blocks(cast("BinaryIO", file), number, config.max_page_mb * _MB) for number in range(len(paths))]
+        blocks = [
+            Blocks(cast("BinaryIO", file), number, config.max_page_mb * _MB / len(paths))
+            for number in range(len(paths))
+        ]
 
         def placing(held: Blocks) -> Place:
             def place(index: Index, entry: Entry) -> None:
@@ -144,13 +147,14 @@ class Page:
         Raises:
             InputError: it has no rollouts, or none with the score.
         """
-        index, aggregate, failures = Index(), Aggregate(), Counter[str]()
+        index, aggregate, failures, parameters = Index(), Aggregate(), Counter[str](), Parameters()
         for entries in entries_of(paths):
             examples = [example_of(entry) for entry in entries]
             index.add(entries, examples, self._names, self._score)
             figure_in(aggregate, entries, examples)
             for entry in entries:
                 place(index, entry)
+                parameters.add(entry.placed.row)
                 if entry.kind == FAILED:
                     failures[str(entry.placed.row.get("failure_class"))] += 1
         aggregate.end()
@@ -160,7 +164,7 @@ class Page:
             there = ", ".join(aggregate.scores)
             raise ConfigError(f"no rollout of {paths.output} has the score {self._score!r}: there are {there}")
         self._indices.append(index)
-        self._overviews.append(overview_of(paths, index, aggregate, failures, self._score))
+        self._overviews.append(overview_of(paths, index, aggregate, failures, parameters, self._score))
 
     def head(self, *, served: bool) -> bytes:
         """The page but for its rows."""
@@ -177,21 +181,16 @@ class Page:
     def _difference(self) -> Json | None:
         if len(self._indices) < 2:
             return None
-        first, second = (_means(index) for index in self._indices)
-        common = {task: (first[task, asked], second[task, asked]) for task, asked in first if (task, asked) in second}
+        first, second = (
+            dict(zip(zip(index.tasks, index.asked, strict=True), index.means, strict=True)) for index in self._indices
+        )
+        common = {
+            task: (mean, other)
+            for (task, asked), mean in first.items()
+            if mean is not None and (other := second.get((task, asked))) is not None
+        }
         rng = random.Random(0)  # noqa: S311 - a bootstrap
         return asdict(difference_of(common, rng)) if common else None
-
-
-def _means(index: Index) -> dict[tuple[int, str], float]:
-    """The mean score of each task that has any, by its index and what it asks."""
-    means = {}
-    spans = zip(index.tasks, index.prompts, index.starts, index.starts[1:], strict=False)
-    for task, asked, start, end in spans:
-        scores = [score for score in index.scores[start:end] if score is not None]
-        if scores:
-            means[task, asked] = sum(scores) / len(scores)
-    return means
 
 
 def _target(config: ViewConfig, paths: OutputPaths) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from heapq import merge
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 from ng_rollouts.aggregates import Aggregate
 from ng_rollouts.export.examples import Example
+from ng_rollouts.jsonlines import dumps
+from ng_rollouts.moments import Moments
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import Placed, agent_of, last_words, placed_groups
@@ -47,12 +50,17 @@ class Index:
     Attributes:
         numbers: `_ng_rollout_index`.
         kinds: finished, set aside or failed.
+        asked: a digest of what each task asks.
+        means, sds: of each task's finished rollouts; None if there are none, or only one.
         heads: the first of each one's last words, or what failed.
         blocks, lines: where its row is in the page; -1 if it is not in it.
     """
 
     tasks: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    means: list[float | None] = field(default_factory=list)
+    sds: list[float | None] = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
     numbers: list[int | None] = field(default_factory=list)
     scores: list[float | None] = field(default_factory=list)
@@ -70,6 +78,7 @@ class Index:
         prompt = next((example.prompt for example in examples if example.prompt), [])
         asked = next((str(message["content"]) for message in reversed(prompt) if message.get("role") == "user"), "")
         self.prompts.append(_head(asked, _PROMPT_CHARACTERS))
+        self.asked.append(hashlib.blake2b(dumps(prompt), digest_size=8).hexdigest())
         for entry, example in zip(entries, examples, strict=True):
             failed, row = entry.kind == FAILED, entry.placed.row
             number = row.get("_ng_rollout_index")
@@ -82,6 +91,12 @@ class Index:
             said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_words(row) or ""
             self.heads.append(_head(said, _HEAD_CHARACTERS))
         self.starts.append(len(self.kinds))
+        span = range(self.starts[-2], self.starts[-1])
+        scores = [self.scores[place] for place in span if self.kinds[place] == FINISHED]
+        known = [each for each in scores if each is not None]
+        moments = Moments.of(known) if known else None
+        self.means.append(moments.mean if moments else None)
+        self.sds.append(moments.sd if moments and moments.count > 1 else None)
 
     def columns(self) -> Json:
         """As the page reads them."""

@@ -11,17 +11,56 @@ from typing import Any
 from ng_rollouts.aggregates import Aggregate
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.records import Json
-from ng_rollouts.report.index import ASIDE, FAILED, Index
+from ng_rollouts.report.index import ASIDE, FAILED, FINISHED, Index
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
 _OF_THE_SUMMARY = (
     "began wall_s planned collected failed coverage attempts attempts_per_s tokens output_tokens_per_s cost "
     "most_in_flight seed exit_code command versions"
 ).split()
+_TOLD_OF_ROWS = ("model", "temperature", "top_p", "max_output_tokens")
+_MOST_VALUES = 8
 _OF_THE_MANIFEST = "agent_name num_repeats responses_create_params prompt_template model rows rows_digest".split()
 
 
-def overview_of(paths: OutputPaths, index: Index, aggregate: Aggregate, failures: Counter[str], score: str) -> Json:
+class Parameters:
+    """What the rows themselves tell of model and sampling, where all agree or few values occur."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Counter[str]] = {}
+
+    def add(self, row: Json) -> None:
+        """Take a row in."""
+        params, response = row.get("responses_create_params"), row.get("response")
+        told = {name: params.get(name) for name in _TOLD_OF_ROWS} if isinstance(params, dict) else {}
+        if isinstance(response, dict) and response.get("model"):
+            told["model"] = response["model"]
+        for name, value in told.items():
+            if isinstance(value, (str, int, float)):
+                known = self._values.setdefault(name, Counter())
+                if len(known) <= _MOST_VALUES or str(value) in known:
+                    known[str(value)[:80]] += 1
+
+    def facts(self) -> Iterator[list[str]]:
+        """A line for each."""
+        for name, values in self._values.items():
+            if len(values) == 1:
+                yield [f"{name} (of the rows)", next(iter(values))]
+            elif len(values) <= _MOST_VALUES:
+                yield [
+                    f"{name} (of the rows)",
+                    ", ".join(f"{value} ({count}×)" for value, count in values.most_common()),
+                ]
+
+
+def overview_of(
+    paths: OutputPaths,
+    index: Index,
+    aggregate: Aggregate,
+    failures: Counter[str],
+    parameters: Parameters,
+    score: str,
+) -> Json:
     """The overview of one file, as the page reads it."""
     summary, manifest = _read(paths.summary), _read(paths.manifest)
     figures = aggregate.figures()
@@ -31,18 +70,20 @@ def overview_of(paths: OutputPaths, index: Index, aggregate: Aggregate, failures
         "cards": list(_cards(index, figures, summary, score)),
         "scores": figures["scores"],
         "curves": list(_curves(aggregate, score)),
+        "latency_histogram": summary.get("latency_histogram") or [],
         "latency": [[name, value] for name, value in latency.items() if isinstance(value, (int, float))],
         "failures": dict(failures.most_common()),
         "facts": [
             *([name, summary[name]] for name in _OF_THE_SUMMARY if summary.get(name) is not None),
             *([name, manifest[name]] for name in _OF_THE_MANIFEST if manifest.get(name)),
+            *parameters.facts(),
         ],
     }
 
 
 def _cards(index: Index, figures: Json, summary: Json, score: str) -> Iterator[list[Any]]:
     yield ["tasks", len(index.tasks)]
-    yield ["rollouts", len(index.kinds) - index.kinds.count(FAILED)]
+    yield ["rollouts", index.kinds.count(FINISHED)]
     of_score = figures["scores"].get(score)
     if of_score:
         interval = of_score["interval_95"]
@@ -53,7 +94,7 @@ def _cards(index: Index, figures: Json, summary: Json, score: str) -> Iterator[l
             yield ["mean accuracy", f"{of_other['mean']:.3f}"]
     yield ["failed", index.kinds.count(FAILED)]
     if aside := index.kinds.count(ASIDE):
-        yield ["set aside", aside]
+        yield ["set aside, in no figure", aside]
     if figures["share_truncated"]:
         yield ["cut off", f"{100 * figures['share_truncated']:.1f} %"]
     if "share_distinct_answers" in figures:

@@ -20,7 +20,8 @@
   const el = (tag, properties, ...children) => put(document.createElement(tag), properties, children);
   const svg = (tag, properties, ...children) => put(document.createElementNS(SVG, tag), properties, children);
   const number = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "–"
-    : Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(digits + 1)).toString();
+    : Number.isInteger(value) ? value.toLocaleString("en")
+    : Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : Number(value.toPrecision(digits + 1)).toString();
 
   // ---- what the page holds
   async function inflate(text) {
@@ -43,44 +44,52 @@
     }
     return blocks.get(id);
   }
+  // numbers that JavaScript would alter keep the text they have in the file
+  const kept = (_, value, context) => typeof value === "number" && context && context.source !== undefined && context.source !== String(value)
+    ? Object.assign(new Number(value), { source: context.source }) : value;
+  function body(line) {
+    if (!line) return null;
+    const tab = line.indexOf("\t"), row = JSON.parse(line.slice(0, tab), kept), view = JSON.parse(line.slice(tab + 1));
+    return { raw: line.slice(0, tab), row, input: (view || row).input || [], output: (view || row).output || [] };
+  }
   async function bodies(file, task) {
     const index = files[file], from = index.starts[task], to = index.starts[task + 1];
     if (data.served) {
       const reply = await fetch(`rows?file=${file}&from=${from}&to=${to}`);
-      return (await reply.json());
+      return (await reply.text()).split("\n").map(body);
     }
     const rows = [];
-    for (let place = from; place < to; place++) {
-      const lines = index.blocks[place] < 0 ? [] : await block(file, index.blocks[place]);
-      rows.push(lines[index.lines[place]] ? JSON.parse(lines[index.lines[place]]) : null);
-    }
+    for (let place = from; place < to; place++) rows.push(index.blocks[place] < 0 ? null : body((await block(file, index.blocks[place]))[index.lines[place]]));
     return rows;
+  }
+  function said(line) {
+    const { input, output } = body(line);
+    return [...input, ...output].flatMap((each) => [each.reasoning_content, each.content, ...(Array.isArray(each.tool_calls) ? each.tool_calls : []).flatMap((call) => [call?.function?.name, call?.function?.arguments])])
+      .filter((part) => typeof part === "string").join("\n").toLowerCase();
   }
   async function load(number) {
     const index = JSON.parse(await inflate($(`index-${number}`).textContent));
-    index.means = []; index.sds = []; index.facts = [];
+    index.facts = [];
     for (let task = 0; task < index.tasks.length; task++) {
-      const rewards = [], fact = { failed: 0, aside: 0, truncated: 0 };
+      const fact = { failed: 0, aside: 0, truncated: 0, mixed: (index.sds[task] || 0) > 0 };
       for (let place = index.starts[task]; place < index.starts[task + 1]; place++) {
         if (index.kinds[place] === FAILED) fact.failed++;
         if (index.kinds[place] === ASIDE) fact.aside++;
         if (index.truncated[place]) fact.truncated++;
-        if (index.scores[place] !== null) rewards.push(index.scores[place]);
       }
-      const mean = rewards.length ? rewards.reduce((a, b) => a + b, 0) / rewards.length : null;
-      const sum = rewards.reduce((a, b) => a + (b - mean) ** 2, 0);
-      fact.mixed = rewards.some((reward) => reward !== rewards[0]);
-      index.means.push(mean); index.facts.push(fact);
-      index.sds.push(rewards.length > 1 ? Math.sqrt(sum / (rewards.length - 1)) : 0);
+      index.facts.push(fact);
     }
+    index.unread = data.served ? 0 : index.blocks.filter((place) => place < 0).length;
     files[number] = index;
   }
 
   // ---- charts
   function chart(id, title, draw) {
-    const picture = svg("svg", { viewBox: "0 0 320 168", preserveAspectRatio: "none", role: "img", "aria-label": title });
+    const picture = svg("svg", { viewBox: "0 0 320 168", preserveAspectRatio: "none", role: "img" });
     $(id).replaceChildren(el("figcaption", {}, title), picture);
     draw(picture);
+    const told = [...picture.querySelectorAll("title")].map((each) => each.textContent).filter((each) => !each.endsWith(": 0"));
+    picture.setAttribute("aria-label", [title, ...told].join("; "));
   }
   function histogram(id, title, values) {
     const finite = values.filter((value) => value !== null && value !== undefined);
@@ -98,10 +107,25 @@
         picture.append(svg("rect", { class: "bar", x: 2 + bin * 15.8, y: 140 - height, width: 14.4, height },
           svg("title", {}, `${number(low + bin * (high - low) / 20)} to ${number(low + (bin + 1) * (high - low) / 20)}: ${count}`)));
       });
-      axis(picture, number(low), number(high));
+      axis(picture, number(low), number(high), number(most));
     });
   }
-  function axis(picture, left, right) {
+  function spread(id, title, classes) {
+    chart(id, classes.length ? title : `${title}: not known`, (picture) => {
+      if (!classes.length) return;
+      const least = Math.log(classes[0][0]), range = Math.max(.05, Math.log(classes[classes.length - 1][0]) + .05 - least), counts = new Array(20).fill(0);
+      for (const [seconds, count] of classes) counts[Math.min(19, Math.floor((Math.log(seconds) - least) / range * 20))] += count;
+      const most = Math.max(...counts), time = (bin) => duration(Math.exp(least + bin * range / 20));
+      counts.forEach((count, bin) => {
+        const height = count / most * 130;
+        picture.append(svg("rect", { class: "bar", x: 2 + bin * 15.8, y: 140 - height, width: 14.4, height }, svg("title", {}, `${time(bin)} to ${time(bin + 1)}: ${count}`)));
+      });
+      axis(picture, time(0), `${time(20)}, logarithmic`, number(most));
+    });
+  }
+  const duration = (seconds) => seconds < 1 ? `${number(seconds * 1000, 2)} ms` : `${number(seconds, 2)} s`;
+  function axis(picture, left, right, top) {
+    if (top !== undefined) picture.append(svg("text", { x: 318, y: 10, "text-anchor": "end" }, top));
     picture.append(svg("line", { class: "grid", x1: 0, x2: 320, y1: 140.5, y2: 140.5 }),
       svg("text", { x: 2, y: 158 }, left), svg("text", { x: 318, y: 158, "text-anchor": "end" }, right));
   }
@@ -109,16 +133,17 @@
     const longest = Math.max(0, ...series.map((one) => one.values.length));
     chart(id, longest ? title : `${title}: nothing to show`, (picture) => {
       if (!longest) return;
+      const every = series.flatMap((one) => one.values), low = Math.min(0, ...every), high = Math.max(1, ...every);
       const colours = ["var(--accent)", "var(--warn)", "var(--good)"];
       series.filter((one) => one.values.length).forEach((one, order) => {
-        const at = (value, k) => [longest > 1 ? 8 + k / (longest - 1) * 300 : 160, 140 - value * 125];
+        const at = (value, k) => [longest > 1 ? 8 + k / (longest - 1) * 300 : 160, 140 - (value - low) / (high - low) * 120];
         const points = one.values.map((value, k) => at(value, k));
         picture.append(svg("path", { d: "M" + points.map((point) => point.join(",")).join("L"), style: `stroke:${colours[order]}` }));
         points.forEach(([x, y], k) => picture.append(svg("circle", { cx: x, cy: y, r: 3, style: `fill:${colours[order]}` },
           svg("title", {}, `${one.name.replace("k", k + 1)}: ${number(one.values[k])}`))));
         picture.append(svg("text", { x: 8 + order * 100, y: 11, style: `fill:${colours[order]}` }, one.name));
       });
-      axis(picture, "k = 1", longest > 1 ? `k = ${longest}` : "");
+      axis(picture, `k = 1, from ${number(low)} to ${number(high)}`, longest > 1 ? `k = ${longest}` : "");
     });
   }
   function bars(id, title, named) {
@@ -126,16 +151,23 @@
       const most = Math.max(...named.map(([, value]) => value), 1e-9);
       named.forEach(([name, value], place) => {
         const y = 12 + place * 48;
-        picture.append(svg("rect", { class: "bar", x: 50, y, width: Math.max(1, value / most * 200), height: 26 }),
-          svg("text", { x: 2, y: y + 17 }, name), svg("text", { x: 56 + value / most * 200, y: y + 17 }, value < 1 ? `${number(value * 1000)} ms` : `${number(value)} s`));
+        picture.append(svg("rect", { class: "bar", x: 50, y, width: Math.max(1, value / most * 190), height: 26 }, svg("title", {}, `${name}: ${duration(value)}`)),
+          svg("text", { x: 2, y: y + 17 }, name), svg("text", { x: 56 + value / most * 190, y: y + 17 }, duration(value)));
       });
     });
   }
   function sorted(index, order) {
     const tasks = index.tasks.map((_, place) => place);
     const value = order === "sd" ? index.sds : index.means;
-    if (order !== "index") tasks.sort((a, b) => (value[a] ?? -1) - (value[b] ?? -1) || a - b);
+    if (order !== "index") tasks.sort((a, b) => value[a] === value[b] ? a - b : (value[a] ?? Infinity) - (value[b] ?? Infinity) || a - b);
     return tasks;
+  }
+  let cursor = 0;
+  function along(event) {
+    const last = files[0].tasks.length - 1, order = sorted(files[0], $("strip-order").value);
+    const to = { ArrowLeft: cursor - 1, ArrowRight: cursor + 1, Home: 0, End: last, PageUp: cursor - 10, PageDown: cursor + 10 }[event.key];
+    if (event.key === "Enter") open(order[cursor]);
+    else if (to !== undefined) { cursor = Math.max(0, Math.min(last, to)); event.preventDefault(); event.stopPropagation(); strip(); }
   }
   function strip() {
     const index = files[0], canvas = $("strip-canvas"), order = sorted(index, $("strip-order").value);
@@ -153,12 +185,19 @@
       pen.globalAlpha = mean === null ? .35 : 1;
       pen.fillRect(place * step, height - tall, Math.max(step - (step > 3 ? 1 : 0), .5), tall);
     });
+    cursor = Math.min(cursor, order.length - 1);
+    const task = order[cursor];
+    if (document.activeElement === canvas && task !== undefined) {
+      pen.globalAlpha = 1; pen.strokeStyle = style.getPropertyValue("--warn"); pen.lineWidth = 2;
+      pen.strokeRect(cursor * step, 1, Math.max(step, 3), height - 2);
+    }
+    for (const [name, value] of [["valuemin", 0], ["valuemax", order.length - 1], ["valuenow", cursor], ["valuetext", task === undefined ? "" : `task ${index.tasks[task]}, mean ${number(index.means[task])}`]]) canvas.setAttribute(`aria-${name}`, value);
     canvas.onclick = (event) => open(order[Math.min(order.length - 1, Math.floor(event.offsetX / step))]);
     canvas.onmousemove = (event) => {
       const task = order[Math.min(order.length - 1, Math.floor(event.offsetX / step))];
       canvas.title = `task ${index.tasks[task]}: ${number(index.means[task])}`;
     };
-    $("strip-title").textContent = `mean ${data.score} of each of ${number(order.length)} tasks, ${number(low)} to ${number(high)}; click one to read it`;
+    $("strip-title").textContent = `mean ${data.score} of each of ${number(order.length)} tasks, ${number(low)} to ${number(high)}${known.length < index.means.length ? "; red: none finished" : ""}; click one to read it`;
   }
 
   // ---- overview
@@ -171,20 +210,27 @@
         el(column ? "td" : "th", { scope: column ? undefined : "row", class: numeric[column] && "number" },
           typeof cell === "number" || cell === null ? number(cell) : cell))))));
   }
+  function card(name, value) {
+    const told = typeof value === "string" ? value : number(value);
+    return el("div", { class: "card" }, el("b", { class: told.length > 9 ? "long" : "" }, told), el("span", {}, name));
+  }
+  const failed = (file) => table("Failures by class", ["class", "rollouts"], Object.entries(data.files[file].failures));
+  const facts = (file) => table("Run", ["", ""], data.files[file].facts.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
   function overview() {
     const first = data.files[0], scores = Object.entries(first.scores);
-    $("cards").append(...first.cards.map(([name, value]) => el("div", { class: "card" }, el("b", {}, typeof value === "number" ? number(value) : value), el("span", {}, name))));
+    $("cards").append(...first.cards.map(([name, value]) => card(name, value)));
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
-    bars("chart-latency", "latency of attempts", first.latency);
+    if (first.latency_histogram.length) spread("chart-latency", `latency of attempts${first.latency.map(([name, value]) => ` · ${name} ${duration(value)}`).join("")}`, first.latency_histogram);
+    else bars("chart-latency", "latency of attempts", first.latency);
     $("scores").append(table("Scores", ["score", "mean", "95 % interval", "tasks", "all 0", "all 1"],
       scores.map(([name, each]) => [name, each.mean, each.interval_95 ? each.interval_95.map((end) => number(end)).join(" to ") : "–", each.tasks, each.share_all_zero, each.share_all_one])));
-    $("failures").append(table("Failures by class", ["class", "rollouts"], Object.entries(first.failures)));
-    $("facts").append(table("Run", ["", ""], first.facts.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])));
+    $("failures").append(failed(0));
+    $("facts").append(facts(0));
   }
   function distributions() {
-    const index = files[0];
-    histogram("chart-reward", `${data.score} of rollouts`, index.scores);
-    histogram("chart-tokens", "output tokens of rollouts", index.tokens);
+    const index = files[0], finished = (values) => values.filter((_, place) => index.kinds[place] === FINISHED);
+    histogram("chart-reward", `${data.score} of rollouts`, finished(index.scores));
+    histogram("chart-tokens", "output tokens of rollouts", finished(index.tokens));
     strip();
   }
 
@@ -192,7 +238,7 @@
   const means = (file, task) => files[file].means[task];
   function other(task) {
     const mate = files[1] ? files[1].places.get(files[0].tasks[task]) : undefined;
-    return mate !== undefined && files[1].prompts[mate] === files[0].prompts[task] ? mate : undefined;
+    return mate !== undefined && files[1].asked[mate] === files[0].asked[task] ? mate : undefined;
   }
   function flipped(task) {
     const mate = other(task);
@@ -207,7 +253,7 @@
     const places = [];
     for (let place = index.starts[task]; place < index.starts[task + 1]; place++) places.push(place);
     if (wanted.agent !== "" && !places.some((place) => index.agents[place] === Number(wanted.agent))) return false;
-    if (hits) return hits.has(task);
+    if (hits && hits.has(task)) return true;
     if (!wanted.text) return true;
     return String(index.tasks[task]) === wanted.text || index.prompts[task].toLowerCase().includes(wanted.text)
       || places.some((place) => (index.heads[place] || "").toLowerCase().includes(wanted.text));
@@ -216,11 +262,11 @@
   function filter() {
     const index = files[0];
     const wanted = { text: $("query").value.trim().toLowerCase(), low: bound("low"), high: bound("high"), agent: $("agent").value, only: $("only").value };
-    const by = { hardest: (a, b) => (index.means[a] ?? 2e9) - (index.means[b] ?? 2e9), easiest: (a, b) => (index.means[b] ?? -2e9) - (index.means[a] ?? -2e9), variable: (a, b) => index.sds[b] - index.sds[a] }[$("order").value];
+    const by = { hardest: (a, b) => (index.means[a] ?? 2e9) - (index.means[b] ?? 2e9), easiest: (a, b) => (index.means[b] ?? -2e9) - (index.means[a] ?? -2e9), variable: (a, b) => (index.sds[b] ?? -1) - (index.sds[a] ?? -1) }[$("order").value];
     shown = index.tasks.map((_, task) => task).filter((task) => fits(task, wanted));
     if (by) shown.sort((a, b) => by(a, b) || a - b);
     selected = shown.indexOf(chosen);
-    $("count").textContent = `${number(shown.length)} of ${number(index.tasks.length)} tasks`;
+    $("count").textContent = `${number(shown.length)} of ${number(index.tasks.length)} tasks${hits && index.unread ? `; the texts of ${number(index.unread)} rollouts are not in this page` : ""}`;
     $("space").style.height = `${shown.length * ROW_HEIGHT}px`;
     draw();
   }
@@ -260,7 +306,7 @@
     const turn = ++searching, text = $("query").value.trim().toLowerCase();
     hits = null;
     if (!$("whole").checked || text.length < 2) { filter(); return; }
-    const found = new Set(), index = files[0], needle = JSON.stringify(text).slice(1, -1);
+    const found = new Set(), index = files[0], needle = text;
     if (data.served) {
       const reply = await fetch(`search?q=${encodeURIComponent(text)}`);
       for (const task of await reply.json()) found.add(task);
@@ -272,7 +318,7 @@
       let done = 0;
       for (const [number_, rows] of wanted) {
         const lines = await block(0, number_);
-        for (const [task, line] of rows) if (lines[line] && lines[line].toLowerCase().includes(needle)) found.add(task);
+        for (const [task, line] of rows) if (lines[line] && !found.has(task) && said(lines[line]).includes(needle)) found.add(task);
         if (turn !== searching) return;
         $("count").textContent = `searching ${++done} of ${wanted.size}`;
       }
@@ -283,21 +329,38 @@
   }
 
   // ---- a task
+  const SPANS = { "```": "```", "`": "`", "$$": "$$", "\\[": "\\]", "\\(": "\\)", "\\boxed{": "}" };
   function prose(text) {
-    const parts = [];
-    const pattern = /```([^\n`]*)\n?([\s\S]*?)(?:```|$)|`([^`\n]+)`|(\$\$[\s\S]+?\$\$|\\\[[\s\S]+?\\\]|\\\([\s\S]+?\\\)|\\boxed\{[^{}\n]*\})/g;
+    const parts = [], openers = /```|`|\$\$|\\\[|\\\(|\\boxed\{/g, unclosed = new Set();
     let last = 0;
-    for (const match of text.matchAll(pattern)) {
+    for (let match = openers.exec(text); match; match = openers.exec(text)) {
+      const opener = match[0], inside = match.index + opener.length;
+      if (unclosed.has(opener)) continue;
+      let end = text.indexOf(SPANS[opener], inside);
+      if (end < 0 && opener !== "```") { unclosed.add(opener); continue; }
+      if (end < 0) end = text.length;
+      const content = text.slice(inside, end), after = Math.min(text.length, end + SPANS[opener].length);
+      if (opener === "`" && content.includes("\n")) continue;
       parts.push(text.slice(last, match.index));
-      if (match[4] !== undefined) parts.push(el("span", { class: "math" }, match[4]));
-      else if (match[3] !== undefined) parts.push(el("code", {}, match[3]));
-      else parts.push(el("pre", { tabindex: 0, "aria-label": match[1] ? `code: ${match[1]}` : "code" }, match[2]));
-      last = match.index + match[0].length;
+      if (opener === "```") {
+        const [, language, code] = content.match(/^([^\n]*)\n([^]*)$/) || [null, "", content];
+        parts.push(el("pre", { tabindex: 0, "aria-label": language ? `code: ${language}` : "code" }, code));
+      } else parts.push(opener === "`" ? el("code", {}, content) : el("span", { class: "math" }, text.slice(match.index, after)));
+      last = openers.lastIndex = after;
     }
     parts.push(text.slice(last));
     return parts;
   }
-  const text = (value) => typeof value === "string" ? value : value === null || value === undefined ? "" : JSON.stringify(value, null, 2);
+  function indented(json) {
+    let depth = 0, out = "";
+    for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s"{}[\],:]+/g)) {
+      if (token === "}" || token === "]") out = /[{[]$/.test(out.trimEnd()) && /[{[]\s*$/.test(out) ? out.trimEnd() + (depth--, token) : `${out}\n${"  ".repeat(--depth)}${token}`;
+      else if (token === "{" || token === "[") out += `${token}\n${"  ".repeat(++depth)}`;
+      else out += token === "," ? `,\n${"  ".repeat(depth)}` : token === ":" ? ": " : token;
+    }
+    return out;
+  }
+  const text = (value) => typeof value === "string" ? value : value instanceof Number ? value.source : value === null || value === undefined ? "" : JSON.stringify(value, null, 2);
   function pretty(value) {
     if (typeof value !== "string") return JSON.stringify(value, null, 2);
     try { return JSON.stringify(JSON.parse(value), null, 2); } catch { return value; }
@@ -317,36 +380,32 @@
         return folded(`calls ${text(called.name) || "a tool"}(${text(called.arguments).slice(0, 60)}${text(called.arguments).length > 60 ? "…" : ""})`, el("pre", { tabindex: 0 }, pretty(called.arguments ?? call)));
       }));
   }
-  function raw(row) {
+  function raw(json) {
     const box = el("details", {}, el("summary", {}, "raw JSON"));
     box.addEventListener("toggle", () => {
-      if (box.open && box.childElementCount === 1) {
-        const { _view, ...rest } = row;
-        box.append(el("pre", { tabindex: 0 }, JSON.stringify(rest, null, 2)));
-      }
+      if (box.open && box.childElementCount === 1) box.append(el("pre", { tabindex: 0 }, indented(json)));
     });
     return box;
   }
-  const asked = (row) => (row._view || row).input || [];
-  const answered = (row) => (row._view || row).output || [];
-  function rollout(index, place, row, prompt) {
+  function rollout(index, place, held, prompt) {
     const kind = index.kinds[place], score = index.scores[place];
     const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", { class: score === null ? "" : score >= .5 ? "good" : "bad" }, number(score));
     const name = index.numbers[place] === null ? "rollout" : `rollout ${index.numbers[place]}`;
     const box = el("article", { "aria-label": name }, el("h3", {}, el("span", {}, name), title));
     const facts = [data.agents[index.agents[place]], index.tokens[place] === null ? null : `${number(index.tokens[place])} tokens`, index.truncated[place] ? "cut off" : null, kind === ASIDE ? "set aside: its group is not whole" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));
-    if (!row) return put(box, {}, [el("p", { class: "quiet" }, "Its text is not in this page: ng_view_rollouts +serve=true has it.")]);
+    if (!held) return put(box, {}, [el("p", { class: "quiet" }, "Its text is not in this page: ng_view_rollouts +serve=true has it.")]);
+    const row = held.row;
     if (kind === FAILED) {
       box.append(el("div", { class: "message" }, el("div", { class: "role" }, text(row.failure_class) || "failure"), text(row.message)));
       if (Array.isArray(row.attempts)) box.append(el("p", { class: "quiet" }, `${row.attempts.length} attempts`));
     } else {
-      if (JSON.stringify(asked(row)) !== prompt) box.append(...asked(row).map(message));
-      box.append(...answered(row).map(message));
+      if (JSON.stringify(held.input) !== prompt) box.append(...held.input.map(message));
+      box.append(...held.output.map(message));
       const scores = Object.entries(row).filter(([key, value]) => !key.startsWith("_") && !["input", "output", "response", "responses_create_params", "agent_ref", "prompt_id"].includes(key) && value !== null);
-      if (scores.length) box.append(table("Fields", ["field", "value"], scores.map(([key, value]) => [key, typeof value === "number" ? String(value) : text(value).slice(0, 2000)])));
+      if (scores.length) box.append(table("Fields", ["field", "value"], scores.map(([key, value]) => [key, text(value instanceof Number || typeof value !== "number" ? value : String(value)).slice(0, 2000)])));
     }
-    box.append(raw(row));
+    box.append(raw(held.raw));
     return box;
   }
   function side(file, task, rows, prompt, title) {
@@ -362,7 +421,7 @@
     const rows = await bodies(0, task), mates = mate === undefined ? [] : await bodies(1, mate);
     if (turn !== opening) return;
     const first = rows.find((row, place) => row && index.kinds[index.starts[task] + place] !== FAILED);
-    const input = first ? asked(first) : [], prompt = JSON.stringify(input);
+    const input = first ? first.input : [], prompt = JSON.stringify(input);
     $("detail").replaceChildren(...[
       el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = "/tasks"; } }, "← list"),
         el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "quiet" }, `mean ${number(index.means[task])}, sd ${number(index.sds[task])}`)),
@@ -372,27 +431,32 @@
     ].flat().filter(Boolean));
     $("detail").scrollTop = 0;
   }
-  function open(task) { location.hash = `/task-${files[0].tasks[task]}`; }
+  function open(task) {
+    chosen = task; selected = shown.indexOf(task);
+    location.hash = `/task-${files[0].tasks[task]}`;
+  }
 
   // ---- compare
   function compare() {
     if (!files[1]) return;
     const found = data.difference, common = [];
-    files[0].tasks.forEach((number_, task) => { if (other(task) !== undefined) common.push(task); });
-    const change = (task) => (means(1, other(task)) ?? 0) - (means(0, task) ?? 0);
+    files[0].tasks.forEach((number_, task) => { if (other(task) !== undefined && means(0, task) !== null && means(1, other(task)) !== null) common.push(task); });
+    const alone = [0, 1].map((file) => files[file].means.filter((mean) => mean !== null).length - common.length);
+    const change = (task) => means(1, other(task)) - means(0, task);
     common.sort((a, b) => Math.abs(change(b)) - Math.abs(change(a)) || a - b);
     const rows = common.slice(0, 200).map((task) => [el("a", { href: `#/task-${files[0].tasks[task]}` }, `#${files[0].tasks[task]}`), means(0, task), means(1, other(task)), change(task), flipped(task) ? "flipped" : "", files[0].prompts[task].slice(0, 80)]);
     const told = found ? [["tasks in common", found.tasks], [data.files[0].name, found.mean_first], [data.files[1].name, found.mean_second], ["difference", found.difference], ["95 % interval", found.interval_95 ? found.interval_95.map((end) => number(end)).join(" to ") : "–"], ["p (paired bootstrap)", found.p], ["wins, losses, ties", `${found.wins}, ${found.losses}, ${found.ties}`]] : [];
     $("compare").replaceChildren(
-      el("div", { class: "cards" }, told.map(([name, value]) => el("div", { class: "card" }, el("b", {}, typeof value === "string" ? value : number(value)), el("span", {}, name)))),
-      el("p", {}, found ? `${found.flipped_to_right.length} tasks flipped to right, ${found.flipped_to_wrong.length} to wrong.` : "No task is in both files."),
-      table(`The ${Math.min(200, common.length)} tasks that differ most`, ["task", "first", "second", "difference", "", "prompt"], rows));
+      el("div", { class: "cards" }, told.map(([name, value]) => card(name, value))),
+      el("p", {}, found ? `${found.flipped_to_right.length} tasks flipped to right, ${found.flipped_to_wrong.length} to wrong.` : "No task is in both files.", ` ${alone[0]} tasks are only in the first, ${alone[1]} only in the second.`),
+      table(`The ${Math.min(200, common.length)} tasks that differ most`, ["task", "first", "second", "difference", "", "prompt"], rows),
+      el("h2", {}, data.files[1].name), el("div", { class: "tables" }, el("div", {}, failed(1)), el("div", {}, facts(1))));
   }
 
   // ---- getting about
   function route() {
     const hash = location.hash.replace(/^#\/?/, "") || "overview", of_task = hash.match(/^task-(-?\d+)$/);
-    const view = of_task ? "tasks" : ["overview", "tasks", "compare"].includes(hash) ? hash : "overview";
+    const view = of_task ? "tasks" : ["tasks", ...(files[1] ? ["compare"] : [])].includes(hash) ? hash : "overview";
     for (const each of ["overview", "tasks", "compare"]) $(each).hidden = each !== view;
     for (const link of document.querySelectorAll("nav a"))
       if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
@@ -428,7 +492,9 @@
     $("filters").addEventListener("submit", (event) => { event.preventDefault(); search(); });
     $("list").addEventListener("scroll", draw, { passive: true });
     $("strip-order").addEventListener("input", strip);
-    $("strip-canvas").addEventListener("keydown", (event) => { if (event.key === "Enter") open(sorted(files[0], $("strip-order").value)[0]); });
+    $("strip-canvas").addEventListener("keydown", along);
+    for (const each of ["focus", "blur"]) $("strip-canvas").addEventListener(each, strip);
+    document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("main").focus(); });
     $("help-button").addEventListener("click", () => $("help").showModal());
     document.addEventListener("keydown", keys);
     window.addEventListener("hashchange", route);

@@ -26,14 +26,12 @@ class Blocks:
         self._number = number
         self._most_bytes = most_bytes
         self._lines: list[bytes] = []
-        self._size = 0
-        self._count = 0
+        self._size = self._count = self._written = 0
 
-    def add(self, row: Json) -> tuple[int, int]:
-        """Take a row in; its block and line, both -1 if the page is full."""
-        if self._file.tell() > self._most_bytes:
+    def add(self, line: bytes) -> tuple[int, int]:
+        """Take a row in; its block and line, both -1 if there is no room for more."""
+        if self._written > self._most_bytes:
             return -1, -1
-        line = dumps(row)
         self._lines.append(line)
         self._size += len(line)
         place = self._count, len(self._lines) - 1
@@ -48,6 +46,7 @@ class Blocks:
         data = _packed(b"\n".join(self._lines))
         self._file.write(f'<script type="text/plain" id="block-{self._number}-{self._count}">'.encode())
         self._file.write(data + b"</script>\n")
+        self._written += len(data)
         self._lines, self._size, self._count = [], 0, self._count + 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from array import array
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import say
 from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.records import Json
-from ng_rollouts.report.views import viewed
+from ng_rollouts.report.views import said, viewed
 
 _HOSTS = ("127.0.0.1", "localhost")
 
@@ -36,16 +34,16 @@ class Places:
         self.offsets.append(offset)
         self.tasks.append(task)
 
-    def rows(self, start: int, end: int) -> list[Json]:
-        """The rows at these places."""
-        return [viewed(loads(self._line(place))) for place in range(max(0, start), min(end, len(self.offsets)))]
+    def rows(self, start: int, end: int) -> bytes:
+        """The rows at these places, a line each."""
+        places = range(max(0, start), min(end, len(self.offsets)))
+        return b"\n".join(viewed(loads(self._line(place))) for place in places)
 
     def holding(self, text: str) -> list[int]:
-        """The tasks that have a row with this text, in whatever case."""
-        needles = {json.dumps(text.lower(), ensure_ascii=each)[1:-1].encode() for each in (True, False)}
+        """The tasks in which this was asked or answered, in whatever case."""
         found: dict[int, None] = {}
         for place, task in enumerate(self.tasks):
-            if task not in found and any(needle in self._line(place).lower() for needle in needles):
+            if task not in found and text.lower() in said(loads(self._line(place))):
                 found[task] = None
         return list(found)
 
@@ -85,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (KeyError, ValueError, IndexError, OSError):
             self.send_error(404)
         else:
-            self._send(dumps(rows), "application/json")
+            self._send(rows, "text/plain; charset=utf-8")
 
     def _send(self, body: bytes, kind: str) -> None:
         self.send_response(200)
@@ -100,6 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is for the address."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing: a browser that leaves early is no error."""
+
+
 def serve(page: bytes, places: list[Places], port: int) -> None:
     """Serve until interrupted.
 
@@ -107,7 +112,6 @@ def serve(page: bytes, places: list[Places], port: int) -> None:
         OSError: the port is taken.
     """
     token = secrets.token_urlsafe(12)
-    with ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, page, places, token)) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", port), partial(_Handler, page, places, token)) as server:
         say(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C ends it)")
         server.serve_forever()
