@@ -15,7 +15,7 @@ from ng_rollouts.report.index import ASIDE, FAILED, FINISHED, Index
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
 _OF_THE_SUMMARY = (
-    "began wall_s planned collected failed coverage attempts attempts_per_s tokens output_tokens_per_s cost "
+    "began wall_s planned collected failed coverage attempts attempts_per_s latency_s tokens output_tokens_per_s cost "
     "most_in_flight seed exit_code command versions"
 ).split()
 _TOLD_OF_ROWS = ("model", "temperature", "top_p", "max_output_tokens")

@@ -220,7 +220,7 @@
     const first = data.files[0], scores = Object.entries(first.scores);
     $("cards").append(...first.cards.map(([name, value]) => card(name, value)));
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
-    if (first.latency_histogram.length) spread("chart-latency", `latency of attempts${first.latency.map(([name, value]) => ` · ${name} ${duration(value)}`).join("")}`, first.latency_histogram);
+    if (first.latency_histogram.length) spread("chart-latency", `latency of attempts, ${first.latency.filter(([name]) => name === "p50").map(([, value]) => `half within ${duration(value)}`)}`, first.latency_histogram);
     else bars("chart-latency", "latency of attempts", first.latency);
     $("scores").append(table("Scores", ["score", "mean", "95 % interval", "tasks", "all 0", "all 1"],
       scores.map(([name, each]) => [name, each.mean, each.interval_95 ? each.interval_95.map((end) => number(end)).join(" to ") : "–", each.tasks, each.share_all_zero, each.share_all_one])));
