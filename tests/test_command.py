@@ -443,3 +443,74 @@ def test_real_rollouts_make_chat() -> None:
         for row in read_rows(path):
             assert all(isinstance(message["content"], str) for message in chat_input(row["responses_create_params"]))
             assert isinstance(chat_output(row["response"])[-1]["content"], str)
+
+
+def packed(path: Path, text: str) -> None:
+    """Write a text as its file's name asks for."""
+    import gzip
+
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import zstandard
+
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix == ".zst":
+        path.write_bytes(zstandard.ZstdCompressor().compress(text.encode()))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([json.loads(line) for line in text.splitlines()]), path)
+    else:
+        with fsspec.open(f"file://{path}", "w") as file:
+            file.write(text)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.gz", "t.jsonl.zst", "t.parquet", "t.jsonl"])
+def test_inputs_as_they_lie_about(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """Packed, as a table, or at a URL: the same rollouts come of them as of the plain file."""
+    plain = tasks(5).read_text()
+    packed(tmp_path / name, plain)
+    where = f"file://{tmp_path / name}" if name == "t.jsonl" else name
+    run = ["+agent_name=example_math_agent", "+num_repeats=2"]
+    assert command(*run, "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=a.jsonl").code == 0
+    ran = command(*run, f"+input_jsonl_fpath={where}", "+output_jsonl_fpath=b.jsonl")
+    assert ran.code == 0, ran.stderr
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert (
+        command(*run, f"+input_jsonl_fpath={where}", "+output_jsonl_fpath=b.jsonl", "+resume_from_cache=true").code == 0
+    )
+
+
+def test_tasks_from_stdin(tasks: Callable[..., Path], tmp_path: Path) -> None:
+    """By a dash."""
+    words = ["+agent_name=example_math_agent", "+input_jsonl_fpath=-", "+output_jsonl_fpath=r.jsonl"]
+    ran = subprocess.run(
+        [str(SCRIPTS / "ng_collect_rollouts"), *words],
+        cwd=tmp_path,
+        input=tasks(4).read_text(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert keys_of(tmp_path / "r.jsonl") == [(task, 0) for task in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("broken.jsonl.gz", "input_jsonl_fpath broken.jsonl.gz cannot be read"),
+        ("broken.jsonl.zst", "input_jsonl_fpath broken.jsonl.zst cannot be read"),
+        ("broken.parquet", "input_jsonl_fpath broken.parquet cannot be read"),
+        ("file:///nowhere/t.jsonl", "cannot be read: No such file"),
+        ("nosuch://bucket/t.jsonl", "input_jsonl_fpath nosuch://bucket/t.jsonl: Protocol not known"),
+    ],
+)
+def test_inputs_that_are_not_what_they_say(command: Callable[..., Ran], tmp_path: Path, where: str, said: str) -> None:
+    """Told in a line, with exit code 2."""
+    if where.startswith("broken"):
+        (tmp_path / where).write_bytes(b"PAR1 or anything else")
+    ran = command("+agent_name=example_math_agent", f"+input_jsonl_fpath={where}", "+output_jsonl_fpath=r.jsonl")
+    assert (ran.code, said in ran.stderr, ran.stderr.count("\n")) == (2, True, 1), ran.stderr

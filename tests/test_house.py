@@ -43,7 +43,7 @@ FLOORS = [
     },
     {"recipes", "aggregates", "small_commands"},
     {"plans", "tally", "rollout_files"},
-    {"tasks", "sampling"},
+    {"tasks", "sampling", "sources"},
     {"http", "outputs", "failures", "capacity", "lines", "load"},
     {"journal", "pools", "manifest", "figures"},
     {"models", "user_code"},

@@ -14,7 +14,8 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.plans import Plan
 from ng_rollouts.recipes import Recipe
 from ng_rollouts.records import Rollout
-from ng_rollouts.tasks import TaskFile, readable_twice
+from ng_rollouts.sources import readable_twice
+from ng_rollouts.tasks import TaskFile
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
 RECIPE = Recipe(agent_name="a")

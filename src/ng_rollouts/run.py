@@ -37,8 +37,9 @@ from ng_rollouts.retries import Breaker
 from ng_rollouts.sampling import warnings
 from ng_rollouts.shards import shard_of
 from ng_rollouts.signals import heeding_signals
+from ng_rollouts.sources import readable_twice
 from ng_rollouts.tally import Tally
-from ng_rollouts.tasks import TaskFile, readable_twice
+from ng_rollouts.tasks import TaskFile
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:

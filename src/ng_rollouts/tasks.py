@@ -7,10 +7,8 @@ more than a row, and a plan costs nothing per row unless rows differ in repeats 
 from __future__ import annotations
 
 import hashlib
-import stat
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -166,30 +164,6 @@ class TaskFile:
                 yield from islice((pair for pair in stripped if pair[1]), self.limit)
         except OSError as error:
             raise InputError(f"input_jsonl_fpath {self.name} cannot be read: {error.strerror}") from error
-
-
-@contextmanager
-def readable_twice(path: str) -> Iterator[Path]:
-    """The input as a file that can be read again: itself, or a copy of a pipe.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    source = Path(path).expanduser()
-    try:
-        mode = source.stat().st_mode
-    except OSError as error:
-        raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
-    if stat.S_ISDIR(mode):
-        raise InputError(f"input_jsonl_fpath {path} is a folder: name a JSONL file")
-    if stat.S_ISREG(mode):
-        yield source
-        return
-    with tempfile.NamedTemporaryFile(prefix="ng_rollouts_input_", suffix=".jsonl") as copy, source.open("rb") as pipe:
-        while chunk := pipe.read(1 << 20):
-            copy.write(chunk)
-        copy.flush()
-        yield Path(copy.name)
 
 
 def _unmarked(line: bytes) -> bytes:

@@ -1,0 +1,113 @@
+"""Where the input lies -> a local JSONL file that can be read twice: itself, or a copy of what is packed or elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.jsonlines import dumps
+
+_ROWS_AT_ONCE = 1000
+
+
+@contextmanager
+def readable_twice(path: str) -> Iterator[Path]:
+    """The input as a file that can be read again.
+
+    Args:
+        path: a file, plain, .gz, .zst or .parquet; `-` for stdin; or a URL that fsspec knows, such as s3://.
+
+    Raises:
+        InputError: there is no such file, or it is not what its name says.
+        ConfigError: an extra is needed that is not installed.
+    """
+    source = Path(path).expanduser()
+    if path != "-" and "://" not in path and _is_plain(source, path):
+        yield source
+        return
+    with tempfile.NamedTemporaryFile(prefix="ng_rollouts_input_", suffix=".jsonl") as copy:
+        try:
+            with _opened(path, source) as packed:
+                _unpack(path, packed, cast("BinaryIO", copy))
+        except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise InputError(f"input_jsonl_fpath {path} cannot be read: {reason}") from error
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _is_plain(source: Path, path: str) -> bool:
+    """Whether a file can be read as it is.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        mode = source.stat().st_mode
+    except OSError as error:
+        raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"input_jsonl_fpath {path} is a folder: name a JSONL file")
+    return stat.S_ISREG(mode) and source.suffix not in (".gz", ".zst", ".parquet")
+
+
+@contextmanager
+def _opened(path: str, source: Path) -> Iterator[Any]:
+    if path == "-":
+        yield sys.stdin.buffer
+    elif "://" in path:
+        try:
+            import fsspec  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"input_jsonl_fpath {path} needs fsspec: pip install 'ng_rollouts[remote]'") from error
+        try:
+            opened = fsspec.open(path, "rb")
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"input_jsonl_fpath {path}: {error}") from error
+        with opened as file:
+            yield file
+    else:
+        with source.open("rb") as file:
+            yield file
+
+
+def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
+    if path.endswith(".gz"):
+        with gzip.open(packed) as unpacked:
+            shutil.copyfileobj(unpacked, plain)
+    elif path.endswith(".zst"):
+        _unpack_zstd(path, packed, plain)
+    elif path.endswith(".parquet"):
+        _unpack_parquet(path, packed, plain)
+    else:
+        shutil.copyfileobj(packed, plain)
+
+
+def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
+    """A line for each row; columns that hold JSON text, by the file's own word, are what they were."""
+    try:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"input_jsonl_fpath {path} needs pyarrow: pip install 'ng_rollouts[parquet]'") from error
+    for batch in pq.ParquetFile(packed).iter_batches(_ROWS_AT_ONCE):
+        plain.writelines(dumps(row) + b"\n" for row in batch.to_pylist())
+
+
+def _unpack_zstd(path: str, packed: Any, plain: BinaryIO) -> None:
+    try:
+        import zstandard  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"input_jsonl_fpath {path} needs zstandard: pip install 'ng_rollouts[zstd]'") from error
+    try:
+        zstandard.ZstdDecompressor().copy_stream(packed, plain)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
