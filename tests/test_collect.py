@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.collect import FEWEST_WAITING, Outlet, Stop, collect
+from ng_rollouts.collector import FEWEST_WAITING, Outlet, Stop, collect
 from ng_rollouts.counts import Counts
 from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
 from ng_rollouts.journal import Journal, open_journal

@@ -49,12 +49,12 @@ FLOORS = [
     {"models", "user_code"},
     {"verifiers"},
     {"agents"},
-    {"collect", "progress", "rehearsal", "executors"},
+    {"collector", "progress", "rehearsal", "executors"},
     {"resume", "signals", "summary", "planned", "export", "comparison", "merging"},
     {"book", "report"},
     {"fan_out", "closing", "exporters"},
     {"run"},
-    {"cli", "serve_example", "reward_profile", "aggregation"},
+    {"cli", "serve_example", "reward_profile", "aggregation", "api"},
 ]
 
 

@@ -1,3 +1,19 @@
 """Collect LLM rollouts by the thousand: in order, whole groups, nothing lost."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ng_rollouts.api import collect, collect_groups, read_rollouts
+
+__all__ = ["__version__", "collect", "collect_groups", "read_rollouts"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from ng_rollouts import api  # noqa: PLC0415 - the command has no use for it
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ng_rollouts.counts import Counts
@@ -28,6 +29,7 @@ class Book:
         terminal: failures that no resume would try again.
         unscored: whether an agent gives no rewards.
         began: seconds since 1970.
+        seen: is told of each row that is written, as JSON.
     """
 
     journal: Journal
@@ -44,6 +46,7 @@ class Book:
     load: Load | None = None
     pools: list[Pool] = field(default_factory=list)
     unscored: bool = False
+    seen: Callable[[bytes], None] | None = None
     last_failure: Attempt | None = None
     finished: Finished | None = None
     began: float = field(default_factory=time.time)
@@ -75,6 +78,8 @@ class Book:
     def keep(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout down, and count it."""
         self.journal.append(rollout.position, result.line)
+        if self.seen:
+            self.seen(result.line)
         self._figure_in(rollout.position, rollout.key, rollout.agent, result.facts)
         self.counts.collected += 1
         counts = self.counts.of(rollout.agent)

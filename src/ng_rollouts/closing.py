@@ -14,7 +14,7 @@ from pathlib import Path
 from ng_rollouts import __version__
 from ng_rollouts.agents import Agent
 from ng_rollouts.book import Book
-from ng_rollouts.collect import Stop
+from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.costs import Costs

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_log = logging.getLogger("ng_rollouts")
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Within a program of somebody else's: what would be said and told goes to the log instead."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether nothing is to be shown."""
+    return _quiet.get()
 
 
 def say(result: str) -> None:
     """A line, or lines, for stdout."""
+    if _quiet.get():
+        _log.info("%s", result)
+        return
     try:
         print(result, flush=True)
     except OSError as error:
@@ -18,6 +42,9 @@ def say(result: str) -> None:
 
 def tell(message: str) -> None:
     """A line for stderr."""
+    if _quiet.get():
+        _log.warning("%s", message) if message.startswith("warning") else _log.info("%s", message)
+        return
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError:

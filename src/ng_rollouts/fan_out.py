@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ng_rollouts.book import Book
 from ng_rollouts.capacity import in_flight_possible
-from ng_rollouts.collect import Outlet, Stop, collect
+from ng_rollouts.collector import Outlet, Stop, collect
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import tell
 from ng_rollouts.costs import Costs
@@ -23,7 +23,7 @@ from ng_rollouts.journal import Journal
 from ng_rollouts.load import watching_load
 from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Limit
 from ng_rollouts.progress import progress
-from ng_rollouts.records import Rollout
+from ng_rollouts.records import Result, Rollout
 from ng_rollouts.retries import RetryPolicy
 from ng_rollouts.status import status
 
@@ -31,15 +31,24 @@ _SYNC_EVERY_S = 1.0
 
 
 async def fan_out(
-    config: CollectConfig, executor: Executor, owed: Iterator[Rollout], book: Book, stop: Stop, status_path: Path
+    config: CollectConfig,
+    executor: Executor,
+    owed: Iterator[Rollout],
+    book: Book,
+    stop: Stop,
+    status_path: Path,
+    room: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Collect what is owed, as far as budget and canary let it; progress is shown, the journal synced all the while.
+
+    Args:
+        room: awaited before each attempt, where somebody has to keep up.
 
     Raises:
         StoppedEarly: going on was pointless.
     """
     limit = _limit(config, min(book.counts.planned, executor.most_at_once or book.counts.planned))
-    out = _FanOut(config=config, executor=executor, book=book, stop=stop, limit=limit)
+    out = _FanOut(config=config, executor=executor, book=book, stop=stop, limit=limit, room=room)
     syncing = asyncio.create_task(_sync_often(book.journal))
     try:
         async with (
@@ -63,6 +72,7 @@ class _FanOut:
     book: Book
     stop: Stop
     limit: Limit
+    room: Callable[[], Awaitable[None]] | None
     began: float = field(default_factory=time.monotonic)
     costs: Costs = field(init=False)
 
@@ -71,16 +81,20 @@ class _FanOut:
 
     async def send(self, rollouts: Iterator[Rollout]) -> None:
         """Have these collected."""
-        earlier = self.book.earlier.attempts
         await collect(
             rollouts,
-            lambda rollout, attempts: self.executor.call(rollout, attempts + earlier.get(rollout.key, 0)),
+            self._call,
             Outlet(keep=self.book.keep, give_up=self.book.give_up),
             limit=self.limit,
             policy=_policy(self.config),
             counts=self.book.counts,
             stop=self.stop,
         )
+
+    async def _call(self, rollout: Rollout, attempts: int) -> Result:
+        if self.room:
+            await self.room()
+        return await self.executor.call(rollout, attempts + self.book.earlier.attempts.get(rollout.key, 0))
 
     async def send_canary(self, owed: Iterator[Rollout]) -> None:
         """Send the first rollouts alone.

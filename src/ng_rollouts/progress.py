@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
+from ng_rollouts.console import is_quiet
 from ng_rollouts.counts import Counts
 
 TITLE = "Collecting rollouts"
@@ -42,6 +43,9 @@ async def progress(counts: Counts, notes: Notes = tuple, stream: TextIO | None =
     Args:
         notes: what else there is to show, as `key=value`.
     """
+    if is_quiet():
+        yield
+        return
     stream = stream or sys.stderr
     display: _Display = _Bar(counts, notes, stream) if stream.isatty() else _Lines(counts, notes, stream)
     ticking = asyncio.create_task(_tick(display))

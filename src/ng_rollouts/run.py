@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, nullcontext
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from ng_rollouts.agents.discovery import find_agents
 from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.book import Book
 from ng_rollouts.closing import Closing
-from ng_rollouts.collect import Stop
+from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
@@ -25,6 +26,7 @@ from ng_rollouts.exporters import check_exporters, export
 from ng_rollouts.failures import FailuresFile
 from ng_rollouts.fan_out import fan_out
 from ng_rollouts.journal import Journal, open_journal, reopen_journal
+from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import read_manifest, write_manifest
 from ng_rollouts.metrics import Scores
 from ng_rollouts.outputs import OutputPaths, check_output, output_paths
@@ -36,10 +38,24 @@ from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, re
 from ng_rollouts.retries import Breaker
 from ng_rollouts.sampling import warnings
 from ng_rollouts.shards import shard_of
-from ng_rollouts.signals import heeding_signals
+from ng_rollouts.signals import Received, heeding_signals
 from ng_rollouts.sources import readable_twice
 from ng_rollouts.tally import Tally
 from ng_rollouts.tasks import TaskFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A program that takes rows while they are collected, and ends the run when it has enough.
+
+    Attributes:
+        take: a row that was written, as JSON.
+        room: returns once it can take more.
+    """
+
+    stop: Stop
+    take: Callable[[bytes], None]
+    room: Callable[[], Awaitable[None]]
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
@@ -52,6 +68,17 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         UsageError: something is wrong that can be known before anything is sent.
         StoppedEarly: going on was pointless; what was collected is in the output.
         Interrupted: a signal ended it; likewise.
+    """
+    with prepared(config, command) as prepared_run, asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(prepared_run.collect())
+
+
+@contextmanager
+def prepared(config: CollectConfig, command: Sequence[str] = (), consumer: Consumer | None = None) -> Iterator[Run]:
+    """A run that has been checked, ready to begin.
+
+    Raises:
+        UsageError: something is wrong that can be known before anything is sent.
     """
     shard = shard_of(config, os.environ)
     paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
@@ -75,17 +102,24 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
             tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.output}")
         for warning in warnings(config, plan):
             tell(f"warning: {warning}")
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            return runner.run(_Run(config, command, tasks, plan, paths).collect())
+        yield Run(config, command, tasks, plan, paths, consumer)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
+    """A run that has been checked.
+
+    Attributes:
+        command: what was typed, if anything was.
+        consumer: who takes the rows, beside the output.
+    """
+
     config: CollectConfig
     command: Sequence[str]
     tasks: TaskFile
     plan: Plan
     paths: OutputPaths
+    consumer: Consumer | None = None
 
     @property
     def status_path(self) -> Path:
@@ -93,6 +127,12 @@ class _Run:
         return Path(self.config.status_file or self.paths.status).expanduser()
 
     async def collect(self) -> int:
+        """Collect, and finish; the exit code.
+
+        Raises:
+            StoppedEarly: going on was pointless; what was collected is in the output.
+            Interrupted: a signal ended it; likewise.
+        """
         async with AsyncExitStack() as stack:
             book = self._book_of_earlier(stack)
             agents: dict[str, Agent] = {}
@@ -108,7 +148,7 @@ class _Run:
                 return await self._collect_into(book or self._new_book(stack), agents, opened)
 
     async def _collect_into(self, book: Book, agents: dict[str, Agent], executor: Executor | None) -> int:
-        stop = Stop(self.config.drain_s)
+        stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
         closing = Closing(
             config=self.config,
             command=self.command,
@@ -119,17 +159,20 @@ class _Run:
             stop=stop,
         )
         code = NgRolloutsError.exit_code
-        with heeding_signals(stop, book.counts) as received:
+        with nullcontext(Received()) if self.consumer else heeding_signals(stop, book.counts) as received:
             try:
                 self._start(book)
                 book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
                 book.unscored = any(not agent.scores for agent in agents.values())
+                if self.consumer:
+                    await self._hand_over(self.consumer, book)
                 if book.owes_any and executor:
-                    await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path)
+                    room = self.consumer.room if self.consumer else None
+                    await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path, room)
                     for line in executor.told():
                         tell(line)
-                if received.first and book.owes_any:
-                    raise Interrupted(received.first)
+                if stop.asked.is_set() and book.owes_any:
+                    raise Interrupted(received.first or signal.SIGINT)
                 code = await closing.finish()
                 code = 128 + received.first if received.first else code
             except NgRolloutsError as error:
@@ -141,6 +184,15 @@ class _Run:
                 closing.write_summary(code)
                 await self._hand_on(book, stop)
             return code
+
+    async def _hand_over(self, consumer: Consumer, book: Book) -> None:
+        """Have the consumer take what was there before, and from then on what is collected."""
+        for _, row in book.journal.rows():
+            await consumer.room()
+            if consumer.stop.asked.is_set():
+                return
+            consumer.take(dumps(row))
+        book.seen = consumer.take
 
     async def _hand_on(self, book: Book, stop: Stop) -> None:
         if book.finished:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from ng_rollouts.collect import Stop
+from ng_rollouts.collector import Stop
 from ng_rollouts.console import tell
 from ng_rollouts.counts import Counts
 

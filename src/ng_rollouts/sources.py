@@ -1,4 +1,4 @@
-"""Where the input lies -> a local JSONL file that can be read twice: itself, or a copy of what is packed or elsewhere."""
+"""Where the input lies -> a local JSONL file that can be read twice: itself, or a copy of what is packed or far."""
 
 from __future__ import annotations
 

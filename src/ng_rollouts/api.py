@@ -1,0 +1,110 @@
+"""The command as a library: rows, or whole groups, while they are collected, with all that the command promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, aclosing, suppress
+from pathlib import Path
+from typing import Any
+
+from ng_rollouts.collector import Stop
+from ng_rollouts.config import CollectConfig
+from ng_rollouts.console import quietly
+from ng_rollouts.jsonlines import loads
+from ng_rollouts.records import Json
+from ng_rollouts.rollout_files import row_groups
+from ng_rollouts.run import Consumer, prepared
+
+_WAITING = 256
+"""So many rows may wait for their consumer before no more attempts are begun."""
+
+
+class _Tray:
+    """Rows on their way to who takes them; the end is None."""
+
+    def __init__(self) -> None:
+        self._rows: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def put(self, row: bytes | None) -> None:
+        self._rows.put_nowait(row)
+        if self._rows.qsize() >= _WAITING:
+            self._room.clear()
+
+    async def room(self) -> None:
+        await self._room.wait()
+
+    def open(self) -> None:
+        """Have nobody wait any longer."""
+        self._room.set()
+
+    async def take(self) -> bytes | None:
+        row = await self._rows.get()
+        if self._rows.qsize() < _WAITING:
+            self._room.set()
+        return row
+
+
+async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
+    """Rows as they complete, each already on disk; with `resume_from_cache`, those that were there come first.
+
+    Args:
+        parameters: those of the command, as keywords; nested ones as dicts.
+
+    Yields:
+        Rows as they are in the output. When it ends by itself, the output is the finished file; when it is left
+        early, it is that of an interrupted run (leave by `contextlib.aclosing`, so that it has ended by then).
+
+    Raises:
+        UsageError: something is wrong that can be known before anything is sent.
+        StoppedEarly: going on was pointless; what was collected is in the output.
+        GateMissed: the averages are below what was asked for.
+    """
+    config = CollectConfig(**parameters)
+    tray = _Tray()
+    consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, room=tray.room)
+    with ExitStack() as stack:
+        with quietly():
+            prepared_run = stack.enter_context(prepared(config, consumer=consumer))
+            running = asyncio.create_task(prepared_run.collect())  # which stays as quiet as it is begun
+        running.add_done_callback(lambda _: tray.put(None))
+        try:
+            while (row := await tray.take()) is not None:
+                yield loads(row)
+            await running
+        finally:
+            consumer.stop.asked.set()
+            consumer.stop.at_once.set()
+            tray.open()
+            await asyncio.wait([running])
+            with suppress(asyncio.CancelledError):
+                running.exception()  # what ended a run that was left early is of no concern to who left it
+
+
+async def collect_groups(**parameters: Any) -> AsyncGenerator[list[Json], None]:
+    """Whole groups as they complete, their rows in order: what group-relative methods want.
+
+    Tasks some of whose rollouts failed for good give no group. See `collect`.
+    """
+    config = CollectConfig(**parameters)
+    with quietly(), prepared(config) as planned:
+        size = planned.plan.group_size()
+    waiting: dict[int, list[Json]] = {}
+    async with aclosing(collect(**parameters)) as rows:
+        async for row in rows:
+            group = waiting.setdefault(row["_ng_task_index"], [])
+            group.append(row)
+            if len(group) == size(row["_ng_task_index"]):
+                del waiting[row["_ng_task_index"]]
+                yield sorted(group, key=lambda each: each["_ng_rollout_index"])
+
+
+def read_rollouts(path: str | Path) -> Iterator[list[Json]]:
+    """The groups of a file of rollouts, one at a time, whatever order it is in.
+
+    Raises:
+        InputError: it cannot be read, or a line is no rollout.
+    """
+    return row_groups(Path(path))

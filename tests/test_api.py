@@ -1,0 +1,131 @@
+"""The library: rows and groups while they are collected."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ng_rollouts import collect, collect_groups, read_rollouts
+from ng_rollouts.errors import ConfigError, GateMissed, StoppedEarly
+
+from .conftest import ROOT, Served, keys_of, read_rows
+
+EXAMPLE = {"agent_name": "example_math_agent", "input_jsonl_fpath": str(ROOT / "examples" / "arithmetic.jsonl")}
+
+
+def key(row: dict[str, Any]) -> tuple[int, int]:
+    return row["_ng_task_index"], row["_ng_rollout_index"]
+
+
+def test_rows_as_they_complete(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All that end up in the finished file, once each; nothing is printed."""
+    output = tmp_path / "r.jsonl"
+
+    async def run() -> list[Any]:
+        return [row async for row in collect(**EXAMPLE, output_jsonl_fpath=str(output), limit=20, num_repeats=3)]
+
+    rows = asyncio.run(run())
+    assert sorted(rows, key=key) == read_rows(output)
+    assert keys_of(output) == [(task, index) for task in range(20) for index in range(3)]
+    assert capfd.readouterr() == ("", "")
+    assert [len(group) for group in read_rollouts(output)] == [3] * 20
+
+
+def test_groups_are_whole_and_in_order(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Tasks whose rollouts failed give none."""
+    server = serve(delay=[0.0, 0.05], faults={"400": 0.1}, sticky=True)
+    source, output = tasks(20), tmp_path / "r.jsonl"
+    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(source), "output_jsonl_fpath": str(output)}
+
+    async def run() -> list[list[Any]]:
+        return [group async for group in collect_groups(**parameters, num_repeats=4, num_samples_in_parallel=16)]
+
+    groups = asyncio.run(run())
+    assert all([row["_ng_rollout_index"] for row in group] == [0, 1, 2, 3] for group in groups)
+    assert all(len({row["_ng_task_index"] for row in group}) == 1 for group in groups)
+    assert sorted((row for group in groups for row in group), key=key) == read_rows(output)
+    assert 0 < len(groups) < 20
+
+
+def test_who_leaves_early_goes_on_later(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What was there comes first, then the rest; each rollout once."""
+    server = serve(delay=[0.01, 0.03])
+    output = tmp_path / "r.jsonl"
+    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(tasks(60)), "output_jsonl_fpath": str(output)}
+
+    async def some() -> int:
+        async with aclosing(collect(**parameters, num_samples_in_parallel=4)) as rows:
+            taken = 0
+            async for _ in rows:
+                taken += 1
+                if taken == 10:
+                    break
+        return taken
+
+    async def rest() -> list[Any]:
+        return [row async for row in collect(**parameters, resume_from_cache=True)]
+
+    asyncio.run(some())
+    there = len(read_rows(output))
+    assert 10 <= there < 60
+    rows = asyncio.run(rest())
+    assert sorted(map(key, rows)) == [(task, 0) for task in range(60)]
+    assert {key(row)[0] for row in rows[:there]} != {key(row)[0] for row in rows[there:]}
+    assert server.stats()["total"] < 60 + 10
+
+
+def test_a_slow_consumer_is_waited_for(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """No more is asked than may wait for it, and what is in flight."""
+    server = serve()
+    output = tmp_path / "r.jsonl"
+    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(tasks(600)), "output_jsonl_fpath": str(output)}
+
+    async def run() -> int:
+        async with aclosing(collect(**parameters, num_samples_in_parallel=8)) as rows:
+            async for _ in rows:
+                before = -1
+                while (asked := (await asyncio.to_thread(server.stats))["total"]) != before:
+                    before = asked
+                    await asyncio.sleep(0.3)
+                return int(asked)
+        return 0
+
+    assert 200 < asyncio.run(run()) <= 256 + 8 + 8
+
+
+def test_what_ends_a_run_is_raised(tmp_path: Path) -> None:
+    """A wrong parameter, a missing server, a gate."""
+
+    async def run(**parameters: Any) -> None:
+        async for _ in collect(
+            **{**EXAMPLE, "output_jsonl_fpath": str(tmp_path / "r.jsonl"), "limit": 3, **parameters}
+        ):
+            pass
+
+    with pytest.raises(ConfigError, match="num_repeats must be >= 1"):
+        asyncio.run(run(num_repeats=0))
+    with pytest.raises(StoppedEarly):
+        asyncio.run(run(agent_url="http://127.0.0.1:9", wait_for_agent_s=0.0))
+    with pytest.raises(GateMissed):
+        asyncio.run(run(min_mean={"reward": 2.0}))
+
+
+def test_the_example_of_a_trainer_runs(tmp_path: Path) -> None:
+    """Groups with a spread of rewards, as they complete."""
+    script = ROOT / "examples" / "grpo_buffer.py"
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "step 1:" in done.stdout
