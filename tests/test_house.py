@@ -83,7 +83,9 @@ def test_imports_run_downward() -> None:
     wrong = []
     for path in PACKAGE.rglob("*.py"):
         relative = path.relative_to(PACKAGE).with_suffix("").parts
-        own = "ng_rollouts" if relative == ("__init__",) else relative[0]
+        if relative == ("__init__",):  # the package's face hands out what is above all floors
+            continue
+        own = relative[0]
         wrong += [
             f"{path.name} imports {module}"
             for module in imports(path)
