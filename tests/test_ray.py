@@ -118,7 +118,7 @@ def test_a_removed_node_costs_a_repeat(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path, cluster: Any
 ) -> None:
     """The others go on."""
-    server = serve(delay=[0.2, 0.4])
+    server = serve(delay=[0.8, 1.2])
     tasks(TASKS)
     process = started(tmp_path, *arguments(server, cluster), "+num_samples_in_parallel=9")
     cluster.remove_node(cluster.others[0], allow_graceful=False)
