@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -114,6 +115,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
+
+
+def test_what_is_published_is_whole(wheel: Path, tmp_path: Path) -> None:
+    """The index would take both archives, and the wheel has what is no Python."""
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), *map(str, tmp_path.glob("*.tar.gz"))]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("ng_rollouts/") for name in archive.namelist()}
+    assert {"py.typed", "report/page.html", "report/page.css", "report/page.js", "conf/config.yaml"} <= names
 
 
 def test_the_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
