@@ -4,7 +4,8 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY src src
-# hadolint ignore=DL3013  what is installed is this checkout
+# What is installed is this checkout, which has one version.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[verifiers,zstd]' && rm -rf /src
 
 RUN useradd --create-home --uid 1000 collector
