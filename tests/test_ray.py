@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -150,6 +151,41 @@ def test_a_killed_driver_is_resumed(
     assert not [pid for pid in actors if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_rollout_that_ends_its_actors_is_a_failure(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """After a few of them; the others are collected."""
+    (tmp_path / "poison.py").write_text(
+        "import os\n\nasync def answer(row, client):\n"
+        "    if row['_ng_task_index'] == 5:\n        os._exit(1)\n    return {'reward': 1.0}\n"
+    )
+    tasks(30)
+    run = ["+agents.mine._target_=poison.py:answer", "+agent_name=mine", "+input_jsonl_fpath=tasks.jsonl"]
+    options = ["+executor=ray", "+executor.num_actors=2", "+num_samples_in_parallel=1", "+output_jsonl_fpath=r.jsonl"]
+    ran = command(*run, *options, env=RAY)
+    assert ran.code == 1, ran.stderr
+    (failed,) = read_rows(tmp_path / "r_failures.jsonl")
+    assert (failed["_ng_task_index"], failed["failure_class"]) == (5, "actor_lost")
+    assert "Ray: 3 actors were lost" in ran.stderr
+    assert "Ray: 3 actors were lost" in (tmp_path / "r_summary.json").read_text()
+    assert len(read_rows(tmp_path / "r.jsonl")) == 29
+
+
+def test_what_is_allowed_a_minute_is_shared(
+    serve: Callable[..., Served], command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Among the actors that there are, which are told, if they are fewer than were asked for."""
+    server = serve()
+    tasks(12)
+    began = time.monotonic()
+    ran = command(
+        *arguments(server), "+executor.num_actors=8", "+executor.num_cpus=1", "+max_requests_per_minute=240", env=RAY
+    )
+    assert ran.code == 0, ran.stderr
+    assert re.search(r"Ray: \d of 8 actors on 1 nodes", ran.stderr) or (os.cpu_count() or 1) >= 8
+    assert time.monotonic() - began < 90
+
+
 def test_a_signal_drains(serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path) -> None:
     """As in this process."""
     server = serve(delay=[0.3, 0.5])
@@ -168,6 +204,10 @@ def test_a_signal_drains(serve: Callable[..., Served], tasks: Callable[..., Path
         (["+executor.address=127.0.0.1:9"], 3, "executor.address=127.0.0.1:9"),
         (["+executor.num_actors=0"], 2, "executor.num_actors must be a positive integer, got 0"),
         (["+executor.actors=2"], 2, "executor has no 'actors'"),
+        (["+executor.num_cpus=-1"], 2, "executor.num_cpus must be a number from 0, got -1"),
+        (["+executor.resources={gpuz: abc}"], 2, "executor.resources.gpuz must be a number"),
+        (["+executor.runtime_env=abc"], 2, "executor.runtime_env cannot be 'abc'"),
+        (["+executor.resources={gpuz: 1}"], 3, "executor.resources.gpuz=1: the cluster has 0"),
     ],
 )
 def test_what_cannot_be(

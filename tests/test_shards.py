@@ -36,8 +36,7 @@ def test_shards_share_a_plan(
     brought: list[int | None], count: int, repeats: int | dict[str, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Each rollout is in one of them, with its key, whole groups together, and each finds its own by key."""
-    if None in brought:
-        brought = [None for _ in brought]
+    brought = [None if index is None else index + 20 for index in brought]  # which no row has by its place
     path = tmp_path_factory.mktemp("shards") / "tasks.jsonl"
     rows = [
         {"responses_create_params": {"input": str(number)}, "agent_ref": {"name": "ab"[number % 2]}}
@@ -103,6 +102,35 @@ def test_what_shards_set_aside_is_finished_by_the_whole(
     ran = command(*run, f"+agent_url={well.url}", "+resume_from_cache=true")
     assert (ran.code, well.stats()["total"]) == (0, failed), ran.stderr
     assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(12) for index in range(2)]
+
+
+def test_what_is_missing_is_counted_with_repeats_by_agent(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """And what the shards were asked has to be one thing; a torn line is a missing rollout."""
+    lines = [json.loads(line) for line in TASKS.read_text().splitlines()[:5]]
+    names = ["example_math_agent", "example_tool_agent"]
+    rows = [{**line, "agent_ref": {"name": names[number % 2]}} for number, line in enumerate(lines)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ["+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_shards=2"]
+    repeats = "+num_repeats={example_math_agent: 1, example_tool_agent: 2}"
+    for index in range(2):
+        assert command(*run, repeats, f"+shard_index={index}").code == 0
+    merge = ["+input_glob=r_shard_*.jsonl", "+output_jsonl_fpath=all.jsonl", "+overwrite=true"]
+    assert command(*merge, script="ng_aggregate_rollouts").code == 0
+    first = tmp_path / "r_shard_0_of_2.jsonl"
+    whole = first.read_text()
+    first.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    ran = command(*merge, script="ng_aggregate_rollouts")
+    assert (ran.code, "1 rollouts of tasks that are not there at all are missing, from task 4 on" in ran.stderr) == (
+        1,
+        True,
+    ), ran.stderr
+    first.write_text(whole[:-40])
+    ran = command(*merge, script="ng_aggregate_rollouts")
+    assert (ran.code, "the last line of r_shard_0_of_2.jsonl is torn" in ran.stderr) == (1, True), ran.stderr
+    command(*run, repeats, "+shard_index=0", "+overwrite=true", "+responses_create_params.temperature=0.1")
+    ran = command(*merge, script="ng_aggregate_rollouts")
+    assert (ran.code, "was collected for something else than" in ran.stderr) == (1, True), ran.stderr
+    assert "responses_create_params.temperature: null then, 0.1 now" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def run(config: AggregationConfig) -> int:
     if config.merge_shards:
         say(f"Rollouts: {paths.output}")
     say(f"Aggregate metrics: {paths.aggregate_metrics}")
+    for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
+        if config.merge_shards and path.exists():
+            tell(f"of those that are missing, some were {what}: they are in {path}")
     complaints = list(index.complaints())
     for complaint in complaints:
         tell(f"error: {complaint}")

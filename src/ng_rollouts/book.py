@@ -29,6 +29,7 @@ class Book:
         terminal: failures that no resume would try again.
         unscored: whether an agent gives no rewards.
         began: seconds since 1970.
+        executor_told: what there is to tell of who made the attempts.
         seen: is told of each row that is written, as JSON.
     """
 
@@ -46,6 +47,7 @@ class Book:
     load: Load | None = None
     pools: list[Pool] = field(default_factory=list)
     unscored: bool = False
+    executor_told: list[str] = field(default_factory=list)
     seen: Callable[[bytes], None] | None = None
     last_failure: Attempt | None = None
     finished: Finished | None = None

@@ -41,7 +41,8 @@ def main() -> NoReturn:
     _heed_signals_before_the_run()
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _left:
-        tell("interrupted before anything was sent")
+        told = "interrupted before anything was sent"
+        tell(_end_jobs() if _has_launcher(sys.argv[1:]) else told)
         code = 128 + _left[0]
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -158,9 +159,24 @@ def _through_hydra(arguments: list[str]) -> int:
 
 def _folder_of_sweep(arguments: Sequence[str]) -> AbstractContextManager[str]:
     """Where Hydra puts what it writes of a sweep: a folder that goes away, unless jobs elsewhere are to find it."""
-    if any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments):
+    if _has_launcher(arguments):
         return nullcontext(_JOBS_FOLDER)
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
+
+
+def _has_launcher(arguments: Sequence[str]) -> bool:
+    return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments)
+
+
+def _end_jobs() -> str:
+    """Have the jobs of a launcher on this machine drain; what is to be said of them."""
+    children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    if children:
+        return f"interrupted: the jobs here drain and end; their logs are in {_JOBS_FOLDER}"
+    return f"interrupted: jobs that were submitted go on by themselves; their logs are in {_JOBS_FOLDER}"
 
 
 class JobFailedError(Exception):

@@ -122,6 +122,7 @@ class Closing:
             "collected_before": book.collected_before,
             "tokens_before": {"input": counts.earlier_input_tokens, "output": counts.earlier_output_tokens},
             "most_in_flight": counts.most_in_flight,
+            "executor": book.executor_told,
             "client_busy": _rounded(load.busy if load else None),
             "event_loop_lag_s": {"mean": _rounded(load.mean_lag_s), "worst": _rounded(load.worst_lag_s)}
             if load

@@ -435,13 +435,29 @@ def _executor(options: dict[str, Any]) -> dict[str, Any]:
     for name in options.keys() - _RAY.keys():
         raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
     found = {**_RAY, **options}
-    for name in ("num_actors", "max_in_flight_per_actor"):
-        value = found[name]
-        if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
-            raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
+    _check_ray(found)
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("executor=ray needs ray: pip install 'ng_rollouts[ray]'")
     return found
+
+
+def _check_ray(options: dict[str, Any]) -> None:
+    for name in ("num_actors", "max_in_flight_per_actor"):
+        value = options[name]
+        if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
+            raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
+    if not _is_amount(options["num_cpus"]):
+        raise ConfigError(f"executor.num_cpus must be a number from 0, got {options['num_cpus']!r}")
+    for name, kind in (("address", str | None), ("resources", dict | None), ("runtime_env", dict | None)):
+        if not isinstance(options[name], kind):
+            raise ConfigError(f"executor.{name} cannot be {options[name]!r}")
+    for name, value in (options["resources"] or {}).items():
+        if name in ("CPU", "GPU") or not _is_amount(value):
+            raise ConfigError(f"executor.resources.{name} must be a number of a resource of your own, got {value!r}")
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
 def _check_shards(config: CollectConfig) -> None:

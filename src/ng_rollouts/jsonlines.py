@@ -37,6 +37,15 @@ def loads(text: bytes) -> Any:
         return _loads_slowly(text)
 
 
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline was cut off in the writing."""
+    try:
+        loads(line)
+    except ValueError:
+        return True
+    return False
+
+
 def dumps(value: Any) -> bytes:
     """One line of JSON in UTF-8, without its newline."""
     try:

@@ -25,6 +25,7 @@ class Manifest:
     Attributes:
         rows: input rows that were planned.
         rows_digest: digest of the input's rows.
+        rollouts: how many are planned of them; 0 if that is not known.
         input_rows: how many those are: of a shard, more than are planned.
         shard_index, num_shards: which part of the input this is, if it is one.
         num_repeats: rollouts per task, or by agent.
@@ -45,6 +46,7 @@ class Manifest:
     prompt_template: Any
     training_view: bool
     model: dict[str, Any] = field(default_factory=dict)
+    rollouts: int = 0
     input_rows: int = 0
     shard_index: int | None = None
     num_shards: int | None = None
@@ -109,11 +111,23 @@ def repeats_for(num_repeats: Any, agent: str) -> int | None:
 
 
 def _manifest(content: Any) -> Manifest:
-    content = {"model": {}, "input_rows": content["rows"], "shard_index": None, "num_shards": None, **content}
+    content = {
+        "model": {},
+        "rollouts": _rollouts(content),
+        "input_rows": content["rows"],
+        "shard_index": None,
+        "num_shards": None,
+        **content,
+    }
     manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
     if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
         raise TypeError("a field has the wrong type")
     return manifest
+
+
+def _rollouts(content: dict[str, Any]) -> int:
+    repeats = content["num_repeats"]
+    return int(content["rows"] * repeats) if isinstance(repeats, int) else 0
 
 
 def _shrinks(then: Any, now: Any) -> bool:

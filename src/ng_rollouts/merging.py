@@ -10,9 +10,9 @@ from itertools import count
 from pathlib import Path
 
 from ng_rollouts.errors import InputError
-from ng_rollouts.jsonlines import loads
-from ng_rollouts.manifest import Manifest, read_manifest, repeats_for
-from ng_rollouts.outputs import output_paths
+from ng_rollouts.jsonlines import is_torn, loads
+from ng_rollouts.manifest import Manifest, differences, read_manifest, repeats_for
+from ng_rollouts.outputs import holder_of, output_paths
 from ng_rollouts.records import Key, key_of
 from ng_rollouts.rollout_files import agent_of
 
@@ -35,6 +35,7 @@ class Index:
         self._agent_numbers: dict[str, int] = {}
         self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
         self._twice: list[Key] = []
+        self._oddities: list[str] = []
         for number, file in enumerate(files):
             self._read(number, file)
 
@@ -57,6 +58,8 @@ class Index:
         if self._twice:
             listed = _listed(self._twice)
             yield f"{len(self._twice)} rollouts occur more than once: {listed}; the first of each was taken"
+        yield from self._oddities
+        yield from self._unlike()
         yield from sorted(self._shards_not_there())
         lacking = list(self._lacking())
         owed = sum(count for _, count in lacking)
@@ -85,13 +88,27 @@ class Index:
 
     def _not_seen(self, lacking: int) -> int:
         """Rollouts of whole tasks that are missing: by the manifests, else by gaps in the indices of what is dense."""
-        plans = {manifest.rows_digest: manifest for manifest in self._manifests if manifest}
-        if all(self._manifests) and all(isinstance(plan.num_repeats, int) for plan in plans.values()):
-            planned = sum(plan.input_rows * int(plan.num_repeats) for plan in plans.values())
+        plans = {(plan.rows_digest, plan.num_shards, plan.shard_index): plan for plan in self._manifests if plan}
+        if all(self._manifests) and all(plan.rollouts for plan in plans.values() if plan.rows):
+            whole = {plan.rows_digest: plan for plan in plans.values() if isinstance(plan.num_repeats, int)}
+            planned = sum(plan.input_rows * int(plan.num_repeats) for plan in whole.values())
+            planned += sum(plan.rollouts for plan in plans.values() if plan.rows_digest not in whole)
             return max(0, planned - len(self.keys) - lacking)
         tasks = {key.task_index for key in self.keys}
         gaps = max(tasks) + 1 - len(tasks)
         return gaps * (max(key.rollout_index for key in self.keys) + 1) if gaps <= len(tasks) else 0
+
+    def _unlike(self) -> Iterator[str]:
+        """Shards that were asked something else than the first."""
+        shards = [
+            (file, plan) for file, plan in zip(self._files, self._manifests, strict=True) if plan and plan.num_shards
+        ]
+        for file, plan in shards[1:]:
+            first = shards[0][1]
+            then = replace(plan, shard_index=first.shard_index)
+            digest = first.rows_digest if first.input_rows >= plan.input_rows else None
+            if found := list(differences(then, first, digest)):
+                yield f"{file} was collected for something else than {shards[0][0]} (now): {'; '.join(found)}"
 
     def _shards_not_there(self) -> set[str]:
         there: dict[tuple[str, int], set[int]] = {}
@@ -106,10 +123,15 @@ class Index:
     def manifest(self) -> Manifest | None:
         """What all of the files together were collected for; None if they do not tell, or differ."""
         whole = [
-            replace(plan, rows=plan.input_rows, shard_index=None, num_shards=None) for plan in self._manifests if plan
+            replace(plan, rows=plan.input_rows, rollouts=0, shard_index=None, num_shards=None)
+            for plan in self._manifests
+            if plan
         ]
         alike = len(whole) == len(self._files) and all(plan == whole[0] for plan in whole)
-        return whole[0] if alike else None
+        if not alike:
+            return None
+        repeats = whole[0].num_repeats
+        return replace(whole[0], rollouts=whole[0].input_rows * repeats if isinstance(repeats, int) else 0)
 
     def _planned_by_agent(self) -> Counter[int] | None:
         """What the files' manifests say, where all have one: rollouts of a task, by agent."""
@@ -126,8 +148,12 @@ class Index:
             raise InputError(f"{file} cannot be read: {error.strerror}") from error
         offset = 0
         with lines:
+            if holder := holder_of(lines.fileno()):
+                self._oddities.append(f"{file} is still being written, by {holder}")
             for line_number, line in enumerate(lines, 1):
-                if line.strip():
+                if not line.endswith(b"\n") and is_torn(line):
+                    self._oddities.append(f"the last line of {file} is torn, so its rollout is missing")
+                elif line.strip():
                     self._note(*_named(file, line_number, line), number, offset)
                 offset += len(line)
 

@@ -121,6 +121,16 @@ def lock(path: Path) -> int:
         os.close(fd)
 
 
+def holder_of(fd: int) -> str | None:
+    """The process that has a file locked; None if it can be locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(fd)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return None
+
+
 def _has_name(fd: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), path.stat())

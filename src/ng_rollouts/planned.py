@@ -54,5 +54,5 @@ def _by_rows(path: Path) -> Planned:
 
 def _by_manifest(manifest: Manifest) -> Planned:
     repeats = manifest.num_repeats
-    total = manifest.rows * repeats if isinstance(repeats, int) else None
+    total = manifest.rollouts or None
     return Planned(lambda _, agent: repeats_for(repeats, agent) or 0, total)

@@ -42,10 +42,14 @@ class Plan:
     _indices: array[int] | None = None
     _indices_sorted: bool = True
 
-    def add(self, task: Task) -> None:
-        """Append one task, in input order."""
+    def add(self, task: Task, ordinal: int | None = None) -> None:
+        """Append one task, in input order.
+
+        Args:
+            ordinal: its place in the input, which is its index if it brings none; the next one unless told otherwise.
+        """
         self._add_repeats(task.repeats)
-        self._add_index(task.index)
+        self._add_index(ordinal if task.index is None else task.index)
         self.rows += 1
         self.rollouts += task.repeats
         self.agents[task.agent] += 1

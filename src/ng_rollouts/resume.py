@@ -59,6 +59,7 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
         else [[role, list(map(list, parts))] for role, parts in template.messages],
         training_view=config.training_view,
         model=_model_of(config),
+        rollouts=plan.rollouts,
         input_rows=plan.input_rows,
         shard_index=tasks.shard.index if tasks.shard else None,
         num_shards=tasks.shard.count if tasks.shard else None,

@@ -168,9 +168,12 @@ class Run:
                     await self._hand_over(self.consumer, book)
                 if book.owes_any and executor:
                     room = self.consumer.room if self.consumer else None
-                    await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path, room)
-                    for line in executor.told():
-                        tell(line)
+                    try:
+                        await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path, room)
+                    finally:
+                        book.executor_told = list(executor.told())
+                        for line in book.executor_told:
+                            tell(line)
                 if stop.asked.is_set() and book.owes_any:
                     raise Interrupted(received.first or signal.SIGINT)
                 code = await closing.finish()

@@ -68,7 +68,7 @@ class TaskFile:
                 bad.append((number, str(error)))
                 continue
             kinds.add(task.index is None)
-            plan.add(task)
+            plan.add(task, plan.input_rows - 1)
             plan.repeated_alike += task.repeats > 1 and self.recipe.makes_alike(task)
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from ray.exceptions import RayError
 
 from ng_rollouts.agents.readiness import Tell
 from ng_rollouts.config import CollectConfig
-from ng_rollouts.errors import ConfigError, StoppedEarly, Unreachable
+from ng_rollouts.errors import AttemptFailed, ConfigError, StoppedEarly, Unreachable
 from ng_rollouts.executors.worker import Call, Outcome, Worker, unpacked
 from ng_rollouts.records import Result, Rollout
 
@@ -31,7 +32,11 @@ _START_S = 120.0
 
 _KNOCK_S = 5.0
 _CLOSE_S = 10.0
-_LOSSES_IN_A_ROW = 3
+_JOIN_S = 15.0
+"""Once there is an actor, the others have so long to be there, too: what is allowed a minute is divided among them."""
+
+_LOSSES_OF_A_ROLLOUT = 3
+_LOSSES_IN_A_ROW = 10
 """An actor that is lost so often without having answered is not started again."""
 
 
@@ -49,6 +54,10 @@ def _knock(address: str | None) -> None:
     if host and port.isdecimal():
         with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
             pass
+
+
+async def _ping(actor: _Actor) -> None:
+    await actor.handle.ping.remote()
 
 
 @dataclass(eq=False, slots=True)
@@ -95,20 +104,39 @@ class RayExecutor:
 
     async def __aenter__(self) -> Self:
         wanted = self._connect()
-        self._actors = [_Actor(self._new_handle(wanted)) for _ in range(wanted)]
-        for actor in self._actors:
-            self._spawn(self._look_after(actor, wanted))
         try:
+            self._actors = await self._those_that_come(wanted)
+            for actor in self._actors:
+                self._spawn(self._look_after(actor))
             async with asyncio.timeout(_START_S):
-                await self._some_are_up()
+                await self._all_are_up()
         except TimeoutError as error:
             await self.__aexit__()
-            raise Unreachable(f"no Ray actor was there within {_START_S:g} s: has the cluster free CPUs?") from error
+            raise Unreachable(f"no Ray actor was ready within {_START_S:g} s: has the cluster free CPUs?") from error
         except BaseException:
             await self.__aexit__()
             raise
-        self._tell(f"Ray: {wanted} actors on {len([node for node in ray.nodes() if node['Alive']])} nodes")
+        nodes = len([node for node in ray.nodes() if node["Alive"]])
+        there = (
+            f"{len(self._actors)} actors" if len(self._actors) == wanted else f"{len(self._actors)} of {wanted} actors"
+        )
+        self._tell(f"Ray: {there} on {nodes} nodes")
         return self
+
+    async def _those_that_come(self, wanted: int) -> list[_Actor]:
+        """The actors for which the cluster has room."""
+        actors = [_Actor(self._new_handle()) for _ in range(wanted)]
+        pings = {asyncio.ensure_future(_ping(actor)): actor for actor in actors}
+        async with asyncio.timeout(_START_S):
+            await asyncio.wait(pings, return_when=asyncio.FIRST_COMPLETED)
+        if len(pings) > 1:
+            await asyncio.wait(pings, timeout=_JOIN_S)
+        came = [actor for ping, actor in pings.items() if ping.done()]
+        for ping, actor in pings.items():
+            if not ping.done():
+                ping.cancel()
+                ray.kill(actor.handle)
+        return came
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
@@ -138,7 +166,7 @@ class RayExecutor:
             AttemptFailed: it did not end in a result.
             StoppedEarly: no actor is left.
         """
-        while True:
+        for _ in range(_LOSSES_OF_A_ROLLOUT):
             actor = await self._least_busy()
             number = next(self._numbers)
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -154,10 +182,12 @@ class RayExecutor:
             finally:
                 actor.pending.pop(number, None)
                 self._room.set()
+        raise AttemptFailed("actor_lost", f"{_LOSSES_OF_A_ROLLOUT} actors were lost that held it")
 
     def _connect(self) -> int:
         """Join the cluster, or start one; how many actors there are to be."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        terminated = signal.getsignal(signal.SIGTERM)
         try:
             _knock(self._options["address"])
             ray.init(
@@ -167,25 +197,33 @@ class RayExecutor:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (OSError, RuntimeError, ValueError, RayError) as error:
-            raise Unreachable(f"executor.address={self._options['address']}: {error}") from error
-        by_cpus = int(ray.cluster_resources().get("CPU", 1) // (self._options["num_cpus"] or 1))
+        except (OSError, RuntimeError, TypeError, ValueError, RayError) as error:
+            told = f"executor.address={self._options['address']}, executor.runtime_env={self._options['runtime_env']}"
+            raise Unreachable(f"Ray cannot be joined by {told}: {error}") from error
+        finally:
+            signal.signal(signal.SIGTERM, terminated)  # which Ray takes for itself
+        there = ray.cluster_resources()
+        for name, needed in (self._options["resources"] or {}).items():
+            if there.get(name, 0) < needed:
+                ray.shutdown()
+                raise Unreachable(f"executor.resources.{name}={needed}: the cluster has {there.get(name, 0):g}")
+        by_cpus = int(there.get("CPU", 1) // (self._options["num_cpus"] or 1))
         return int(self._options["num_actors"] or max(1, by_cpus))
 
-    def _new_handle(self, wanted: int) -> Any:
+    def _new_handle(self) -> Any:
         remote = ray.remote(Worker).options(
             num_cpus=self._options["num_cpus"],
             resources=dict(self._options["resources"] or {}),
             scheduling_strategy="SPREAD",
             max_concurrency=1000,
         )
-        return remote.remote(self._config, self._rows, wanted)
+        return remote.remote(self._config, self._rows)
 
-    async def _look_after(self, actor: _Actor, wanted: int) -> None:
+    async def _look_after(self, actor: _Actor) -> None:
         """Start an actor, exchange mail with it, and begin again when it is lost."""
         while actor.losses < _LOSSES_IN_A_ROW:
             try:
-                await actor.handle.start.remote()
+                await actor.handle.start.remote(len(self._actors))
                 actor.is_up = True
                 self._room.set()
                 async with asyncio.TaskGroup() as both:
@@ -193,7 +231,8 @@ class RayExecutor:
                     both.create_task(self._receive(actor))
             except* RayError as lost:
                 self._lose(actor, lost.exceptions[0])
-                actor.handle = self._new_handle(wanted)
+                if actor.losses < _LOSSES_IN_A_ROW:
+                    actor.handle = self._new_handle()
 
     def _lose(self, actor: _Actor, why: BaseException) -> None:
         self._why = why
@@ -237,8 +276,10 @@ class RayExecutor:
             self._room.clear()
             await self._room.wait()
 
-    async def _some_are_up(self) -> None:
-        while not any(actor.is_up for actor in self._actors):
+    async def _all_are_up(self) -> None:
+        while not all(actor.is_up or actor.losses for actor in self._actors) or not any(
+            actor.is_up for actor in self._actors
+        ):
             self._check_any_left()
             self._room.clear()
             await self._room.wait()

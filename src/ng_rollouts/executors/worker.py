@@ -36,11 +36,10 @@ class Worker:
 
     Args:
         rows: by the name of an agent.
-        workers: how many there are, which share what is allowed a minute.
     """
 
-    def __init__(self, config: CollectConfig, rows: Mapping[str, int], workers: int) -> None:
-        self._config = _share_of(config, workers)
+    def __init__(self, config: CollectConfig, rows: Mapping[str, int]) -> None:
+        self._config = config
         self._rows = rows
         self._stack = AsyncExitStack()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -48,8 +47,16 @@ class Worker:
         self._any_done = asyncio.Event()
         self._executor: LocalExecutor | None = None
 
-    async def start(self) -> None:
-        """Find the agents."""
+    async def ping(self) -> None:
+        """Be there."""
+
+    async def start(self, workers: int) -> None:
+        """Find the agents.
+
+        Args:
+            workers: how many there are, which share what is allowed a minute.
+        """
+        self._config = _share_of(self._config, workers)
         agents = await find_agents(self._rows, self._config, self._stack, lambda _: None)
         self._executor = LocalExecutor(self._config, agents)
 
