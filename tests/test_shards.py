@@ -238,3 +238,41 @@ def test_the_end_of_a_slurm_job_drains(
     assert "SIGUSR2: no new rollouts" in told
     assert command(*run, "+resume_from_cache=true").code == 0
     assert keys_of(tmp_path / "r.jsonl") == [(task, 0) for task in range(60)]
+
+
+def test_a_signal_to_a_launcher_drains_its_jobs(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Those on this machine end as a run of their own would, and nothing goes on asking."""
+    server = serve(delay=[0.2, 0.3])
+    tasks(200)
+    shards = [
+        "-m",
+        "hydra/launcher=submitit_local",
+        "num_shards=2",
+        "shard_index=range(2)",
+        "num_samples_in_parallel=3",
+    ]
+    run = [f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    process = subprocess.Popen(
+        [str(SCRIPTS / "ng_collect_rollouts"), *shards, *run],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    outputs = [tmp_path / f"r_shard_{index}_of_2.jsonl" for index in range(2)]
+    deadline = time.monotonic() + 60
+    while not all(read_rows(output) for output in outputs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "the jobs here drain and end" in told
+    summaries = [output.with_name(output.stem + "_summary.json") for output in outputs]
+    while not all(summary.exists() for summary in summaries) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    collected = [json.loads(summary.read_text())["collected"] for summary in summaries]
+    assert collected == [len(read_rows(output)) for output in outputs]
+    assert server.stats()["total"] == sum(collected) < 200
