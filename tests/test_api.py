@@ -56,6 +56,20 @@ def test_groups_are_whole_and_in_order(
     assert 0 < len(groups) < 20
 
 
+def test_groups_of_tasks_from_stdin(tmp_path: Path) -> None:
+    """What can be read once is read once."""
+    script = (
+        "import asyncio\nfrom ng_rollouts import collect_groups\n"
+        "async def main():\n    groups = collect_groups(agent_name='example_math_agent', input_jsonl_fpath='-',\n"
+        "        output_jsonl_fpath='r.jsonl', num_repeats=2)\n    print(len([group async for group in groups]))\nasyncio.run(main())\n"
+    )
+    text = (ROOT / "examples" / "arithmetic.jsonl").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, input=text, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "300\n", done.stderr
+
+
 def test_who_leaves_early_goes_on_later(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:

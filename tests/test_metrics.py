@@ -588,6 +588,11 @@ def test_a_merge_knows_what_the_manifests_planned(command: Callable[..., Ran], t
     assert "all.jsonl was there: moved to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
     assert (tmp_path / "all.jsonl.1").exists()
     assert (tmp_path / "all_aggregate_metrics.json.1").exists()
+    assert small("ng_aggregate_rollouts", *merge, "+overwrite=true", cwd=tmp_path).returncode == 1
+    (tmp_path / "all.jsonl").unlink()
+    (tmp_path / "all_incomplete.jsonl").write_text("{}\n")
+    assert "was there: moved to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
+    assert (tmp_path / "all_incomplete.jsonl.2").read_text() == "{}\n"
     rollouts(tmp_path / "sparse.jsonl", {(10**9, 0): 1.0, (3, 0): 1.0})
     done = small("ng_aggregate_rollouts", "+input_glob=sparse.jsonl", "+output_jsonl_fpath=s.jsonl", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -171,10 +171,10 @@ def test_a_rollout_that_ends_its_actors_is_a_failure(
     assert len(read_rows(tmp_path / "r.jsonl")) == 29
 
 
-def test_what_is_allowed_a_minute_is_shared(
+def test_actors_without_room_are_told(
     serve: Callable[..., Served], command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Among the actors that there are, which are told, if they are fewer than were asked for."""
+    """And the others do all there is to do."""
     server = serve()
     tasks(12)
     began = time.monotonic()
@@ -183,7 +183,7 @@ def test_what_is_allowed_a_minute_is_shared(
     )
     assert ran.code == 0, ran.stderr
     assert re.search(r"Ray: \d of 8 actors on 1 nodes", ran.stderr) or (os.cpu_count() or 1) >= 8
-    assert time.monotonic() - began < 90
+    assert len(read_rows(tmp_path / "r.jsonl")) == 12
 
 
 def test_a_signal_drains(serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.executors.worker import share_of
 from ng_rollouts.recipes import Recipe
 from ng_rollouts.shards import Shard, shard_of
 from ng_rollouts.tasks import TaskFile
@@ -131,6 +132,13 @@ def test_what_is_missing_is_counted_with_repeats_by_agent(command: Callable[...,
     ran = command(*merge, script="ng_aggregate_rollouts")
     assert (ran.code, "was collected for something else than" in ran.stderr) == (1, True), ran.stderr
     assert "responses_create_params.temperature: null then, 0.1 now" in ran.stderr
+
+
+def test_workers_share_what_is_allowed_a_minute() -> None:
+    """So that together they keep to it."""
+    config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o", max_requests_per_minute=240)
+    assert share_of(config, 2).max_requests_per_minute == 120
+    assert share_of(config, 2).max_tokens_per_minute is None
 
 
 @pytest.mark.parametrize(

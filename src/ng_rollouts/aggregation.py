@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.manifest import write_manifest
 from ng_rollouts.merging import Index
-from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, remove, write_json
+from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, write_json
 from ng_rollouts.records import Facts
 from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.small_commands import main_of
@@ -73,10 +74,11 @@ def run(config: AggregationConfig) -> int:
 
 def _in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> Path:
     """The output, written; one that was there is moved aside with what belongs to it, unless it may go."""
-    if paths.output.exists() and not config.overwrite:
+    if any(path.exists() for path in paths.all) and not config.overwrite:
         tell(f"{paths.output} was there: moved to {move_aside(paths)}, with what belongs to it")
-    remove(paths)
     written.replace(paths.output)
+    for path in paths.all[1:]:
+        path.unlink(missing_ok=True)
     return paths.output
 
 
@@ -90,7 +92,8 @@ def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None
     if failures := [each.failures for each in beside if each.failures.exists()]:
         with paths.failures.open("wb") as file:
             for each in failures:
-                file.write(each.read_bytes())
+                with each.open("rb") as part:
+                    shutil.copyfileobj(part, file)
 
 
 def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[Facts]]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.jsonlines import loads
+from ng_rollouts.plans import Plan
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import row_groups
 from ng_rollouts.run import Consumer, prepared
@@ -62,18 +63,51 @@ async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
         StoppedEarly: going on was pointless; what was collected is in the output.
         GateMissed: the averages are below what was asked for.
     """
+    async with _begun(parameters, lambda _: None) as (rows, _), aclosing(rows):
+        async for row in rows:
+            yield row
+
+
+async def collect_groups(**parameters: Any) -> AsyncGenerator[list[Json], None]:
+    """Whole groups as they complete, their rows in order: what group-relative methods want.
+
+    Tasks some of whose rollouts failed for good give no group. See `collect`.
+    """
+    waiting: dict[int, list[Json]] = {}
+    lacking: set[int] = set()
+
+    def lose(task_index: int) -> None:
+        lacking.add(task_index)
+        waiting.pop(task_index, None)
+
+    async with _begun(parameters, lose) as (rows, plan), aclosing(rows):
+        size = plan.group_size()
+        async for row in rows:
+            task_index = row["_ng_task_index"]
+            if task_index in lacking:
+                continue
+            group = waiting.setdefault(task_index, [])
+            group.append(row)
+            if len(group) == size(task_index):
+                del waiting[task_index]
+                yield sorted(group, key=lambda each: each["_ng_rollout_index"])
+
+
+@asynccontextmanager
+async def _begun(
+    parameters: dict[str, Any], lose: Callable[[int], None]
+) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
+    """A run that goes on while the block does: its rows, and its plan. It has ended when the block is left."""
     config = CollectConfig(**parameters)
     tray = _Tray()
-    consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, room=tray.room)
+    consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
     with ExitStack() as stack:
         with quietly():
             prepared_run = stack.enter_context(prepared(config, consumer=consumer))
             running = asyncio.create_task(prepared_run.collect())  # which stays as quiet as it is begun
         running.add_done_callback(lambda _: tray.put(None))
         try:
-            while (row := await tray.take()) is not None:
-                yield loads(row)
-            await running
+            yield _rows(tray, running), prepared_run.plan
         finally:
             consumer.stop.asked.set()
             consumer.stop.at_once.set()
@@ -83,22 +117,10 @@ async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
                 running.exception()  # what ended a run that was left early is of no concern to who left it
 
 
-async def collect_groups(**parameters: Any) -> AsyncGenerator[list[Json], None]:
-    """Whole groups as they complete, their rows in order: what group-relative methods want.
-
-    Tasks some of whose rollouts failed for good give no group. See `collect`.
-    """
-    config = CollectConfig(**parameters)
-    with quietly(), prepared(config) as planned:
-        size = planned.plan.group_size()
-    waiting: dict[int, list[Json]] = {}
-    async with aclosing(collect(**parameters)) as rows:
-        async for row in rows:
-            group = waiting.setdefault(row["_ng_task_index"], [])
-            group.append(row)
-            if len(group) == size(row["_ng_task_index"]):
-                del waiting[row["_ng_task_index"]]
-                yield sorted(group, key=lambda each: each["_ng_rollout_index"])
+async def _rows(tray: _Tray, running: asyncio.Task[int]) -> AsyncGenerator[Json, None]:
+    while (row := await tray.take()) is not None:
+        yield loads(row)
+    await running
 
 
 def read_rollouts(path: str | Path) -> Iterator[list[Json]]:

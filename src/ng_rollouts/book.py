@@ -15,6 +15,7 @@ from ng_rollouts.pools import Pool
 from ng_rollouts.records import Attempt, Facts, Failure, Json, Key, Result, Rollout
 from ng_rollouts.resume import Earlier
 from ng_rollouts.retries import Breaker
+from ng_rollouts.rollout_files import agent_of
 from ng_rollouts.rows import facts_of
 from ng_rollouts.tally import Tally
 
@@ -31,6 +32,7 @@ class Book:
         began: seconds since 1970.
         executor_told: what there is to tell of who made the attempts.
         seen: is told of each row that is written, as JSON.
+        lost: is told of each task that a rollout failed of for good.
     """
 
     journal: Journal
@@ -49,6 +51,7 @@ class Book:
     unscored: bool = False
     executor_told: list[str] = field(default_factory=list)
     seen: Callable[[bytes], None] | None = None
+    lost: Callable[[int], None] | None = None
     last_failure: Attempt | None = None
     finished: Finished | None = None
     began: float = field(default_factory=time.time)
@@ -70,10 +73,8 @@ class Book:
 
     def take_over(self, position: int, key: Key, row: Json) -> None:
         """Figure in a row that an earlier command collected."""
-        reference = row.get("agent_ref")
-        agent = reference.get("name") if isinstance(reference, dict) else None
         facts = facts_of(row, self.answer_key)
-        self._figure_in(position, key, str(agent), facts)
+        self._figure_in(position, key, agent_of(row), facts)
         self.counts.earlier_input_tokens += facts.tokens.get("input_tokens", 0)
         self.counts.earlier_output_tokens += facts.tokens.get("output_tokens", 0)
 
@@ -99,6 +100,8 @@ class Book:
         """
         self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
         self.tally.lack(failure.rollout.key)
+        if self.lost:
+            self.lost(failure.rollout.key.task_index)
         self.counts.failed += 1
         self.terminal += failure.terminal
         self.last_failure = last = failure.attempts[-1]

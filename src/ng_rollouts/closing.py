@@ -145,8 +145,10 @@ class Closing:
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":
             return {}
-        from ng_rollouts.agents.side_metrics import agent_side_metrics  # noqa: PLC0415 - few agents have them
+        from ng_rollouts.agents.side_metrics import agent_side_metrics, listed  # noqa: PLC0415 - few agents have them
 
+        if not listed(self.agents):
+            return {}
         metrics = await self.stop.unless_asked(agent_side_metrics(self.agents, self.paths.output, tell))
         if metrics is None:
             tell("note: agents are not waited for any longer; the figures are this program's")

@@ -15,6 +15,7 @@ from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Attempt, Failure, Json, Key, key_of
 from ng_rollouts.redact import redact
+from ng_rollouts.rollout_files import agent_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,6 @@ def _earlier(row: Json) -> tuple[Key, EarlierFailure]:
         attempts=attempts if isinstance(attempts, int) else 1,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),
         failure_class=str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown"),
-        agent=str((row.get("agent_ref") or {}).get("name")),
+        agent=agent_of(row),
     )
     return Key(row["_ng_task_index"], row["_ng_rollout_index"]), failure

@@ -108,7 +108,7 @@ class Index:
             then = replace(plan, shard_index=first.shard_index)
             digest = first.rows_digest if first.input_rows >= plan.input_rows else None
             if found := list(differences(then, first, digest)):
-                yield f"{file} was collected for something else than {shards[0][0]} (now): {'; '.join(found)}"
+                yield f"{file} (then) was collected for something else than {shards[0][0]} (now): {'; '.join(found)}"
 
     def _shards_not_there(self) -> set[str]:
         there: dict[tuple[str, int], set[int]] = {}

@@ -50,11 +50,13 @@ class Consumer:
 
     Attributes:
         take: a row that was written, as JSON.
+        lose: a task that a rollout failed of for good.
         room: returns once it can take more.
     """
 
     stop: Stop
     take: Callable[[bytes], None]
+    lose: Callable[[int], None]
     room: Callable[[], Awaitable[None]]
 
 
@@ -195,12 +197,15 @@ class Run:
             if consumer.stop.asked.is_set():
                 return
             consumer.take(dumps(row))
-        book.seen = consumer.take
+        book.seen, book.lost = consumer.take, consumer.lose
 
     async def _hand_on(self, book: Book, stop: Stop) -> None:
-        if book.finished:
-            wanted = [*self.config.export, *(["report"] if self.config.report else [])]
-            await stop.unless_asked(export(wanted, self.paths.output, self.config.export_project, tell))
+        wanted = [*self.config.export, *(["report"] if self.config.report else [])]
+        if not book.finished or not wanted:
+            return
+        handing_on = export(wanted, self.paths.output, self.config.export_project, tell)
+        if not await stop.unless_asked(handing_on):
+            tell(f"note: left before all was handed on: {', '.join(wanted)}")
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""

@@ -17,6 +17,7 @@ from ng_rollouts.http import TimeLimits
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
+from ng_rollouts.rollout_files import agent_of
 
 _LIMITS = TimeLimits(connect_s=10.0, idle_s=300.0, total_s=300.0)
 _TOLD_AFTER_S = 3.0
@@ -25,14 +26,17 @@ _NOT_SENT = frozenset({"response", "responses_create_params"})
 _FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
 
 
+def listed(agents: Mapping[str, Agent]) -> dict[str, ServerAgent]:
+    """Those that a head server lists."""
+    return {name: agent for name, agent in agents.items() if isinstance(agent, ServerAgent) and agent.is_listed}
+
+
 async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Tell) -> dict[str, Json]:
     """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
 
     The bodies are sent from disk: they are as long as the output.
     """
-    asked = {name: agent for name, agent in agents.items() if isinstance(agent, ServerAgent) and agent.is_listed}
-    if not asked:
-        return {}
+    asked = listed(agents)
     with ExitStack() as stack:
         try:
             bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in asked}
@@ -83,7 +87,7 @@ def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
     begun: set[str] = set()
     with output.open("rb") as rows:
         for row in map(loads, rows):
-            name = str((row.get("agent_ref") or {}).get("name"))
+            name = agent_of(row)
             if name in bodies:
                 bodies[name].write(b"," if name in begun else b'{"verify_responses":[')
                 bodies[name].write(dumps(_lightened(row)))

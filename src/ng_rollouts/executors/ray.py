@@ -27,6 +27,9 @@ from ng_rollouts.records import Result, Rollout
 
 _BATCH = 64
 _TAKE_WAIT_S = 1.0
+_SILENT_S = 300.0
+"""An actor that has not said anything for so long, not even that nothing has ended, is taken for lost."""
+
 _START_S = 120.0
 """An actor may take so long to be there: a node may have to be, first."""
 
@@ -229,8 +232,9 @@ class RayExecutor:
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._send(actor))
                     both.create_task(self._receive(actor))
-            except* RayError as lost:
+            except* Exception as lost:
                 self._lose(actor, lost.exceptions[0])
+                ray.kill(actor.handle)
                 if actor.losses < _LOSSES_IN_A_ROW:
                     actor.handle = self._new_handle()
 
@@ -251,11 +255,13 @@ class RayExecutor:
             batch, actor.outbox = actor.outbox[:_BATCH], actor.outbox[_BATCH:]
             if not actor.outbox:
                 actor.has_mail.clear()
-            await actor.handle.submit.remote(batch)
+            async with asyncio.timeout(_SILENT_S):
+                await actor.handle.submit.remote(batch)
 
     async def _receive(self, actor: _Actor) -> None:
         while True:
-            outcomes: list[Outcome] = await actor.handle.take.remote(_TAKE_WAIT_S)
+            async with asyncio.timeout(_SILENT_S):
+                outcomes: list[Outcome] = await actor.handle.take.remote(_TAKE_WAIT_S)
             for outcome in outcomes:
                 actor.losses = 0
                 future = actor.pending.get(outcome.number)

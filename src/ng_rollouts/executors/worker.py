@@ -56,7 +56,7 @@ class Worker:
         Args:
             workers: how many there are, which share what is allowed a minute.
         """
-        self._config = _share_of(self._config, workers)
+        self._config = share_of(self._config, workers)
         agents = await find_agents(self._rows, self._config, self._stack, lambda _: None)
         self._executor = LocalExecutor(self._config, agents)
 
@@ -111,7 +111,8 @@ def unpacked(failure: tuple[str, str, dict[str, Any]]) -> AttemptFailed:
     return AttemptFailed(name, message, **more)
 
 
-def _share_of(config: CollectConfig, workers: int) -> CollectConfig:
+def share_of(config: CollectConfig, workers: int) -> CollectConfig:
+    """The config of one of so many workers."""
     requests, tokens = config.max_requests_per_minute, config.max_tokens_per_minute
     return replace(
         config,

@@ -68,16 +68,17 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
     parts = {target: train}
     if config.validation_fraction:
         parts[_validation(target)] = validation
-    elif target.exists() and _validation(target).exists():
-        _set_aside(_validation(target), config)
     for path, places in parts.items():
         temporary = path.with_name(path.name + ".writing")
         try:
             sink.write(places, temporary)
-            _set_aside(path, config)
+            if not config.overwrite:
+                _set_aside(path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    if not config.validation_fraction:
+        _leave_no_validation(target, config)
     return {path: len(places) for path, places in parts.items()}
 
 
@@ -85,11 +86,16 @@ def _validation(target: Path) -> Path:
     return target.with_name(f"{target.name.removesuffix('.jsonl')}_validation.jsonl")
 
 
-def _set_aside(path: Path, config: ExportConfig) -> None:
-    """Make room for an output: what an earlier export left there may go, or is moved."""
-    if path.exists() and config.overwrite:
-        path.unlink()
-    elif path.exists():
+def _leave_no_validation(target: Path, config: ExportConfig) -> None:
+    """What an earlier export of that name held out is among the rows to train on now."""
+    if config.overwrite:
+        _validation(target).unlink(missing_ok=True)
+    else:
+        _set_aside(_validation(target))
+
+
+def _set_aside(path: Path) -> None:
+    if path.exists():
         tell(f"{path} was there: moved to {moved_aside(path)}")
 
 

@@ -30,8 +30,8 @@ def check_exporters(names: Sequence[str]) -> None:
             raise ConfigError(f"export={name} needs {EXPORTERS[name]}: pip install 'ng_rollouts[{name}]'")
 
 
-async def export(names: Sequence[str], output: Path, project: str, tell: Callable[[str], None]) -> None:
-    """Hand a finished run on to each of these, and tell what became of it."""
+async def export(names: Sequence[str], output: Path, project: str, tell: Callable[[str], None]) -> bool:
+    """Hand a finished run on to each of these, and tell what became of it; true at the end of all."""
     for name in names:
         arguments = ["-m", "ng_rollouts.exporters", name, str(output), project]
         shown = "report" if name == "report" else f"export={name}"
@@ -57,3 +57,4 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
                 with suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
+    return True
