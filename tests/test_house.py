@@ -28,6 +28,7 @@ PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
+    {"values"},
     {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
     {
         "prompts",
@@ -52,7 +53,8 @@ FLOORS = [
     {"agents"},
     {"collector", "progress", "rehearsal", "executors"},
     {"resume", "signals", "summary", "planned", "export", "comparison", "merging"},
-    {"book", "report"},
+    {"book", "report", "preparing"},
+    {"opening"},
     {"fan_out", "closing", "exporters"},
     {"run"},
     {"cli", "serve_example", "reward_profile", "aggregation", "api"},

@@ -177,7 +177,6 @@ def test_actors_without_room_are_told(
     """And the others do all there is to do."""
     server = serve()
     tasks(12)
-    began = time.monotonic()
     ran = command(
         *arguments(server), "+executor.num_actors=8", "+executor.num_cpus=1", "+max_requests_per_minute=240", env=RAY
     )

@@ -101,6 +101,12 @@ def rollouts(tasks: int = 12, repeats: int = 3) -> list[dict[str, Any]]:
     ]
 
 
+def cards_of(page: Page, view: str) -> dict[str, str]:
+    """The figures of a view, by their names."""
+    names, figures = (page.locator(f"#{view} .card {part}").all_inner_texts() for part in ("span", "b"))
+    return dict(zip(names, figures, strict=True))
+
+
 def test_a_run_with_failures(
     command: Callable[..., Ran],
     serve: Callable[..., Served],
@@ -121,9 +127,7 @@ def test_a_run_with_failures(
     assert "Page: r.html" in ran.stderr
     failed = len(read_rows(tmp_path / "r_failures.jsonl"))
     page = visit(tmp_path / "r.html")
-    cards = dict(
-        zip(page.locator(".card span").all_inner_texts(), page.locator(".card b").all_inner_texts(), strict=True)
-    )
+    cards = cards_of(page, "overview")
     summary = json.loads((tmp_path / "r_summary.json").read_text())
     assert (cards["tasks"], cards["failed"], cards["rollouts"]) == (
         "20",
@@ -288,13 +292,7 @@ def test_two_runs(tmp_path: Path, visit: Callable[..., Page]) -> None:
         row["responses_create_params"] = {"input": "something else"}
     one, two = write(tmp_path, first, "one.jsonl"), write(tmp_path, second, "two.jsonl")
     page = visit(made(one, compare_jsonl_fpath=str(two)), "#/compare")
-    cards = dict(
-        zip(
-            page.locator("#compare .card span").all_inner_texts(),
-            page.locator("#compare .card b").all_inner_texts(),
-            strict=True,
-        )
-    )
+    cards = cards_of(page, "compare")
     assert (cards["tasks in common"], cards["wins, losses, ties"]) == ("5", "1, 0, 4")
     page.locator("#compare a").first.click()
     page.wait_for_selector("article")
@@ -326,13 +324,7 @@ def test_a_comparison_is_that_of_the_other_command(
     ran = command("+rollouts_jsonl_fpaths=one.jsonl,two.jsonl", "+intersection=true", script="ng_compare_rollouts")
     (found,) = json.loads(ran.stdout[ran.stdout.index("[\n") :])
     page = visit(made(one, compare_jsonl_fpath=str(two)), "#/compare")
-    cards = dict(
-        zip(
-            page.locator("#compare .card span").all_inner_texts(),
-            page.locator("#compare .card b").all_inner_texts(),
-            strict=True,
-        )
-    )
+    cards = cards_of(page, "compare")
     assert int(cards["tasks in common"]) == found["tasks"] == 3
     assert float(cards["difference"]) == pytest.approx(found["difference"], abs=1e-3)
     assert (

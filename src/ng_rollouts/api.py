@@ -11,11 +11,13 @@ from typing import Any
 from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import quietly
+from ng_rollouts.exporters import check_exporters
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.plans import Plan
+from ng_rollouts.preparing import prepared
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import row_groups
-from ng_rollouts.run import Consumer, prepared
+from ng_rollouts.run import Consumer, Run
 
 _WAITING = 256
 """So many rows may wait for their consumer before no more attempts are begun."""
@@ -103,11 +105,14 @@ async def _begun(
     consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
     with ExitStack() as stack:
         with quietly():
-            prepared_run = stack.enter_context(prepared(config, consumer=consumer))
-            running = asyncio.create_task(prepared_run.collect())  # which stays as quiet as it is begun
+            check_exporters(config.export)
+            ready = stack.enter_context(prepared(config))
+            running = asyncio.create_task(
+                Run(config, ready, consumer=consumer).collect()
+            )  # which stays as quiet as it is begun
         running.add_done_callback(lambda _: tray.put(None))
         try:
-            yield _rows(tray, running), prepared_run.plan
+            yield _rows(tray, running), ready.plan
         finally:
             consumer.stop.asked.set()
             consumer.stop.at_once.set()

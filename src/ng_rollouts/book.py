@@ -85,7 +85,7 @@ class Book:
             self.seen(result.line)
         self._figure_in(rollout.position, rollout.key, rollout.agent, result.facts)
         self.counts.collected += 1
-        counts = self.counts.of(rollout.agent)
+        counts = self.counts.by_agent[rollout.agent]
         counts.collected += 1
         counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
         self.counts.input_tokens += result.facts.tokens.get("input_tokens", 0)

@@ -91,42 +91,69 @@ class Closing:
         return self._averages
 
     def _summary(self, exit_code: int) -> Json:
-        book, counts, load, finished = self.book, self.book.counts, self.book.load, self.book.finished
-        wall, there = time.time() - book.began, self._sums_there()
+        wall = time.time() - self.book.began
+        return {
+            **self._outcome(),
+            **self._means(),
+            **self._speed(wall),
+            **self._spent(),
+            **self._circumstances(),
+            "command": shown_command(self.command),
+            "exit_code": exit_code,
+        }
+
+    def _outcome(self) -> Json:
+        book, counts, finished = self.book, self.book.counts, self.book.finished
         rows = finished.kept if finished else counts.collected
-        tokens_in = counts.earlier_input_tokens + counts.input_tokens
-        tokens_out = counts.earlier_output_tokens + counts.output_tokens
         return {
             "planned": counts.planned,
             "collected": counts.collected,
+            "collected_before": book.collected_before,
             "failed": counts.failed,
             "failed_by_class": dict(book.failures.by_class),
             "set_aside": finished.set_aside if finished else 0,
             "not_done": counts.planned - counts.settled,
             "finished": finished.kept if finished else None,
             "coverage": rows / counts.planned if counts.planned else 1.0,
+        }
+
+    def _means(self) -> Json:
+        there = self._sums_there()
+        with_zeros = {name: total / (n + self.book.failed_of(name)) for name, (total, n) in there.items()}
+        return {
             "means": self.averages(),
             "means_collected": {name: total / n for name, (total, n) in there.items()},
-            "means_with_failures_as_zero": {
-                name: total / (n + book.failed_of(name)) for name, (total, n) in there.items()
-            },
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(book.began)),
+            "means_with_failures_as_zero": with_zeros,
+        }
+
+    def _speed(self, wall: float) -> Json:
+        """Of this command alone."""
+        counts, load = self.book.counts, self.book.load
+        lag = {"mean": _rounded(load.mean_lag_s), "worst": _rounded(load.worst_lag_s)} if load else None
+        return {
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.book.began)),
             "wall_s": round(wall, 3),
             "attempts": counts.answered,
             "attempts_per_s": round(counts.answered / wall, 3) if wall > 0 else None,
+            "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
             "latency_s": counts.latencies.percentiles(),
             "latency_histogram": counts.latencies.histogram(),
-            "tokens": {"input": tokens_in, "output": tokens_out},
-            "output_tokens_per_s": round(counts.output_tokens / wall, 3) if wall > 0 else None,
-            "cost": self.costs.price(tokens_in, tokens_out) if self.costs.are_known else None,
-            "collected_before": book.collected_before,
-            "tokens_before": {"input": counts.earlier_input_tokens, "output": counts.earlier_output_tokens},
             "most_in_flight": counts.most_in_flight,
-            "executor": book.executor_told,
             "client_busy": _rounded(load.busy if load else None),
-            "event_loop_lag_s": {"mean": _rounded(load.mean_lag_s), "worst": _rounded(load.worst_lag_s)}
-            if load
-            else None,
+            "event_loop_lag_s": lag,
+            "executor": self.book.executor_told,
+        }
+
+    def _spent(self) -> Json:
+        """Of all that is collected."""
+        counts = self.book.counts
+        before = {"input": counts.earlier_input_tokens, "output": counts.earlier_output_tokens}
+        tokens = {"input": before["input"] + counts.input_tokens, "output": before["output"] + counts.output_tokens}
+        cost = self.costs.price(tokens["input"], tokens["output"]) if self.costs.are_known else None
+        return {"tokens": tokens, "tokens_before": before, "cost": cost}
+
+    def _circumstances(self) -> Json:
+        return {
             "seed": self.config.responses_create_params.get("seed"),
             "num_repeats_add_seed": self.config.num_repeats_add_seed,
             "versions": {
@@ -134,8 +161,6 @@ class Closing:
                 "python": platform.python_version(),
                 "platform": platform.platform(),
             },
-            "command": shown_command(self.command),
-            "exit_code": exit_code,
         }
 
     def _sums_there(self) -> Sums:

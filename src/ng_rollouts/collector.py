@@ -186,7 +186,7 @@ class _Loop:
             self._counts.answered += 1
             seconds = time.monotonic() - started
             self._counts.answered_s += seconds
-            self._counts.of(work.rollout.agent).latencies.add(seconds)
+            self._counts.by_agent[work.rollout.agent].latencies.add(seconds)
             del self._counts.started[work.rollout.key]
             self._slots.release()
             self._settled.set()

@@ -6,11 +6,11 @@ when a `CollectConfig` is made, so that a wrong one is met before anything else 
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.values import check_repeats, check_sampling, executor_options, exporter_names
 
 RESPONSES_PARAMETERS = frozenset(
     "background include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
@@ -18,8 +18,6 @@ RESPONSES_PARAMETERS = frozenset(
     "top_logprobs top_p truncation user".split()
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
-
-_RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 
 LONGEST_S = 1e8
 """Three years: nobody means to wait longer, and timers do not count further."""
@@ -38,9 +36,6 @@ ENTRY_KEYS = (
     "max_steps",
 )
 """What an entry under `agents` may say of a model server; what it does not say, the parameter of that name does."""
-
-EXPORTERS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
-"""What a finished run can be handed on to, and the module that each needs."""
 
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
@@ -298,44 +293,17 @@ class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelSe
         _check_failing(self)
         _check_figures(self)
         _check_shards(self)
-        self.executor = _executor(self.executor)
+        self.executor = executor_options(self.executor)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
-        self.export = _exporters(self.export)
+        self.export = exporter_names(self.export)
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
         self.num_repeats = 1 if self.num_repeats is None else self.num_repeats
-        _check_repeats(self.num_repeats)
+        check_repeats(self.num_repeats)
 
 
 SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing, Shards, Figures)
-
-
-def check_sampling(params: dict[str, Any], prefix: str) -> None:
-    """Check the ranges of sampling parameters; null leaves one to the model.
-
-    Raises:
-        ConfigError: one is out of range or of the wrong type.
-    """
-    if _RANGED.isdisjoint(params):
-        return
-    _check_number(params, "temperature", 0.0, 2.0, prefix)
-    _check_number(params, "top_p", 0.0, 1.0, prefix)
-    for name, least in (("max_output_tokens", 1), ("seed", None)):
-        value = params.get(name)
-        if value is None:
-            continue
-        if not _is_int(value) or (least is not None and value < least):
-            kind = "an integer" if least is None else "a positive integer"
-            raise ConfigError(f"{prefix}{name} must be {kind}, got {value!r}")
-
-
-def _check_number(params: dict[str, Any], name: str, low: float, high: float, prefix: str) -> None:
-    value = params.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"{prefix}{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
 def _check_model_server(config: CollectConfig) -> None:
@@ -413,53 +381,6 @@ def _check_figures(config: CollectConfig) -> None:
             raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
 
 
-_RAY: dict[str, Any] = {
-    "kind": "ray",
-    "address": None,
-    "num_actors": None,
-    "max_in_flight_per_actor": 1000,
-    "num_cpus": 1.0,
-    "resources": {},
-    "runtime_env": {},
-}
-
-
-def _executor(options: dict[str, Any]) -> dict[str, Any]:
-    kind = options.get("kind", "local")
-    if kind == "local":
-        if beside := options.keys() - {"kind"}:
-            raise ConfigError(f"executor.{min(beside)} is for +executor=ray")
-        return {"kind": "local"}
-    if kind != "ray":
-        raise ConfigError(f"executor.kind must be local or ray, got {kind!r}")
-    for name in options.keys() - _RAY.keys():
-        raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
-    found = {**_RAY, **options}
-    _check_ray(found)
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("executor=ray needs ray: pip install 'ng_rollouts[ray]'")
-    return found
-
-
-def _check_ray(options: dict[str, Any]) -> None:
-    for name in ("num_actors", "max_in_flight_per_actor"):
-        value = options[name]
-        if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
-            raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
-    if not _is_amount(options["num_cpus"]):
-        raise ConfigError(f"executor.num_cpus must be a number from 0, got {options['num_cpus']!r}")
-    for name, kind in (("address", str | None), ("resources", dict | None), ("runtime_env", dict | None)):
-        if not isinstance(options[name], kind):
-            raise ConfigError(f"executor.{name} cannot be {options[name]!r}")
-    for name, value in (options["resources"] or {}).items():
-        if name in ("CPU", "GPU") or not _is_amount(value):
-            raise ConfigError(f"executor.resources.{name} must be a number of a resource of your own, got {value!r}")
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-
-
 def _check_shards(config: CollectConfig) -> None:
     index, count = config.shard_index, config.num_shards
     if config.shard_from not in (None, "slurm"):
@@ -474,27 +395,3 @@ def _check_shards(config: CollectConfig) -> None:
         raise ConfigError("shard_index and num_shards go together: +shard_index=0 +num_shards=4")
     if index is not None and count is not None and not 0 <= index < count:
         raise ConfigError(f"shard_index must be from 0 to num_shards - 1 = {count - 1}, got {index}")
-
-
-def _exporters(wanted: Any) -> list[str]:
-    names = [] if wanted is None else wanted if isinstance(wanted, list) else [wanted]
-    for name in names:
-        if name not in EXPORTERS:
-            raise ConfigError(f"export must be one of {', '.join(EXPORTERS)}, or a list of them, got {name!r}")
-    return list(dict.fromkeys(names))
-
-
-def _check_repeats(num_repeats: Any) -> None:
-    by_agent = num_repeats if isinstance(num_repeats, dict) else {"": num_repeats}
-    if not by_agent:
-        raise ConfigError("num_repeats names no agent: give it a number, or {agent: number, _default: number}")
-    for agent, repeats in by_agent.items():
-        where = f"num_repeats for {agent}" if agent else "num_repeats"
-        if not _is_int(repeats):
-            raise ConfigError(f"{where} must be an integer, got {repeats!r}")
-        if repeats < 1:
-            raise ConfigError(f"{where} must be >= 1, got {repeats}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

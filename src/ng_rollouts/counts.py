@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ng_rollouts.moments import Latencies, Moments
@@ -51,15 +52,8 @@ class Counts:
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
     most_in_flight: int = 0
-    by_agent: dict[str, AgentCounts] = field(default_factory=dict)
+    by_agent: defaultdict[str, AgentCounts] = field(default_factory=lambda: defaultdict(AgentCounts))
     reward: Moments = field(default_factory=Moments)
-
-    def of(self, agent: str) -> AgentCounts:
-        """The counts of one agent."""
-        counts = self.by_agent.get(agent)
-        if counts is None:
-            counts = self.by_agent[agent] = AgentCounts()
-        return counts
 
     @property
     def latencies(self) -> Latencies:

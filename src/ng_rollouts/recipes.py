@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ng_rollouts.config import check_sampling
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.prompts import Template
 from ng_rollouts.records import Json
+from ng_rollouts.values import check_sampling
 
 ANY_AGENT = "agent"
 """Names the agent of rows that name none, when one address serves every row."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,27 +19,18 @@ from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
-from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, OutputError, StoppedEarly
+from ng_rollouts.errors import Interrupted, NgRolloutsError, OutputError, StoppedEarly
 from ng_rollouts.executors import Executor, open_executor
 from ng_rollouts.exporters import check_exporters, export
-from ng_rollouts.failures import FailuresFile
 from ng_rollouts.fan_out import fan_out
-from ng_rollouts.journal import Journal, open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
-from ng_rollouts.manifest import read_manifest, write_manifest
-from ng_rollouts.metrics import Scores
-from ng_rollouts.outputs import OutputPaths, check_output, output_paths
+from ng_rollouts.manifest import write_manifest
+from ng_rollouts.opening import earlier_book, new_book
+from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
-from ng_rollouts.prompts import load_template
-from ng_rollouts.recipes import Recipe
+from ng_rollouts.preparing import Prepared, prepared
 from ng_rollouts.records import Rollout
-from ng_rollouts.resume import check_same_run, earlier_failures, manifest_of, read_back
-from ng_rollouts.retries import Breaker
-from ng_rollouts.sampling import warnings
-from ng_rollouts.shards import shard_of
 from ng_rollouts.signals import Received, heeding_signals
-from ng_rollouts.sources import readable_twice
-from ng_rollouts.tally import Tally
 from ng_rollouts.tasks import TaskFile
 
 
@@ -71,45 +61,14 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: going on was pointless; what was collected is in the output.
         Interrupted: a signal ended it; likewise.
     """
-    with prepared(config, command) as prepared_run, asyncio.Runner(loop_factory=_fast_loop()) as runner:
-        return runner.run(prepared_run.collect())
-
-
-@contextmanager
-def prepared(config: CollectConfig, command: Sequence[str] = (), consumer: Consumer | None = None) -> Iterator[Run]:
-    """A run that has been checked, ready to begin.
-
-    Raises:
-        UsageError: something is wrong that can be known before anything is sent.
-    """
-    shard = shard_of(config, os.environ)
-    paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
     check_exporters(config.export)
-    with readable_twice(config.input_jsonl_fpath) as source:
-        check_output(paths, source)
-        _check_status_file(config, paths, source)
-        known = read_manifest(paths.manifest) if config.resume_from_cache else None
-        tasks = TaskFile(
-            path=source,
-            recipe=_recipe(config),
-            limit=config.limit,
-            shown_as=config.input_jsonl_fpath,
-            shard=shard,
-        )
-        plan = tasks.plan(known.input_rows if known else None)
-        manifest = manifest_of(config, tasks, plan)
-        if known:
-            check_same_run(paths, known, manifest, plan)
-        if shard:
-            tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.output}")
-        for warning in warnings(config, plan):
-            tell(f"warning: {warning}")
-        yield Run(config, command, tasks, plan, paths, consumer)
+    with prepared(config) as ready, asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(Run(config, ready, command).collect())
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has been checked.
+    """A run that is ready to begin.
 
     Attributes:
         command: what was typed, if anything was.
@@ -117,11 +76,21 @@ class Run:
     """
 
     config: CollectConfig
-    command: Sequence[str]
-    tasks: TaskFile
-    plan: Plan
-    paths: OutputPaths
+    ready: Prepared
+    command: Sequence[str] = ()
     consumer: Consumer | None = None
+
+    @property
+    def tasks(self) -> TaskFile:
+        return self.ready.tasks
+
+    @property
+    def plan(self) -> Plan:
+        return self.ready.plan
+
+    @property
+    def paths(self) -> OutputPaths:
+        return self.ready.paths
 
     @property
     def status_path(self) -> Path:
@@ -136,7 +105,7 @@ class Run:
             Interrupted: a signal ended it; likewise.
         """
         async with AsyncExitStack() as stack:
-            book = self._book_of_earlier(stack)
+            book = earlier_book(self.config, self.ready, stack)
             agents: dict[str, Agent] = {}
             if self.config.dry_run:
                 self._tell_plan(book)
@@ -147,7 +116,7 @@ class Run:
                 return self._rehearse(agents, book)
             executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
             async with executor as opened:
-                return await self._collect_into(book or self._new_book(stack), agents, opened)
+                return await self._collect_into(book or new_book(self.config, self.ready, stack), agents, opened)
 
     async def _collect_into(self, book: Book, agents: dict[str, Agent], executor: Executor | None) -> int:
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
@@ -169,13 +138,7 @@ class Run:
                 if self.consumer:
                     await self._hand_over(self.consumer, book)
                 if book.owes_any and executor:
-                    room = self.consumer.room if self.consumer else None
-                    try:
-                        await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path, room)
-                    finally:
-                        book.executor_told = list(executor.told())
-                        for line in book.executor_told:
-                            tell(line)
+                    await self._send_out(book, executor, stop)
                 if stop.asked.is_set() and book.owes_any:
                     raise Interrupted(received.first or signal.SIGINT)
                 code = await closing.finish()
@@ -189,6 +152,15 @@ class Run:
                 closing.write_summary(code)
                 await self._hand_on(book, stop)
             return code
+
+    async def _send_out(self, book: Book, executor: Executor, stop: Stop) -> None:
+        room = self.consumer.room if self.consumer else None
+        try:
+            await fan_out(self.config, executor, self._owed(book), book, stop, self.status_path, room)
+        finally:
+            book.executor_told = list(executor.told())
+            for line in book.executor_told:
+                tell(line)
 
     async def _hand_over(self, consumer: Consumer, book: Book) -> None:
         """Have the consumer take what was there before, and from then on what is collected."""
@@ -231,56 +203,12 @@ class Run:
                 say(line)
         return 0
 
-    def _book_of_earlier(self, stack: AsyncExitStack) -> Book | None:
-        """What is there to go on with, if it is asked for; nothing is changed yet."""
-        if not self.config.resume_from_cache or not any(path.exists() for path in self.paths.all):
-            return None
-        book = self._book(stack.enter_context(reopen_journal(self.paths, self.plan.rollouts)))
-        read_back(book.journal, self.plan, book.take_over, read_manifest(self.paths.manifest), self.tasks)
-        retry = self.config.retry_failed
-        book.earlier = earlier_failures(book.failures, self.plan, book.journal, retry=retry)
-        book.counts.collected = book.collected_before = book.journal.count
-        book.counts.failed = len(book.earlier.left)
-        book.terminal = book.earlier.terminal
-        if book.counts.collected:
-            for breaker in book.breakers.values():
-                breaker.success()
-        told = f"going on with {self.paths.output}: {book.counts.collected} of {self.plan.rollouts} rollouts are there"
-        if book.earlier.attempts:
-            told += f", {len(book.earlier.attempts)} that failed are tried again"
-        if book.earlier.left:
-            told += f", {len(book.earlier.left)} that failed are left"
-        tell(told)
-        if book.journal.unreadable:
-            tell(f"warning: {book.journal.unreadable} lines of {self.paths.output} cannot be read and are left out")
-        return book
-
-    def _new_book(self, stack: AsyncExitStack) -> Book:
-        journal = stack.enter_context(open_journal(self.paths, self.plan.rollouts, overwrite=self.config.overwrite))
-        if journal.moved:
-            tell(f"{self.paths.output} was there: moved to {journal.moved}, with what belongs to it")
-        return self._book(journal)
-
-    def _book(self, journal: Journal) -> Book:
-        counts = Counts(planned=self.plan.rollouts)
-        breakers = {agent: Breaker(agent, self.plan.rollouts) for agent in self.plan.agents}
-        keep_incomplete = self.config.incomplete_groups == "keep"
-        return Book(
-            journal=journal,
-            failures=FailuresFile(self.paths.failures),
-            scores=Scores(self.plan.rollouts),
-            tally=Tally(self.plan.group_size(), keep_incomplete=keep_incomplete),
-            counts=counts,
-            breakers=breakers,
-            answer_key=self.config.answer_key,
-        )
-
     def _start(self, book: Book) -> None:
         """Make the files ready for writing, and say what is about to happen."""
         book.journal.open_for_appending()
         book.failures.settle(lambda _: False)
         try:
-            write_manifest(self.paths.manifest, manifest_of(self.config, self.tasks, self.plan))
+            write_manifest(self.paths.manifest, self.ready.manifest)
         except OSError as error:
             raise OutputError(f"{self.paths.manifest} cannot be written: {error.strerror}") from error
         _announce(self.config, self.plan)
@@ -303,17 +231,6 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _recipe(config: CollectConfig) -> Recipe:
-    return Recipe(
-        overrides=config.responses_create_params,
-        agent_name=config.agent_name,
-        serves_all=config.agent_url is not None or config.policy_base_url is not None,
-        repeats=config.num_repeats,
-        add_seed=config.num_repeats_add_seed,
-        template=load_template(config.prompt_config) if config.prompt_config else None,
-    )
-
-
 def _announce(config: CollectConfig, plan: Plan) -> None:
     """The lines that NeMo Gym prints before it collects, in its words and order."""
     if config.limit:
@@ -325,18 +242,3 @@ def _announce(config: CollectConfig, plan: Plan) -> None:
         say(f"Querying with {config.num_samples_in_parallel} concurrent requests")
     if config.responses_create_params:
         say(f"Overriding responses_create_params fields with {config.responses_create_params}")
-
-
-def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) -> None:
-    """The status file is replaced all the time, and removed: it had better be nothing else.
-
-    Raises:
-        ConfigError: it is the input, the output or a file that belongs to it, or cannot be written.
-    """
-    if config.status_file is None:
-        return
-    wanted = Path(config.status_file).expanduser()
-    if wanted.resolve() in {path.resolve() for path in (source, *paths.all, paths.materialized_inputs)}:
-        raise ConfigError(f"status_file {config.status_file} is a file of the run itself: name another")
-    if wanted.is_dir() or not wanted.parent.is_dir() or not os.access(wanted.parent, os.W_OK):
-        raise ConfigError(f"status_file {config.status_file} cannot be written: name a file in a folder that is there")

@@ -14,13 +14,14 @@ from ng_rollouts.agents import Agent
 from ng_rollouts.agents.addresses import addresses
 from ng_rollouts.agents.readiness import Tell, wait_for_servers
 from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.config import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer, check_sampling
+from ng_rollouts.config import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
 from ng_rollouts.errors import ConfigError, Unreachable
 from ng_rollouts.http import Http, TimeLimits, open_http, without_credentials
 from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of, remember_secret
+from ng_rollouts.values import check_sampling
 
 if TYPE_CHECKING:
     from ng_rollouts.agents.model import ModelAgent

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ng_rollouts.config import EXPORTERS
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.redact import redact
+from ng_rollouts.values import EXPORTERS
 
 _LONGEST_S = 900.0
 

@@ -1,0 +1,125 @@
+"""Values of parameters that are more than a number or a name: what they may be, checked when a config is made."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from ng_rollouts.errors import ConfigError
+
+_RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
+
+EXPORTERS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
+"""What a finished run can be handed on to, and the module that each needs."""
+
+_RAY: dict[str, Any] = {
+    "kind": "ray",
+    "address": None,
+    "num_actors": None,
+    "max_in_flight_per_actor": 1000,
+    "num_cpus": 1.0,
+    "resources": {},
+    "runtime_env": {},
+}
+
+
+def check_sampling(params: dict[str, Any], prefix: str) -> None:
+    """Check the ranges of sampling parameters; null leaves one to the model.
+
+    Raises:
+        ConfigError: one is out of range or of the wrong type.
+    """
+    if _RANGED.isdisjoint(params):
+        return
+    _check_number(params, "temperature", 0.0, 2.0, prefix)
+    _check_number(params, "top_p", 0.0, 1.0, prefix)
+    for name, least in (("max_output_tokens", 1), ("seed", None)):
+        value = params.get(name)
+        if value is None:
+            continue
+        if not _is_int(value) or (least is not None and value < least):
+            kind = "an integer" if least is None else "a positive integer"
+            raise ConfigError(f"{prefix}{name} must be {kind}, got {value!r}")
+
+
+def _check_number(params: dict[str, Any], name: str, low: float, high: float, prefix: str) -> None:
+    value = params.get(name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{prefix}{name} must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def executor_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What an executor is told, with what is left open filled in.
+
+    Raises:
+        ConfigError: it cannot be, or is not installed.
+    """
+    kind = options.get("kind", "local")
+    if kind == "local":
+        if beside := options.keys() - {"kind"}:
+            raise ConfigError(f"executor.{min(beside)} is for +executor=ray")
+        return {"kind": "local"}
+    if kind != "ray":
+        raise ConfigError(f"executor.kind must be local or ray, got {kind!r}")
+    for name in options.keys() - _RAY.keys():
+        raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
+    found = {**_RAY, **options}
+    _check_ray(found)
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("executor=ray needs ray: pip install 'ng_rollouts[ray]'")
+    return found
+
+
+def _check_ray(options: dict[str, Any]) -> None:
+    for name in ("num_actors", "max_in_flight_per_actor"):
+        value = options[name]
+        if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
+            raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
+    if not _is_amount(options["num_cpus"]):
+        raise ConfigError(f"executor.num_cpus must be a number from 0, got {options['num_cpus']!r}")
+    for name, kind in (("address", str | None), ("resources", dict | None), ("runtime_env", dict | None)):
+        if not isinstance(options[name], kind):
+            raise ConfigError(f"executor.{name} cannot be {options[name]!r}")
+    for name, value in (options["resources"] or {}).items():
+        if name in ("CPU", "GPU") or not _is_amount(value):
+            raise ConfigError(f"executor.resources.{name} must be a number of a resource of your own, got {value!r}")
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def exporter_names(wanted: Any) -> list[str]:
+    """The exporters of a name, a list, or nothing.
+
+    Raises:
+        ConfigError: one is not known.
+    """
+    names = [] if wanted is None else wanted if isinstance(wanted, list) else [wanted]
+    for name in names:
+        if name not in EXPORTERS:
+            raise ConfigError(f"export must be one of {', '.join(EXPORTERS)}, or a list of them, got {name!r}")
+    return list(dict.fromkeys(names))
+
+
+def check_repeats(num_repeats: Any) -> None:
+    """Check a number of repeats, or those by agent.
+
+    Raises:
+        ConfigError: one is no positive integer.
+    """
+    by_agent = num_repeats if isinstance(num_repeats, dict) else {"": num_repeats}
+    if not by_agent:
+        raise ConfigError("num_repeats names no agent: give it a number, or {agent: number, _default: number}")
+    for agent, repeats in by_agent.items():
+        where = f"num_repeats for {agent}" if agent else "num_repeats"
+        if not _is_int(repeats):
+            raise ConfigError(f"{where} must be an integer, got {repeats!r}")
+        if repeats < 1:
+            raise ConfigError(f"{where} must be >= 1, got {repeats}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
