@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
-    {"values"},
+    {"values", "packed", "remote"},
     {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
     {
         "prompts",
@@ -52,10 +52,11 @@ FLOORS = [
     {"verifiers"},
     {"agents"},
     {"collector", "progress", "rehearsal", "executors"},
-    {"resume", "signals", "summary", "planned", "export", "comparison", "merging"},
+    {"resume", "signals", "summary", "planned", "export", "comparison", "merging", "uploading"},
     {"book", "report", "preparing"},
     {"opening"},
     {"fan_out", "closing", "exporters"},
+    {"handing_on"},
     {"run"},
     {"cli", "serve_example", "reward_profile", "aggregation", "api"},
 ]

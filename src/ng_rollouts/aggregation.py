@@ -16,6 +16,7 @@ from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.manifest import write_manifest
 from ng_rollouts.merging import Index
 from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, write_json
+from ng_rollouts.packed import check_packing, pack_file, plain_name
 from ng_rollouts.records import Facts
 from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.small_commands import main_of
@@ -43,8 +44,9 @@ def main() -> NoReturn:
 def run(config: AggregationConfig) -> int:
     """Merge, and figure; the exit code is 1 if rollouts occur twice or are missing."""
     paths = output_paths(config.output_jsonl_fpath)
-    check_replaceable(paths.output)
-    sources = files_of(config.input_glob, besides=paths.output)
+    check_packing(f"output_jsonl_fpath {paths.finished}")
+    check_replaceable(paths.finished)
+    sources = files_of(config.input_glob, besides=paths.finished)
     index = Index(sources)
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} names files without rollouts")
@@ -52,16 +54,16 @@ def run(config: AggregationConfig) -> int:
     temporary = paths.output.with_name(paths.output.name + ".merging")
     try:
         index.write(temporary)
-        merged = temporary
+        figures = aggregate_metrics(tallied(_by_agent(temporary, config.answer_key)))
         if config.merge_shards:
-            merged = _in_place(temporary, paths, config)
+            _put_in_place(temporary, paths, config)
             _write_beside(paths, sources, index)
-        write_json(paths.aggregate_metrics, aggregate_metrics(tallied(_by_agent(merged, config.answer_key))))
+        write_json(paths.aggregate_metrics, figures)
     finally:
         temporary.unlink(missing_ok=True)
     say(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
-        say(f"Rollouts: {paths.output}")
+        say(f"Rollouts: {paths.finished}")
     say(f"Aggregate metrics: {paths.aggregate_metrics}")
     for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
         if config.merge_shards and path.exists():
@@ -72,14 +74,14 @@ def run(config: AggregationConfig) -> int:
     return 1 if complaints else 0
 
 
-def _in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> Path:
-    """The output, written; one that was there is moved aside with what belongs to it, unless it may go."""
+def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> None:
+    """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
     if any(path.exists() for path in paths.all) and not config.overwrite:
-        tell(f"{paths.output} was there: moved to {move_aside(paths)}, with what belongs to it")
-    written.replace(paths.output)
-    for path in paths.all[1:]:
-        path.unlink(missing_ok=True)
-    return paths.output
+        tell(f"{paths.finished} was there: moved to {move_aside(paths)}, with what belongs to it")
+    pack_file(written, paths.finished)
+    for path in paths.all:
+        if path != paths.finished:
+            path.unlink(missing_ok=True)
 
 
 def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None:
@@ -110,11 +112,15 @@ def files_of(globs: str, besides: Path) -> list[Path]:
     """
     patterns = [str(Path(pattern.strip()).expanduser()) for pattern in globs.split(",")]
     names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - absolute patterns, too
-    files = [Path(name) for name in sorted(names) if not name.endswith(_SIDE_FILES) and name.endswith(".jsonl")]
+    files = [Path(name) for name in sorted(names) if _is_of_rollouts(plain_name(Path(name)).name)]
     files = [file for file in files if file.resolve() != besides.resolve()]
     if not files:
         raise InputError(f"input_glob {globs} names no rollout files")
     return files
+
+
+def _is_of_rollouts(name: str) -> bool:
+    return name.endswith(".jsonl") and not name.endswith(_SIDE_FILES)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,14 @@ class Stop:
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
 
-    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What some work comes to that may be left; None if it was."""
-        working, asked = asyncio.ensure_future(work), asyncio.ensure_future(self.asked.wait())
+    async def unless_asked(self, work: Coroutine[Any, Any, T], *, again: bool = False) -> T | None:
+        """What some work comes to that may be left; None if it was.
+
+        Args:
+            again: only what asks from now on counts, as does a second time after the first.
+        """
+        event = self.at_once if again and self.asked.is_set() else self.asked
+        working, asked = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
         try:
             await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None

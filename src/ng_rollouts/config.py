@@ -57,7 +57,7 @@ class InputAndOutput:
     """Tasks, one JSON object a line. Required."""
 
     output_jsonl_fpath: str = ""
-    """Where the rollouts go; its folder is made. Required."""
+    """Where the rollouts go; its folder is made. Compressed at the end if named .jsonl.zst or .jsonl.gz. Required."""
 
     limit: int | None = None
     """Only the first N rows of the input (null or 0: all)."""
@@ -73,6 +73,9 @@ class InputAndOutput:
 
     overwrite: bool = False
     """Replace an existing output instead of moving it aside."""
+
+    upload_to: str | None = None
+    """Folder, at a URL such as s3://bucket/run, that gets copies of all files when the run ends, however it does."""
 
 
 @dataclass(kw_only=True)
@@ -283,7 +286,15 @@ class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelSe
         for key in ("input_jsonl_fpath", "output_jsonl_fpath"):
             if not getattr(self, key):
                 raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
-        for key in ("agent_name", "agent_url", "prompt_config", "policy_base_url", "policy_model_name", "tools"):
+        for key in (
+            "agent_name",
+            "agent_url",
+            "prompt_config",
+            "policy_base_url",
+            "policy_model_name",
+            "tools",
+            "upload_to",
+        ):
             if getattr(self, key) in ("", []):
                 raise ConfigError(f"{key} is empty: leave it out, or give it a value")
         if not 0 < self.head_server.port < 65536:

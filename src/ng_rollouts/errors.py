@@ -5,6 +5,7 @@
     │   ├── ConfigError              a parameter
     │   ├── InputError               the tasks
     │   └── OutputError              the place where results are to go
+    ├── UploadFailed              1  finished, and not everywhere that it was to be
     ├── GateMissed                5  finished, and below what was asked for
     ├── StoppedEarly              3  going on was pointless
     │   ├── Unreachable              a server that the run needs does not answer
@@ -49,6 +50,12 @@ class GateMissed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
     """The run is finished, and what it measured is below what was asked for."""
 
     exit_code = 5
+
+
+class UploadFailed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
+    """What there is could not be copied to where it was to go; it is here."""
+
+    exit_code = 1
 
 
 class StoppedEarly(NgRolloutsError):  # noqa: N818 - the run's end, told as such

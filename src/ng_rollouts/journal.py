@@ -22,6 +22,7 @@ from ng_rollouts.errors import OutputError, StorageError
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.lines import COPY_BUFFER_BYTES, Copier, lines_of, pack, read_at, unpack, write_all
 from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
+from ng_rollouts.packed import pack_file, unpack_file
 from ng_rollouts.records import Json
 
 _NOWHERE, _ASIDE = -1, -2
@@ -47,6 +48,7 @@ class Journal:
         fd: the output, locked, open for appending and reading.
         paths: where it and its side files are.
         rollouts: how many are planned.
+        is_only_a_copy: whether the output was unpacked just now, and may go unless it is written to.
 
     Attributes:
         moved: where an output that was there has gone, if it was moved aside.
@@ -54,7 +56,7 @@ class Journal:
         unreadable: lines that were found and could not be read.
     """
 
-    def __init__(self, fd: int, paths: OutputPaths, rollouts: int) -> None:
+    def __init__(self, fd: int, paths: OutputPaths, rollouts: int, *, is_only_a_copy: bool = False) -> None:
         self.moved: Path | None = None
         self.count = 0
         self.unreadable = 0
@@ -67,11 +69,14 @@ class Journal:
         self._last_position = -1
         self._spots = array("q", [_NOWHERE]) * rollouts
         self._aside: list[tuple[int, int]] = []
+        self._is_only_a_copy = is_only_a_copy
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_only_a_copy:
+            self._paths.output.unlink(missing_ok=True)
         os.close(self._fd)
 
     def has(self, position: int) -> bool:
@@ -113,6 +118,7 @@ class Journal:
         Raises:
             StorageError: the output cannot be written.
         """
+        self._is_only_a_copy = False
         try:
             os.ftruncate(self._fd, self._end)
             if self._needs_newline:
@@ -180,6 +186,21 @@ class Journal:
             for path in (self._paths.output, self._paths.incomplete):
                 with contextlib.suppress(OSError):
                     _finishing(path).unlink()
+
+    def pack(self) -> None:
+        """If the name asks for it, have the finished file packed.
+
+        Raises:
+            StorageError: it could not be written; the finished file is there as it is.
+        """
+        if self._paths.packed is None:
+            return
+        try:
+            pack_file(self._paths.output, self._paths.packed)
+        except OSError as error:
+            message = f"{_storage_message(self._paths.packed, error)}; all rows are in {self._paths.output}"
+            raise StorageError(message) from error
+        _sync_folder(self._paths.output.parent)
 
     def _take(self, position: int | None, spot: int) -> None:
         if position is None or self.has(position):
@@ -267,7 +288,31 @@ def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
     """
     with _as_output_error(paths.output):
         paths.output.parent.mkdir(parents=True, exist_ok=True)
-        return Journal(lock(paths.output), paths, rollouts)
+        fd = lock(paths.output)
+        is_packed = paths.packed is not None and not os.fstat(fd).st_size and paths.packed.exists()
+        if is_packed:
+            try:
+                _unpack_into_place(paths)
+                new = lock(paths.output)
+            finally:
+                os.close(fd)
+            fd = new
+        return Journal(fd, paths, rollouts, is_only_a_copy=is_packed)
+
+
+def _unpack_into_place(paths: OutputPaths) -> None:
+    temporary = paths.output.with_name(paths.output.name + ".unpacking")
+    try:
+        with paths.finished.open("rb") as packed, temporary.open("wb") as plain:
+            unpack_file(paths.finished.name, packed, plain)
+            plain.flush()
+            os.fsync(plain.fileno())
+        temporary.replace(paths.output)
+    except OSError:
+        paths.output.unlink(missing_ok=True)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> Manifest | None:
         OutputError: what is there is no manifest.
     """
     try:
-        return _manifest(json.loads(path.read_text(encoding="utf-8")))
+        return manifest_from(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -110,7 +110,12 @@ def repeats_for(num_repeats: Any, agent: str) -> int | None:
     return int(num_repeats)
 
 
-def _manifest(content: Any) -> Manifest:
+def manifest_from(content: Any) -> Manifest:
+    """The manifest of a file's content.
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
     content = {
         "model": {},
         "rollouts": _rollouts(content),

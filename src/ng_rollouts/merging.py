@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,8 +14,9 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonlines import is_torn, loads
 from ng_rollouts.manifest import Manifest, differences, read_manifest, repeats_for
 from ng_rollouts.outputs import holder_of, output_paths
+from ng_rollouts.packed import opened
 from ng_rollouts.records import Key, key_of
-from ng_rollouts.rollout_files import agent_of
+from ng_rollouts.rollout_files import agent_of, opened_rollouts
 
 _TOLD = 10
 
@@ -41,17 +43,14 @@ class Index:
 
     def write(self, target: Path) -> None:
         """Write the rows in order."""
-        handles = [file.open("rb") for file in self._files]
-        try:
-            with target.open("wb") as output:
-                for key in sorted(self.keys):
-                    place = self.keys[key]
-                    handle = handles[self._file_numbers[place]]
-                    handle.seek(self._offsets[place])
-                    output.write(handle.readline().rstrip(b"\r\n") + b"\n")
-        finally:
-            for handle in handles:
-                handle.close()
+        with ExitStack() as stack:
+            handles = [stack.enter_context(opened(file)) for file in self._files]
+            output = stack.enter_context(target.open("wb"))
+            for key in sorted(self.keys):
+                place = self.keys[key]
+                handle = handles[self._file_numbers[place]]
+                handle.seek(self._offsets[place])
+                output.write(handle.readline().rstrip(b"\r\n") + b"\n")
 
     def complaints(self) -> Iterator[str]:
         """What occurs twice, and which repeats of a task are missing."""
@@ -142,12 +141,8 @@ class Index:
         return planned if all(self._manifests) else None
 
     def _read(self, number: int, file: Path) -> None:
-        try:
-            lines = file.open("rb")
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from error
         offset = 0
-        with lines:
+        with opened_rollouts(file) as lines:
             if holder := holder_of(lines.fileno()):
                 self._oddities.append(f"{file} is still being written, by {holder}")
             for line_number, line in enumerate(lines, 1):

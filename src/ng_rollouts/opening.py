@@ -49,7 +49,7 @@ def new_book(config: CollectConfig, prepared: Prepared, stack: AsyncExitStack) -
     paths, plan = prepared.paths, prepared.plan
     journal = stack.enter_context(open_journal(paths, plan.rollouts, overwrite=config.overwrite))
     if journal.moved:
-        tell(f"{paths.output} was there: moved to {journal.moved}, with what belongs to it")
+        tell(f"{paths.finished} was there: moved to {journal.moved}, with what belongs to it")
     return _book(config, prepared, journal)
 
 

@@ -7,11 +7,14 @@ import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.packed import check_packing, is_packed, plain_name, stem_of
 
 _LONGEST_NAME = 255
 """Bytes, on the file systems in use."""
@@ -19,73 +22,93 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class OutputPaths:
-    """The output and the files that belong to it, all in its folder."""
+    """The output and the files that belong to it, all in its folder.
+
+    Attributes:
+        output: the journal while a run goes on, and the finished file, unless that is packed.
+        packed: what the finished file is packed into, if its name asks for it.
+    """
 
     output: Path
+    packed: Path | None = None
+
+    @property
+    def finished(self) -> Path:
+        """The finished file."""
+        return self.packed or self.output
 
     @property
     def failures(self) -> Path:
         """Rollouts that failed, one a line."""
-        return self._beside("_failures.jsonl")
+        return self.beside("_failures.jsonl")
 
     @property
     def incomplete(self) -> Path:
         """Rollouts whose group is not complete, one a line."""
-        return self._beside("_incomplete.jsonl")
+        return self.beside("_incomplete.jsonl")
 
     @property
     def manifest(self) -> Path:
         """What the output was collected for."""
-        return self._beside("_manifest.json")
+        return self.beside("_manifest.json")
 
     @property
     def aggregate_metrics(self) -> Path:
         """Figures by agent, as NeMo Gym writes them, and more."""
-        return self._beside("_aggregate_metrics.json")
+        return self.beside("_aggregate_metrics.json")
 
     @property
     def summary(self) -> Path:
         """What became of the run."""
-        return self._beside("_summary.json")
+        return self.beside("_summary.json")
 
     @property
     def status(self) -> Path:
         """How far a run is, while it runs."""
-        return self._beside("_status.json")
+        return self.beside("_status.json")
 
     @property
     def materialized_inputs(self) -> Path:
         """The planned rows, where NeMo Gym's own collector wrote the output."""
-        return self._beside("_materialized_inputs.jsonl")
+        return self.beside("_materialized_inputs.jsonl")
 
     @property
     def all(self) -> tuple[Path, ...]:
         """The output first, then what belongs to it."""
-        return (self.output, self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
+        beside = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
+        return (self.output, *([self.packed] if self.packed else []), *beside)
 
-    def _beside(self, ending: str) -> Path:
-        return self.output.with_name(self.output.name.removesuffix(".jsonl") + ending)
+    def beside(self, ending: str) -> Path:
+        """A file that has the output's name, but for its ending."""
+        return self.output.with_name(stem_of(self.output) + ending)
 
 
 def output_paths(path: str) -> OutputPaths:
     """The output of this name; a symbolic link stands for the file that it leads to."""
-    output = Path(path).expanduser()
-    return OutputPaths(output.resolve() if output.is_symlink() and not path.startswith("/dev/") else output)
+    named = Path(path).expanduser()
+    output = named.resolve() if named.is_symlink() and not path.startswith("/dev/") else named
+    return OutputPaths(plain_name(output), output) if is_packed(output) else OutputPaths(output)
 
 
-def check_output(paths: OutputPaths, source: Path) -> None:
+def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
     """Check, without touching anything, that the output can be a file of its own.
+
+    Args:
+        sources: the input, and what it was unpacked into.
 
     Raises:
         OutputError: it is no file, or it, or a file that belongs to it, is the input.
+        ConfigError: it is to be packed, and an extra is not installed.
     """
-    check_replaceable(paths.output)
+    check_packing(f"output_jsonl_fpath {paths.finished}")
+    for path in {paths.output, paths.finished}:
+        check_replaceable(path)
     longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(".finishing")
     if longest > _LONGEST_NAME:
         raise OutputError(f"output_jsonl_fpath {paths.output}: the name is too long by {longest - _LONGEST_NAME} bytes")
-    for path in paths.all:
-        if path.exists() and path.samefile(source):
-            raise OutputError(f"output_jsonl_fpath {paths.output} would replace the input {source}: name another")
+    for path, source in product(paths.all, sources):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"output_jsonl_fpath {paths.finished} would replace the input {source}: name another")
 
 
 def check_replaceable(output: Path) -> None:
@@ -160,14 +183,17 @@ def remove(paths: OutputPaths) -> None:
 
 def move_aside(paths: OutputPaths) -> Path:
     """Rename the output and what belongs to it to the first number that is free for all; say where it went."""
+    finished = paths.output if has_content(paths.output) else paths.finished
     for number in itertools.count(1):
         targets = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
         if not any(target.exists() for target in targets.values()):
             break
+    if finished != paths.output:
+        paths.output.unlink(missing_ok=True)  # empty: made to be locked
     for path, target in targets.items():
         if path.exists():
             path.rename(target)
-    return targets[paths.output]
+    return targets[finished]
 
 
 def moved_aside(path: Path) -> Path:

@@ -21,6 +21,7 @@ from ng_rollouts.sampling import warnings
 from ng_rollouts.shards import shard_of
 from ng_rollouts.sources import readable_twice
 from ng_rollouts.tasks import TaskFile
+from ng_rollouts.uploading import Upload, upload_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Prepared:
     plan: Plan
     paths: OutputPaths
     manifest: Manifest
+    upload: Upload | None
 
 
 @contextmanager
@@ -43,8 +45,11 @@ def prepared(config: CollectConfig) -> Iterator[Prepared]:
     shard = shard_of(config, os.environ)
     paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
     with readable_twice(config.input_jsonl_fpath) as source:
-        check_output(paths, source)
+        check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
+        upload = upload_of(config.upload_to, paths) if config.upload_to else None
+        if upload and config.resume_from_cache and upload.fetch():
+            tell(f"there was no {paths.finished}: what {upload.folder.url} has of it was copied here")
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(
             path=source,
@@ -58,10 +63,10 @@ def prepared(config: CollectConfig) -> Iterator[Prepared]:
         if known:
             check_same_run(paths, known, manifest, plan)
         if shard:
-            tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.output}")
+            tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.finished}")
         for warning in warnings(config, plan):
             tell(f"warning: {warning}")
-        yield Prepared(tasks, plan, paths, manifest)
+        yield Prepared(tasks, plan, paths, manifest, upload)
 
 
 def _recipe(config: CollectConfig) -> Recipe:

@@ -17,6 +17,7 @@ from ng_rollouts.diversity import Diversity
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.outputs import write_json
+from ng_rollouts.packed import stem_of
 from ng_rollouts.planned import Planned, planned
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import Group, groups_of, scan
@@ -73,8 +74,8 @@ def run(config: ProfileConfig) -> int:
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     scanned = scan(source)
     profile = Profile(planned(source, config.materialized_inputs_jsonl_fpath, scanned))
-    per_task = source.with_name(f"{source.name.removesuffix('.jsonl')}_reward_profiling.jsonl")
-    agents = source.with_name(f"{source.name.removesuffix('.jsonl')}_agent_metrics.json")
+    per_task = source.with_name(f"{stem_of(source)}_reward_profiling.jsonl")
+    agents = source.with_name(f"{stem_of(source)}_agent_metrics.json")
     temporary = per_task.with_name(per_task.name + ".writing")
     table = Table(config)
     try:

@@ -16,6 +16,7 @@ from ng_rollouts.aggregates import by_agent
 from ng_rollouts.chat import chat_output
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.packed import opened
 from ng_rollouts.records import Facts, Json, Key, key_of
 from ng_rollouts.rows import facts_of
 
@@ -133,7 +134,7 @@ def scan(path: Path) -> Scan:
         InputError: it cannot be read.
     """
     in_order, before, most = True, (-1, -1), dict[str, int]()
-    with _opened(path) as file:
+    with opened_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 key, agent = _glanced(line) or _looked(_parsed(path, number, line))
@@ -188,7 +189,7 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Pla
     """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
     offsets: dict[bytes, array[int]] = {}
     offset = 0
-    with _opened(path) as file:
+    with opened_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -214,9 +215,14 @@ def _prompt_id(row: Json) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened_rollouts(path: Path) -> Iterator[BinaryIO]:
+    """A file of rollouts to read from, packed or not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             yield file
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -225,7 +231,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _order(path: Path) -> Iterator[int]:
     keys: list[tuple[int, int, int]] = []
     offset = 0
-    with path.open("rb") as file:
+    with opened_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 keys.append((*_key(path, number, _parsed(path, number, line)), offset))
@@ -235,7 +241,7 @@ def _order(path: Path) -> Iterator[int]:
 
 
 def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[Placed]:
-    with _opened(path) as file:
+    with opened_rollouts(path) as file:
         for offset in offsets:
             file.seek(offset)
             yield Placed(0, offset, _parsed(path, 0, file.readline()))
@@ -243,7 +249,7 @@ def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[Placed]:
 
 def _rows(path: Path) -> Iterator[Placed]:
     offset = 0
-    with _opened(path) as file:
+    with opened_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Placed(number, offset, _parsed(path, number, line))

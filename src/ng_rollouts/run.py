@@ -19,10 +19,11 @@ from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
-from ng_rollouts.errors import Interrupted, NgRolloutsError, OutputError, StoppedEarly
+from ng_rollouts.errors import Interrupted, NgRolloutsError, OutputError, StoppedEarly, UsageError
 from ng_rollouts.executors import Executor, open_executor
-from ng_rollouts.exporters import check_exporters, export
+from ng_rollouts.exporters import check_exporters
 from ng_rollouts.fan_out import fan_out
+from ng_rollouts.handing_on import HandingOn
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import write_manifest
 from ng_rollouts.opening import earlier_book, new_book
@@ -114,6 +115,8 @@ class Run:
                 self._check_tasks(agents)
             if self.config.dry_run:
                 return self._rehearse(agents, book)
+            if self.ready.upload:
+                await self.ready.upload.reach()
             executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
             async with executor as opened:
                 return await self._collect_into(book or new_book(self.config, self.ready, stack), agents, opened)
@@ -129,10 +132,9 @@ class Run:
             agents=agents,
             stop=stop,
         )
-        code = NgRolloutsError.exit_code
         with nullcontext(Received()) if self.consumer else heeding_signals(stop, book.counts) as received:
             try:
-                self._start(book)
+                await self._start(book)
                 book.pools = list({id(pool): pool for agent in agents.values() for pool in agent.pools}.values())
                 book.unscored = any(not agent.scores for agent in agents.values())
                 if self.consumer:
@@ -142,16 +144,21 @@ class Run:
                 if stop.asked.is_set() and book.owes_any:
                     raise Interrupted(received.first or signal.SIGINT)
                 code = await closing.finish()
-                code = 128 + received.first if received.first else code
+            except UsageError as error:
+                closing.write_summary(error.exit_code)
+                raise
             except NgRolloutsError as error:
-                code = error.exit_code
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     closing.leave_unfinished()
+                if failure := await self._put_away(closing, error.exit_code):
+                    tell(f"warning: {failure}")
                 raise
-            finally:
-                closing.write_summary(code)
-                await self._hand_on(book, stop)
-            return code
+            except BaseException:
+                closing.write_summary(NgRolloutsError.exit_code)
+                raise
+            if failure := await self._put_away(closing, 128 + received.first if received.first else code):
+                raise failure
+            return 128 + received.first if received.first else code
 
     async def _send_out(self, book: Book, executor: Executor, stop: Stop) -> None:
         room = self.consumer.room if self.consumer else None
@@ -171,13 +178,20 @@ class Run:
             consumer.take(dumps(row))
         book.seen, book.lost = consumer.take, consumer.lose
 
-    async def _hand_on(self, book: Book, stop: Stop) -> None:
-        wanted = [*self.config.export, *(["report"] if self.config.report else [])]
-        if not book.finished or not wanted:
-            return
-        handing_on = export(wanted, self.paths.output, self.config.export_project, tell)
-        if not await stop.unless_asked(handing_on):
-            tell(f"note: left before all was handed on: {', '.join(wanted)}")
+    async def _put_away(self, closing: Closing, code: int) -> NgRolloutsError | None:
+        """Bring what there is to wherever it is to go; why not all of it is there."""
+        closing.write_summary(code)
+        handing_on = HandingOn(self.config, self.paths, closing.stop, tell)
+        try:
+            if closing.book.finished:
+                await handing_on.to_exporters()
+                await asyncio.to_thread(closing.book.journal.pack)
+            if self.ready.upload:
+                await handing_on.upload(self.ready.upload, may_be_left=not self.consumer)
+        except NgRolloutsError as error:
+            closing.write_summary(code or error.exit_code)
+            return error
+        return None
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""
@@ -203,7 +217,7 @@ class Run:
                 say(line)
         return 0
 
-    def _start(self, book: Book) -> None:
+    async def _start(self, book: Book) -> None:
         """Make the files ready for writing, and say what is about to happen."""
         book.journal.open_for_appending()
         book.failures.settle(lambda _: False)
@@ -211,6 +225,13 @@ class Run:
             write_manifest(self.paths.manifest, self.ready.manifest)
         except OSError as error:
             raise OutputError(f"{self.paths.manifest} cannot be written: {error.strerror}") from error
+        if self.ready.upload:
+            collected = book.collected_before if self.config.resume_from_cache else None
+            moved = await self.ready.upload.claim(
+                self.ready.manifest, collected=collected, overwrite=self.config.overwrite
+            )
+            if moved:
+                tell(f"{self.ready.upload.folder.url} had an output: moved to {moved} there, with what belongs to it")
         _announce(self.config, self.plan)
 
     def _owed(self, book: Book) -> Iterator[Rollout]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.packed import is_packed, stem_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Shard:
         """The name of its own output."""
         output = Path(path)
         number = str(self.index).zfill(len(str(self.count - 1)))
-        return str(output.with_name(f"{output.name.removesuffix('.jsonl')}_shard_{number}_of_{self.count}.jsonl"))
+        packing = output.suffix if is_packed(output) else ""
+        return str(output.with_name(f"{stem_of(output)}_shard_{number}_of_{self.count}.jsonl{packing}"))
 
 
 def shard_of(config: CollectConfig, environment: Mapping[str, str]) -> Shard | None:

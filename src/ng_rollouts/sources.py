@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import shutil
 import stat
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,8 @@ from typing import Any, BinaryIO, cast
 
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import dumps
+from ng_rollouts.packed import check_packing, is_packed, unpack_file
+from ng_rollouts.remote import is_url, opened_remote
 
 _ROWS_AT_ONCE = 1000
 
@@ -31,14 +30,14 @@ def readable_twice(path: str) -> Iterator[Path]:
         ConfigError: an extra is needed that is not installed.
     """
     source = Path(path).expanduser()
-    if path != "-" and "://" not in path and _is_plain(source, path):
+    if path != "-" and not is_url(path) and _is_plain(source, path):
         yield source
         return
     with tempfile.NamedTemporaryFile(prefix="ng_rollouts_input_", suffix=".jsonl") as copy:
         try:
             with _opened(path, source) as packed:
                 _unpack(path, packed, cast("BinaryIO", copy))
-        except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
+        except (OSError, ValueError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise InputError(f"input_jsonl_fpath {path} cannot be read: {reason}") from error
         copy.flush()
@@ -57,23 +56,15 @@ def _is_plain(source: Path, path: str) -> bool:
         raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"input_jsonl_fpath {path} is a folder: name a JSONL file")
-    return stat.S_ISREG(mode) and source.suffix not in (".gz", ".zst", ".parquet")
+    return stat.S_ISREG(mode) and not is_packed(path) and source.suffix != ".parquet"
 
 
 @contextmanager
 def _opened(path: str, source: Path) -> Iterator[Any]:
     if path == "-":
         yield sys.stdin.buffer
-    elif "://" in path:
-        try:
-            import fsspec  # noqa: PLC0415 - an extra
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"input_jsonl_fpath {path} needs fsspec: pip install 'ng_rollouts[remote]'") from error
-        try:
-            opened = fsspec.open(path, "rb")
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"input_jsonl_fpath {path}: {error}") from error
-        with opened as file:
+    elif is_url(path):
+        with opened_remote("input_jsonl_fpath", path) as file:
             yield file
     else:
         with source.open("rb") as file:
@@ -81,15 +72,11 @@ def _opened(path: str, source: Path) -> Iterator[Any]:
 
 
 def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
-    if path.endswith(".gz"):
-        with gzip.open(packed) as unpacked:
-            shutil.copyfileobj(unpacked, plain)
-    elif path.endswith(".zst"):
-        _unpack_zstd(path, packed, plain)
-    elif path.endswith(".parquet"):
+    if path.endswith(".parquet"):
         _unpack_parquet(path, packed, plain)
     else:
-        shutil.copyfileobj(packed, plain)
+        check_packing(f"input_jsonl_fpath {path}")
+        unpack_file(path, packed, plain)
 
 
 def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
@@ -100,14 +87,3 @@ def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
         raise ConfigError(f"input_jsonl_fpath {path} needs pyarrow: pip install 'ng_rollouts[parquet]'") from error
     for batch in pq.ParquetFile(packed).iter_batches(_ROWS_AT_ONCE):
         plain.writelines(dumps(row) + b"\n" for row in batch.to_pylist())
-
-
-def _unpack_zstd(path: str, packed: Any, plain: BinaryIO) -> None:
-    try:
-        import zstandard  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"input_jsonl_fpath {path} needs zstandard: pip install 'ng_rollouts[zstd]'") from error
-    try:
-        zstandard.ZstdDecompressor().copy_stream(packed, plain)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error

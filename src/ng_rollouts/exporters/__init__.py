@@ -16,6 +16,9 @@ from ng_rollouts.errors import ConfigError
 from ng_rollouts.redact import redact
 from ng_rollouts.values import EXPORTERS
 
+PRODUCTS = {"parquet": ".parquet", "report": ".html"}
+"""How the names of files end that exporters make beside the output."""
+
 _LONGEST_S = 900.0
 
 

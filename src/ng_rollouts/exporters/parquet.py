@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ng_rollouts.exporters import PRODUCTS
 from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.packed import stem_of
 from ng_rollouts.shapes import Shape, joined, shape_of, shaped, texts_in
 
 _ROWS_A_GROUP = 1000
@@ -25,7 +27,7 @@ def write_parquet(output: Path) -> str:
             rows += 1
             for name, value in row.items():
                 fields[name] = joined(fields.get(name), shape_of(value))
-    target = output.with_name(output.name.removesuffix(".jsonl") + ".parquet")
+    target = output.with_name(stem_of(output) + PRODUCTS["parquet"])
     temporary = target.with_name(target.name + ".writing")
     try:
         _write(output, fields, temporary)

@@ -159,10 +159,10 @@ class Page:
                     failures[str(entry.placed.row.get("failure_class"))] += 1
         aggregate.end()
         if not index.tasks:
-            raise InputError(f"{paths.output} has no rollouts")
+            raise InputError(f"{paths.finished} has no rollouts")
         if self._score not in aggregate.scores and aggregate.scores:
             there = ", ".join(aggregate.scores)
-            raise ConfigError(f"no rollout of {paths.output} has the score {self._score!r}: there are {there}")
+            raise ConfigError(f"no rollout of {paths.finished} has the score {self._score!r}: there are {there}")
         self._indices.append(index)
         self._overviews.append(overview_of(paths, index, aggregate, failures, parameters, self._score))
 
@@ -194,10 +194,7 @@ class Page:
 
 
 def _target(config: ViewConfig, paths: OutputPaths) -> Path:
-    if config.output_html_fpath:
-        target = Path(config.output_html_fpath).expanduser()
-    else:
-        target = paths.output.with_name(paths.output.name.removesuffix(".jsonl") + ".html")
+    target = Path(config.output_html_fpath).expanduser() if config.output_html_fpath else paths.beside(".html")
     if target.is_dir():
         raise OutputError(f"output_html_fpath {target} is a folder: name a file")
     if target.suffix.lower() not in (".html", ".htm"):

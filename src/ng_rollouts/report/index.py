@@ -105,7 +105,7 @@ class Index:
 
 def entries_of(paths: OutputPaths) -> Iterator[list[Entry]]:
     """The rows of each task, those set aside and those that failed among them, by task index."""
-    files = [(FINISHED, paths.output), (ASIDE, paths.incomplete), (FAILED, paths.failures)]
+    files = [(FINISHED, paths.finished), (ASIDE, paths.incomplete), (FAILED, paths.failures)]
     streams = [_entries(kind, path) for kind, path in files if kind == FINISHED or path.exists()]
     for _, entries in groupby(merge(*streams, key=lambda entry: entry.task_index), key=lambda entry: entry.task_index):
         yield list(entries)

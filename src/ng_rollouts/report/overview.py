@@ -66,7 +66,7 @@ def overview_of(
     figures = aggregate.figures()
     latency = summary.get("latency_s") or {}
     return {
-        "name": paths.output.name,
+        "name": paths.finished.name,
         "cards": list(_cards(index, figures, summary, score)),
         "scores": figures["scores"],
         "curves": list(_curves(aggregate, score)),

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import say
 from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.packed import opened
 from ng_rollouts.report.views import said, viewed
 
 _HOSTS = ("127.0.0.1", "localhost")
@@ -48,7 +49,7 @@ class Places:
         return list(found)
 
     def _line(self, place: int) -> bytes:
-        with self.paths[self.files[place]].open("rb") as file:
+        with opened(self.paths[self.files[place]]) as file:
             file.seek(self.offsets[place])
             return file.readline()
 

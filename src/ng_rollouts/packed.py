@@ -1,0 +1,150 @@
+"""Files that are packed, as their names say: .gz, .zst; how they are read, written and named."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, BinaryIO
+
+from ng_rollouts.errors import ConfigError
+
+ENDINGS = (".gz", ".zst")
+
+_CHUNK_BYTES = 1 << 20
+_KEPT_UNPACKED = 64
+
+
+def is_packed(name: str | Path) -> bool:
+    """Whether a name says so."""
+    return str(name).endswith(ENDINGS)
+
+
+def plain_name(path: Path) -> Path:
+    """The name of what is in a packed file; of another, its own."""
+    return path.with_suffix("") if is_packed(path) else path
+
+
+def stem_of(path: Path) -> str:
+    """The name that those of side files begin with: without .jsonl, packed or not."""
+    return plain_name(path).name.removesuffix(".jsonl")
+
+
+def check_packing(what: str) -> None:
+    """Check that there is what it takes to pack or unpack a file.
+
+    Args:
+        what: what to call it, its name last.
+
+    Raises:
+        ConfigError: an extra is not installed.
+    """
+    if what.endswith(".zst"):
+        try:
+            _zstandard()
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{what} needs zstandard: pip install 'ng_rollouts[zstd]'") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from, wherever in it; what is packed is unpacked once, into the temporary folder.
+
+    Raises:
+        OSError: it cannot be read, or is not what its name says.
+        ConfigError: an extra is not installed.
+    """
+    if not is_packed(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    state = path.stat()
+    copy = _unpacked(path, state.st_mtime_ns, state.st_size)
+    with Path(copy.name).open("rb") as file:
+        yield file
+
+
+@lru_cache(_KEPT_UNPACKED)
+def _unpacked(path: Path, _mtime_ns: int, _size: int) -> IO[bytes]:
+    """An unpacked copy, gone when nothing refers to it any longer."""
+    check_packing(str(path))
+    copy = tempfile.NamedTemporaryFile(prefix="ng_rollouts_unpacked_", suffix=".jsonl")  # noqa: SIM115
+    with path.open("rb") as packed:
+        unpack_file(path.name, packed, copy)
+    copy.flush()
+    return copy
+
+
+def unpack_file(name: str, packed: Any, plain: IO[bytes]) -> None:
+    """Copy what is in a file that may be packed.
+
+    Raises:
+        OSError: it is not what its name says, or not all of it.
+    """
+    try:
+        if name.endswith(".zst"):
+            _unpack_zstd(packed, plain)
+        elif name.endswith(".gz"):
+            with gzip.open(packed) as unpacked:
+                shutil.copyfileobj(unpacked, plain, _CHUNK_BYTES)
+        else:
+            shutil.copyfileobj(packed, plain, _CHUNK_BYTES)
+    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(errno.EINVAL, str(error), name) from error
+
+
+def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
+    """Frame by frame: the library itself takes a frame that is cut off for a whole one."""
+    zstandard = _zstandard()
+    frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
+    try:
+        while chunk := packed.read(_CHUNK_BYTES):
+            while chunk:
+                plain.write(frame.decompress(chunk))
+                begun, chunk = not frame.eof, frame.unused_data
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if begun:
+        raise EOFError("it ends in the middle of a compressed frame")
+
+
+def pack_file(plain: Path, target: Path) -> None:
+    """Have a file packed under this name, whole or not at all; under a plain name, as it is. The other name is gone.
+
+    Raises:
+        OSError: it could not be written; the plain file is as it was.
+    """
+    if not is_packed(target):
+        plain.replace(target)
+        return
+    temporary = target.with_name(target.name + ".writing")
+    try:
+        with plain.open("rb") as rows, temporary.open("wb") as file:
+            if target.suffix == ".zst":
+                _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
+            else:
+                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6) as packing:
+                    shutil.copyfileobj(rows, packing, _CHUNK_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(plain.stat().st_mode & 0o7777)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    plain.unlink()
+
+
+def _zstandard() -> ModuleType:
+    import zstandard  # noqa: PLC0415 - an extra
+
+    return zstandard
