@@ -9,6 +9,7 @@ It answers arithmetic like `17 + 25`, boxed. Options:
     retry_after     seconds for the Retry-After of a 429
     latency         seconds before a reply
     rate, burst     token bucket: so many requests a second, so many at once
+    calls           tools that it calls in turn, if they are offered: [name, {argument: n}], n the prompt's nth number
     tool            whether it calls the first tool it is offered, with arguments {"text": ...}, before it answers
     think           whether replies reason first
     wrong           share of wrong answers, drawn from the prompt
@@ -136,6 +137,14 @@ class ModelServer:
         draw = int(hashlib.sha256(f"{prompt}{random.random()}".encode()).hexdigest()[:8], 16) / 16**8
         return f"So it is \\boxed{{{total + (draw < self.options.get('wrong', 0))}}}."
 
+    def next_call(self, prompt: str, offered: list[str], made: int) -> dict[str, str] | None:
+        calls = [(name, arguments) for name, arguments in self.options.get("calls", []) if name in offered]
+        if made >= len(calls):
+            return None
+        name, arguments = calls[made]
+        numbers = [int(number) for number in re.findall(r"\d+", prompt)]
+        return {"name": name, "arguments": json.dumps({key: numbers[n] for key, n in arguments.items()})}
+
     def usage(self, prompt: str, text: str) -> tuple[int, int, int]:
         cached = len(prompt) // 8 if prompt in self.prefixes else 0
         self.hits += bool(cached)
@@ -150,7 +159,11 @@ class ModelServer:
         output = []
         if self.options.get("think"):
             output.append({"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]})
-        if self.options.get("tool") and params.get("tools") and not called:
+        if call := self.next_call(prompt, [tool["name"] for tool in params.get("tools") or []], len(called)):
+            number = len(called) + 1
+            made = {"id": f"fc_{number}", "call_id": f"call_{number}", "status": "completed"}
+            output.append({"type": "function_call", **made, **call})
+        elif self.options.get("tool") and params.get("tools") and not called:
             output.append(
                 {
                     "id": "fc_1",
@@ -196,7 +209,10 @@ class ModelServer:
         message: dict[str, Any] = {"role": "assistant", "content": None}
         if self.options.get("think"):
             message["reasoning_content"] = "Hm."
-        if self.options.get("tool") and params.get("tools") and not called:
+        offered = [tool["function"]["name"] for tool in params.get("tools") or []]
+        if call := self.next_call(prompt, offered, len(called)):
+            message["tool_calls"] = [{"id": f"call_{len(called) + 1}", "type": "function", "function": call}]
+        elif self.options.get("tool") and params.get("tools") and not called:
             function = {"name": params["tools"][0]["function"]["name"], "arguments": json.dumps({"text": prompt})}
             message["tool_calls"] = [{"id": "call_1", "type": "function", "function": function}]
         else:

@@ -74,6 +74,8 @@ def test_values_of_structure_pass() -> None:
         ("+num_repeat=3", "did you mean +num_repeats=?"),
         ("+head_server.prot=1", "did you mean +head_server.port=?"),
         ("+sampler=sft", "did you mean +sampling=?"),
+        ("+upload_rollouts_to_wandb=false", "which NeMo Gym's command has: leave it out"),
+        ("+skills.path=a", "which NeMo Gym's command has: "),
         ("+zzz=1", "--help lists them all"),
         ("+limit", "+limit needs a value"),
         ("limit", "limit needs a value"),

@@ -63,6 +63,7 @@ async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
     Raises:
         UsageError: something is wrong that can be known before anything is sent.
         StoppedEarly: going on was pointless; what was collected is in the output.
+        UploadFailed: what was collected is here, and not where `upload_to` says.
         GateMissed: the averages are below what was asked for.
     """
     async with _begun(parameters, lambda _: None) as (rows, _), aclosing(rows):

@@ -25,6 +25,16 @@ _INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins
 _FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats", "verifier", "min_mean", "executor"})
 """Parameters that are dicts: what is below them is the user's."""
 
+_OF_NEMO_GYM = {
+    "upload_rollouts_to_wandb": "leave it out: nothing is uploaded unless +export=wandb asks for it",
+    "wandb_project": "+export=wandb +export_project=NAME files a run there",
+    "config_paths": "it starts no servers: start them with NeMo Gym, whose head server is asked for agents",
+    "rollout_collection_driver": "a Python program collects with ng_rollouts.collect",
+    "split": "name the file: +input_jsonl_fpath=FILE.jsonl",
+    "skills": "an agent that takes skills finds them in its rows or in its own configuration",
+}
+"""What NeMo Gym's command has a place for and this one has not, and what to do instead."""
+
 _PLAIN = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
 """What Hydra's grammar takes unquoted."""
 
@@ -81,6 +91,8 @@ class Keys:
         return f"{override!r} is no override: write +key=value{self._nearest(name)}"
 
     def _nearest(self, name: str) -> str:
+        if cure := _OF_NEMO_GYM.get(name.partition(".")[0]):
+            return f", which NeMo Gym's command has: {cure}"
         near = get_close_matches(name, [*self.parameters, *self.groups], n=1)
         return f", did you mean +{near[0]}=?" if near else " (--help lists them all)"
 

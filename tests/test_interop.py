@@ -1,0 +1,329 @@
+"""Servers that others wrote, as PyPI carries them: NeMo Gym's, and litellm's proxy. By `scripts/interop`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ROOT, Ran, Served, keys_of, read_rows, starting
+from .nemo_gym_servers import free_port, wait_for
+from .own_venvs import environment_of
+
+pytestmark = pytest.mark.interop
+
+Command = Callable[..., Ran]
+
+ENVIRONMENTS = ("mcqa", "example_single_tool_call", "example_session_state_mgmt")
+NEMO_GYM = "nemo-gym==0.4.0"
+LITELLM = "litellm[proxy]>=1.80"
+RESUME = "+resume_from_cache=true"
+
+
+@dataclass(frozen=True)
+class Gym:
+    """NeMo Gym's servers, started.
+
+    Attributes:
+        bin: where its commands are.
+        port: of its head server.
+        model: the model behind its model server.
+    """
+
+    bin: Path
+    port: int
+    model: Served
+
+    def data(self, environment: str) -> Path:
+        """Tasks that come with it."""
+        return self._package / "resources_servers" / environment / "data" / "example.jsonl"
+
+    def entry(self, name: str) -> Any:
+        """What the head server tells of a server."""
+        import yaml
+
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/global_config_dict_yaml") as reply:
+            entry = yaml.safe_load(json.load(reply))[name]
+        return next(iter(next(iter(entry.values())).values()))
+
+    def behind(self, agent: str, kind: str) -> str:
+        """Address of a server that an agent refers to."""
+        return "http://{host}:{port}".format(**self.entry(self.entry(agent)[kind]["name"]))
+
+    @property
+    def asked(self) -> int:
+        """Requests that the model has answered."""
+        return int(self.model.stats()["asked"].get("/v1/responses", 0))
+
+    @property
+    def _package(self) -> Path:
+        return next((self.bin.parent / "lib").glob("python3.*/site-packages"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Served]:
+    """Answers E, after it has called the tools that it is offered."""
+    increments = [["increment_counter", {"count": 0}], ["increment_counter", {"count": 1}]]
+    calls = [*increments, ["get_counter_value", {}], ["get_weather", {}], ["add", {"a": 0, "b": 1}]]
+    servers = starting("model_server.py")
+    yield next(servers)(calls=calls, text="\\boxed{E}")
+    next(servers, None)
+
+
+@pytest.fixture(scope="module")
+def gym(model: Served) -> Iterator[Gym]:
+    """NeMo Gym with three environments."""
+    folder = environment_of(NEMO_GYM)
+    if isinstance(folder, str):
+        pytest.skip(folder)
+    configs = [f"resources_servers/{name}/configs/{name}.yaml" for name in ENVIRONMENTS]
+    configs.append("responses_api_models/openai_model/configs/openai_model.yaml")
+    options = {"configs": configs, "policy": f"{model.url}/v1", "secret": "sk-of-the-policy"}
+    process = subprocess.Popen(
+        [str(folder / "python"), str(ROOT / "tests" / "nemo_gym_servers.py"), json.dumps(options)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout
+    port = next((line for line in process.stdout if line.strip().isdecimal()), None)
+    assert port, "NeMo Gym's servers do not start"
+    yield Gym(folder, int(port), model)
+    process.communicate("")
+
+
+def of(gym: Gym, environment: str, output: str = "r.jsonl") -> list[str]:
+    """The arguments that both collectors know."""
+    return [
+        f"+head_server.port={gym.port}",
+        f"+agent_name={environment}_simple_agent",
+        f"+input_jsonl_fpath={gym.data(environment)}",
+        f"+output_jsonl_fpath={output}",
+    ]
+
+
+def theirs(gym: Gym, folder: Path, environment: str, *arguments: str) -> None:
+    """Have NeMo Gym's own collector do it."""
+    words = [*of(gym, environment, str(folder / "r.jsonl")), "++head_server.host=127.0.0.1", *arguments]
+    folder.mkdir()
+    done = subprocess.run(
+        [str(gym.bin / "ng_collect_rollouts"), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_agents_of_a_head_server(command: Command, gym: Gym, tmp_path: Path, environment: str) -> None:
+    """Found by name, asked, verified; sessions and tools are theirs, order and figures ours."""
+    ran = command(*of(gym, environment), "+num_repeats=3", "+num_samples_in_parallel=16")
+    assert ran.code == 0, ran.stderr
+    rows = read_rows(tmp_path / "r.jsonl")
+    assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(5) for index in range(3)]
+    reward = json.loads((tmp_path / "r_summary.json").read_text())["means"]["reward"]
+    assert reward == pytest.approx(sum(row["reward"] for row in rows) / 15)
+    assert ran.stdout.endswith(json.dumps({"reward": reward}, indent=4) + "\n")
+    kinds = {item["type"] for row in rows for item in row["response"]["output"]}
+    if environment == "mcqa":
+        assert 0 < reward < 1
+        assert {row["extracted_answer"] for row in rows} == {"E"}
+    else:
+        assert {"function_call", "function_call_output", "message"} <= kinds
+        assert any(message["role"] == "tool" for message in rows[0]["output"])
+    if environment == "example_session_state_mgmt":
+        assert reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        (["+responses_create_params.seed=42"], {42}),
+        (["+num_repeats=3", "+num_repeats_add_seed=true"], {0, 1, 2}),
+    ],
+)
+def test_seeds_reach_the_model(command: Command, gym: Gym, arguments: list[str], seeds: set[int]) -> None:
+    """Where NeMo Gym has a place for them, beside what else is sampled by."""
+    ran = command(*of(gym, "mcqa"), *arguments, "+responses_create_params.temperature=0.7", "+limit=2")
+    assert ran.code == 0, ran.stderr
+    last = gym.model.stats()["last"][-2 * len(seeds) :]
+    assert {json.loads(asked["metadata"]["extra_body"])["seed"] for asked in last} == seeds
+    assert {asked["temperature"] for asked in last} == {0.7}
+
+
+def test_figures_are_those_of_their_collector(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """The agent's own, asked by either collector."""
+    theirs(gym, tmp_path / "theirs", "mcqa", "+num_repeats=2")
+    ran = command(*of(gym, "mcqa"), "+num_repeats=2")
+    assert "Key metrics for mcqa_simple_agent:" in ran.stdout
+    (their,) = json.loads((tmp_path / "theirs" / "r_aggregate_metrics.json").read_text())
+    (our,) = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    for name in ("agent_ref", "agent_metrics", "key_metrics", "group_level_metrics"):
+        assert our[name] == their[name], name
+    rewards = {
+        (row["_ng_task_index"], row["_ng_rollout_index"]): row["reward"] for row in read_rows(tmp_path / "r.jsonl")
+    }
+    assert rewards == {
+        (row["_ng_task_index"], row["_ng_rollout_index"]): row["reward"]
+        for row in read_rows(tmp_path / "theirs" / "r.jsonl")
+    }
+
+
+def test_going_on_with_what_their_collector_wrote(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """Torn, in whatever order, with a failure among it: what is there stays as it is, what is owed is asked for once."""
+    folder = tmp_path / "theirs"
+    theirs(gym, folder, "mcqa", "+num_repeats=2", "+num_repeats_add_seed=true")
+    lines = (folder / "r.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "r.jsonl").write_bytes(b"".join(lines[6::-1]) + lines[7][:100])
+    failed = {**json.loads(lines[8]), "_ng_failure_class": "sandbox_crashed"}
+    (folder / "r_failures.jsonl").write_text(json.dumps(failed) + "\n")
+    there = read_rows_whole(lines[:7])
+    before = gym.asked
+    repeats = ["+num_repeats=3", "+num_repeats_add_seed=true"]
+    ran = command(*of(gym, "mcqa", "theirs/r.jsonl"), *repeats, RESUME)
+    assert (ran.code, "7 of 15 rollouts are there" in ran.stderr) == (0, True), ran.stderr
+    assert gym.asked - before == 8
+    rows = read_rows(folder / "r.jsonl")
+    assert keys_of(folder / "r.jsonl") == [(task, index) for task in range(5) for index in range(3)]
+    kept = {key: row for row in rows if (key := (row["_ng_task_index"], row["_ng_rollout_index"])) in there}
+    assert kept == there
+
+
+def read_rows_whole(lines: list[bytes]) -> dict[tuple[int, int], Any]:
+    """Rows by their keys."""
+    return {(row["_ng_task_index"], row["_ng_rollout_index"]): row for row in map(json.loads, lines)}
+
+
+def test_rows_of_several_agents(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """Each asks the agent that it names, as often as is said for that one."""
+    rows = []
+    for environment in ENVIRONMENTS:
+        reference = {"type": "responses_api_agents", "name": f"{environment}_simple_agent"}
+        rows += [{**row, "agent_ref": reference} for row in read_rows(gym.data(environment))[:2]]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    repeats = "+num_repeats={mcqa_simple_agent: 3, _default: 1}"
+    ran = command(f"+head_server.port={gym.port}", "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", repeats)
+    assert ran.code == 0, ran.stderr
+    agents = [row["agent_ref"]["name"].removesuffix("_simple_agent") for row in read_rows(tmp_path / "r.jsonl")]
+    assert agents == ["mcqa"] * 6 + ["example_single_tool_call"] * 2 + ["example_session_state_mgmt"] * 2
+    assert set(ran.stdout.split()) >= {f"{environment}_simple_agent:" for environment in ENVIRONMENTS}
+
+
+def test_what_an_agent_refuses_is_told(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """In its own words, and once: a field that it does not know will not be known a second time."""
+    rows = read_rows(gym.data("mcqa"))[:3]
+    rows[1]["responses_create_params"]["frequency_penalty"] = 0.5
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = command(*of(gym, "mcqa")[:2], "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl")
+    (failure,) = read_rows(tmp_path / "r_failures.jsonl")
+    assert (ran.code, failure["failure_class"], failure["num_attempts"]) == (1, "http_422", 1)
+    assert "frequency_penalty" in failure["message"]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_agent_of_ours_over_their_servers(command: Command, gym: Gym, tmp_path: Path, environment: str) -> None:
+    """Their model and resources servers, their agent left out: the rewards are the same."""
+    assert command(*of(gym, environment, "agent.jsonl")).code == 0
+    ran = command(
+        f"+policy_base_url={gym.behind(f'{environment}_simple_agent', 'model_server')}/v1",
+        "+policy_model_name=any",
+        f"+resources_base_url={gym.behind(f'{environment}_simple_agent', 'resources_server')}",
+        f"+input_jsonl_fpath={gym.data(environment)}",
+        "+output_jsonl_fpath=r.jsonl",
+    )
+    assert ran.code == 0, ran.stderr
+    ours, through_agent = read_rows(tmp_path / "r.jsonl"), read_rows(tmp_path / "agent.jsonl")
+    assert [row["reward"] for row in ours] == [row["reward"] for row in through_agent]
+    assert [row["output"] for row in ours] == [row["output"] for row in through_agent]
+
+
+@pytest.fixture(scope="module")
+def litellm(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """litellm's proxy: `mock` answers itself, `behind` passes on to the model server, `limited` refuses."""
+    folder = environment_of(LITELLM)
+    if isinstance(folder, str):
+        pytest.skip(folder)
+    mocked = {"model": "openai/mock", "api_key": "none"}
+    names = {
+        "mock": {**mocked, "mock_response": "So it is \\boxed{42}."},
+        "behind": {"model": "openai/test-model", "api_key": "none", "api_base": f"{model.url}/v1"},
+        "limited": {**mocked, "mock_response": "litellm.RateLimitError"},
+    }
+    config = {
+        "model_list": [{"model_name": name, "litellm_params": params} for name, params in names.items()],
+        "general_settings": {"master_key": "sk-interop-1234"},
+        "litellm_settings": {"telemetry": False},
+    }
+    place = tmp_path_factory.mktemp("litellm")
+    (place / "config.yaml").write_text(json.dumps(config))
+    port = free_port()
+    process = subprocess.Popen(
+        [str(folder / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=place,
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    wait_for(url, process)
+    yield f"{url}/v1"
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> list[str]:
+    """Sums that come to 42, and who is to verify them."""
+    rows = [{"responses_create_params": {"input": f"What is {n} + {42 - n}?"}, "answer": "42"} for n in range(8)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    verifier = ["+verifier=exact_match", "+verifier.answer_field=answer"]
+    return ["+input_jsonl_fpath=sums.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_repeats=2", *verifier]
+
+
+@pytest.mark.parametrize("api", ["auto", "responses", "chat_completions"])
+def test_both_apis_of_litellm(command: Command, litellm: str, sums: list[str], tmp_path: Path, api: str) -> None:
+    """Answers are found and scored, and tokens counted."""
+    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}"]
+    ran = command(*sums, *asked, "+policy_model_name=mock")
+    assert (ran.code, ran.averages["reward"]) == (0, 1.0), ran.stderr
+    rows = read_rows(tmp_path / "r.jsonl")
+    assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(8) for index in range(2)]
+    assert {row["output"][-1]["content"] for row in rows} == {"So it is \\boxed{42}."}
+    assert all(row["response"]["usage"]["total_tokens"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_tools_and_parameters_through_litellm(
+    command: Command, litellm: str, sums: list[str], model: Served, tmp_path: Path, api: str
+) -> None:
+    """Calls come back as calls, their results go on, what is sampled by arrives."""
+    (tmp_path / "mine.py").write_text('def add(a: int, b: int) -> int:\n    """Add."""\n    return a + b\n')
+    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}", "+tools=mine.py"]
+    ran = command(*sums, *asked, "+policy_model_name=behind", "+responses_create_params.temperature=0.7")
+    assert ran.code == 0, ran.stderr
+    for row in read_rows(tmp_path / "r.jsonl"):
+        assert [message["content"] for message in row["output"] if message["role"] == "tool"] == ["42"]
+    assert {asked.get("temperature") for asked in model.stats()["last"][-16:]} == {0.7}
+
+
+def test_refusals_of_litellm(command: Command, litellm: str, sums: list[str], tmp_path: Path) -> None:
+    """A limit is tried again, an unknown model told before anything is sent; both are failures with their status."""
+    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", "+policy_api=chat_completions"]
+    ran = command(*sums, *asked, "+policy_model_name=limited", "+max_attempts=2", "+limit=2")
+    failures = read_rows(tmp_path / "r_failures.jsonl")
+    assert ran.code == 1
+    assert {(failure["failure_class"], failure["num_attempts"]) for failure in failures} == {("http_429", 2)}
+    ran = command(*sums, *asked, "+policy_model_name=none", "+limit=2")
+    assert "lists no model 'none', but mock, behind, limited" in ran.stderr
