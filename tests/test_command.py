@@ -505,6 +505,7 @@ def test_tasks_from_stdin(tasks: Callable[..., Path], tmp_path: Path) -> None:
         ("broken.jsonl.zst", "input_jsonl_fpath broken.jsonl.zst cannot be read"),
         ("broken.parquet", "input_jsonl_fpath broken.parquet cannot be read"),
         ("file:///nowhere/t.jsonl", "cannot be read: No such file"),
+        ("http://127.0.0.1:1/t.jsonl", "http://127.0.0.1:1/t.jsonl cannot be read: Connect call failed"),
         ("nosuch://bucket/t.jsonl", "input_jsonl_fpath nosuch://bucket/t.jsonl: Protocol not known"),
     ],
 )

@@ -6,6 +6,7 @@ Their drivers raise errors of many trees; what leaves this room is an OSError th
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ _BUCKETS = frozenset("s3 s3a gs gcs abfs abfss az oss hf".split())
 """Where names need no folder; making one would make the bucket that a mistyped name stands for."""
 
 _CHUNK_BYTES = 1 << 20
+
+_DRIVERS = ("adlfs", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "s3fs")
+"""Loggers of those who also raise what they log."""
 
 
 def is_url(path: str) -> bool:
@@ -138,6 +142,8 @@ def _system(parameter: str, url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise ConfigError(f"{parameter} {url} needs fsspec: {cure}") from error
+    for name in _DRIVERS:
+        logging.getLogger(name).addHandler(logging.NullHandler())  # or Python shows it where nobody has set logging up
     try:
         with _told(url):
             found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False)
@@ -154,5 +160,13 @@ def _told(url: str) -> Iterator[None]:
     except NgRolloutsError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise OSError(getattr(error, "errno", None) or errno.EIO, reason, url) from error
+        raise OSError(getattr(error, "errno", None) or errno.EIO, _reason(error), url) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What happened, in one line; some drivers say no more of a file that is not there than its name."""
+    if told := getattr(error, "strerror", None):
+        return str(told)
+    if isinstance(error, FileNotFoundError):
+        return _reason(error.__cause__) if error.__cause__ else "not found"
+    return " ".join(str(error).split()) or type(error).__name__
