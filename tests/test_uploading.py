@@ -114,6 +114,17 @@ def test_commands_read_what_is_packed(command: Command, tmp_path: Path) -> None:
         told[folder] = (profiled.stdout.replace("b/", "a/"), (tmp_path / folder / "sft.jsonl").read_bytes())
         assert names(tmp_path / folder) >= {"r_reward_profiling.jsonl", "r_agent_metrics.json", "r.html"}
     assert told["a"] == told["b"]
+    rows = [
+        "+input_jsonl_fpath=a/r.jsonl",
+        "+output_jsonl_fpath=a/t.jsonl.zst",
+        "+recipe=sft",
+        "+validation_fraction=0.2",
+    ]
+    assert command(*rows, script="ng_export_rollouts").code == 0
+    parts = [
+        unpacked(".zst", (tmp_path / "a" / name).read_bytes()) for name in ("t.jsonl.zst", "t_validation.jsonl.zst")
+    ]
+    assert sorted(b"".join(parts).splitlines()) == sorted(told["a"][1].splitlines())
     same = command("+rollouts_jsonl_fpaths=a/r.jsonl,b/r.jsonl.zst", script="ng_compare_rollouts")
     assert '"difference": 0.0' in same.stdout
     merged = ["+input_glob=b/r.jsonl.zst", "+output_jsonl_fpath=c/r.jsonl.gz"]

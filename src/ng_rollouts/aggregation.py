@@ -16,7 +16,7 @@ from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.manifest import write_manifest
 from ng_rollouts.merging import Index
 from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, write_json
-from ng_rollouts.packed import check_packing, pack_file, plain_name
+from ng_rollouts.packed import check_packing, packed_for, plain_name
 from ng_rollouts.records import Facts
 from ng_rollouts.rollout_files import groups_of
 from ng_rollouts.small_commands import main_of
@@ -56,7 +56,8 @@ def run(config: AggregationConfig) -> int:
         index.write(temporary)
         figures = aggregate_metrics(tallied(_by_agent(temporary, config.answer_key)))
         if config.merge_shards:
-            _put_in_place(temporary, paths, config)
+            ready = packed_for(paths.finished, temporary)
+            _put_in_place(ready, paths, config)
             _write_beside(paths, sources, index)
         write_json(paths.aggregate_metrics, figures)
     finally:
@@ -78,7 +79,7 @@ def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) 
     """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
     if any(path.exists() for path in paths.all) and not config.overwrite:
         tell(f"{paths.finished} was there: moved to {move_aside(paths)}, with what belongs to it")
-    pack_file(written, paths.finished)
+    written.replace(paths.finished)
     for path in paths.all:
         if path != paths.finished:
             path.unlink(missing_ok=True)

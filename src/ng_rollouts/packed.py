@@ -119,17 +119,26 @@ def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
 
 
 def pack_file(plain: Path, target: Path) -> None:
-    """Have a file packed under this name, whole or not at all; under a plain name, as it is. The other name is gone.
+    """Put a file in place under this name, packed if it says so; the other name is gone.
 
     Raises:
         OSError: it could not be written; the plain file is as it was.
     """
+    packed_for(target, plain).replace(target)
+    plain.unlink(missing_ok=True)
+
+
+def packed_for(target: Path, plain: Path) -> Path:
+    """A file, on the disk itself, that is ready to be renamed to the target: a packed copy, or the plain file itself.
+
+    Raises:
+        OSError: it could not be written.
+    """
     if not is_packed(target):
-        plain.replace(target)
-        return
-    temporary = target.with_name(target.name + ".writing")
+        return plain
+    packed = plain.with_name(plain.name + ".packing")
     try:
-        with plain.open("rb") as rows, temporary.open("wb") as file:
+        with plain.open("rb") as rows, packed.open("wb") as file:
             if target.suffix == ".zst":
                 _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
             else:
@@ -137,11 +146,11 @@ def pack_file(plain: Path, target: Path) -> None:
                     shutil.copyfileobj(rows, packing, _CHUNK_BYTES)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(plain.stat().st_mode & 0o7777)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    plain.unlink()
+        packed.chmod(plain.stat().st_mode & 0o7777)
+    except BaseException:
+        packed.unlink(missing_ok=True)
+        raise
+    return packed
 
 
 def _zstandard() -> ModuleType:

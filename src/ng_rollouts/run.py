@@ -113,10 +113,10 @@ class Run:
             if book is None or book.owes_any:
                 agents = await find_agents(self.plan.agents, self.config, stack, tell)
                 self._check_tasks(agents)
-            if self.config.dry_run:
-                return self._rehearse(agents, book)
             if self.ready.upload:
                 await self.ready.upload.reach()
+            if self.config.dry_run:
+                return self._rehearse(agents, book)
             executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
             async with executor as opened:
                 return await self._collect_into(book or new_book(self.config, self.ready, stack), agents, opened)
@@ -150,15 +150,16 @@ class Run:
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     closing.leave_unfinished()
-                if failure := await self._put_away(closing, error.exit_code):
+                if failure := await self._put_away(closing, error.exit_code, received):
                     tell(f"warning: {failure}")
                 raise
             except BaseException:
                 closing.write_summary(NgRolloutsError.exit_code)
                 raise
-            if failure := await self._put_away(closing, 128 + received.first if received.first else code):
+            code = 128 + received.first if received.first else code
+            if failure := await self._put_away(closing, code, received):
                 raise failure
-            return 128 + received.first if received.first else code
+            return code
 
     async def _send_out(self, book: Book, executor: Executor, stop: Stop) -> None:
         room = self.consumer.room if self.consumer else None
@@ -178,7 +179,7 @@ class Run:
             consumer.take(dumps(row))
         book.seen, book.lost = consumer.take, consumer.lose
 
-    async def _put_away(self, closing: Closing, code: int) -> NgRolloutsError | None:
+    async def _put_away(self, closing: Closing, code: int, received: Received) -> NgRolloutsError | None:
         """Bring what there is to wherever it is to go; why not all of it is there."""
         closing.write_summary(code)
         handing_on = HandingOn(self.config, self.paths, closing.stop, tell)
@@ -189,6 +190,7 @@ class Run:
             if self.ready.upload:
                 await handing_on.upload(self.ready.upload, may_be_left=not self.consumer)
         except NgRolloutsError as error:
+            error.exit_code = 128 + received.first if received.first else error.exit_code
             closing.write_summary(code or error.exit_code)
             return error
         return None

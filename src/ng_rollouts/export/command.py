@@ -14,6 +14,7 @@ from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.recipes import RECIPES, Recipe
 from ng_rollouts.export.sink import Sink, writable
 from ng_rollouts.outputs import check_replaceable, moved_aside
+from ng_rollouts.packed import check_packing, is_packed, packed_for, stem_of
 from ng_rollouts.records import Json
 from ng_rollouts.rollout_files import row_groups
 from ng_rollouts.small_commands import main_of
@@ -40,7 +41,7 @@ def run(config: ExportConfig) -> int:
 
 
 def _check_outputs(source: Path, target: Path) -> None:
-    check_replaceable(target)
+    check_packing(f"output_jsonl_fpath {target}")
     for path in (target, _validation(target)):
         check_replaceable(path)
         if path.exists() and source.exists() and path.samefile(source):
@@ -72,9 +73,10 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
         temporary = path.with_name(path.name + ".writing")
         try:
             sink.write(places, temporary)
+            ready = packed_for(path, temporary)
             if not config.overwrite:
                 _set_aside(path)
-            temporary.replace(path)
+            ready.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     if not config.validation_fraction:
@@ -83,7 +85,8 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
 
 
 def _validation(target: Path) -> Path:
-    return target.with_name(f"{target.name.removesuffix('.jsonl')}_validation.jsonl")
+    packing = target.suffix if is_packed(target) else ""
+    return target.with_name(f"{stem_of(target)}_validation.jsonl{packing}")
 
 
 def _leave_no_validation(target: Path, config: ExportConfig) -> None:
