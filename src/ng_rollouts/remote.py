@@ -165,8 +165,7 @@ def _told(url: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """What happened, in one line; some drivers say no more of a file that is not there than its name."""
-    if told := getattr(error, "strerror", None):
-        return str(told)
-    if isinstance(error, FileNotFoundError):
+    told = str(getattr(error, "strerror", None) or " ".join(str(error).split()))
+    if isinstance(error, FileNotFoundError) and " " not in told:
         return _reason(error.__cause__) if error.__cause__ else "not found"
-    return " ".join(str(error).split()) or type(error).__name__
+    return told or type(error).__name__

@@ -41,6 +41,7 @@ def run(config: ExportConfig) -> int:
 
 
 def _check_outputs(source: Path, target: Path) -> None:
+    check_replaceable(target)
     check_packing(f"output_jsonl_fpath {target}")
     for path in (target, _validation(target)):
         check_replaceable(path)
