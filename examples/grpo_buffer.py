@@ -23,7 +23,7 @@ async def main() -> None:
     buffer, step, skipped = [], 0, 0
     groups = collect_groups(
         agent_name="example_math_agent",
-        input_jsonl_fpath=str(Path(__file__).parent / "arithmetic.jsonl"),
+        input_jsonl_fpath=Path(__file__).parent / "arithmetic.jsonl",
         output_jsonl_fpath="outputs/grpo.jsonl",
         num_repeats=8,
         num_samples_in_parallel=32,

@@ -7,17 +7,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
-from ng_rollouts import collect, collect_groups, read_rollouts
+from ng_rollouts import Parameters, collect, collect_groups, read_rollouts
+from ng_rollouts.config import CollectConfig, HeadServer, Prices
 from ng_rollouts.errors import ConfigError, GateMissed, StoppedEarly
+from ng_rollouts.groups import group_names, group_values
+from ng_rollouts.keywords import config_of
 
-from .conftest import ROOT, Served, keys_of, read_rows
+from .conftest import ROOT, Ran, Served, keys_of, read_rows
 
-EXAMPLE = {"agent_name": "example_math_agent", "input_jsonl_fpath": str(ROOT / "examples" / "arithmetic.jsonl")}
+EXAMPLE: dict[str, Any] = {
+    "agent_name": "example_math_agent",
+    "input_jsonl_fpath": str(ROOT / "examples" / "arithmetic.jsonl"),
+}
 
 
 def key(row: dict[str, Any]) -> tuple[int, int]:
@@ -44,7 +54,11 @@ def test_groups_are_whole_and_in_order(
     """Tasks whose rollouts failed give none."""
     server = serve(delay=[0.0, 0.05], faults={"400": 0.1}, sticky=True)
     source, output = tasks(20), tmp_path / "r.jsonl"
-    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(source), "output_jsonl_fpath": str(output)}
+    parameters: dict[str, Any] = {
+        "agent_url": server.url,
+        "input_jsonl_fpath": str(source),
+        "output_jsonl_fpath": str(output),
+    }
 
     async def run() -> list[list[Any]]:
         return [group async for group in collect_groups(**parameters, num_repeats=4, num_samples_in_parallel=16)]
@@ -76,7 +90,11 @@ def test_who_leaves_early_goes_on_later(
     """What was there comes first, then the rest; each rollout once."""
     server = serve(delay=[0.01, 0.03])
     output = tmp_path / "r.jsonl"
-    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(tasks(60)), "output_jsonl_fpath": str(output)}
+    parameters: dict[str, Any] = {
+        "agent_url": server.url,
+        "input_jsonl_fpath": str(tasks(60)),
+        "output_jsonl_fpath": str(output),
+    }
 
     async def some() -> int:
         async with aclosing(collect(**parameters, num_samples_in_parallel=4)) as rows:
@@ -105,7 +123,11 @@ def test_a_slow_consumer_is_waited_for(
     """No more is asked than may wait for it, and what is in flight."""
     server = serve()
     output = tmp_path / "r.jsonl"
-    parameters = {"agent_url": server.url, "input_jsonl_fpath": str(tasks(600)), "output_jsonl_fpath": str(output)}
+    parameters: dict[str, Any] = {
+        "agent_url": server.url,
+        "input_jsonl_fpath": str(tasks(600)),
+        "output_jsonl_fpath": str(output),
+    }
 
     async def run() -> int:
         async with aclosing(collect(**parameters, num_samples_in_parallel=8)) as rows:
@@ -143,3 +165,68 @@ def test_the_example_of_a_trainer_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "step 1:" in done.stdout
+
+
+def test_keywords_are_the_parameters() -> None:
+    """Each of the command, and each config group: none is forgotten, none is made up."""
+    assert set(Parameters.__annotations__) == {field.name for field in fields(CollectConfig)} | group_names()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"head_server": {"port": 12000}}, {"head_server": HeadServer(port=12000)}),
+        ({"price_per_million": {"input": 1, "output": 2.5}}, {"price_per_million": Prices(input=1.0, output=2.5)}),
+        ({"limit": np.int64(3), "min_coverage": 1}, {"limit": 3, "min_coverage": 1.0}),
+        ({"prompt_config": Path("p.yaml"), "limit": None}, {"prompt_config": "p.yaml", "limit": None}),
+        ({"min_mean": MappingProxyType({"reward": 0.5})}, {"min_mean": {"reward": 0.5}}),
+        ({"sampling": "dpo"}, {"num_repeats": 3}),
+        ({"sampling": "dpo", "num_repeats": 2}, {"num_repeats": 2}),
+        (
+            {"sampling": "sft", "responses_create_params": {"temperature": 0.5}},
+            {"responses_create_params": {"temperature": 0.5, "top_p": 0.95}},
+        ),
+        ({"agent": "local_server"}, {"agents": {"local_server": {"url": "http://127.0.0.1:8000"}}}),
+        (
+            {"agent_url": ["http://127.0.0.1:1", "http://127.0.0.1:2"]},
+            {"agent_url": ["http://127.0.0.1:1", "http://127.0.0.1:2"]},
+        ),
+    ],
+)
+def test_values_of_a_program(given: dict[str, Any], found: dict[str, Any]) -> None:
+    """Paths, mappings and numbers of whatever kind, config groups by name; what is given wins over a group."""
+    config = config_of({"input_jsonl_fpath": Path("t.jsonl"), "output_jsonl_fpath": "r.jsonl", **given})
+    assert {name: getattr(config, name) for name in found} == found
+    assert config.input_jsonl_fpath == "t.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"agent_nam": "a"}, "there is no parameter agent_nam: did you mean agent_name?"),
+        ({"head_server": {"prot": 1}}, "there is no parameter head_server.prot: did you mean port?"),
+        ({"limit": "4"}, "limit must be int or None, got '4'"),
+        ({"overwrite": 1}, "overwrite must be bool, got 1"),
+        ({"limit": True}, "limit must be int or None, got True"),
+        ({"agents": ["a"]}, "agents must be dict, got ['a']"),
+        ({"sampling": "sfd"}, "sampling must be one of dpo, eval, research, rl, sft, got 'sfd'"),
+        ({"input_jsonl_fpath": None}, "input_jsonl_fpath must be str, got None"),
+    ],
+)
+def test_wrong_keywords_are_told(given: dict[str, Any], said: str) -> None:
+    """With the keyword, and the cure where there is one."""
+    with pytest.raises(ConfigError) as told:
+        config_of({"input_jsonl_fpath": "t.jsonl", "output_jsonl_fpath": "r.jsonl", **given})
+    assert str(told.value) == said
+
+
+@pytest.mark.parametrize("group", sorted(group_names()))
+def test_groups_mean_the_same_to_a_program(command: Callable[..., Ran], group: str) -> None:
+    """As Hydra composes them for the command."""
+    for file in (ROOT / "conf" / group).glob("*.yaml"):
+        shown = command(
+            "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", f"+{group}={file.stem}", "--cfg", "job"
+        )
+        composed = yaml.safe_load(shown.stdout)
+        values = group_values(group, file.stem)
+        assert {name: composed[name] for name in values} == values, file

@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
-    {"values", "packed", "remote"},
+    {"values", "packed", "remote", "groups"},
     {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
     {
         "prompts",
@@ -43,7 +43,7 @@ FLOORS = [
         "shapes",
         "shards",
     },
-    {"recipes", "aggregates", "small_commands"},
+    {"recipes", "aggregates", "small_commands", "keywords"},
     {"plans", "tally", "rollout_files"},
     {"tasks", "sampling", "sources"},
     {"http", "outputs", "failures", "capacity", "lines", "load"},

@@ -377,7 +377,7 @@ def test_an_upload_that_does_not_move_is_given_up(tmp_path: Path, monkeypatch: p
 def test_a_program_has_its_copies_however_it_ends(tmp_path: Path, taken: int) -> None:
     """In whatever fsspec knows, by a program that takes all rows, or some."""
     url = f"memory://{tmp_path.name}/{taken}"
-    files = {
+    files: dict[str, Any] = {
         "input_jsonl_fpath": str(ROOT / "examples" / "arithmetic.jsonl"),
         "output_jsonl_fpath": str(tmp_path / "r.jsonl"),
     }

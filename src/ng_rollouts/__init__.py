@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ng_rollouts.api import collect, collect_groups, read_rollouts
+    from ng_rollouts.keywords import Parameters
 
-__all__ = ["__version__", "collect", "collect_groups", "read_rollouts"]
+__all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_rollouts"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ng_rollouts import api  # noqa: PLC0415 - the command has no use for it
+        from ng_rollouts import api, keywords  # noqa: PLC0415 - the command has no use for them
 
-        return getattr(api, name)
+        return getattr(keywords if name == "Parameters" else api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from ng_rollouts.collector import Stop
-from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.exporters import check_exporters
 from ng_rollouts.jsonlines import loads
+from ng_rollouts.keywords import Parameters, config_of
 from ng_rollouts.plans import Plan
 from ng_rollouts.preparing import prepared
 from ng_rollouts.records import Json
@@ -50,11 +50,11 @@ class _Tray:
         return row
 
 
-async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
+async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None]:
     """Rows as they complete, each already on disk; with `resume_from_cache`, those that were there come first.
 
     Args:
-        parameters: those of the command, as keywords; nested ones as dicts.
+        parameters: those of the command, as keywords; nested ones as dicts, config groups by name.
 
     Yields:
         Rows as they are in the output. When it ends by itself, the output is the finished file; when it is left
@@ -71,7 +71,7 @@ async def collect(**parameters: Any) -> AsyncGenerator[Json, None]:
             yield row
 
 
-async def collect_groups(**parameters: Any) -> AsyncGenerator[list[Json], None]:
+async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[list[Json], None]:
     """Whole groups as they complete, their rows in order: what group-relative methods want.
 
     Tasks some of whose rollouts failed for good give no group. See `collect`.
@@ -98,10 +98,10 @@ async def collect_groups(**parameters: Any) -> AsyncGenerator[list[Json], None]:
 
 @asynccontextmanager
 async def _begun(
-    parameters: dict[str, Any], lose: Callable[[int], None]
+    parameters: Parameters, lose: Callable[[int], None]
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
     """A run that goes on while the block does: its rows, and its plan. It has ended when the block is left."""
-    config = CollectConfig(**parameters)
+    config = config_of(parameters)
     tray = _Tray()
     consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
     with ExitStack() as stack:

@@ -23,6 +23,7 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import open_closed_streams, tell
 from ng_rollouts.env_yaml import fill_from_env_yaml
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
+from ng_rollouts.groups import conf_folder
 from ng_rollouts.overrides import Keys
 from ng_rollouts.redact import redact, shown_command
 
@@ -68,12 +69,6 @@ def _leave(number: int, _: object) -> None:
     """End the command from where it is, cleaning up on the way."""
     _left.append(number)
     raise SystemExit(128 + number)
-
-
-def conf_folder() -> Path:
-    """The config groups: within the package when installed, at the top of the project in a checkout."""
-    package = Path(__file__).resolve().parent
-    return next(folder for folder in (package / "conf", package.parents[1] / "conf") if folder.is_dir())
 
 
 def _main(arguments: list[str]) -> int:

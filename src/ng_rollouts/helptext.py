@@ -34,7 +34,7 @@ Flags
   --hydra-help          what else Hydra offers
 
 Exit codes
-  0 all collected   1 some rollouts failed   2 the command, config or input is wrong; nothing was sent
+  0 all collected   1 some rollouts failed, or upload_to did   2 the command, config or input is wrong; nothing was sent
   3 stopped early: going on was pointless   4 an error of this program   5 below min_mean or min_coverage
   130, 143 interrupted
 """
