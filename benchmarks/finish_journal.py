@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from ng_rollouts.journal import open_journal
+from ng_rollouts.locked import open_journal
 from ng_rollouts.outputs import OutputPaths
 
 ROW = 4000

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from ng_rollouts.collector import FEWEST_WAITING, Outlet, Stop, collect
 from ng_rollouts.counts import Counts
 from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
-from ng_rollouts.journal import Journal, open_journal
+from ng_rollouts.journal import Journal
 from ng_rollouts.jsonlines import dumps
+from ng_rollouts.locked import open_journal
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.parallelism import FixedLimit
 from ng_rollouts.plans import Plan

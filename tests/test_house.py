@@ -28,7 +28,7 @@ PACKAGE = ROOT / "src" / "ng_rollouts"
 FLOORS = [
     {"ng_rollouts"},
     {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
-    {"values", "packed", "remote", "groups"},
+    {"values", "packed", "remote", "groups", "threads"},
     {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
     {
         "prompts",
@@ -48,6 +48,7 @@ FLOORS = [
     {"tasks", "sampling", "sources"},
     {"http", "outputs", "failures", "capacity", "lines", "load"},
     {"journal", "pools", "manifest", "figures"},
+    {"locked"},
     {"models", "user_code"},
     {"verifiers"},
     {"agents"},

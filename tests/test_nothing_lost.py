@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, StoppedEarly
-from ng_rollouts.journal import open_journal, reopen_journal
 from ng_rollouts.jsonlines import dumps
+from ng_rollouts.locked import open_journal, reopen_journal
 from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.redact import redact, remember_password_of, shown_command

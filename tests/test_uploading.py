@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts import collect, read_rollouts, uploading
-from ng_rollouts.errors import UploadFailed
-from ng_rollouts.outputs import OutputPaths
-from ng_rollouts.packed import opened, pack_file, unpack_file
+from ng_rollouts.errors import OutputError, UploadFailed
+from ng_rollouts.locked import open_journal, reopen_journal
+from ng_rollouts.outputs import OutputPaths, output_paths
+from ng_rollouts.packed import ENDINGS, opened, packed_for, unpack_file
 from ng_rollouts.uploading import Upload, upload_of
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
@@ -73,13 +74,14 @@ def test_a_packed_file_that_is_cut_off_is_told(kind: str, data: bytes, drawn: st
     assert told.value.strerror
 
 
-@pytest.mark.parametrize("kind", [".gz", ".zst", ""])
+@pytest.mark.parametrize("kind", [*ENDINGS, ""])
 def test_what_is_packed_comes_out_again(tmp_path: Path, kind: str) -> None:
-    """Byte by byte, with its permissions; the plain file is gone."""
+    """Byte by byte, with its permissions; a plain name is the plain file."""
     plain, target = tmp_path / "p", tmp_path / f"r.jsonl{kind}"
     plain.write_bytes(b"a row\n" * 100_000)
     plain.chmod(0o640)
-    pack_file(plain, target)
+    packed_for(target, plain).replace(target)
+    plain.unlink(missing_ok=True)
     with opened(target) as file:
         assert file.read() == b"a row\n" * 100_000
     assert (names(tmp_path), target.stat().st_mode & 0o777) == ({target.name}, 0o640)
@@ -266,7 +268,7 @@ def test_what_is_gone_here_goes_there(serve: Serve, tasks: Tasks, tmp_path: Path
         ("", "upload_to is empty"),
         (".", "upload_to . is the folder that the output is in"),
         ("away/r.jsonl.zst", "upload_to away/r.jsonl.zst is to be a folder"),
-        ("tasks.txt/x", "tasks.txt/x cannot be written: Not a directory"),
+        ("tasks.txt/x", "tasks.txt/x cannot be written: "),
     ],
 )
 def test_places_that_cannot_be(command: Command, tmp_path: Path, where: str, said: str) -> None:
@@ -397,5 +399,135 @@ def test_a_program_has_its_copies_however_it_ends(tmp_path: Path, taken: int) ->
 
 def test_secrets_of_a_place_are_not_told(tmp_path: Path) -> None:
     """As those of other URLs."""
-    upload = upload_of("memory://user:hunter22@host/x", OutputPaths(tmp_path / "r.jsonl"))
+    upload = upload_of("memory://user:hunter22@host/x", OutputPaths(tmp_path / "r.jsonl"), "t.jsonl")
     assert "hunter22" not in upload.folder.url
+
+
+def test_a_place_that_is_overwritten_holds_nothing_old(serve: Serve, tasks: Tasks, tmp_path: Path, away: Away) -> None:
+    """Or who goes on elsewhere after a kill would take old rollouts for new ones."""
+    url, held = away
+    tasks(30)
+    run = [f"+agent_url={serve(delay=[0.05, 0.1]).url}", f"+upload_to={url}", "+num_samples_in_parallel=8"]
+    assert ended(start(tmp_path, *run)).code == 0
+    process = start(tmp_path, *run, "+overwrite=true", "+responses_create_params.temperature=0.9")
+    wait_until(lambda: 0 < len(read_rows(tmp_path / "r.jsonl")) < 30)
+    process.kill()
+    ended(process)
+    assert held().keys() == {"r_manifest.json"}
+
+
+def test_an_output_is_locked_until_all_is_done(tmp_path: Path) -> None:
+    """While it is put in order, packed, handed on: whoever comes too early is told, and breaks nothing."""
+    paths = output_paths(str(tmp_path / "r.jsonl.gz"))
+    with open_journal(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"row": 1}')
+        journal.append(0, b'{"row": 0}')
+        for step in (lambda: journal.finish([True, True]), journal.pack):
+            step()
+            with pytest.raises(OutputError, match="is being written by"):
+                reopen_journal(paths, 2)
+        assert gzip.decompress(paths.finished.read_bytes()) == b'{"row": 0}\n{"row": 1}\n'
+    assert names(tmp_path) == {"r.jsonl.gz"}
+
+
+def test_packed_or_not_an_output_is_one(command: Command, tmp_path: Path) -> None:
+    """By whatever name it is asked for next: it is gone on with, or moved aside, and its side files with it."""
+    assert command(*EXAMPLE, "+num_repeats=2", "+output_jsonl_fpath=r.jsonl.zst").code == 0
+    first = (tmp_path / "r.jsonl.zst").read_bytes()
+    ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl")
+    assert "r.jsonl.zst was there: moved to r.jsonl.zst.1" in ran.stderr
+    assert (tmp_path / "r.jsonl.zst.1").read_bytes() == first
+    for name, repeats in (("r.jsonl.gz", 2), ("r.jsonl.zst", 3), ("r.jsonl", 4)):
+        ran = command(*EXAMPLE, f"+num_repeats={repeats}", f"+output_jsonl_fpath={name}", RESUME)
+        assert (ran.code, f"{10 * (repeats - 1)} of {10 * repeats} rollouts are there" in ran.stderr) == (0, True), (
+            ran.stderr
+        )
+        assert {each for each in names(tmp_path) if each.startswith("r.jsonl") and each[-1] != "1"} == {name}
+    assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(10) for index in range(4)]
+
+
+def test_a_stray_packed_file_is_not_destroyed(command: Command, tmp_path: Path) -> None:
+    """One that lies beside a plain output is not what is gone on with: it is moved aside."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    (tmp_path / "r.jsonl.zst").write_bytes(compressed(".zst", b"something else\n"))
+    ran = command(*EXAMPLE, "+num_repeats=2", "+output_jsonl_fpath=r.jsonl.zst", RESUME)
+    assert (ran.code, "moved to r.jsonl.zst.1" in ran.stderr) == (0, True)
+    assert unpacked(".zst", (tmp_path / "r.jsonl.zst.1").read_bytes()) == b"something else\n"
+    assert unpacked(".zst", (tmp_path / "r.jsonl.zst").read_bytes()).count(b"\n") == 20
+
+
+@pytest.mark.parametrize("extra", ["+overwrite=true", "+dry_run=true", RESUME])
+@pytest.mark.parametrize("where", ["file.txt", "s3://no-such-bucket/x"])
+def test_a_place_that_cannot_be_written_costs_nothing_here(
+    command: Command, tmp_path: Path, s3: dict[str, str], where: str, extra: str
+) -> None:
+    """It is tried before anything is touched."""
+    (tmp_path / "file.txt").write_text("no folder")
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    before = here(tmp_path)
+    ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+num_repeats=2", f"+upload_to={where}", extra, env=s3)
+    assert (ran.code, f"{where} cannot be written" in ran.stderr) == (2, True), ran.stderr
+    assert here(tmp_path) == before
+
+
+def test_copies_do_not_replace_the_input(command: Command, tasks: Tasks, tmp_path: Path) -> None:
+    """Where they would have its name."""
+    (tmp_path / "data").mkdir()
+    source = tasks(3, "data/r.jsonl")
+    text = source.read_text()
+    run = ["+agent_name=example_math_agent", "+input_jsonl_fpath=data/r.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    for extra in ("+overwrite=true", "+overwrite=false"):
+        ran = command(*run, "+upload_to=data", extra)
+        assert (ran.code, "upload_to data has the input" in ran.stderr) == (2, True)
+    assert source.read_text() == text
+
+
+def test_a_resume_leaves_copies_of_other_tasks_alone(command: Command, tasks: Tasks, tmp_path: Path) -> None:
+    """However many they are; likewise those that do not say what they are of."""
+    other = [{"responses_create_params": {"input": f"other {number}"}} for number in range(9)]
+    for name, rows in (("a.jsonl", 5), ("b.jsonl", other)):
+        tasks(rows, name)
+    run = ["+agent_name=example_math_agent", "+output_jsonl_fpath=r.jsonl"]
+    assert command(*run, "+input_jsonl_fpath=a.jsonl", "+upload_to=away").code == 0
+    there = here(tmp_path / "away")
+    assert command(*run, "+input_jsonl_fpath=b.jsonl").code == 0
+    ran = command(*run, "+input_jsonl_fpath=b.jsonl", "+upload_to=away", RESUME)
+    assert (ran.code, "collected for something else: the first 5 input rows" in ran.stderr) == (2, True), ran.stderr
+    assert here(tmp_path / "away") == there
+    (tmp_path / "away" / "r_manifest.json").unlink()
+    ran = command(*run, "+input_jsonl_fpath=b.jsonl", "+upload_to=away", RESUME)
+    assert (ran.code, "has r.jsonl without r_manifest.json" in ran.stderr) == (2, True), ran.stderr
+
+
+@pytest.mark.parametrize("text", ['{"coll', "[1]", '{"collected": null}', None])
+def test_a_damaged_summary_there_is_no_obstacle(command: Command, tmp_path: Path, text: str | None) -> None:
+    """A copy that was cut off: sizes tell whether there is more than here."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+upload_to=away"]
+    assert command(*run).code == 0
+    summary = tmp_path / "away" / "r_summary.json"
+    summary.unlink() if text is None else summary.write_text(text)
+    ran = command(*run, "+num_repeats=2", RESUME)
+    assert ran.code == 0, ran.stderr
+    assert here(tmp_path / "away") == here(tmp_path)
+    summary.unlink()
+    (tmp_path / "r.jsonl").write_bytes(b"".join((tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True)[:5]))
+    ran = command(*run, "+num_repeats=2", RESUME)
+    assert (ran.code, "away has more of this run than here" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_what_cannot_be_packed_is_copied_as_it_is(command: Command, tmp_path: Path) -> None:
+    """The rollouts are wherever they were to be, and the exit code says that something is wrong."""
+    (tmp_path / "r.jsonl.packing").mkdir()
+    ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl.zst", "+upload_to=away")
+    assert (ran.code, "r.jsonl.zst cannot be written" in ran.stderr) == (3, True), ran.stderr
+    assert len(read_rows(tmp_path / "away" / "r.jsonl")) == 10
+    assert b'"exit_code": 3' in (tmp_path / "r_summary.json").read_bytes()
+
+
+def test_merging_onto_a_sources_other_name_is_refused(command: Command, tmp_path: Path) -> None:
+    """They share what lies beside them."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    before = here(tmp_path)
+    merge = ["+input_glob=r.jsonl", "+output_jsonl_fpath=r.jsonl.zst", "+overwrite=true"]
+    assert command(*merge, script="ng_aggregate_rollouts").code == 2
+    assert here(tmp_path) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -46,7 +46,7 @@ def run(config: AggregationConfig) -> int:
     paths = output_paths(config.output_jsonl_fpath)
     check_packing(f"output_jsonl_fpath {paths.finished}")
     check_replaceable(paths.finished)
-    sources = files_of(config.input_glob, besides=paths.finished)
+    sources = files_of(config.input_glob, besides=paths.names)
     index = Index(sources)
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} names files without rollouts")
@@ -77,8 +77,9 @@ def run(config: AggregationConfig) -> int:
 
 def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> None:
     """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
-    if any(path.exists() for path in paths.all) and not config.overwrite:
-        tell(f"{paths.finished} was there: moved to {move_aside(paths)}, with what belongs to it")
+    if paths.there and not config.overwrite:
+        moved = move_aside(paths)
+        tell(f"{moved.with_suffix('')} was there: moved to {moved}, with what belongs to it")
     written.replace(paths.finished)
     for path in paths.all:
         if path != paths.finished:
@@ -105,7 +106,7 @@ def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, li
             yield group.task_index, agent, facts
 
 
-def files_of(globs: str, besides: Path) -> list[Path]:
+def files_of(globs: str, besides: Iterable[Path]) -> list[Path]:
     """The rollout files that the globs name, side files and the output left out.
 
     Raises:
@@ -114,7 +115,8 @@ def files_of(globs: str, besides: Path) -> list[Path]:
     patterns = [str(Path(pattern.strip()).expanduser()) for pattern in globs.split(",")]
     names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - absolute patterns, too
     files = [Path(name) for name in sorted(names) if _is_of_rollouts(plain_name(Path(name)).name)]
-    files = [file for file in files if file.resolve() != besides.resolve()]
+    output = {path.resolve() for path in besides}
+    files = [file for file in files if file.resolve() not in output]
     if not files:
         raise InputError(f"input_glob {globs} names no rollout files")
     return files

@@ -1,7 +1,7 @@
 """The output file: appended to while a run goes on, put in order when it is over.
 
 Invariants:
-- Locked: one process writes an output at a time.
+- Locked: one process writes an output at a time, from before it is opened until all that is made of it is in place.
 - Whole lines: a row is written by one call, and a row that could not be written whole is cut off again, at once or,
   after a crash, when the file is next opened.
 - Kept: until the finished file is complete and synced, the journal stays as it is.
@@ -10,19 +10,20 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ng_rollouts.errors import OutputError, StorageError
+from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.lines import COPY_BUFFER_BYTES, Copier, lines_of, pack, read_at, unpack, write_all
-from ng_rollouts.outputs import OutputPaths, has_content, lock, move_aside, remove
-from ng_rollouts.packed import pack_file, unpack_file
+from ng_rollouts.outputs import OutputPaths, moved_aside
+from ng_rollouts.packed import packed_for
 from ng_rollouts.records import Json
 
 _NOWHERE, _ASIDE = -1, -2
@@ -49,6 +50,7 @@ class Journal:
         paths: where it and its side files are.
         rollouts: how many are planned.
         is_only_a_copy: whether the output was unpacked just now, and may go unless it is written to.
+        others: files that have the output's name packed, and are not what it was unpacked from.
 
     Attributes:
         moved: where an output that was there has gone, if it was moved aside.
@@ -56,7 +58,15 @@ class Journal:
         unreadable: lines that were found and could not be read.
     """
 
-    def __init__(self, fd: int, paths: OutputPaths, rollouts: int, *, is_only_a_copy: bool = False) -> None:
+    def __init__(
+        self,
+        fd: int,
+        paths: OutputPaths,
+        rollouts: int,
+        *,
+        is_only_a_copy: bool = False,
+        others: Sequence[Path] = (),
+    ) -> None:
         self.moved: Path | None = None
         self.count = 0
         self.unreadable = 0
@@ -70,6 +80,7 @@ class Journal:
         self._spots = array("q", [_NOWHERE]) * rollouts
         self._aside: list[tuple[int, int]] = []
         self._is_only_a_copy = is_only_a_copy
+        self._others = others
 
     def __enter__(self) -> Self:
         return self
@@ -187,20 +198,32 @@ class Journal:
                 with contextlib.suppress(OSError):
                     _finishing(path).unlink()
 
-    def pack(self) -> None:
-        """If the name asks for it, have the finished file packed.
+    def pack(self) -> list[Path]:
+        """Have the finished file under the name that was asked for, packed if that says so, and under no other.
+
+        While it is locked, the plain file stays, empty.
+
+        Returns:
+            Where files have gone that had its name packed, and were not it.
 
         Raises:
             StorageError: it could not be written; the finished file is there as it is.
         """
-        if self._paths.packed is None:
-            return
+        output, finished = self._paths.output, self._paths.finished
         try:
-            pack_file(self._paths.output, self._paths.packed)
+            ready = packed_for(finished, output)
+            moved = [moved_aside(path) for path in self._others]
+            if finished != output:
+                ready.replace(finished)
+                os.truncate(output, 0)
+                self._is_only_a_copy = True
+            for path in self._paths.names:
+                if path not in (output, finished):
+                    path.unlink(missing_ok=True)
+            _sync_folder(output.parent)
         except OSError as error:
-            message = f"{_storage_message(self._paths.packed, error)}; all rows are in {self._paths.output}"
-            raise StorageError(message) from error
-        _sync_folder(self._paths.output.parent)
+            raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
+        return moved
 
     def _take(self, position: int | None, spot: int) -> None:
         if position is None or self.has(position):
@@ -245,6 +268,10 @@ class Journal:
                     counts[keep] += 1
             keeping.finish()
             setting_aside.finish()
+            fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = os.dup(kept.fileno())
+        os.close(self._fd)
+        self._fd = locked
         if counts[False]:
             _finishing(incomplete).replace(incomplete)
         _finishing(output).chmod(output.stat().st_mode & 0o7777)
@@ -253,74 +280,6 @@ class Journal:
             incomplete.unlink(missing_ok=True)
         _sync_folder(output.parent)
         return Finished(kept=counts[True], set_aside=counts[False])
-
-
-def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
-    """Lock the output and start it anew, after moving an existing one aside, or removing it if told to.
-
-    Raises:
-        OutputError: another process writes it, or its folder cannot be written.
-    """
-    with _as_output_error(paths.output):
-        paths.output.parent.mkdir(parents=True, exist_ok=True)
-        fd = lock(paths.output)
-        moved = None
-        if any(has_content(path) for path in paths.all):
-            try:
-                if overwrite:
-                    remove(paths)
-                else:
-                    moved = move_aside(paths)
-                new = lock(paths.output)
-            finally:
-                os.close(fd)
-            fd = new
-        journal = Journal(fd, paths, rollouts)
-        journal.moved = moved
-        return journal
-
-
-def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
-    """Lock the output as it is, to go on with it.
-
-    Raises:
-        OutputError: another process writes it, or it cannot be written.
-    """
-    with _as_output_error(paths.output):
-        paths.output.parent.mkdir(parents=True, exist_ok=True)
-        fd = lock(paths.output)
-        is_packed = paths.packed is not None and not os.fstat(fd).st_size and paths.packed.exists()
-        if is_packed:
-            try:
-                _unpack_into_place(paths)
-                new = lock(paths.output)
-            finally:
-                os.close(fd)
-            fd = new
-        return Journal(fd, paths, rollouts, is_only_a_copy=is_packed)
-
-
-def _unpack_into_place(paths: OutputPaths) -> None:
-    temporary = paths.output.with_name(paths.output.name + ".unpacking")
-    try:
-        with paths.finished.open("rb") as packed, temporary.open("wb") as plain:
-            unpack_file(paths.finished.name, packed, plain)
-            plain.flush()
-            os.fsync(plain.fileno())
-        temporary.replace(paths.output)
-    except OSError:
-        paths.output.unlink(missing_ok=True)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"output_jsonl_fpath {path} cannot be written: {error.strerror}") from error
 
 
 def _row(line: bytes) -> Json | None:

@@ -9,7 +9,8 @@ from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import tell
 from ng_rollouts.counts import Counts
 from ng_rollouts.failures import FailuresFile
-from ng_rollouts.journal import Journal, open_journal, reopen_journal
+from ng_rollouts.journal import Journal
+from ng_rollouts.locked import open_journal, reopen_journal
 from ng_rollouts.manifest import read_manifest
 from ng_rollouts.metrics import Scores
 from ng_rollouts.preparing import Prepared
@@ -21,7 +22,7 @@ from ng_rollouts.tally import Tally
 def earlier_book(config: CollectConfig, prepared: Prepared, stack: AsyncExitStack) -> Book | None:
     """What is there to go on with, if it is asked for; nothing is changed yet."""
     paths, plan = prepared.paths, prepared.plan
-    if not config.resume_from_cache or not any(path.exists() for path in paths.all):
+    if not config.resume_from_cache or not paths.there:
         return None
     book = _book(config, prepared, stack.enter_context(reopen_journal(paths, plan.rollouts)))
     read_back(book.journal, plan, book.take_over, read_manifest(paths.manifest), prepared.tasks)
@@ -49,7 +50,7 @@ def new_book(config: CollectConfig, prepared: Prepared, stack: AsyncExitStack) -
     paths, plan = prepared.paths, prepared.plan
     journal = stack.enter_context(open_journal(paths, plan.rollouts, overwrite=config.overwrite))
     if journal.moved:
-        tell(f"{paths.finished} was there: moved to {journal.moved}, with what belongs to it")
+        tell(f"{journal.moved.with_suffix('')} was there: moved to {journal.moved}, with what belongs to it")
     return _book(config, prepared, journal)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import OutputError
-from ng_rollouts.packed import check_packing, is_packed, plain_name, stem_of
+from ng_rollouts.packed import check_packing, is_packed, packed_names, plain_name, stem_of
 
 _LONGEST_NAME = 255
 """Bytes, on the file systems in use."""
@@ -36,6 +36,11 @@ class OutputPaths:
     def finished(self) -> Path:
         """The finished file."""
         return self.packed or self.output
+
+    @property
+    def names(self) -> tuple[Path, ...]:
+        """All that an output may be called, packed or not: they share the files beside them, and are one output."""
+        return (self.output, *packed_names(self.output))
 
     @property
     def failures(self) -> Path:
@@ -74,9 +79,19 @@ class OutputPaths:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """The output first, then what belongs to it."""
+        """The output first, by each of its names, then what belongs to it."""
         beside = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
-        return (self.output, *([self.packed] if self.packed else []), *beside)
+        return (*self.names, *beside)
+
+    @property
+    def there(self) -> list[Path]:
+        """Those of them that are there; an empty output beside a packed one is but its lock."""
+        packed = any(path.exists() for path in self.names[1:])
+        return [
+            path
+            for path in self.all
+            if path.exists() and not (path == self.output and packed and not has_content(path))
+        ]
 
     def beside(self, ending: str) -> Path:
         """A file that has the output's name, but for its ending."""
@@ -182,18 +197,21 @@ def remove(paths: OutputPaths) -> None:
 
 
 def move_aside(paths: OutputPaths) -> Path:
-    """Rename the output and what belongs to it to the first number that is free for all; say where it went."""
-    finished = paths.output if has_content(paths.output) else paths.finished
+    """Rename the output and what belongs to it to the first number that is free for all.
+
+    Returns:
+        Where the first of them went.
+    """
+    moved = paths.there
     for number in itertools.count(1):
         targets = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
         if not any(target.exists() for target in targets.values()):
             break
-    if finished != paths.output:
-        paths.output.unlink(missing_ok=True)  # empty: made to be locked
-    for path, target in targets.items():
-        if path.exists():
-            path.rename(target)
-    return targets[finished]
+    for path in moved:
+        path.rename(targets[path])
+    if paths.output not in moved:
+        paths.output.unlink(missing_ok=True)
+    return targets[moved[0]]
 
 
 def moved_aside(path: Path) -> Path:

@@ -1,14 +1,16 @@
-"""Files that are packed, as their names say: .gz, .zst; how they are read, written and named."""
+"""Files that are packed, as their names say: .gz, .zst, .bz2, .xz; how they are read, written and named."""
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import lzma
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +19,11 @@ from typing import IO, Any, BinaryIO
 
 from ng_rollouts.errors import ConfigError
 
-ENDINGS = (".gz", ".zst")
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+ENDINGS = (".zst", *_OPENERS)
+
+_LEVELS = {".gz": {"compresslevel": 6}}
+"""As gzip itself has it: Python's 9 takes twice as long for a hundredth less."""
 
 _CHUNK_BYTES = 1 << 20
 _KEPT_UNPACKED = 64
@@ -25,12 +31,17 @@ _KEPT_UNPACKED = 64
 
 def is_packed(name: str | Path) -> bool:
     """Whether a name says so."""
-    return str(name).endswith(ENDINGS)
+    return str(name).lower().endswith(ENDINGS)
 
 
 def plain_name(path: Path) -> Path:
     """The name of what is in a packed file; of another, its own."""
     return path.with_suffix("") if is_packed(path) else path
+
+
+def packed_names(plain: Path) -> list[Path]:
+    """What a plain file may be packed into."""
+    return [plain.with_name(plain.name + ending) for ending in ENDINGS]
 
 
 def stem_of(path: Path) -> str:
@@ -47,7 +58,7 @@ def check_packing(what: str) -> None:
     Raises:
         ConfigError: an extra is not installed.
     """
-    if what.endswith(".zst"):
+    if what.lower().endswith(".zst"):
         try:
             _zstandard()
         except ModuleNotFoundError as error:
@@ -90,15 +101,17 @@ def unpack_file(name: str, packed: Any, plain: IO[bytes]) -> None:
         OSError: it is not what its name says, or not all of it.
     """
     try:
-        if name.endswith(".zst"):
-            _unpack_zstd(packed, plain)
-        elif name.endswith(".gz"):
-            with gzip.open(packed) as unpacked:
+        if is_packed(name) and (opener := _OPENERS.get(Path(name.lower()).suffix)):
+            with opener(packed) as unpacked:
                 shutil.copyfileobj(unpacked, plain, _CHUNK_BYTES)
+        elif is_packed(name):
+            _unpack_zstd(packed, plain)
         else:
             shutil.copyfileobj(packed, plain, _CHUNK_BYTES)
-    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise OSError(errno.EINVAL, str(error), name) from error
+    except OSError as error:  # those of gzip and bz2 have no errno
+        raise OSError(error.errno or errno.EINVAL, error.strerror or str(error), name) from error
 
 
 def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
@@ -118,16 +131,6 @@ def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
         raise EOFError("it ends in the middle of a compressed frame")
 
 
-def pack_file(plain: Path, target: Path) -> None:
-    """Put a file in place under this name, packed if it says so; the other name is gone.
-
-    Raises:
-        OSError: it could not be written; the plain file is as it was.
-    """
-    packed_for(target, plain).replace(target)
-    plain.unlink(missing_ok=True)
-
-
 def packed_for(target: Path, plain: Path) -> Path:
     """A file, on the disk itself, that is ready to be renamed to the target: a packed copy, or the plain file itself.
 
@@ -139,11 +142,11 @@ def packed_for(target: Path, plain: Path) -> Path:
     packed = plain.with_name(plain.name + ".packing")
     try:
         with plain.open("rb") as rows, packed.open("wb") as file:
-            if target.suffix == ".zst":
-                _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
-            else:
-                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6) as packing:
+            if opener := _OPENERS.get(target.suffix.lower()):
+                with opener(file, "wb", **_LEVELS.get(target.suffix.lower(), {})) as packing:
                     shutil.copyfileobj(rows, packing, _CHUNK_BYTES)
+            else:
+                _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
             file.flush()
             os.fsync(file.fileno())
         packed.chmod(plain.stat().st_mode & 0o7777)

@@ -47,7 +47,7 @@ def prepared(config: CollectConfig) -> Iterator[Prepared]:
     with readable_twice(config.input_jsonl_fpath) as source:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
-        upload = upload_of(config.upload_to, paths) if config.upload_to else None
+        upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
         if upload and config.resume_from_cache and upload.fetch():
             tell(f"there was no {paths.finished}: what {upload.folder.url} has of it was copied here")
         known = read_manifest(paths.manifest) if config.resume_from_cache else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,7 +39,7 @@ def opened_remote(parameter: str, url: str) -> Iterator[BinaryIO]:
         ConfigError: nothing here knows such URLs.
     """
     system, path = _system(parameter, url)
-    with _told(url), system.open(path, "rb") as file:
+    with _told(redact(url)), system.open(path, "rb") as file:
         yield file
 
 
@@ -60,6 +60,19 @@ class Folder:
         with _told(self.url):
             return bool(self._system.exists(self._at(name)))
 
+    def size(self, name: str) -> int:
+        """How many bytes a file has."""
+        with _told(self.url):
+            return int(self._system.size(self._at(name)))
+
+    def probe(self, name: str) -> None:
+        """Write a file, and remove it, if that is allowed."""
+        with _told(self.url):
+            self._make_folder()
+            self._system.pipe_file(self._at(name), b"probe")
+            with suppress(Exception):
+                self._system.rm_file(self._at(name))
+
     def read(self, name: str) -> bytes:
         """All of a file."""
         with _told(self.url):
@@ -75,8 +88,7 @@ class Folder:
             if "file" in self._protocols:
                 _copy(file, Path(self._at(file.name)), moved)
                 return
-            if _BUCKETS.isdisjoint(self._protocols):
-                self._system.makedirs(self._path, exist_ok=True)
+            self._make_folder()
             self._system.put_file(str(file), self._at(file.name), callback=_callback(moved))
 
     def get(self, name: str, file: Path) -> None:
@@ -98,10 +110,20 @@ class Folder:
         """Whether it is this folder of this machine."""
         return "file" in self._protocols and Path(self._path).resolve() == path.resolve()
 
+    def holds(self, url: str) -> bool:
+        """Whether a path or URL is that of a file in it."""
+        system, path = _system("", url)
+        parent = Path(path).resolve().parent if "file" in self._protocols else Path(path).parent
+        mine = Path(self._path).resolve() if "file" in self._protocols else Path(self._path)
+        return _protocols_of(system) == self._protocols and parent == mine
+
+    def _make_folder(self) -> None:
+        if _BUCKETS.isdisjoint(self._protocols):
+            self._system.makedirs(self._path, exist_ok=True)
+
     @property
     def _protocols(self) -> frozenset[str]:
-        protocol = self._system.protocol
-        return frozenset([protocol] if isinstance(protocol, str) else protocol)
+        return _protocols_of(self._system)
 
     def _at(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
@@ -114,6 +136,10 @@ def folder(parameter: str, url: str) -> Folder:
         ConfigError: nothing here knows such URLs.
     """
     return Folder(redact(url), *_system(parameter, url))
+
+
+def _protocols_of(system: Any) -> frozenset[str]:
+    return frozenset([system.protocol] if isinstance(system.protocol, str) else system.protocol)
 
 
 def _copy(file: Path, target: Path, moved: Callable[[], None]) -> None:
@@ -141,16 +167,21 @@ def _system(parameter: str, url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{parameter} {url} needs fsspec: {cure}") from error
+        raise ConfigError(f"{parameter} {redact(url)} needs fsspec: {cure}") from error
     for name in _DRIVERS:
         logging.getLogger(name).addHandler(logging.NullHandler())  # or Python shows it where nobody has set logging up
     try:
-        with _told(url):
-            found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False)
+        with _told(redact(url)):
+            found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False, **_options(url))
     except OSError as error:
         reason = f"{error.strerror}: {cure}" if isinstance(error.__cause__, ImportError) else error.strerror
-        raise ConfigError(f"{parameter} {url}: {reason}") from error
+        raise ConfigError(f"{parameter} {redact(url)}: {reason}") from error
     return found
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What keeps a driver's memory small: s3fs would have ten pieces of 50 MB on their way at once."""
+    return {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
 
 
 @contextmanager

@@ -19,13 +19,21 @@ from ng_rollouts.collector import Stop
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import say, tell
 from ng_rollouts.counts import Counts
-from ng_rollouts.errors import Interrupted, NgRolloutsError, OutputError, StoppedEarly, UsageError
+from ng_rollouts.errors import (
+    Interrupted,
+    NgRolloutsError,
+    OutputError,
+    StoppedEarly,
+    StorageError,
+    UploadFailed,
+    UsageError,
+)
 from ng_rollouts.executors import Executor, open_executor
 from ng_rollouts.exporters import check_exporters
 from ng_rollouts.fan_out import fan_out
 from ng_rollouts.handing_on import HandingOn
 from ng_rollouts.jsonlines import dumps
-from ng_rollouts.manifest import write_manifest
+from ng_rollouts.manifest import Manifest, differences, write_manifest
 from ng_rollouts.opening import earlier_book, new_book
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
@@ -183,17 +191,23 @@ class Run:
         """Bring what there is to wherever it is to go; why not all of it is there."""
         closing.write_summary(code)
         handing_on = HandingOn(self.config, self.paths, closing.stop, tell)
+        failure: NgRolloutsError | None = None
+        if closing.book.finished:
+            await handing_on.to_exporters()
+            try:
+                for moved in await asyncio.to_thread(closing.book.journal.pack):
+                    tell(f"{moved.with_suffix('')} was another file of that name: moved to {moved}")
+            except StorageError as error:
+                failure = error
         try:
-            if closing.book.finished:
-                await handing_on.to_exporters()
-                await asyncio.to_thread(closing.book.journal.pack)
             if self.ready.upload:
                 await handing_on.upload(self.ready.upload, may_be_left=not self.consumer)
-        except NgRolloutsError as error:
-            error.exit_code = 128 + received.first if received.first else error.exit_code
-            closing.write_summary(code or error.exit_code)
-            return error
-        return None
+        except UploadFailed as error:
+            failure = failure or error
+        if failure:
+            failure.exit_code = 128 + received.first if received.first else failure.exit_code
+            closing.write_summary(code or failure.exit_code)
+        return failure
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""
@@ -230,11 +244,16 @@ class Run:
         if self.ready.upload:
             collected = book.collected_before if self.config.resume_from_cache else None
             moved = await self.ready.upload.claim(
-                self.ready.manifest, collected=collected, overwrite=self.config.overwrite
+                self._difference_from, collected=collected, overwrite=self.config.overwrite
             )
             if moved:
                 tell(f"{self.ready.upload.folder.url} had an output: moved to {moved} there, with what belongs to it")
         _announce(self.config, self.plan)
+
+    def _difference_from(self, other: Manifest) -> str:
+        """What keeps this run from going on with another."""
+        digest = self.tasks.plan(other.input_rows).first_digest
+        return "; ".join(differences(other, self.ready.manifest, digest))
 
     def _owed(self, book: Book) -> Iterator[Rollout]:
         left = book.earlier.left

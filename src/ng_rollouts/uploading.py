@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ng_rollouts.errors import ConfigError, OutputError, UploadFailed
 from ng_rollouts.jsonlines import loads
-from ng_rollouts.manifest import Manifest, differences, manifest_from
+from ng_rollouts.manifest import Manifest, manifest_from
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.remote import Folder, folder
+from ng_rollouts.threads import in_thread
 
 T = TypeVar("T")
+
+Difference = Callable[[Manifest], str]
 
 LONGEST_IDLE_S = 600.0
 """An upload that has not moved for so long is given up: at 50 MB a piece, that is less than 100 kB a second."""
@@ -33,23 +34,23 @@ class Upload:
     _moved_at: float = field(default_factory=time.monotonic)
 
     async def reach(self) -> None:
-        """See that the place is there.
+        """See that the place is there and can be written, before anything is touched here.
 
         Raises:
-            OutputError: it cannot be looked at.
+            OutputError: it cannot.
         """
         try:
-            await self._in_thread(lambda: self.folder.has(self.paths.manifest.name))
+            await self._in_thread(lambda: self.folder.probe(self.paths.beside("_upload_probe").name))
         except OSError as error:
-            raise OutputError(f"upload_to {self.folder.url} cannot be reached: {error.strerror}") from error
+            raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def claim(self, manifest: Manifest, *, collected: int | None, overwrite: bool) -> str | None:
-        """See that the place is there and can be written, before anything is sent.
+    async def claim(self, difference: Difference, *, collected: int | None, overwrite: bool) -> str | None:
+        """Make the place this run's, before anything is sent: what is there from now on is of it.
 
         Args:
-            manifest: of this run.
+            difference: what keeps this run from going on with another, told by that one's manifest; empty if nothing.
             collected: rollouts that there are to go on with; None for a new run.
-            overwrite: whether what is there may be replaced.
+            overwrite: whether what is there may go.
 
         Returns:
             Where an output that was there has gone, if it was moved aside.
@@ -58,7 +59,7 @@ class Upload:
             OutputError: it cannot be written, or has the files of something else, or more of this run than is here.
         """
         try:
-            return await self._in_thread(lambda: self._claim(manifest, collected, overwrite=overwrite))
+            return await self._in_thread(lambda: self._claim(difference, collected, overwrite=overwrite))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
@@ -90,44 +91,61 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
-    def _claim(self, manifest: Manifest, collected: int | None, *, overwrite: bool) -> str | None:
+    def _claim(self, difference: Difference, collected: int | None, *, overwrite: bool) -> str | None:
         moved = None
+        there = [path.name for path in self.paths.all if self.folder.has(path.name)]
         if collected is not None:
-            self._check_same_run(manifest)
-            self._check_behind(collected)
-        elif not overwrite:
-            moved = self._moved_aside()
+            self._check_same_run(there, difference)
+            self._check_behind(there, collected)
+        elif overwrite:
+            for name in there:
+                self.folder.remove(name)
+        elif there:
+            moved = self._moved_aside(there)
         self._put(self.paths.manifest)
         return moved
 
-    def _check_same_run(self, now: Manifest) -> None:
+    def _check_same_run(self, there: list[str], difference: Difference) -> None:
+        """Raises: OutputError: what is there was collected for something else, or does not say what for."""
         name = self.paths.manifest.name
-        if not self.folder.has(name):
+        if name not in there:
+            if there:
+                raise self._refused(f"has {there[0]} without {name}, so nobody knows what it was collected for")
             return
+        then = self._json(name)
         try:
-            then = manifest_from(loads(self.folder.read(name)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"upload_to {self.folder.url}: its {name} is no manifest: name another place") from error
-        digest = now.rows_digest if then.input_rows == now.input_rows else then.rows_digest
-        if found := list(differences(then, now, digest)):
-            raise OutputError(
-                f"upload_to {self.folder.url} has what was collected for something else: {'; '.join(found)}: "
-                "name another place"
-            )
+            told = difference(manifest_from(then))
+        except (KeyError, TypeError) as error:
+            raise self._refused(f"has a {name} that is no manifest") from error
+        if told:
+            raise self._refused(f"has what was collected for something else: {told}")
 
-    def _check_behind(self, collected: int) -> None:
-        name = self.paths.summary.name
-        there = loads(self.folder.read(name)).get("collected", 0) if self.folder.has(name) else 0
-        if there > collected:
-            raise OutputError(
-                f"upload_to {self.folder.url} has {there} rollouts of this run, and here are {collected}: "
-                f"remove {self.paths.output} to go on with what is there, or name another place"
-            )
+    def _check_behind(self, there: list[str], collected: int) -> None:
+        """Raises: OutputError: there is more of this run than here."""
+        outputs = [path for path in self.paths.names if path.name in there]
+        if not outputs:
+            return
+        summary = self._json(self.paths.summary.name) if self.paths.summary.name in there else None
+        known = summary.get("collected") if isinstance(summary, dict) else None
+        if isinstance(known, int):
+            more = known > collected
+        else:  # a copy that was cut off before its end
+            more = any(not path.exists() or self.folder.size(path.name) > path.stat().st_size for path in outputs)
+        if more:
+            what = f"{known} rollouts of this run, and here are {collected}" if known else "more of this run than here"
+            raise self._refused(f"has {what}: remove {self.paths.output} to go on with what is there")
 
-    def _moved_aside(self) -> str | None:
-        there = [path.name for path in self.paths.all if self.folder.has(path.name)]
-        if not there:
+    def _json(self, name: str) -> Any:
+        """What a file there says; None if it is no JSON."""
+        try:
+            return loads(self.folder.read(name))
+        except ValueError:
             return None
+
+    def _refused(self, what: str) -> OutputError:
+        return OutputError(f"upload_to {self.folder.url} {what}: name another place")
+
+    def _moved_aside(self, there: list[str]) -> str:
         number = next(
             number
             for number in itertools.count(1)
@@ -140,7 +158,7 @@ class Upload:
 
     def _copy(self, besides: Iterable[Path]) -> int:
         """The summary last: where it is, all is."""
-        there = [path for path in (*self.paths.all, *besides) if path.exists()]
+        there = [*self.paths.there, *(path for path in besides if path.exists())]
         there.sort(key=lambda path: path == self.paths.summary)
         for path in there:
             self._put(path)
@@ -156,7 +174,7 @@ class Upload:
     def _fetch(self) -> bool:
         """The output last: where it is, all is."""
         names = [path for path in self.paths.all if self.folder.has(path.name)]
-        if any(path.exists() for path in (self.paths.output, self.paths.finished)) or not names:
+        if any(path.exists() for path in self.paths.names) or not names:
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
         fetched = {path: path.with_name(path.name + ".fetching") for path in reversed(names)}
@@ -179,32 +197,20 @@ class Upload:
         Raises:
             OSError: it failed, or does not move.
         """
-        loop, outcome = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-        def work_out() -> None:
-            try:
-                result, failure = work(), None
-            except Exception as error:
-                result, failure = None, error
-            with suppress(RuntimeError):  # nobody waits any longer
-                loop.call_soon_threadsafe(settle, result, failure)
-
-        def settle(result: T | None, failure: Exception | None) -> None:
-            if not outcome.done():
-                outcome.set_exception(failure) if failure else outcome.set_result(result)
-
         self._moved()
-        threading.Thread(target=work_out, daemon=True, name="ng_rollouts upload").start()
+        outcome = in_thread(work)
         while not outcome.done():
             await asyncio.wait([outcome], timeout=1.0)
             if time.monotonic() - self._moved_at > LONGEST_IDLE_S:
                 raise TimeoutError(0, f"nothing has moved for {LONGEST_IDLE_S:g} s")
-        done: T = outcome.result()
-        return done
+        return outcome.result()
 
 
-def upload_of(upload_to: str, paths: OutputPaths) -> Upload:
+def upload_of(upload_to: str, paths: OutputPaths, source: str) -> Upload:
     """Where copies go.
+
+    Args:
+        source: the input, by its path or URL.
 
     Raises:
         ConfigError: nothing here knows such URLs, or it is no folder of its own.
@@ -214,4 +220,6 @@ def upload_of(upload_to: str, paths: OutputPaths) -> Upload:
     there = folder("upload_to", upload_to)
     if there.is_here(paths.output.parent):
         raise ConfigError(f"upload_to {upload_to} is the folder that the output is in: name another")
+    if Path(source).name in {path.name for path in paths.all} and there.holds(source):
+        raise ConfigError(f"upload_to {upload_to} has the input, and would replace it: name another")
     return Upload(there, paths)
