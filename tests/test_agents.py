@@ -18,10 +18,11 @@ from ng_rollouts.agents.addresses import addresses
 from ng_rollouts.agents.discovery import find_agents
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
 from ng_rollouts.agents.head_server import listed_agents
-from ng_rollouts.agents.server import ServerAgent, seed_in_extra_body
+from ng_rollouts.agents.server import ServerAgent
 from ng_rollouts.config import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
 from ng_rollouts.http import TimeLimits, open_http, without_credentials
+from ng_rollouts.seeds import seed_in_extra_body, seed_of
 
 from .conftest import Served
 
@@ -192,7 +193,9 @@ def test_a_422_about_something_else_is_a_failure() -> None:
 def test_unreadable_extra_body_is_replaced() -> None:
     """The seed travels even when what was there is no JSON object."""
     row = {"responses_create_params": {"seed": 1, "metadata": {"extra_body": "oops"}}}
-    assert seed_in_extra_body(row) == {"responses_create_params": {"metadata": {"extra_body": '{"seed":1}'}}}
+    moved = seed_in_extra_body(row)
+    assert moved == {"responses_create_params": {"metadata": {"extra_body": '{"seed":1}'}}}
+    assert seed_of(moved["responses_create_params"]) == 1
 
 
 def test_several_addresses_share_the_load(serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import fields
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import yaml
 
+import ng_rollouts
 from ng_rollouts import Parameters, collect, collect_groups, read_rollouts
 from ng_rollouts.config import CollectConfig, HeadServer, Prices
-from ng_rollouts.errors import ConfigError, GateMissed, StoppedEarly
+from ng_rollouts.errors import ConfigError, GateMissed, RolloutsFailed, StoppedEarly, UsageError
 from ng_rollouts.groups import group_names, group_values
 from ng_rollouts.keywords import config_of
 
@@ -230,3 +232,102 @@ def test_groups_mean_the_same_to_a_program(command: Callable[..., Ran], group: s
         composed = yaml.safe_load(shown.stdout)
         values = group_values(group, file.stem)
         assert {name: composed[name] for name in values} == values, file
+
+
+def test_leaving_before_there_is_anything_changes_nothing(tmp_path: Path) -> None:
+    """While servers are still looked for: the output that was there stays, and nothing goes on in the background."""
+    output = tmp_path / "r.jsonl"
+    output.write_text("an earlier output\n")
+
+    async def run() -> None:
+        rows = collect(
+            **{**EXAMPLE, "agent_name": "a"},
+            agent_url="http://127.0.0.1:9",
+            wait_for_agent_s=1000.0,
+            output_jsonl_fpath=output,
+        )
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5), aclosing(rows):
+                await anext(rows)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"r.jsonl": "an earlier output\n"}
+
+
+def test_who_is_cancelled_twice_leaves_nothing_behind(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """No task goes on, and what was written is whole."""
+    output, source, server = tmp_path / "r.jsonl", tasks(200), serve(delay=[0.01, 0.02])
+    enough = asyncio.Event()
+
+    async def consume() -> None:
+        rows = collect(
+            agent_url=server.url, input_jsonl_fpath=source, output_jsonl_fpath=output, num_samples_in_parallel=4
+        )
+        async for _ in rows:
+            enough.set()
+
+    async def run() -> None:
+        consuming = asyncio.create_task(consume())
+        await enough.wait()
+        consuming.cancel()
+        await asyncio.sleep(0)
+        consuming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consuming
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+    assert read_rows(output)
+
+
+def test_failures_are_raised_if_it_was_said_how_many_may_be(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """At the end, when all rows have been taken; unless told, a program looks at the failures file itself."""
+    server = serve(faults={"400": 0.3}, sticky=True)
+
+    async def run(**extra: Any) -> int:
+        taken = 0
+        rows = collect(
+            agent_url=server.url, input_jsonl_fpath=tasks(20), output_jsonl_fpath=tmp_path / "r.jsonl", **extra
+        )
+        async for _ in rows:
+            taken += 1
+        return taken
+
+    assert 0 < asyncio.run(run()) < 20
+    assert 0 < asyncio.run(run(max_failed_rollouts=0.9)) < 20
+    with pytest.raises(RolloutsFailed, match="max_failed_rollouts=1 allows"):
+        asyncio.run(run(max_failed_rollouts=1))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"input_jsonl_fpath": "http://u:hunter22@127.0.0.1:1/x?sig=SECRETSIG"},
+        {"upload_to": "nosuch://u:hunter22@h/x?sig=SECRETSIG"},
+    ],
+)
+def test_errors_hold_no_secrets(tmp_path: Path, given: dict[str, Any]) -> None:
+    """They end up in logs."""
+
+    async def run() -> None:
+        async for _ in collect(**{**EXAMPLE, "output_jsonl_fpath": tmp_path / "r.jsonl", **given}):
+            pass
+
+    with pytest.raises(UsageError) as told:
+        asyncio.run(run())
+    shown = "".join(traceback.format_exception(told.value))
+    assert "127.0.0.1" in shown or "nosuch" in shown
+    assert not [secret for secret in ("hunter22", "SECRETSIG") if secret in str(told.value)]
+
+
+def wrong_programs() -> None:
+    """What type checkers refuse; mypy tells if they would not."""
+    collect(agent_nam="a", input_jsonl_fpath="t", output_jsonl_fpath="r")  # type: ignore[call-arg]
+    collect(limit="3", input_jsonl_fpath="t", output_jsonl_fpath="r")  # type: ignore[arg-type]
+    collect(limit=3)  # type: ignore[call-arg]
+    ng_rollouts.colect()  # type: ignore[attr-defined]

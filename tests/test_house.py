@@ -42,6 +42,7 @@ FLOORS = [
         "pacing",
         "shapes",
         "shards",
+        "seeds",
     },
     {"recipes", "aggregates", "small_commands", "keywords"},
     {"plans", "tally", "rollout_files"},

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import trustme
 
 from ng_rollouts.agents.readiness import wait_for_servers
 from ng_rollouts.errors import AttemptFailed, Unreachable
 from ng_rollouts.http import Reply, TimeLimits, crawls_beyond, open_http
+from ng_rollouts.http.httpx_engine import HttpxClient
 from ng_rollouts.pools import Pool
 
 ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
@@ -197,6 +201,26 @@ def test_a_proxy_named_in_the_environment_is_used(engine: str, monkeypatch: pyte
     assert isinstance(through, Reply), through
     assert isinstance(past, Reply), past
     assert [head.split(b" ")[1] for head in heads] == [b"http://agent.test/run", b"/run"]
+
+
+def test_a_reply_is_gone_once_nobody_holds_it() -> None:
+    """Bodies may be large, and the garbage collection is seldom asked."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def ask() -> None:
+        async with HttpxClient(TimeLimits(), app=app) as client:
+            assert (await client.post("http://agent/run", b"{}")).status == 200
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(ask())
+        assert not [each for each in gc.get_objects() if isinstance(each, (httpx.Response, httpx.Request))]
+    finally:
+        gc.enable()
 
 
 def test_what_crawls_is_known(engine: str, request: pytest.FixtureRequest) -> None:

@@ -462,6 +462,42 @@ def test_an_output_of_nemo_gym_is_taken_over(command: Command, serve: Serve, tas
         assert told in refused.stderr
 
 
+@pytest.mark.parametrize("with_planned_rows", [False, True])
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({"temperature": 0.9}, [], "temperature 0.9, not None"),
+        ({}, ["+responses_create_params.temperature=0.3"], "temperature None, not 0.3"),
+        ({}, ["+num_repeats_add_seed=true"], "seed None, not 0"),
+        ({"metadata": {"extra_body": '{"seed": 7}'}}, ["+responses_create_params.seed=8"], "seed 7, not 8"),
+        ({"metadata": {"extra_body": '{"seed": 7}'}}, ["+responses_create_params.seed=7"], None),
+        ({"temperature": 0.9}, ["+responses_create_params.temperature=0.9"], None),
+    ],
+)
+def test_what_nemo_gym_sampled_by_is_compared(
+    command: Command,
+    serve: Serve,
+    tasks: Tasks,
+    tmp_path: Path,
+    then: dict[str, Any],
+    now: list[str],
+    told: str | None,
+    with_planned_rows: bool,  # noqa: FBT001
+) -> None:
+    """By its rows, which have null for what was left open, or by its planned rows, where they lie beside."""
+    tasks(2)
+    row = nemo_row(0, 0, "question 0")
+    row["responses_create_params"] |= {"metadata": None, **then}
+    if with_planned_rows:
+        planned = {**row, "responses_create_params": {"input": "question 0", **then}}
+        (tmp_path / "r_materialized_inputs.jsonl").write_text(json.dumps(planned) + "\n")
+        row["responses_create_params"] = {"input": row["responses_create_params"]["input"]}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+    ran = command(*FILES, f"+agent_url={serve().url}", RESUME, *now)
+    assert ran.code == (2 if told else 0), ran.stderr
+    assert not told or f"has responses_create_params.{told}" in ran.stderr
+
+
 @settings(deadline=None)
 @given(
     order=st.permutations(range(6)),

@@ -12,9 +12,11 @@ __all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_rollo
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from ng_rollouts import api, keywords  # noqa: PLC0415 - the command has no use for them
+if not TYPE_CHECKING:  # or every name would be known
 
-        return getattr(keywords if name == "Parameters" else api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            from ng_rollouts import api, keywords  # noqa: PLC0415 - the command has no use for them
+
+            return getattr(keywords if name == "Parameters" else api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

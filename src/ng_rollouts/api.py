@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from ng_rollouts.collector import Stop
+from ng_rollouts.config import CollectConfig
 from ng_rollouts.console import quietly
+from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
 from ng_rollouts.exporters import check_exporters
 from ng_rollouts.jsonlines import loads
 from ng_rollouts.keywords import Parameters, config_of
 from ng_rollouts.plans import Plan
 from ng_rollouts.preparing import prepared
 from ng_rollouts.records import Json
+from ng_rollouts.redact import redact
 from ng_rollouts.rollout_files import row_groups
 from ng_rollouts.run import Consumer, Run
+from ng_rollouts.threads import in_thread
+
+T = TypeVar("T")
 
 _WAITING = 256
 """So many rows may wait for their consumer before no more attempts are begun."""
@@ -64,6 +70,7 @@ async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None
         UsageError: something is wrong that can be known before anything is sent.
         StoppedEarly: going on was pointless; what was collected is in the output.
         UploadFailed: what was collected is here, and not where `upload_to` says.
+        RolloutsFailed: more failed than `max_failed_rollouts` allows, if that was given.
         GateMissed: the averages are below what was asked for.
     """
     async with _begun(parameters, lambda _: None) as (rows, _), aclosing(rows):
@@ -101,32 +108,69 @@ async def _begun(
     parameters: Parameters, lose: Callable[[int], None]
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
     """A run that goes on while the block does: its rows, and its plan. It has ended when the block is left."""
-    config = config_of(parameters)
-    tray = _Tray()
-    consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
-    with ExitStack() as stack:
-        with quietly():
-            check_exporters(config.export)
-            ready = stack.enter_context(prepared(config))
-            running = asyncio.create_task(
-                Run(config, ready, consumer=consumer).collect()
-            )  # which stays as quiet as it is begun
-        running.add_done_callback(lambda _: tray.put(None))
+    with _masked():
+        config = config_of(parameters)
+        tray = _Tray()
+        consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
+        with ExitStack() as stack:
+            with quietly():  # as what is begun within it stays
+                check_exporters(config.export)
+                ready = stack.enter_context(await _entered(prepared(config)))
+                running = asyncio.create_task(Run(config, ready, consumer=consumer).collect())
+            running.add_done_callback(lambda _: tray.put(None))
+            try:
+                yield _rows(tray, running, config if "max_failed_rollouts" in parameters else None), ready.plan
+            finally:
+                consumer.stop.asked.set()
+                consumer.stop.at_once.set()
+                tray.open()
+                await _end(running, consumer)
+
+
+async def _entered(context: AbstractContextManager[T]) -> AbstractContextManager[T]:
+    """A context that has been entered, in a thread: inputs may be long, far away, or not there yet."""
+    entered = await in_thread(context.__enter__)
+
+    @contextmanager
+    def leaving() -> Iterator[T]:
         try:
-            yield _rows(tray, running), ready.plan
+            yield entered
         finally:
-            consumer.stop.asked.set()
-            consumer.stop.at_once.set()
-            tray.open()
-            await asyncio.wait([running])
-            with suppress(asyncio.CancelledError):
-                running.exception()  # what ended a run that was left early is of no concern to who left it
+            context.__exit__(None, None, None)
+
+    return leaving()
 
 
-async def _rows(tray: _Tray, running: asyncio.Task[int]) -> AsyncGenerator[Json, None]:
+async def _end(running: asyncio.Task[int], consumer: Consumer) -> None:
+    """Have a run end, properly if it has begun; whoever cancels that has it end at once."""
+    if not consumer.began.is_set():
+        running.cancel()
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        running.cancel()
+        await asyncio.wait([running])
+        raise
+    finally:
+        if running.done() and not running.cancelled():
+            running.exception()  # what ended a run that was left early is of no concern to who left it
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    """Errors without the secrets that addresses may hold."""
+    try:
+        yield
+    except NgRolloutsError as error:
+        error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
+        raise
+
+
+async def _rows(tray: _Tray, running: asyncio.Task[int], strict: CollectConfig | None) -> AsyncGenerator[Json, None]:
     while (row := await tray.take()) is not None:
         yield loads(row)
-    await running
+    if await running and strict:
+        raise RolloutsFailed(f"more rollouts failed than max_failed_rollouts={strict.max_failed_rollouts} allows")
 
 
 def read_rollouts(path: str | Path) -> Iterator[list[Json]]:

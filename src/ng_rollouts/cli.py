@@ -131,6 +131,8 @@ def _through_hydra(arguments: list[str]) -> int:
     codes: list[int] = []
 
     sweep = bool({"-m", "--multirun"} & set(arguments))
+    if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
+        raise ConfigError("input_jsonl_fpath=-: stdin can be read once, a sweep reads it for each run: name a file")
 
     def job(config: DictConfig) -> None:
         if elsewhere := os.environ.get("SUBMITIT_EXECUTOR"):

@@ -5,6 +5,7 @@
     │   ├── ConfigError              a parameter
     │   ├── InputError               the tasks
     │   └── OutputError              the place where results are to go
+    ├── RolloutsFailed            1  finished, and more rollouts failed than was allowed
     ├── UploadFailed              1  finished, and not everywhere that it was to be
     ├── GateMissed                5  finished, and below what was asked for
     ├── StoppedEarly              3  going on was pointless
@@ -50,6 +51,12 @@ class GateMissed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
     """The run is finished, and what it measured is below what was asked for."""
 
     exit_code = 5
+
+
+class RolloutsFailed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
+    """More rollouts failed than a program has said that may."""
+
+    exit_code = 1
 
 
 class UploadFailed(NgRolloutsError):  # noqa: N818 - the run's end, told as such

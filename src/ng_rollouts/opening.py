@@ -25,7 +25,8 @@ def earlier_book(config: CollectConfig, prepared: Prepared, stack: AsyncExitStac
     if not config.resume_from_cache or not paths.there:
         return None
     book = _book(config, prepared, stack.enter_context(reopen_journal(paths, plan.rollouts)))
-    read_back(book.journal, plan, book.take_over, read_manifest(paths.manifest), prepared.tasks)
+    known = read_manifest(paths.manifest)
+    read_back(book.journal, plan, book.take_over, known, prepared.tasks, paths.materialized_inputs)
     retry = config.retry_failed
     book.earlier = earlier_failures(book.failures, plan, book.journal, retry=retry)
     book.counts.collected = book.collected_before = book.journal.count

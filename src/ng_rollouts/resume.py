@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from ng_rollouts.manifest import Manifest, differences
 from ng_rollouts.outputs import OutputPaths
 from ng_rollouts.plans import Plan
 from ng_rollouts.records import Json, Key, Rollout, key_of
+from ng_rollouts.rollout_files import rows_of
+from ng_rollouts.seeds import seed_of
 from ng_rollouts.tasks import TaskFile
 
-_COMPARED = ("model", "temperature", "top_p", "max_output_tokens")
-"""Sampling parameters that a row without a manifest is compared by, where both it and the input have them."""
+_COMPARED = ("temperature", "top_p", "max_output_tokens", "seed")
+"""What rows without a manifest are compared by, beside what is asked, as far as they tell."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,10 +115,13 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
         raise OutputError(f"{paths.output} was collected for something else: {listed}: {cure}")
 
 
-def read_back(journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile) -> None:
+def read_back(
+    journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile, planned_rows: Path
+) -> None:
     """Take over the rows that are there.
 
     Args:
+        planned_rows: what NeMo Gym's collector was to send, if it wrote the output.
         record: is told of each, once.
         known: the manifest of the output. Without one, each row is compared with the input.
 
@@ -137,7 +142,7 @@ def read_back(journal: Journal, plan: Plan, record: Record, known: Manifest | No
 
     journal.read_back(place)
     if known is None:
-        _check_rows(journal, plan, tasks)
+        _check_rows(journal, plan, tasks, _planned_params(planned_rows))
 
 
 def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, retry: bool) -> Earlier:
@@ -157,8 +162,28 @@ def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, re
     return earlier
 
 
-def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile) -> None:
+def _planned_params(path: Path) -> dict[Key, Json]:
+    """The compared parameters of planned rows, as far as there are any."""
+    if not path.exists():
+        return {}
+    rows = (row for _, _, row in rows_of([path]))
+    keyed = ((key_of(row), row.get("responses_create_params")) for row in rows)
+    return {key: _told(params, _COMPARED) for key, params in keyed if key and isinstance(params, dict)}
+
+
+def _told(params: Json, names: Iterable[str]) -> Json:
+    """These parameters; a seed is where NeMo Gym has it, too."""
+    told = {name: params.get(name) for name in names}
+    if "seed" in told:
+        told["seed"] = seed_of(params)
+    return told
+
+
+def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile, planned: Mapping[Key, Json]) -> None:
     """Compare each row that is there with the task it is to be an answer to.
+
+    Args:
+        planned: parameters that are known by something better than the row itself.
 
     Raises:
         OutputError: one asks something else, or asks it otherwise.
@@ -166,26 +191,31 @@ def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile) -> None:
     rollouts = tasks.rollouts(plan)
     for position, row in journal.rows():
         rollout = next(rollout for rollout in rollouts if rollout.position == position)
-        difference = _difference(row, rollout)
+        difference = _difference(row, rollout, planned.get(rollout.key))
         if difference:
             message = f"its row for {_named(rollout.key)} {difference}"
             raise OutputError(f"the output to go on with was collected for something else: {message}")
 
 
-def _difference(row: Json, rollout: Rollout) -> str | None:
+def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None:
     reference = row.get("agent_ref")
     agent = reference.get("name") if isinstance(reference, dict) else None
     if agent not in (None, rollout.agent):
         return f"is of agent {agent!r}, not {rollout.agent!r}"
-    asked, params = row.get("responses_create_params"), rollout.row["responses_create_params"]
+    asked, params = row.get("responses_create_params"), rollout.request()["responses_create_params"]
     if not isinstance(asked, dict):
         return None
     if _messages(asked) != _messages(params):
         return "asks something else than the input does"
-    for name in _COMPARED:
-        if None not in (asked.get(name), params.get(name)) and asked[name] != params[name]:
-            return f"has responses_create_params.{name} {asked[name]!r}, not {params[name]!r}"
-    return None
+    if None not in (asked.get("model"), params.get("model")) and asked["model"] != params["model"]:
+        return f"has responses_create_params.model {asked['model']!r}, not {params['model']!r}"
+    telling = [name for name in _COMPARED if name in asked or (name == "seed" and "metadata" in asked)]
+    then = _told(asked, telling) if planned is None else planned
+    now = _told(params, then)
+    different = [name for name in then if then[name] != now[name]]
+    return (
+        f"has responses_create_params.{(name := different[0])} {then[name]!r}, not {now[name]!r}" if different else None
+    )
 
 
 def _messages(params: Json) -> list[tuple[str, str]]:

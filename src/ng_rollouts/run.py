@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from ng_rollouts.preparing import Prepared, prepared
 from ng_rollouts.records import Rollout
 from ng_rollouts.signals import Received, heeding_signals
 from ng_rollouts.tasks import TaskFile
+from ng_rollouts.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Consumer:
     """A program that takes rows while they are collected, and ends the run when it has enough.
 
     Attributes:
+        began: set once there is an output to be ended properly; until then the run can simply be cancelled.
         take: a row that was written, as JSON.
         lose: a task that a rollout failed of for good.
         room: returns once it can take more.
@@ -57,6 +59,7 @@ class Consumer:
     take: Callable[[bytes], None]
     lose: Callable[[int], None]
     room: Callable[[], Awaitable[None]]
+    began: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
@@ -114,7 +117,7 @@ class Run:
             Interrupted: a signal ended it; likewise.
         """
         async with AsyncExitStack() as stack:
-            book = earlier_book(self.config, self.ready, stack)
+            book = await in_thread(lambda: earlier_book(self.config, self.ready, stack))
             agents: dict[str, Agent] = {}
             if self.config.dry_run:
                 self._tell_plan(book)
@@ -127,6 +130,8 @@ class Run:
                 return self._rehearse(agents, book)
             executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
             async with executor as opened:
+                if self.consumer:
+                    self.consumer.began.set()
                 return await self._collect_into(book or new_book(self.config, self.ready, stack), agents, opened)
 
     async def _collect_into(self, book: Book, agents: dict[str, Agent], executor: Executor | None) -> int:

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.packed import check_packing, is_packed, unpack_file
+from ng_rollouts.records import Json
+from ng_rollouts.redact import redact
 from ng_rollouts.remote import is_url, opened_remote
 
 _ROWS_AT_ONCE = 1000
@@ -39,7 +42,7 @@ def readable_twice(path: str) -> Iterator[Path]:
                 _unpack(path, packed, cast("BinaryIO", copy))
         except (OSError, ValueError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InputError(f"input_jsonl_fpath {path} cannot be read: {reason}") from error
+            raise InputError(f"input_jsonl_fpath {redact(path)} cannot be read: {reason}") from error
         copy.flush()
         yield Path(copy.name)
 
@@ -72,11 +75,12 @@ def _opened(path: str, source: Path) -> Iterator[Any]:
 
 
 def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
-    if path.endswith(".parquet"):
+    name = urlsplit(path).path if is_url(path) else path  # signed links have more behind it
+    if name.endswith(".parquet"):
         _unpack_parquet(path, packed, plain)
     else:
-        check_packing(f"input_jsonl_fpath {path}")
-        unpack_file(path, packed, plain)
+        check_packing(f"input_jsonl_fpath {name}")
+        unpack_file(name, packed, plain)
 
 
 def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
@@ -86,4 +90,31 @@ def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(f"input_jsonl_fpath {path} needs pyarrow: pip install 'ng_rollouts[parquet]'") from error
     for batch in pq.ParquetFile(packed).iter_batches(_ROWS_AT_ONCE):
-        plain.writelines(dumps(row) + b"\n" for row in batch.to_pylist())
+        plain.writelines(_line_of(row) for row in batch.to_pylist())
+
+
+def _line_of(row: Json) -> bytes:
+    """A row of a table as JSON.
+
+    Raises:
+        TypeError: a column has what JSON has not; it is named.
+    """
+    row = {name: _without_fillings(value) for name, value in row.items()}
+    try:
+        return dumps(row) + b"\n"
+    except TypeError:
+        for name, value in row.items():
+            try:
+                dumps(value)
+            except TypeError as error:
+                raise TypeError(f"column {name}: {error}") from error
+        raise
+
+
+def _without_fillings(value: Any) -> Any:
+    """Structures without the nulls by which a table gives all those of a column the same fields."""
+    if isinstance(value, dict):
+        return {name: _without_fillings(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_fillings(each) for each in value]
+    return value

@@ -10,6 +10,7 @@ from ng_rollouts.pacing import Pace
 from ng_rollouts.pools import Pool
 from ng_rollouts.records import Json
 from ng_rollouts.redact import remember_password_of
+from ng_rollouts.seeds import seed_in_extra_body
 
 _FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
 
@@ -59,19 +60,6 @@ class ServerAgent:
         if has_seed:
             request = seed_in_extra_body(request)
         return json_object(await self._http.post(url, dumps(request)))
-
-
-def seed_in_extra_body(request: Json) -> Json:
-    """The request with its seed moved into the JSON text of `metadata.extra_body`, beside what is there."""
-    params = dict(request["responses_create_params"])
-    metadata = dict(params.get("metadata") or {})
-    try:
-        extra = loads(str(metadata.get("extra_body") or "{}").encode())
-    except ValueError:
-        extra = {}
-    extra = extra if isinstance(extra, dict) else {}
-    metadata["extra_body"] = dumps({**extra, "seed": params.pop("seed")}).decode()
-    return {**request, "responses_create_params": {**params, "metadata": metadata}}
 
 
 def usage_of(reply: Json) -> Json | None:

@@ -55,6 +55,9 @@ _OF_AIOHTTP = {
 """Errors of aiohttp that httpx-aiohttp calls by another name."""
 
 
+_READ = httpx.ByteStream(b"")
+
+
 class HttpxClient:
     """Sends by httpx, over the network or, given an ASGI app, within the process.
 
@@ -103,7 +106,9 @@ class HttpxClient:
             raise _failure(error) from error
         except httpx.InvalidURL as error:
             raise AttemptFailed("bad_request", f"{without_credentials(url)}: {error}") from error
-        return Reply(response.status_code, response.headers.get, response.headers.get_list, response.content)
+        read = response.content
+        response.stream = _READ  # its own refers back to it: together they would wait for the garbage collection
+        return Reply(response.status_code, response.headers.get, response.headers.get_list, read)
 
 
 def _network(pool: httpx.Limits) -> httpx.AsyncBaseTransport | None:

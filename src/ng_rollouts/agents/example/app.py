@@ -12,6 +12,7 @@ from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps
 from ng_rollouts.chat import chat_input
 from ng_rollouts.jsonlines import dumps, loads
 from ng_rollouts.records import Json
+from ng_rollouts.seeds import seed_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -162,19 +163,10 @@ def _response(params: Json, prompt: str, items: list[Json]) -> Json:
 
 def _seed(row: Json, params: Json, prompt: str) -> str:
     """What the draws depend on: the given seed, or else which rollout it is; and the request."""
-    seed = params.get("seed")
-    if seed is None:
-        seed = _seed_in_extra_body(params)
+    seed = seed_of(params)
     if seed is None:
         seed = f"{row.get('_ng_task_index')}/{row.get('_ng_rollout_index')}"
     return f"{seed}|{params.get('temperature')}|{params.get('top_p')}|{prompt}"
-
-
-def _seed_in_extra_body(params: Json) -> Any:
-    try:
-        return loads((params.get("metadata") or {})["extra_body"].encode())["seed"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
 
 
 def _number(params: Json, name: str, default: float) -> float:
