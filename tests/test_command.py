@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import pty
 import shutil
 import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -447,15 +453,15 @@ def test_real_rollouts_make_chat() -> None:
 
 def packed(path: Path, text: str) -> None:
     """Write a text as its file's name asks for."""
-    import gzip
-
     import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
     import zstandard
 
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix in (".bz2", ".xz"):
+        path.write_bytes((bz2 if path.suffix == ".bz2" else lzma).compress(text.encode()))
     elif path.suffix == ".zst":
         path.write_bytes(zstandard.ZstdCompressor().compress(text.encode()))
     elif path.suffix == ".parquet":
@@ -465,7 +471,9 @@ def packed(path: Path, text: str) -> None:
             file.write(text)
 
 
-@pytest.mark.parametrize("name", ["t.jsonl.gz", "t.jsonl.zst", "t.parquet", "t.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["t.jsonl.gz", "t.jsonl.GZ", "t.jsonl.zst", "t.jsonl.bz2", "t.jsonl.xz", "t.parquet", "t.jsonl"]
+)
 def test_inputs_as_they_lie_about(
     command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
@@ -481,6 +489,50 @@ def test_inputs_as_they_lie_about(
     assert (
         command(*run, f"+input_jsonl_fpath={where}", "+output_jsonl_fpath=b.jsonl", "+resume_from_cache=true").code == 0
     )
+
+
+def test_tables_fill_no_fields_in(command: Command, tasks: Callable[..., Path], tmp_path: Path) -> None:
+    """Parquet has the same fields in all structures of a column: those that a row has not are not sent as null."""
+    said = {"role": "user", "content": "2 + 3"}
+    called = {"type": "function_call_output", "call_id": "c", "output": "5"}
+    rows = [{"responses_create_params": {"input": items}} for items in ([said], [said, called])]
+    packed(tmp_path / "t.parquet", "".join(json.dumps(row) + "\n" for row in rows))
+    run = ["+agent_name=example_math_agent", "+output_jsonl_fpath=r.jsonl"]
+    assert command(*run, "+input_jsonl_fpath=t.parquet").code == 0
+    asked = [row["responses_create_params"]["input"] for row in read_rows(tmp_path / "r.jsonl")]
+    assert asked == [[said], [said, called]]
+
+
+def test_a_column_that_json_has_not_is_named(command: Command, tmp_path: Path) -> None:
+    """By its name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ["a"], "blob": [b"x"]}), tmp_path / "t.parquet")
+    ran = command("+agent_name=example_math_agent", "+input_jsonl_fpath=t.parquet", "+output_jsonl_fpath=r.jsonl")
+    assert (ran.code, "column blob: " in ran.stderr) == (2, True), ran.stderr
+
+
+def test_a_signed_link_is_what_its_path_says(command: Command, tasks: Callable[..., Path], tmp_path: Path) -> None:
+    """Whatever stands behind the question mark, which is no one's to see."""
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(tasks(3).read_bytes()))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/t.jsonl.gz?X-Amz-Signature=SECRETSIG"
+        run = ["+agent_name=example_math_agent", "+output_jsonl_fpath=r.jsonl"]
+        ran = command(*run, f"+input_jsonl_fpath={url}")
+        gone = command(*run, f"+input_jsonl_fpath={url.replace('t.jsonl', 'none.jsonl')}")
+        server.shutdown()
+    assert (ran.code, len(read_rows(tmp_path / "r.jsonl"))) == (0, 3), ran.stderr
+    assert (gone.code, "SECRETSIG" in gone.stderr) == (2, False)
+
+
+def test_a_sweep_does_not_read_stdin(command: Command) -> None:
+    """Once is not enough."""
+    sweep = ["-m", "+agent_name=example_math_agent", "output_jsonl_fpath=r.jsonl", "num_repeats=1,2"]
+    ran = command(*sweep, "+input_jsonl_fpath=-")
+    assert (ran.code, "stdin can be read once" in ran.stderr, ran.stdout) == (2, True, "")
 
 
 def test_tasks_from_stdin(tasks: Callable[..., Path], tmp_path: Path) -> None:

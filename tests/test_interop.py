@@ -200,6 +200,22 @@ def test_going_on_with_what_their_collector_wrote(command: Command, gym: Gym, tm
     assert kept == there
 
 
+def test_their_profile_of_our_output(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """With the planned rows beside it."""
+    assert command(*of(gym, "mcqa"), "+num_repeats=2", "+materialized_inputs=true").code == 0
+    words = ["++materialized_inputs_jsonl_fpath=r_materialized_inputs.jsonl", "++rollouts_jsonl_fpath=r.jsonl"]
+    done = subprocess.run(
+        [str(gym.bin / "ng_reward_profile"), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(read_rows(tmp_path / "r_reward_profiling.jsonl")) == 5
+
+
 def read_rows_whole(lines: list[bytes]) -> dict[tuple[int, int], Any]:
     """Rows by their keys."""
     return {(row["_ng_task_index"], row["_ng_rollout_index"]): row for row in map(json.loads, lines)}

@@ -942,3 +942,16 @@ def test_the_command_that_goes_on_can_be_typed(serve_model: ServeModel, collecte
     (line,) = [line for line in ran.stderr.splitlines() if line.startswith("to go on:")]
     assert "+max_total_tokens=50" in line
     assert "***" not in line
+
+
+def test_a_resources_server_of_another_kind_is_told(
+    command: Command, serve_model: ServeModel, tasks: Tasks, tmp_path: Path
+) -> None:
+    """One without sessions: what it lacks, and who can be asked instead."""
+    server = serve_model()
+    tasks(1)
+    run = [f"+policy_base_url={server.url}/v1", f"+resources_base_url={server.url}", "+input_jsonl_fpath=tasks.jsonl"]
+    command(*run, "+output_jsonl_fpath=r.jsonl")
+    (failure,) = read_rows(tmp_path / "r_failures.jsonl")
+    assert "has no /seed_session" in failure["message"]
+    assert "+agent_name=" in failure["message"]

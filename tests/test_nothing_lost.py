@@ -462,6 +462,27 @@ def test_an_output_of_nemo_gym_is_taken_over(command: Command, serve: Serve, tas
         assert told in refused.stderr
 
 
+def test_planned_rows_for_nemo_gym(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """A row for each rollout, seeds where NeMo Gym has them; kept up to date once they are there."""
+    source = tasks(2)
+    run = [*FILES, f"+agent_url={serve().url}", "+num_repeats_add_seed=true"]
+    planned = tmp_path / "r_materialized_inputs.jsonl"
+    assert command(*run).code == 0
+    assert not planned.exists()
+    for arguments, repeats in ((["+materialized_inputs=true"], 1), ([RESUME, "+num_repeats=2"], 2)):
+        assert command(*run, *arguments).code == 0
+        rows, asked = read_rows(planned), read_rows(source)
+        assert keys_of(planned) == [(task, index) for task in range(2) for index in range(repeats)]
+        for row in rows:
+            assert row["responses_create_params"]["input"] == [
+                {"role": "user", "content": asked[row["_ng_task_index"]]["responses_create_params"]["input"]}
+            ]
+            extra = row["responses_create_params"]["metadata"]["extra_body"]
+            assert json.loads(extra) == {"seed": row["_ng_rollout_index"]}
+    assert "moved to r.jsonl.2" in command(*run).stderr
+    assert not planned.exists()
+
+
 @pytest.mark.parametrize("with_planned_rows", [False, True])
 @pytest.mark.parametrize(
     ("then", "now", "told"),

@@ -284,3 +284,17 @@ def test_a_signal_to_a_launcher_drains_its_jobs(
     collected = [json.loads(summary.read_text())["collected"] for summary in summaries]
     assert collected == [len(read_rows(output)) for output in outputs]
     assert server.stats()["total"] == sum(collected) < 200
+
+
+def test_an_empty_failures_file_is_no_failure(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """As NeMo Gym's collector always leaves one: nothing is told, and none is made."""
+    example = [
+        "+agent_name=example_math_agent",
+        f"+input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'}",
+        "+limit=3",
+    ]
+    assert command(*example, "+output_jsonl_fpath=a.jsonl").code == 0
+    (tmp_path / "a_failures.jsonl").touch()
+    ran = command("+input_glob=a.jsonl", "+output_jsonl_fpath=o.jsonl", script="ng_aggregate_rollouts")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert not (tmp_path / "o_failures.jsonl").exists()

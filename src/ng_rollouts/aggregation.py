@@ -15,7 +15,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.figures import aggregate_metrics
 from ng_rollouts.manifest import write_manifest
 from ng_rollouts.merging import Index
-from ng_rollouts.outputs import OutputPaths, check_replaceable, move_aside, output_paths, write_json
+from ng_rollouts.outputs import OutputPaths, check_replaceable, has_content, move_aside, output_paths, write_json
 from ng_rollouts.packed import check_packing, packed_for, plain_name
 from ng_rollouts.records import Facts
 from ng_rollouts.rollout_files import groups_of
@@ -66,10 +66,10 @@ def run(config: AggregationConfig) -> int:
     if config.merge_shards:
         say(f"Rollouts: {paths.finished}")
     say(f"Aggregate metrics: {paths.aggregate_metrics}")
-    for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
-        if config.merge_shards and path.exists():
-            tell(f"of those that are missing, some were {what}: they are in {path}")
     complaints = list(index.complaints())
+    for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
+        if complaints and config.merge_shards and path.exists():
+            tell(f"of those that are missing, some were {what}: they are in {path}")
     for complaint in complaints:
         tell(f"error: {complaint}")
     return 1 if complaints else 0
@@ -91,9 +91,9 @@ def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None
     if manifest := index.manifest():
         write_manifest(paths.manifest, manifest)
     beside = [output_paths(str(source)) for source in sources]
-    if incomplete := [each.incomplete for each in beside if each.incomplete.exists()]:
+    if incomplete := [each.incomplete for each in beside if has_content(each.incomplete)]:
         Index(incomplete).write(paths.incomplete)
-    if failures := [each.failures for each in beside if each.failures.exists()]:
+    if failures := [each.failures for each in beside if has_content(each.failures)]:
         with paths.failures.open("wb") as file:
             for each in failures:
                 with each.open("rb") as part:

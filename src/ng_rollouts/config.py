@@ -71,6 +71,9 @@ class InputAndOutput:
     training_view: bool = True
     """Add `prompt_id`, `input` and `output` (chat messages) to each rollout and write bools as numbers."""
 
+    materialized_inputs: bool = False
+    """Also write `<stem>_materialized_inputs.jsonl`, a row for each planned rollout, as NeMo Gym's commands want it."""
+
     overwrite: bool = False
     """Replace an existing output instead of moving it aside."""
 

@@ -30,6 +30,7 @@ class Parameters(TypedDict, total=False):
     num_repeats: int | Mapping[str, int] | None
     prompt_config: _Path | None
     training_view: bool
+    materialized_inputs: bool
     overwrite: bool
     upload_to: _Path | None
     agent_name: str | None

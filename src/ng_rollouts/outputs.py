@@ -74,14 +74,14 @@ class OutputPaths:
 
     @property
     def materialized_inputs(self) -> Path:
-        """The planned rows, where NeMo Gym's own collector wrote the output."""
+        """The planned rows, as NeMo Gym's collector writes them."""
         return self.beside("_materialized_inputs.jsonl")
 
     @property
     def all(self) -> tuple[Path, ...]:
         """The output first, by each of its names, then what belongs to it."""
         beside = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
-        return (*self.names, *beside)
+        return (*self.names, *beside, self.materialized_inputs)
 
     @property
     def there(self) -> list[Path]:

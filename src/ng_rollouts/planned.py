@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, read_manifest, repeats_for
 from ng_rollouts.outputs import output_paths
+from ng_rollouts.records import Rollout
 from ng_rollouts.rollout_files import Scan, rows_of
+from ng_rollouts.seeds import seed_in_extra_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +59,21 @@ def _by_manifest(manifest: Manifest) -> Planned:
     repeats = manifest.num_repeats
     total = manifest.rollouts or None
     return Planned(lambda _, agent: repeats_for(repeats, agent) or 0, total)
+
+
+def write_planned_rows(path: Path, rollouts: Iterable[Rollout]) -> None:
+    """Put a file in place, whole or not at all, that has a line for each planned rollout, as NeMo Gym has it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        with temporary.open("wb") as file:
+            for rollout in rollouts:
+                request = rollout.request()
+                has_seed = request["responses_create_params"].get("seed") is not None
+                file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) 
     if config.status_file is None:
         return
     wanted = Path(config.status_file).expanduser()
-    if wanted.resolve() in {path.resolve() for path in (source, *paths.all, paths.materialized_inputs)}:
+    if wanted.resolve() in {path.resolve() for path in (source, *paths.all)}:
         raise ConfigError(f"status_file {config.status_file} is a file of the run itself: name another")
     if wanted.is_dir() or not wanted.parent.is_dir() or not os.access(wanted.parent, os.W_OK):
         raise ConfigError(f"status_file {config.status_file} cannot be written: name a file in a folder that is there")

@@ -212,10 +212,10 @@ def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None
     telling = [name for name in _COMPARED if name in asked or (name == "seed" and "metadata" in asked)]
     then = _told(asked, telling) if planned is None else planned
     now = _told(params, then)
-    different = [name for name in then if then[name] != now[name]]
-    return (
-        f"has responses_create_params.{(name := different[0])} {then[name]!r}, not {now[name]!r}" if different else None
-    )
+    for name in then:
+        if then[name] != now[name]:
+            return f"has responses_create_params.{name} {then[name]!r}, not {now[name]!r}"
+    return None
 
 
 def _messages(params: Json) -> list[tuple[str, str]]:

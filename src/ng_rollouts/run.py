@@ -36,6 +36,7 @@ from ng_rollouts.jsonlines import dumps
 from ng_rollouts.manifest import Manifest, differences, write_manifest
 from ng_rollouts.opening import earlier_book, new_book
 from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.planned import write_planned_rows
 from ng_rollouts.plans import Plan
 from ng_rollouts.preparing import Prepared, prepared
 from ng_rollouts.records import Rollout
@@ -244,8 +245,10 @@ class Run:
         book.failures.settle(lambda _: False)
         try:
             write_manifest(self.paths.manifest, self.ready.manifest)
+            if self.config.materialized_inputs or self.paths.materialized_inputs.exists():
+                write_planned_rows(self.paths.materialized_inputs, self.tasks.rollouts(self.plan))
         except OSError as error:
-            raise OutputError(f"{self.paths.manifest} cannot be written: {error.strerror}") from error
+            raise OutputError(f"{error.filename or self.paths.manifest} cannot be written: {error.strerror}") from error
         if self.ready.upload:
             collected = book.collected_before if self.config.resume_from_cache else None
             moved = await self.ready.upload.claim(

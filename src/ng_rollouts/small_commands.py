@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
+from ng_rollouts import __version__
 from ng_rollouts.console import tell
 from ng_rollouts.errors import ConfigError, NgRolloutsError
 from ng_rollouts.redact import redact
@@ -24,6 +25,9 @@ def main_of(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             sys.stdout.write(help_of(name, config))
+            code = 0
+        elif "--version" in sys.argv[1:]:
+            sys.stdout.write(f"ng_rollouts {__version__}\n")
             code = 0
         else:
             code = run(parsed(config, sys.argv[1:]))
@@ -57,6 +61,8 @@ def parsed(config: type[T], arguments: Sequence[str]) -> T:
             near = get_close_matches(key, known, n=1)
             hint = f", did you mean +{near[0]}=?" if near else ": " + ", ".join(known)
             raise ConfigError(f"there is no parameter {key!r}{hint}")
+        if key.endswith("fpath") and "://" in value:
+            raise ConfigError(f"{key} {value}: this command reads files of this machine: copy it here first")
         given[key] = _value(key, value, hints[key])
     for name, field in known.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
 
-from ng_rollouts.http import Http, Reply
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http import Http, Reply, without_credentials
 from ng_rollouts.http.replies import json_object
 from ng_rollouts.jsonlines import dumps
 from ng_rollouts.records import Json
@@ -24,7 +25,11 @@ class ResourcesSession:
         Raises:
             AttemptFailed: the server refused.
         """
-        json_object(await self._post("seed_session", dumps(row)))
+        reply = await self._post("seed_session", dumps(row))
+        if reply.status == 404:
+            what = f"{without_credentials(self._url)} has no /seed_session, so it is no such resources server"
+            raise AttemptFailed("http_404", f"{what}: have its own agent asked, by +agent_name=", status=404)
+        json_object(reply)
 
     async def call(self, name: str, arguments: bytes) -> str:
         """What a tool says, whatever its status."""

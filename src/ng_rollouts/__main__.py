@@ -1,0 +1,6 @@
+"""`python -m ng_rollouts`: the collecting command."""
+
+from ng_rollouts.cli import main
+
+if __name__ == "__main__":
+    main()
