@@ -61,6 +61,7 @@ FLOORS = [
     {"handing_on"},
     {"run"},
     {"cli", "serve_example", "reward_profile", "aggregation", "api"},
+    {"__main__"},
 ]
 
 

@@ -25,6 +25,7 @@ class Book:
     """Files, counts and figures of a run.
 
     Attributes:
+        goes_on: whether an earlier command began it.
         collected_before: rollouts that were there when this command began.
         given: the scores that agents give, by agent.
         terminal: failures that no resume would try again.
@@ -42,6 +43,7 @@ class Book:
     counts: Counts
     breakers: dict[str, Breaker]
     answer_key: str | None = None
+    goes_on: bool = False
     collected_before: int = 0
     given: dict[str, set[str]] = field(default_factory=dict)
     earlier: Earlier = field(default_factory=Earlier)

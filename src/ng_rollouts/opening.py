@@ -25,6 +25,7 @@ def earlier_book(config: CollectConfig, prepared: Prepared, stack: AsyncExitStac
     if not config.resume_from_cache or not paths.there:
         return None
     book = _book(config, prepared, stack.enter_context(reopen_journal(paths, plan.rollouts)))
+    book.goes_on = True
     known = read_manifest(paths.manifest)
     read_back(book.journal, plan, book.take_over, known, prepared.tasks, paths.materialized_inputs)
     retry = config.retry_failed

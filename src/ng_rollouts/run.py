@@ -127,6 +127,8 @@ class Run:
                 self._check_tasks(agents)
             if self.ready.upload:
                 await self.ready.upload.reach()
+                if book:
+                    await self.ready.upload.check(self._difference_from, book.collected_before)
             if self.config.dry_run:
                 return self._rehearse(agents, book)
             executor = open_executor(self.config, agents, self.plan.agents, tell) if agents else nullcontext()
@@ -250,10 +252,7 @@ class Run:
         except OSError as error:
             raise OutputError(f"{error.filename or self.paths.manifest} cannot be written: {error.strerror}") from error
         if self.ready.upload:
-            collected = book.collected_before if self.config.resume_from_cache else None
-            moved = await self.ready.upload.claim(
-                self._difference_from, collected=collected, overwrite=self.config.overwrite
-            )
+            moved = await self.ready.upload.claim(goes_on=book.goes_on, overwrite=self.config.overwrite)
             if moved:
                 tell(f"{self.ready.upload.folder.url} had an output: moved to {moved} there, with what belongs to it")
         _announce(self.config, self.plan)

@@ -44,22 +44,36 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def claim(self, difference: Difference, *, collected: int | None, overwrite: bool) -> str | None:
-        """Make the place this run's, before anything is sent: what is there from now on is of it.
+    async def check(self, difference: Difference, collected: int) -> None:
+        """See that a run may go on there: that what is there is of it, and no more than is here.
 
         Args:
             difference: what keeps this run from going on with another, told by that one's manifest; empty if nothing.
-            collected: rollouts that there are to go on with; None for a new run.
+            collected: rollouts that there are to go on with.
+
+        Raises:
+            OutputError: it may not.
+        """
+        try:
+            await self._in_thread(lambda: self._check(difference, collected))
+        except OSError as error:
+            raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
+
+    async def claim(self, *, goes_on: bool, overwrite: bool) -> str | None:
+        """Make the place this run's, before anything is sent: what is there from now on is of it.
+
+        Args:
+            goes_on: whether what is there is of this run already.
             overwrite: whether what is there may go.
 
         Returns:
             Where an output that was there has gone, if it was moved aside.
 
         Raises:
-            OutputError: it cannot be written, or has the files of something else, or more of this run than is here.
+            OutputError: it cannot be written.
         """
         try:
-            return await self._in_thread(lambda: self._claim(difference, collected, overwrite=overwrite))
+            return await self._in_thread(lambda: self._claim(goes_on=goes_on, overwrite=overwrite))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
@@ -91,19 +105,22 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
-    def _claim(self, difference: Difference, collected: int | None, *, overwrite: bool) -> str | None:
-        moved = None
-        there = [path.name for path in self.paths.all if self.folder.has(path.name)]
-        if collected is not None:
-            self._check_same_run(there, difference)
-            self._check_behind(there, collected)
-        elif overwrite:
+    def _there(self) -> list[str]:
+        return [path.name for path in self.paths.all if self.folder.has(path.name)]
+
+    def _claim(self, *, goes_on: bool, overwrite: bool) -> str | None:
+        there = [] if goes_on else self._there()
+        moved = self._moved_aside(there) if there and not overwrite else None
+        if overwrite:
             for name in there:
                 self.folder.remove(name)
-        elif there:
-            moved = self._moved_aside(there)
         self._put(self.paths.manifest)
         return moved
+
+    def _check(self, difference: Difference, collected: int) -> None:
+        there = self._there()
+        self._check_same_run(there, difference)
+        self._check_behind(there, collected)
 
     def _check_same_run(self, there: list[str], difference: Difference) -> None:
         """Raises: OutputError: what is there was collected for something else, or does not say what for."""
@@ -173,11 +190,11 @@ class Upload:
 
     def _fetch(self) -> bool:
         """The output last: where it is, all is."""
-        names = [path for path in self.paths.all if self.folder.has(path.name)]
-        if any(path.exists() for path in self.paths.names) or not names:
+        if any(path.exists() for path in self.paths.names) or not (names := self._there()):
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
-        fetched = {path: path.with_name(path.name + ".fetching") for path in reversed(names)}
+        wanted = [path for path in self.paths.all if path.name in names]
+        fetched = {path: path.with_name(path.name + ".fetching") for path in reversed(wanted)}
         try:
             for path, temporary in fetched.items():
                 self.folder.get(path.name, temporary)
