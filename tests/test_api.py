@@ -188,6 +188,8 @@ def test_keywords_are_the_parameters() -> None:
             {"sampling": "sft", "responses_create_params": {"temperature": 0.5}},
             {"responses_create_params": {"temperature": 0.5, "top_p": 0.95}},
         ),
+        ({"sampling": {"num_repeats": 5}, "verifier": None}, {"num_repeats": 5, "verifier": {}}),
+        ({"sampling": None, "executor": {"kind": "local"}}, {"num_repeats": 1, "executor": {"kind": "local"}}),
         ({"agent": "local_server"}, {"agents": {"local_server": {"url": "http://127.0.0.1:8000"}}}),
         (
             {"agent_url": ["http://127.0.0.1:1", "http://127.0.0.1:2"]},
@@ -211,6 +213,8 @@ def test_values_of_a_program(given: dict[str, Any], found: dict[str, Any]) -> No
         ({"overwrite": 1}, "overwrite must be bool, got 1"),
         ({"limit": True}, "limit must be int or None, got True"),
         ({"agents": ["a"]}, "agents must be dict, got ['a']"),
+        ({"sampling": 3}, "sampling must be a name (dpo, eval, research, rl, sft) or a dict, got 3"),
+        ({"executor": ["ray"]}, "executor must be a name (local, ray) or a dict, got ['ray']"),
         ({"sampling": "sfd"}, "sampling must be one of dpo, eval, research, rl, sft, got 'sfd'"),
         ({"input_jsonl_fpath": None}, "input_jsonl_fpath must be str, got None"),
     ],

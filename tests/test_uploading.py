@@ -145,6 +145,24 @@ def test_a_look_at_a_packed_output_changes_nothing(command: Command, tmp_path: P
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("kind", [".gz", ".zst"])
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_damaged_packed_output_is_not_gone_on_with(command: Command, tmp_path: Path, kind: str, length: int) -> None:
+    """It is named, and stays; moved away, its copy is fetched."""
+    run = [*EXAMPLE, f"+output_jsonl_fpath=r.jsonl{kind}", "+upload_to=away"]
+    assert command(*run).code == 0
+    output = tmp_path / f"r.jsonl{kind}"
+    output.write_bytes(output.read_bytes()[:length])
+    before = here(tmp_path)
+    for name in (output.name, "r.jsonl"):
+        ran = command(*EXAMPLE, f"+output_jsonl_fpath={name}", "+num_repeats=2", RESUME)
+        assert (ran.code, f"error: {output.name} cannot be read: " in ran.stderr) == (2, True), ran.stderr
+        assert here(tmp_path) == before
+    output.unlink()
+    ran = command(*run, "+num_repeats=2", RESUME)
+    assert (ran.code, "10 of 20 rollouts are there" in ran.stderr) == (0, True), ran.stderr
+
+
 def test_a_packed_output_that_was_there_is_moved_aside(command: Command, tmp_path: Path) -> None:
     """As a plain one is, under its own name."""
     run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl.zst"]

@@ -23,6 +23,11 @@ def group_names() -> frozenset[str]:
     return frozenset(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
+def members(group: str) -> list[str]:
+    """What there is to choose from."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
 def group_values(group: str, name: str) -> dict[str, Any]:
     """What choosing a member of a group says, as parameters.
 
@@ -33,8 +38,7 @@ def group_values(group: str, name: str) -> dict[str, Any]:
 
     file = conf_folder() / group / f"{name}.yaml"
     if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise ConfigError(f"{group} must be one of {there}, got {name!r}")
+        raise ConfigError(f"{group} must be one of {', '.join(members(group))}, got {name!r}")
     text = file.read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
     return dict(values) if text.startswith(_FOR_ALL) else {group: values}

@@ -13,7 +13,7 @@ from typing import Any, Literal, Required, TypedDict, TypeVar, get_args, get_ori
 
 from ng_rollouts.config import CollectConfig
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.groups import group_names, group_values
+from ng_rollouts.groups import group_names, group_values, members
 from ng_rollouts.records import Json
 
 T = TypeVar("T")
@@ -81,10 +81,10 @@ class Parameters(TypedDict, total=False):
     export: str | Sequence[str] | None
     export_project: str
     # config groups: a name, or the values themselves
-    agent: str
-    executor: str | Mapping[str, Any]
-    sampling: str
-    verifier: str | Mapping[str, Any]
+    agent: str | Mapping[str, Any] | None
+    executor: str | Mapping[str, Any] | None
+    sampling: str | Mapping[str, Any] | None
+    verifier: str | Mapping[str, Any] | None
 
 
 def config_of(parameters: Mapping[str, Any]) -> CollectConfig:
@@ -93,12 +93,26 @@ def config_of(parameters: Mapping[str, Any]) -> CollectConfig:
     Raises:
         ConfigError: a keyword is not known, or its value is of another kind, or cannot be.
     """
+    own = {name: value for name, value in parameters.items() if name not in group_names()}
     given: Json = {}
     for group in sorted(group_names() & parameters.keys()):
-        if isinstance(parameters[group], str):
-            given = _merged(given, group_values(group, parameters[group]))
-    own = {name: value for name, value in parameters.items() if not (name in group_names() and isinstance(value, str))}
+        given = _merged(given, _chosen(group, parameters[group]))
     return _made(CollectConfig, _merged(given, own), "")
+
+
+def _chosen(group: str, value: Any) -> Mapping[str, Any]:
+    """What a group says: one of its members by name, or what is in such a member; nothing if it is None.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return group_values(group, value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{group} must be a name ({', '.join(members(group))}) or a dict, got {value!r}")
+    return {group: value} if group in {field.name for field in fields(CollectConfig)} else value
 
 
 def _merged(under: Json, over: Mapping[str, Any]) -> Json:

@@ -63,11 +63,15 @@ def _unpack_into_place(packed: Path, output: Path) -> None:
     temporary = output.with_name(output.name + ".unpacking")
     try:
         with packed.open("rb") as file, temporary.open("wb") as plain:
-            unpack_file(packed.name, file, plain)
+            try:
+                unpack_file(packed.name, file, plain)
+            except OSError as error:
+                cure = "move it away to begin anew, or to have a copy fetched from upload_to"
+                raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
             plain.flush()
             os.fsync(plain.fileno())
         temporary.replace(output)
-    except OSError:
+    except (OSError, OutputError):
         output.unlink(missing_ok=True)
         raise
     finally:

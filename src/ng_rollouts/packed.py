@@ -108,6 +108,8 @@ def unpack_file(name: str, packed: Any, plain: IO[bytes]) -> None:
             _unpack_zstd(packed, plain)
         else:
             shutil.copyfileobj(packed, plain, _CHUNK_BYTES)
+        if is_packed(name) and not packed.tell():
+            raise EOFError("it is empty, which no packed file is")
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise OSError(errno.EINVAL, str(error), name) from error
     except OSError as error:  # those of gzip and bz2 have no errno
