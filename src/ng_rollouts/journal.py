@@ -215,6 +215,7 @@ class Journal:
             moved = [moved_aside(path) for path in self._others]
             if finished != output:
                 ready.replace(finished)
+                _sync_folder(output.parent)  # or a power cut could leave the emptied file alone
                 os.truncate(output, 0)
                 self._is_only_a_copy = True
             for path in self._paths.names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,8 @@ def _unpack_into_place(packed: Path, output: Path) -> None:
             try:
                 unpack_file(packed.name, file, plain)
             except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
                 cure = "move it away to begin anew, or to have a copy fetched from upload_to"
                 raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
             plain.flush()

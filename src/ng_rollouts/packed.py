@@ -26,7 +26,8 @@ _LEVELS = {".gz": {"compresslevel": 6}}
 """As gzip itself has it: Python's 9 takes twice as long for a hundredth less."""
 
 _CHUNK_BYTES = 1 << 20
-_KEPT_UNPACKED = 64
+_KEPT_UNPACKED = 4
+"""They take room in the temporary folder for as long as the program runs."""
 
 
 def is_packed(name: str | Path) -> bool:
