@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from ng_rollouts.locked import open_journal
-from ng_rollouts.outputs import OutputPaths
+from ng_rollouts.outputs.open_journal import open_journal
+from ng_rollouts.outputs.paths import OutputPaths
 
 ROW = 4000
 IN_FLIGHT = 1000

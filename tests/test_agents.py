@@ -13,15 +13,16 @@ import httpx
 import pytest
 import respx
 
-from ng_rollouts.agents import Agent
-from ng_rollouts.agents.addresses import addresses
-from ng_rollouts.agents.discovery import find_agents
+from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
+from ng_rollouts.agents.factory import find_agents
 from ng_rollouts.agents.head_server import listed_agents
-from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.config import CollectConfig, HeadServer
+from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.agents.urls import addresses
+from ng_rollouts.config.parameters import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
-from ng_rollouts.http import TimeLimits, open_http, without_credentials
+from ng_rollouts.http.client import TimeLimits, open_http
+from ng_rollouts.redaction import without_credentials
 from ng_rollouts.seeds import seed_in_extra_body, seed_of
 
 from .conftest import Served

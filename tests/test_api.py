@@ -19,10 +19,10 @@ import yaml
 
 import ng_rollouts
 from ng_rollouts import Parameters, collect, collect_groups, read_rollouts
-from ng_rollouts.config import CollectConfig, HeadServer, Prices
+from ng_rollouts.config.groups import group_names, group_values
+from ng_rollouts.config.kwargs import config_of
+from ng_rollouts.config.parameters import CollectConfig, HeadServer, Prices
 from ng_rollouts.errors import ConfigError, GateMissed, RolloutsFailed, StoppedEarly, UsageError
-from ng_rollouts.groups import group_names, group_values
-from ng_rollouts.keywords import config_of
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
 

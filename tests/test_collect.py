@@ -14,18 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.collector import FEWEST_WAITING, Outlet, Stop, collect
-from ng_rollouts.counts import Counts
-from ng_rollouts.errors import AttemptFailed, OutputError, StorageError
-from ng_rollouts.journal import Journal
-from ng_rollouts.jsonlines import dumps
-from ng_rollouts.locked import open_journal
-from ng_rollouts.outputs import OutputPaths
-from ng_rollouts.parallelism import FixedLimit
-from ng_rollouts.plans import Plan
-from ng_rollouts.recipes import Task
-from ng_rollouts.records import Facts, Failure, Key, Result, Rollout
-from ng_rollouts.retries import LONGEST_RETRY_AFTER_S, RetryPolicy, retry_after_s
+from ng_rollouts.errors import LONGEST_RETRY_AFTER_S, AttemptFailed, OutputError, StorageError
+from ng_rollouts.http.retry_after import retry_after_s
+from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.task_parser import Task
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.outputs.journal import Journal
+from ng_rollouts.outputs.open_journal import open_journal
+from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.scheduling.concurrency import FixedLimit
+from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.retry import RetryPolicy
+from ng_rollouts.scheduling.scheduler import FEWEST_WAITING, Outlet, collect
+from ng_rollouts.scheduling.stop import Stop
+from ng_rollouts.types import Facts, Failure, Key, Result, Rollout
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.examples import Example
-from ng_rollouts.export.recipes import RECIPES
-from ng_rollouts.export.sink import Sink
+from ng_rollouts.export.example import Example
+from ng_rollouts.export.formats import RECIPES
+from ng_rollouts.export.writer import Sink
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, read_rows
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.exporters.parquet import write_parquet
-from ng_rollouts.shapes import Shape, joined, shape_of, shaped
+from ng_rollouts.integrations.column_types import Shape, joined, shape_of, shaped
+from ng_rollouts.integrations.parquet import write_parquet
 
 from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, read_rows
 

@@ -9,60 +9,31 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from ng_rollouts import __version__
-from ng_rollouts.config import SECTIONS, HeadServer
-from ng_rollouts.helptext import documented
+from ng_rollouts._version import __version__
+from ng_rollouts.config.help import documented
+from ng_rollouts.config.parameters import SECTIONS, HeadServer
 
 from .conftest import ROOT, SCRIPTS, Ran, Served, keys_of
 
 PACKAGE = ROOT / "src" / "ng_rollouts"
-FLOORS = [
-    {"ng_rollouts"},
-    {"errors", "records", "jsonlines", "redact", "estimates", "moments"},
-    {"values", "packed", "remote", "groups", "threads"},
-    {"config", "chat", "metrics", "retries", "overrides", "console", "counts", "columns", "diversity"},
-    {
-        "prompts",
-        "rows",
-        "helptext",
-        "parallelism",
-        "costs",
-        "env_yaml",
-        "scores",
-        "status",
-        "pacing",
-        "shapes",
-        "shards",
-        "seeds",
-    },
-    {"recipes", "aggregates", "small_commands", "keywords"},
-    {"plans", "tally", "rollout_files"},
-    {"tasks", "sampling", "sources"},
-    {"http", "outputs", "failures", "capacity", "lines", "load"},
-    {"journal", "pools", "manifest", "figures"},
-    {"locked"},
-    {"models", "user_code"},
-    {"verifiers"},
-    {"agents"},
-    {"collector", "progress", "rehearsal", "executors"},
-    {"resume", "signals", "summary", "planned", "export", "comparison", "merging", "uploading"},
-    {"book", "report", "preparing"},
-    {"opening"},
-    {"fan_out", "closing", "exporters"},
-    {"handing_on"},
-    {"run"},
-    {"cli", "serve_example", "reward_profile", "aggregation", "api"},
-    {"__main__"},
+CORE = "_version errors types jsonl chat templates seeds redaction console threads user_code".split()
+LAYERS = [
+    *"core config storage http metrics scheduling inputs outputs models verifiers agents executors".split(),
+    *"export report integrations run cli api".split(),
 ]
+"""From top to bottom: a package imports only from packages before it."""
+
+ALLOWED = {name: {"core"} for name in ("config", "storage", "http", "metrics")} | {"scheduling": {"core", "metrics"}}
+"""Packages that are held to less than what lies before them."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -77,34 +48,38 @@ def imports(path: Path) -> Iterator[str]:
             )
 
 
-def room(module: str) -> str:
-    """The room a module is in: its folder, or itself."""
-    parts = module.split(".")
-    known = {name for floor in FLOORS for name in floor}
-    return parts[1] if len(parts) > 1 and parts[1] in known else "ng_rollouts"
+def layer(module: str) -> str:
+    """The layer of a module: its package, `core` for a top-level module, `api`."""
+    name = module.split(".")[1] if "." in module else "_version"
+    return "core" if name in CORE else name
 
 
-def test_imports_run_downward() -> None:
-    """A room imports from floors below its own, or from its own folder."""
-    floor_of = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+def test_packages_import_only_from_the_layers_above_them() -> None:
+    """In the order of LAYERS; some packages, from still fewer."""
     wrong = []
     for path in PACKAGE.rglob("*.py"):
-        relative = path.relative_to(PACKAGE).with_suffix("").parts
-        if relative == ("__init__",):  # the package's face hands out what is above all floors
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] in ("__init__", "__main__"):  # the face of the package, and `python -m`
             continue
-        own = relative[0]
-        wrong += [
-            f"{path.name} imports {module}"
-            for module in imports(path)
-            if room(module) != own and floor_of[room(module)] >= floor_of[own]
-        ]
+        own = layer(f"ng_rollouts.{parts[0]}")
+        allowed = ALLOWED.get(own, set(LAYERS[: LAYERS.index(own)])) | {own}
+        wrong += [f"{'/'.join(parts)} imports {each}" for each in imports(path) if layer(each) not in allowed]
     assert wrong == []
+
+
+def test_top_level_holds_core_modules_and_packages_of_at_most_sixteen_files() -> None:
+    """What `ls` shows is the architecture."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert modules == {*CORE, "api", "__init__", "__main__"}
+    packages = {path.parent.name: len(list(path.parent.glob("*.py"))) for path in PACKAGE.glob("*/__init__.py")}
+    assert set(packages) == set(LAYERS) - {"core", "api"}
+    assert max(packages.values()) <= 16
 
 
 def test_only_the_command_knows_hydra() -> None:
     """Below it there are dataclasses."""
     knowing = {path.name for path in PACKAGE.rglob("*.py") if re.search(r"\b(import|from) hydra\b", path.read_text())}
-    assert knowing == {"cli.py"}
+    assert knowing == {"collect.py"}
 
 
 def test_every_parameter_is_documented_once() -> None:
@@ -219,7 +194,7 @@ def test_every_parameter_is_in_the_documents() -> None:
 
 def test_the_version_is_one() -> None:
     """In the package and in its metadata."""
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+    assert version("ng_rollouts") == __version__
 
 
 SEED_COMMANDS = {
@@ -264,7 +239,7 @@ LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(sy
             ["+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0", "+input_jsonl_fpath=i", "+output_jsonl_fpath=o"],
             (
                 "httpx stamina tqdm aiohttp numpy pebble multiprocessing.pool http.cookies "
-                "ng_rollouts.verifiers ng_rollouts.agents.model ng_rollouts.rehearsal"
+                "ng_rollouts.verifiers ng_rollouts.agents.model_agent ng_rollouts.run.dry_run"
             ),
         ),
     ],
@@ -272,10 +247,10 @@ LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(sy
 def test_what_a_command_does_not_need_is_not_loaded(tmp_path: Path, arguments: list[str], unneeded: str) -> None:
     """A typo costs no third of a second; a run over addresses loads one HTTP engine."""
     (tmp_path / "i").write_text('{"responses_create_params": {"input": "hi"}}\n')
-    script = f"{LOADED}import os, ng_rollouts.cli\nos._exit = sys.exit\nng_rollouts.cli.main()"
+    script = f"{LOADED}import os, ng_rollouts.cli.collect as command\nos._exit = sys.exit\ncommand.main()"
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     loaded = set(done.stderr.rpartition("LOADED ")[2].split())
-    assert "ng_rollouts.cli" in loaded, done.stderr
+    assert "ng_rollouts.cli.collect" in loaded, done.stderr
     assert not loaded & set(unneeded.split())

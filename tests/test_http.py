@@ -16,11 +16,11 @@ import httpx
 import pytest
 import trustme
 
-from ng_rollouts.agents.readiness import wait_for_servers
+from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http import Reply, TimeLimits, crawls_beyond, open_http
-from ng_rollouts.http.httpx_engine import HttpxClient
-from ng_rollouts.pools import Pool
+from ng_rollouts.http.client import Reply, TimeLimits, crawls_beyond, open_http
+from ng_rollouts.http.httpx_client import HttpxClient
+from ng_rollouts.http.load_balancer import Pool
 
 ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.jsonlines import dumps, loads
+from ng_rollouts.jsonl import dumps, loads
 
 SCALARS = (
     st.none()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ng_rollouts.load import Load, watching_load
+from ng_rollouts.run.client_load import Load, watching_load
 
 
 async def watched(*, working: bool) -> Load:

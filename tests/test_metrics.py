@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ng_rollouts.aggregates import Aggregate
-from ng_rollouts.columns import Column
-from ng_rollouts.comparison import difference_of
-from ng_rollouts.estimates import majority_scores, pass_at_k, pass_hat_k, t_quantile
-from ng_rollouts.moments import Latencies
-from ng_rollouts.records import Facts, Key
-from ng_rollouts.rollout_files import groups_of, scan
-from ng_rollouts.rows import facts_of
-from ng_rollouts.scores import GroupScore, Score, scores_of
-from ng_rollouts.tally import Tally, tallied
+from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.metrics.distribution import Column
+from ng_rollouts.metrics.estimators import majority_scores, pass_at_k, pass_hat_k, t_quantile
+from ng_rollouts.metrics.group_aggregator import Tally, tallied
+from ng_rollouts.metrics.latency_histogram import Latencies
+from ng_rollouts.metrics.paired_comparison import difference_of
+from ng_rollouts.metrics.result_rows import facts_of
+from ng_rollouts.metrics.score_stats import GroupScore, Score, scores_of
+from ng_rollouts.outputs.reader import groups_of, scan
+from ng_rollouts.types import Facts, Key
 
 from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 
@@ -488,7 +488,7 @@ def test_outputs_over_the_same_tasks_are_compared(tmp_path: Path) -> None:
 @given(parts=st.lists(st.integers(0, 2), min_size=6, max_size=24))
 def test_shards_put_together_are_the_whole(parts: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     """However rollouts lie in them, the merged file is the one that never was apart."""
-    from ng_rollouts.aggregation import AggregationConfig, run
+    from ng_rollouts.cli.aggregate import AggregationConfig, run
 
     folder = tmp_path_factory.mktemp("shards")
     keys = [(place // 2, place % 2) for place in range(len(parts))]

@@ -17,13 +17,13 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.http import TimeLimits, open_http
-from ng_rollouts.models.chat_replies import response_of
-from ng_rollouts.models.chat_requests import chat_request
-from ng_rollouts.models.server import ModelServer, base_url
-from ng_rollouts.pacing import Pace
-from ng_rollouts.parallelism import AdaptiveLimit, FixedLimit, Slots
-from ng_rollouts.pools import Pool
+from ng_rollouts.http.client import TimeLimits, open_http
+from ng_rollouts.http.load_balancer import Pool
+from ng_rollouts.http.rate_limiter import Pace
+from ng_rollouts.models.client import ModelServer, base_url
+from ng_rollouts.models.from_chat_completions import response_of
+from ng_rollouts.models.to_chat_completions import chat_request
+from ng_rollouts.scheduling.concurrency import AdaptiveLimit, FixedLimit, Slots
 
 from .conftest import SHARED_DATA, Ran, Served, keys_of, read_rows
 
@@ -902,7 +902,7 @@ def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
 
 def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request waits longer than one rest may take, however often others prolong it."""
-    monkeypatch.setattr("ng_rollouts.pools.LONGEST_RETRY_AFTER_S", 0.3)
+    monkeypatch.setattr("ng_rollouts.http.load_balancer.LONGEST_RETRY_AFTER_S", 0.3)
     pool = Pool(["http://a"])
     loop_times: list[float] = []
 

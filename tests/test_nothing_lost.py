@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, StoppedEarly
-from ng_rollouts.jsonlines import dumps
-from ng_rollouts.locked import open_journal, reopen_journal
-from ng_rollouts.manifest import Manifest, differences
-from ng_rollouts.outputs import OutputPaths
-from ng_rollouts.redact import redact, remember_password_of, shown_command
-from ng_rollouts.retries import Breaker
-from ng_rollouts.summary import resume_command
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.outputs.manifest import Manifest, differences
+from ng_rollouts.outputs.open_journal import open_journal, reopen_journal
+from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.redaction import redact, remember_password_of, shown_command
+from ng_rollouts.run.summary import resume_command
+from ng_rollouts.scheduling.circuit_breaker import Breaker
 
 from .agent_server import reward_of
 from .conftest import SCRIPTS, Ran, Served, keys_of, read_rows
@@ -582,7 +582,7 @@ def test_credentials_are_masked(text: str) -> None:
 
 def test_a_known_password_is_masked_as_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not cut up the words by which other credentials are known."""
-    monkeypatch.setattr("ng_rollouts.redact._KNOWN", set())
+    monkeypatch.setattr("ng_rollouts.redaction._KNOWN", set())
     remember_password_of("http://me:pass@host")
     assert redact("no such user: me/pass") == "no such user: me/***"
     assert redact("password=verysecretkey1234567890") == "password=***"

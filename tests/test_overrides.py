@@ -7,9 +7,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.config import CollectConfig
+from ng_rollouts.config.overrides import Keys, quoted
+from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.overrides import Keys, quoted
 
 KEYS = Keys.of(CollectConfig, {"sampling"})
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ng_rollouts.errors import ConfigError, InputError
-from ng_rollouts.prompts import Template, load_template
-from ng_rollouts.recipes import Recipe
+from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.templates import Template, load_template
 
 
 def template(tmp_path: Path, text: str) -> Template:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from ng_rollouts.report.command import ViewConfig, page_of
+from ng_rollouts.report.build import ViewConfig, page_of
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 from .test_export import rollout

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts import jsonlines
+from ng_rollouts import jsonl as jsonlines
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.metrics import Scores
-from ng_rollouts.records import Key, Rollout
-from ng_rollouts.rows import finished_row, numbers
+from ng_rollouts.metrics.result_rows import finished_row, numbers
+from ng_rollouts.metrics.score_table import Scores
+from ng_rollouts.types import Key, Rollout
 
 ROLLOUT = Rollout(
     position=0,
@@ -143,7 +143,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
 ) -> None:
     """A mean is the left-to-right sum in finished order over the rows that have the score, in any storage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ng_rollouts.metrics._SPARSE", sparse)
+        patch.setattr("ng_rollouts.metrics.score_table._SPARSE", sparse)
         scores = Scores(len(rows))
         order = list(range(len(rows)))
         random.Random(seed).shuffle(order)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.config import CollectConfig
+from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.executors.worker import share_of
-from ng_rollouts.recipes import Recipe
-from ng_rollouts.shards import Shard, shard_of
-from ng_rollouts.tasks import TaskFile
+from ng_rollouts.executors.ray_worker import share_of
+from ng_rollouts.inputs.shards import Shard, shard_of
+from ng_rollouts.inputs.task_file import TaskFile
+from ng_rollouts.inputs.task_parser import Recipe
 
 from .conftest import ROOT, SCRIPTS, Ran, Served, keys_of, read_rows
 

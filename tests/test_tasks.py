@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputError
-from ng_rollouts.plans import Plan
-from ng_rollouts.recipes import Recipe
-from ng_rollouts.records import Rollout
-from ng_rollouts.sources import readable_twice
-from ng_rollouts.tasks import TaskFile
+from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.sources import readable_twice
+from ng_rollouts.inputs.task_file import TaskFile
+from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.types import Rollout
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
 RECIPE = Recipe(agent_name="a")

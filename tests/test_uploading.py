@@ -19,12 +19,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts import collect, read_rollouts, uploading
+from ng_rollouts import collect, read_rollouts
 from ng_rollouts.errors import OutputError, UploadFailed
-from ng_rollouts.locked import open_journal, reopen_journal
-from ng_rollouts.outputs import OutputPaths, output_paths
-from ng_rollouts.packed import ENDINGS, opened, packed_for, unpack_file
-from ng_rollouts.uploading import Upload, upload_of
+from ng_rollouts.outputs import upload as uploading
+from ng_rollouts.outputs.open_journal import open_journal, reopen_journal
+from ng_rollouts.outputs.paths import OutputPaths, output_paths
+from ng_rollouts.outputs.upload import Upload, upload_of
+from ng_rollouts.storage.compression import ENDINGS, opened, packed_for, unpack_file
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
 from .test_command import wait_until

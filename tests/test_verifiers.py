@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.verifiers.answers import boxed, final_answer, letter, output_text
-from ng_rollouts.verifiers.functions import PythonFunction
+from ng_rollouts.verifiers.answer_extraction import boxed, final_answer, letter, output_text
+from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, last_match
 from ng_rollouts.verifiers.judge import VERDICT
-from ng_rollouts.verifiers.rules import ExactMatch, JsonSchema, Math, Mcqa, Regex, last_match
-from ng_rollouts.verifiers.workers import Workers
+from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.verifiers.python_function import PythonFunction
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 

@@ -8,20 +8,20 @@ from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontext
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from ng_rollouts.collector import Stop
-from ng_rollouts.config import CollectConfig
+from ng_rollouts.config.kwargs import Parameters, config_of
+from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
-from ng_rollouts.exporters import check_exporters
-from ng_rollouts.jsonlines import loads
-from ng_rollouts.keywords import Parameters, config_of
-from ng_rollouts.plans import Plan
-from ng_rollouts.preparing import prepared
-from ng_rollouts.records import Json
-from ng_rollouts.redact import redact
-from ng_rollouts.rollout_files import row_groups
-from ng_rollouts.run import Consumer, Run
+from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.integrations.runner import check_exporters
+from ng_rollouts.jsonl import loads
+from ng_rollouts.outputs.reader import row_groups
+from ng_rollouts.redaction import redact
+from ng_rollouts.run.prepare import prepared
+from ng_rollouts.run.run import Consumer, Run
+from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.threads import in_thread
+from ng_rollouts.types import Json
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ng_rollouts.jsonlines import dumps
-from ng_rollouts.records import Json
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.types import Json
 
 _IMAGE_TYPES = ("input_image", "image_url", "image")
 

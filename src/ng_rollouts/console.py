@@ -6,8 +6,11 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+
+Tell = Callable[[str], None]
+"""Takes a line for stderr."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _log = logging.getLogger("ng_rollouts")

@@ -121,3 +121,11 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.persist = persist
         self.retry_after_s = retry_after_s
         self.sent_at: float | None = None
+
+
+LONGEST_RETRY_AFTER_S = 120.0
+"""A server that asks for more gets this much, so that a wrong clock does not stop a run."""
+
+
+UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
+"""Classes of failures in which no server was there."""

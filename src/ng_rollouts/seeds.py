@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.records import Json
+from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.types import Json
 
 
 def seed_of(params: Json) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ng_rollouts.agents.addresses import is_url
-from ng_rollouts.config import HeadServer
+from ng_rollouts.agents.urls import is_url
+from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http import Http, Reply, TimeLimits, open_http
-from ng_rollouts.jsonlines import loads
-from ng_rollouts.records import Json
+from ng_rollouts.http.client import Http, Reply, TimeLimits, open_http
+from ng_rollouts.jsonl import loads
+from ng_rollouts.types import Json
 
 _LIMITS = TimeLimits(connect_s=5.0, total_s=30.0)
 _ASKED_TIMES = 3

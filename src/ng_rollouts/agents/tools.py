@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, ConfigError
-from ng_rollouts.jsonlines import dumps
-from ng_rollouts.records import Json
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.types import Json
 from ng_rollouts.user_code import contained, imported_module, in_a_thread
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}

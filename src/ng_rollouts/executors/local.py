@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ng_rollouts.agents import Agent
-from ng_rollouts.agents.server import ServerAgent
-from ng_rollouts.config import CollectConfig
+from ng_rollouts.agents.base import Agent
+from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.records import Json, Result, Rollout
-from ng_rollouts.rows import result_of
+from ng_rollouts.metrics.result_rows import result_of
+from ng_rollouts.types import Json, Result, Rollout
 
 
 @dataclass(frozen=True, slots=True)

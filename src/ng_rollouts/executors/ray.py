@@ -19,11 +19,11 @@ from typing import Any, Self
 import ray
 from ray.exceptions import RayError
 
-from ng_rollouts.agents.readiness import Tell
-from ng_rollouts.config import CollectConfig
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import Tell
 from ng_rollouts.errors import AttemptFailed, ConfigError, StoppedEarly, Unreachable
-from ng_rollouts.executors.worker import Call, Outcome, Worker, unpacked
-from ng_rollouts.records import Result, Rollout
+from ng_rollouts.executors.ray_worker import Call, Outcome, Worker, unpacked
+from ng_rollouts.types import Result, Rollout
 
 _BATCH = 64
 _TAKE_WAIT_S = 1.0

@@ -1,1 +1,1 @@
-"""A finished file -> rows to train on, by recipe."""
+"""Export: rollouts to training data."""

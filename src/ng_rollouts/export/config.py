@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.rollout_files import GROUPINGS
+from ng_rollouts.outputs.reader import GROUPINGS
 
 RECIPES = ("sft", "dpo", "kto", "rl")
 PAIRINGS = ("best_worst", "best_second", "all", "random")

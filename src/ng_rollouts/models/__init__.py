@@ -1,1 +1,1 @@
-"""Model servers: OpenAI-compatible endpoints, asked in the words of the Responses API whatever they speak."""
+"""Model servers: OpenAI-compatible endpoints, called through the Responses API or Chat Completions."""

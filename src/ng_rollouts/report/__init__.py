@@ -1,1 +1,1 @@
-"""A finished file -> one HTML page that needs nothing else, or a page and a server beside the file."""
+"""Report: rollouts to one HTML page."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.aggregates import Aggregate
-from ng_rollouts.outputs import OutputPaths
-from ng_rollouts.records import Json
-from ng_rollouts.report.index import ASIDE, FAILED, FINISHED, Index
+from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.report.task_index import ASIDE, FAILED, FINISHED, Index
+from ng_rollouts.types import Json
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
 _OF_THE_SUMMARY = (

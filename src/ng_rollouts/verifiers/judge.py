@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.models.server import ModelServer
-from ng_rollouts.prompts import Template, template_of
-from ng_rollouts.records import Json
-from ng_rollouts.retries import RetryPolicy
-from ng_rollouts.verifiers.answers import output_text
-from ng_rollouts.verifiers.rules import ANSWER_FIELDS, Expected, last_match, verdict
-from ng_rollouts.verifiers.workers import Workers
+from ng_rollouts.models.client import ModelServer
+from ng_rollouts.scheduling.retry import RetryPolicy
+from ng_rollouts.templates import Template, template_of
+from ng_rollouts.types import Json
+from ng_rollouts.verifiers.answer_extraction import output_text
+from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, Expected, last_match, verdict
+from ng_rollouts.verifiers.process_pool import Workers
 
 TEMPLATE = """You grade an answer to a task.
 

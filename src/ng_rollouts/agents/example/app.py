@@ -10,9 +10,9 @@ from typing import Any
 from ng_rollouts.agents.example.policy import Thought, think
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
 from ng_rollouts.chat import chat_input
-from ng_rollouts.jsonlines import dumps, loads
-from ng_rollouts.records import Json
+from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.seeds import seed_of
+from ng_rollouts.types import Json
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

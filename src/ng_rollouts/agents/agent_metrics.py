@@ -1,0 +1,107 @@
+"""Figures that agents take themselves: NeMo Gym's `POST /aggregate_metrics`, for agents that a head server lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from ng_rollouts.agents.base import Agent
+from ng_rollouts.agents.remote_agent import ServerAgent, usage_of
+from ng_rollouts.console import Tell
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http.client import TimeLimits
+from ng_rollouts.http.json_reply import json_object
+from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.types import Json, agent_of
+
+_LIMITS = TimeLimits(connect_s=10.0, idle_s=300.0, total_s=300.0)
+_TOLD_AFTER_S = 3.0
+_CHUNK = 1 << 20
+_NOT_SENT = frozenset({"response", "responses_create_params"})
+_FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
+
+
+def listed(agents: Mapping[str, Agent]) -> dict[str, ServerAgent]:
+    """Those that a head server lists."""
+    return {name: agent for name, agent in agents.items() if isinstance(agent, ServerAgent) and agent.is_listed}
+
+
+async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Tell) -> dict[str, Json]:
+    """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
+
+    The bodies are sent from disk: they are as long as the output.
+    """
+    asked = listed(agents)
+    with ExitStack() as stack:
+        try:
+            bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in asked}
+            await asyncio.to_thread(_write_bodies, output, bodies)
+        except OSError as error:
+            tell(f"note: agents are not asked for their own metrics: {error.strerror}")
+            return {}
+        telling = asyncio.get_running_loop().call_later(
+            _TOLD_AFTER_S,
+            tell,
+            f"waiting for the metrics of {', '.join(asked)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
+        )
+        try:
+            replies = await asyncio.gather(*(_ask(name, agent, bodies[name], tell) for name, agent in asked.items()))
+        finally:
+            telling.cancel()
+    return {name: reply for name, reply in zip(asked, replies, strict=True) if reply is not None}
+
+
+async def _ask(name: str, agent: ServerAgent, body: IO[bytes], tell: Tell) -> Json | None:
+    from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415 - few runs need it
+
+    length, url = body.tell(), agent.urls[0].rstrip("/") + "/aggregate_metrics"
+    body.seek(0)
+    try:
+        async with HttpxClient(_LIMITS) as http:
+            reply = json_object(await http.post(url, _chunks(body), {"content-length": str(length)}))
+    except AttemptFailed as error:
+        what = "has no metrics of its own" if error.status in (404, 405) else f"gives none of its own: {error.message}"
+        tell(f"note: agent {name!r} {what}; the figures are this program's")
+        return None
+    if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
+        tell(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
+        return None
+    if not reply.get("key_metrics") and not reply.get("agent_metrics"):
+        tell(f"note: agent {name!r} has no metrics of its own; the figures are this program's")
+        return None
+    return {field: reply[field] for field in _FIELDS if field in reply}
+
+
+async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := body.read(_CHUNK):
+        yield chunk
+
+
+def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
+    """The rows of each agent, without what is heavy, as NeMo Gym sends them."""
+    begun: set[str] = set()
+    with output.open("rb") as rows:
+        for row in map(loads, rows):
+            name = agent_of(row)
+            if name in bodies:
+                bodies[name].write(b"," if name in begun else b'{"verify_responses":[')
+                bodies[name].write(dumps(_lightened(row)))
+                begun.add(name)
+    for name, body in bodies.items():
+        body.write(b"]}" if name in begun else b'{"verify_responses":[]}')
+
+
+def _lightened(row: Json) -> Json:
+    light = {key: value for key, value in row.items() if key not in _NOT_SENT and not _is_chat(value)}
+    if usage := usage_of(row):
+        light["response"] = {"usage": usage}
+    return light
+
+
+def _is_chat(value: object) -> bool:
+    """Whether it is a training view's `input` or `output`."""
+    return isinstance(value, list) and all(isinstance(each, dict) and "role" in each for each in value)

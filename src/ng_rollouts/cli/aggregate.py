@@ -1,0 +1,131 @@
+"""`ng_aggregate_rollouts`: shards or runs put together in order, with one file of figures."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from ng_rollouts.cli.simple_command import main_of
+from ng_rollouts.console import say, tell
+from ng_rollouts.errors import InputError
+from ng_rollouts.metrics.group_aggregator import tallied
+from ng_rollouts.metrics.nemo_gym import aggregate_metrics
+from ng_rollouts.outputs.manifest import write_manifest
+from ng_rollouts.outputs.merge import Index
+from ng_rollouts.outputs.paths import OutputPaths, check_replaceable, has_content, move_aside, output_paths
+from ng_rollouts.outputs.reader import groups_of
+from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.compression import check_packing, packed_for, plain_name
+from ng_rollouts.types import Facts
+
+_SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationConfig:
+    """Shards or runs by glob -> one file in order, and its aggregate metrics."""
+
+    input_glob: str = field(metadata={"help": "Globs of rollout files, with commas between. Required."})
+    output_jsonl_fpath: str = field(metadata={"help": "Where the rollouts go, in order. Required."})
+    merge_shards: bool = field(default=True, metadata={"help": "Whether to write the rollouts, or only their figures."})
+    answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing output instead of moving it aside."})
+
+
+def main() -> NoReturn:
+    """`ng_aggregate_rollouts`."""
+    main_of("ng_aggregate_rollouts", AggregationConfig, run)
+
+
+def run(config: AggregationConfig) -> int:
+    """Merge, and figure; the exit code is 1 if rollouts occur twice or are missing."""
+    paths = output_paths(config.output_jsonl_fpath)
+    check_packing(f"output_jsonl_fpath {paths.finished}")
+    check_replaceable(paths.finished)
+    sources = files_of(config.input_glob, besides=paths.names)
+    index = Index(sources)
+    if not index.keys:
+        raise InputError(f"input_glob {config.input_glob} names files without rollouts")
+    paths.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = paths.output.with_name(paths.output.name + ".merging")
+    try:
+        index.write(temporary)
+        figures = aggregate_metrics(tallied(_by_agent(temporary, config.answer_key)))
+        if config.merge_shards:
+            ready = packed_for(paths.finished, temporary)
+            _put_in_place(ready, paths, config)
+            _write_beside(paths, sources, index)
+        write_json(paths.aggregate_metrics, figures)
+    finally:
+        temporary.unlink(missing_ok=True)
+    say(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
+    if config.merge_shards:
+        say(f"Rollouts: {paths.finished}")
+    say(f"Aggregate metrics: {paths.aggregate_metrics}")
+    complaints = list(index.complaints())
+    for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
+        if complaints and config.merge_shards and path.exists():
+            tell(f"of those that are missing, some were {what}: they are in {path}")
+    for complaint in complaints:
+        tell(f"error: {complaint}")
+    return 1 if complaints else 0
+
+
+def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> None:
+    """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
+    if paths.there and not config.overwrite:
+        moved = move_aside(paths)
+        tell(f"{moved.with_suffix('')} was there: moved to {moved}, with what belongs to it")
+    written.replace(paths.finished)
+    for path in paths.all:
+        if path != paths.finished:
+            path.unlink(missing_ok=True)
+
+
+def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None:
+    """What a resume of the whole goes by: the plan, what was set aside, what failed."""
+    if manifest := index.manifest():
+        write_manifest(paths.manifest, manifest)
+    beside = [output_paths(str(source)) for source in sources]
+    if incomplete := [each.incomplete for each in beside if has_content(each.incomplete)]:
+        Index(incomplete).write(paths.incomplete)
+    if failures := [each.failures for each in beside if has_content(each.failures)]:
+        with paths.failures.open("wb") as file:
+            for each in failures:
+                with each.open("rb") as part:
+                    shutil.copyfileobj(part, file)
+
+
+def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[Facts]]]:
+    for group in groups_of(path, answer_key):
+        for agent, facts in group.by_agent().items():
+            yield group.task_index, agent, facts
+
+
+def files_of(globs: str, besides: Iterable[Path]) -> list[Path]:
+    """The rollout files that the globs name, side files and the output left out.
+
+    Raises:
+        InputError: there are none.
+    """
+    patterns = [str(Path(pattern.strip()).expanduser()) for pattern in globs.split(",")]
+    names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - absolute patterns, too
+    files = [Path(name) for name in sorted(names) if _is_of_rollouts(plain_name(Path(name)).name)]
+    output = {path.resolve() for path in besides}
+    files = [file for file in files if file.resolve() not in output]
+    if not files:
+        raise InputError(f"input_glob {globs} names no rollout files")
+    return files
+
+
+def _is_of_rollouts(name: str) -> bool:
+    return name.endswith(".jsonl") and not name.endswith(_SIDE_FILES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

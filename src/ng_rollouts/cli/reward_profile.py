@@ -1,0 +1,235 @@
+"""`ng_reward_profile`: the figures of every task of a file of rollouts, NeMo Gym's command and files."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import nlargest, nsmallest
+from pathlib import Path
+from typing import NoReturn
+
+from ng_rollouts.chat import chat_input
+from ng_rollouts.cli.simple_command import main_of
+from ng_rollouts.console import say, tell
+from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.metrics.aggregate import Aggregate, group_figures
+from ng_rollouts.metrics.diversity import Diversity
+from ng_rollouts.metrics.score_stats import scores_of
+from ng_rollouts.outputs.expected_counts import Planned, planned
+from ng_rollouts.outputs.reader import Group, groups_of, scan
+from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.compression import stem_of
+from ng_rollouts.types import Json
+
+_OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
+_HEAD_CHARACTERS = 60
+_SORTS = ("hardest", "easiest", "variable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """The figures of every task: <stem>_reward_profiling.jsonl, and of every agent: <stem>_agent_metrics.json."""
+
+    rollouts_jsonl_fpath: str = field(metadata={"help": "A file of rollouts, ours or NeMo Gym's. Required."})
+    materialized_inputs_jsonl_fpath: str | None = field(
+        default=None, metadata={"help": "The planned rows, by which missing rollouts are counted."}
+    )
+    allow_partial_rollouts: bool = field(
+        default=False, metadata={"help": "Whether tasks may lack rollouts; otherwise that is exit code 1."}
+    )
+    answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
+    sort_by: str = field(default="hardest", metadata={"help": "The table's order: hardest, easiest or variable."})
+    top: int = field(default=10, metadata={"help": "Rows of the table on the terminal; 0 for none."})
+    score: str = field(default="reward", metadata={"help": "The score that the table goes by."})
+
+    def __post_init__(self) -> None:
+        if self.sort_by not in _SORTS:
+            raise ConfigError(f"sort_by must be one of {', '.join(_SORTS)}, got {self.sort_by!r}")
+        if self.top < 0:
+            raise ConfigError(f"top must be >= 0, got {self.top}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Row:
+    """A line of the table."""
+
+    mean: float
+    sd: float
+    task_index: int
+    rollouts: int
+    best: float
+    head: str
+
+
+def main() -> NoReturn:
+    """`ng_reward_profile`."""
+    main_of("ng_reward_profile", ProfileConfig, run)
+
+
+def run(config: ProfileConfig) -> int:
+    """Write both files, show the table; the exit code."""
+    source = Path(config.rollouts_jsonl_fpath).expanduser()
+    scanned = scan(source)
+    profile = Profile(planned(source, config.materialized_inputs_jsonl_fpath, scanned))
+    per_task = source.with_name(f"{stem_of(source)}_reward_profiling.jsonl")
+    agents = source.with_name(f"{stem_of(source)}_agent_metrics.json")
+    temporary = per_task.with_name(per_task.name + ".writing")
+    table = Table(config)
+    try:
+        with temporary.open("wb") as file:
+            for group in groups_of(source, config.answer_key, scanned, with_texts=True):
+                file.write(dumps(profile.of_task(group)) + b"\n")
+                table.add(group)
+        _check(profile, source, config)
+        temporary.replace(per_task)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_json(agents, profile.of_agents())
+    for line in (*table.lines(), *profile.told()):
+        say(line)
+    say(f"Reward profiling outputs: {per_task}")
+    say(f"Agent-level metrics: {agents}")
+    if (missing := profile.missing) and not config.allow_partial_rollouts:
+        tell(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
+        return 1
+    return 0
+
+
+def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
+    if not profile.aggregates:
+        raise InputError(f"{source} has no rollouts")
+    for aggregate in profile.aggregates.values():
+        aggregate.end()
+    names = sorted({name for aggregate in profile.aggregates.values() for name in aggregate.columns})
+    if config.top and config.score not in names:
+        raise ConfigError(
+            f"no rollout of {source} has the score {config.score!r}: there are {', '.join(names) or 'none'}"
+        )
+    if config.answer_key and not profile.answers.count:
+        raise ConfigError(f"no rollout of {source} has the field answer_key={config.answer_key}")
+
+
+@dataclass(slots=True)
+class Profile:
+    """Figures by task, and folded by agent.
+
+    Attributes:
+        lacking: rollouts that tasks of the file lack.
+    """
+
+    planned: Planned
+    aggregates: dict[str, Aggregate] = field(default_factory=dict)
+    answers: Diversity = field(default_factory=lambda: Diversity("answers"))
+    completions: Diversity = field(default_factory=lambda: Diversity("completions"))
+    lacking: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        return sum(aggregate.rollouts for aggregate in self.aggregates.values())
+
+    @property
+    def missing(self) -> int:
+        """Rollouts that were planned and are not there, those of whole tasks among them."""
+        return max(self.lacking, (self.planned.total or 0) - self.rollouts)
+
+    def of_task(self, group: Group) -> Json:
+        """The line of a task."""
+        scores, parts = scores_of(group.facts), group.by_agent()
+        for agent, facts in parts.items():
+            self.aggregates.setdefault(agent, Aggregate()).add(facts, scores if len(parts) == 1 else None)
+        planned = max(self.planned.of_task(group.task_index, agent) for agent in parts)
+        expected = max(planned, group.indices[-1] + 1)
+        lacking = expected - len(group.facts)
+        self.lacking += lacking
+        return {
+            **group_figures(group.task_index, group.facts, scores),
+            **self.completions.of_group([text for text in group.said if text is not None]),
+            **self.answers.of_group([facts.answer for facts in group.facts if facts.answer is not None]),
+            "prompt_head": _head(group.first),
+            "rollout_infos": _infos(group),
+            "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
+            "num_rollouts": len(group.facts),
+            "expected_num_rollouts": expected,
+            "missing_num_rollouts": lacking,
+            "reward_profile_completion_pct": 100 * len(group.facts) / expected,
+        }
+
+    def of_agents(self) -> list[Json]:
+        """NeMo Gym's list: the figures of each agent with its name, and `statistics` beside."""
+        for aggregate in self.aggregates.values():
+            aggregate.end()
+        return [
+            {**aggregate.of_nemo_gym(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
+            for name, aggregate in self.aggregates.items()
+        ]
+
+    def told(self) -> Iterator[str]:
+        """Completion, and how many answers differ."""
+        rollouts, total = self.rollouts, self.rollouts + self.missing
+        yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
+        yield from self.completions.told()
+        yield from self.answers.told()
+
+
+class Table:
+    """The tasks that stand out."""
+
+    def __init__(self, config: ProfileConfig) -> None:
+        self._config = config
+        self._rows: list[Row] = []
+
+    def add(self, group: Group) -> None:
+        """Consider a task; only as many are kept as are shown."""
+        scores = [facts.scores[self._config.score] for facts in group.facts if self._config.score in facts.scores]
+        if not scores or not self._config.top:
+            return
+        mean = math.fsum(scores) / len(scores)
+        sd = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, len(scores) - 1))
+        self._rows.append(Row(mean, sd, group.task_index, len(scores), max(scores), _head(group.first)))
+        if len(self._rows) > 20 * self._config.top:
+            self._rows = self._chosen()
+
+    def lines(self) -> Iterator[str]:
+        """The table, its head first."""
+        if self._rows:
+            order = f"{self._config.sort_by} by {self._config.score}"
+            yield f"{'task':>8} {'n':>4} {'mean':>7} {'sd':>7} {'best':>7}  prompt ({order})"
+        for row in self._chosen():
+            yield f"{row.task_index:>8} {row.rollouts:>4} {row.mean:>7.3f} {row.sd:>7.3f} {row.best:>7.3f}  {row.head}"
+
+    def _chosen(self) -> list[Row]:
+        top = self._config.top
+        if self._config.sort_by == "hardest":
+            return nsmallest(top, self._rows, key=lambda row: (row.mean, row.task_index))
+        if self._config.sort_by == "easiest":
+            return nlargest(top, self._rows, key=lambda row: (row.mean, -row.task_index))
+        return nlargest(top, self._rows, key=lambda row: (row.sd, -row.task_index))
+
+
+def _infos(group: Group) -> list[Json]:
+    """The numbers of each rollout."""
+    return [
+        {
+            "rollout_id": f"{group.task_index}:{index}",
+            "_ng_task_index": group.task_index,
+            "_ng_rollout_index": index,
+            **facts.scores,
+            **facts.tokens,
+        }
+        for index, facts in zip(group.indices, group.facts, strict=True)
+    ]
+
+
+def _head(row: Json) -> str:
+    params = row.get("responses_create_params")
+    messages = chat_input(params if isinstance(params, dict) else {})
+    text = next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+    text = " ".join(text.split())
+    return text if len(text) <= _HEAD_CHARACTERS else text[: _HEAD_CHARACTERS - 1] + "…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""`ng_view_rollouts`: build or serve the HTML report of a run."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from ng_rollouts.cli.simple_command import main_of
+from ng_rollouts.console import say
+from ng_rollouts.report.build import ViewConfig, page_of, serve_page
+
+
+def main() -> NoReturn:
+    """`ng_view_rollouts`."""
+    main_of("ng_view_rollouts", ViewConfig, run)
+
+
+def run(config: ViewConfig) -> int:
+    """Write the page, or serve it; the exit code."""
+    if config.serve:
+        serve_page(config)
+    else:
+        say(f"Page: {page_of(config)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

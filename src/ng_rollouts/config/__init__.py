@@ -1,0 +1,1 @@
+"""Parameters of the command: definition, validation, config groups, overrides, help."""

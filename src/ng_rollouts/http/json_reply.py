@@ -1,0 +1,53 @@
+"""A reply -> the JSON object it holds, or the failure it tells."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed
+from ng_rollouts.http.client import Reply
+from ng_rollouts.http.retry_after import is_retryable, retry_after_s
+from ng_rollouts.jsonl import loads
+from ng_rollouts.redaction import redact
+from ng_rollouts.types import Json
+
+
+def json_object(reply: Reply) -> Json:
+    """The object in a reply.
+
+    Raises:
+        AttemptFailed: the status is not 2xx, or there is no such object.
+    """
+    if not 200 <= reply.status < 300:
+        raise AttemptFailed(
+            f"http_{reply.status}",
+            _words(reply.body) or "no message",
+            status=reply.status,
+            retryable=is_retryable(reply.status),
+            retry_after_s=retry_after_s(reply.header("retry-after"), time.time()),
+        )
+    try:
+        result = loads(reply.body)
+    except ValueError as error:
+        if _is_json_but_for_numbers(reply.body):
+            raise AttemptFailed("not_finite", "the reply has NaN or infinite numbers", status=reply.status) from error
+        message = f"the reply is not JSON ({error}): {_words(reply.body[:200])}"
+        raise AttemptFailed("not_json", message, status=reply.status, retryable=True) from error
+    if not isinstance(result, dict):
+        message = f"the reply is not an object: {_words(reply.body[:200])}"
+        raise AttemptFailed("not_object", message, status=reply.status)
+    return result
+
+
+def _is_json_but_for_numbers(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _words(body: bytes) -> str:
+    text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
+    return redact(" ".join(text.split())[:MESSAGE_CHARACTERS])

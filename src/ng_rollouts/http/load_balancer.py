@@ -1,0 +1,211 @@
+"""Addresses that answer alike: the least busy one is asked, and one that fails is left alone for a while.
+
+A task's rollouts stay with one address, where their prompt is in the cache, unless that one is busier than another by
+a margin. An address that failed gets one request at a time, a probe, until it answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ng_rollouts.errors import LONGEST_RETRY_AFTER_S, UNREACHED, AttemptFailed
+from ng_rollouts.http.rate_limiter import Pace, Ticket
+from ng_rollouts.redaction import without_credentials
+
+FIRST_REST_S = 2.0
+LONGEST_REST_S = 60.0
+"""An address that fails is left alone for so long, twice as long each time, while there are others."""
+
+_FAILURES_TO_REST = 3
+"""So many failures in a row count as failing; fewer may be the fault of rows."""
+
+_OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", "unsupported_parameter"})
+"""Classes that say nothing of the server."""
+
+_MARGIN = 8
+_MARGIN_SHARE = 0.25
+"""By so many requests, or such a share, may the address that a task knows be busier than the least busy one."""
+
+_LONGEST_SPREAD_S = 5.0
+
+_TASKS_REMEMBERED = 1 << 16
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Address:
+    """One of a pool's servers, and how it has been doing.
+
+    Attributes:
+        asked, failed: requests sent, and how many of them failed.
+        answered_s: seconds that the others took in all.
+    """
+
+    url: str
+    in_flight: int = 0
+    asked: int = 0
+    failed: int = 0
+    answered_s: float = 0.0
+    _failures_in_a_row: int = 0
+    _rest_s: float = FIRST_REST_S
+    _rests_until: float = 0.0
+    _excused_until: float = 0.0
+
+    @property
+    def shown(self) -> str:
+        """As it may be shown."""
+        return without_credentials(self.url)
+
+    @property
+    def usual_s(self) -> float:
+        """Seconds that an answer takes on average."""
+        answered = self.asked - self.failed - self.in_flight
+        return self.answered_s / answered if answered > 0 else 0.0
+
+    @property
+    def excused_s(self) -> float:
+        """Seconds for which it still asked to be left alone."""
+        if not self._excused_until:
+            return 0.0
+        return max(0.0, self._excused_until - time.monotonic())
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is not to be asked while there are others."""
+        suspect = self._rests_until > 0
+        return self.excused_s > 0 or (suspect and (self.in_flight > 0 or time.monotonic() < self._rests_until))
+
+    def burden(self) -> tuple[bool, int, int]:
+        """What orders addresses, the one to ask first."""
+        return self.rests, self.in_flight, self.asked
+
+    def succeeded(self, seconds: float) -> None:
+        self.answered_s += seconds
+        self._failures_in_a_row, self._rest_s, self._rests_until = 0, FIRST_REST_S, 0.0
+
+    def went_wrong(self, failure: AttemptFailed) -> None:
+        self.failed += 1
+        if failure.retry_after_s is not None:
+            asked = min(failure.retry_after_s, LONGEST_RETRY_AFTER_S)
+            self._excused_until = max(self._excused_until, time.monotonic() + asked)
+            return
+        is_gone = failure.failure_class in UNREACHED or failure.failure_class == "connection_lost"
+        self._failures_in_a_row += failure.failure_class not in _OF_THE_ROW
+        if is_gone or self._failures_in_a_row >= _FAILURES_TO_REST:
+            self._rests_until = time.monotonic() + self._rest_s
+            self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
+
+
+class Pool:
+    """Sends by one address or another, at a pace.
+
+    Args:
+        urls: what is asked; at least one.
+    """
+
+    def __init__(self, urls: list[str], pace: Pace | None = None) -> None:
+        self.addresses = [Address(url) for url in urls]
+        self._pace = pace or Pace()
+        self._of_task: OrderedDict[int, Address] = OrderedDict()
+
+    def resting(self) -> list[str]:
+        """The addresses that are being left alone."""
+        several = len(self.addresses) > 1
+        return [address.shown for address in self.addresses if address.excused_s or (several and address.rests)]
+
+    async def send(
+        self,
+        task: int,
+        send: Callable[[str], Awaitable[T]],
+        *,
+        characters: int = 0,
+        output_tokens: int | None = None,
+        tokens_of: Callable[[T], int] = lambda _: 0,
+    ) -> T:
+        """What `send` makes of the address that is best for a task; the next best if nobody is there.
+
+        Args:
+            characters, output_tokens: size of the request and the most tokens of its answer, by which it is paced.
+            tokens_of: what an answer took.
+
+        Raises:
+            AttemptFailed: what the last address asked came to.
+        """
+        tried: set[Address] = set()
+        while True:
+            address, ticket = await self._turn(task, tried, characters, output_tokens)
+            try:
+                answer = await _timed(address, send)
+            except AttemptFailed as failure:
+                self._pace.give_back(ticket)
+                self._of_task.pop(task, None)
+                tried.add(address)
+                if failure.failure_class not in UNREACHED or len(tried) == len(self.addresses):
+                    raise
+            except BaseException:
+                self._pace.give_back(ticket)
+                raise
+            else:
+                self._pace.settle(ticket, tokens_of(answer))
+                return answer
+
+    async def _turn(
+        self, task: int, tried: set[Address], characters: int, output_tokens: int | None
+    ) -> tuple[Address, Ticket]:
+        """An address that may be asked, and the turn to ask it, whatever its rest after the longest there is."""
+        until = time.monotonic() + LONGEST_RETRY_AFTER_S
+        while True:
+            await self._rest(task, tried, until)
+            ticket = await self._pace.wait(characters, output_tokens)
+            address = self._pick(task, tried)
+            if not address.excused_s or time.monotonic() >= until:
+                return address, ticket
+            self._pace.give_back(ticket)
+
+    async def _rest(self, task: int, tried: set[Address], until: float) -> None:
+        """Wait for as long as the best address asks for, others prolonging it or not, but not beyond `until`."""
+        while (address := self._pick(task, tried)).excused_s and (left := until - time.monotonic()) > 0:
+            excused = min(other.excused_s for other in self.addresses if other not in tried)
+            await asyncio.sleep(min(excused, left))
+            # one after another over the time of a request, as they would come by themselves, not all at once
+            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.usual_s)))  # noqa: S311
+
+    def _pick(self, task: int, tried: set[Address]) -> Address:
+        if len(self.addresses) == 1:
+            return self.addresses[0]
+        least = min((address for address in self.addresses if address not in tried), key=Address.burden)
+        known = self._of_task.get(task)
+        most = max(least.in_flight + _MARGIN, least.in_flight * (1 + _MARGIN_SHARE))
+        if known is None or known in tried or known.rests or known.in_flight > most:
+            self._remember(task, least)
+            return least
+        return known
+
+    def _remember(self, task: int, address: Address) -> None:
+        self._of_task[task] = address
+        if len(self._of_task) > _TASKS_REMEMBERED:
+            self._of_task.popitem(last=False)
+
+
+async def _timed(address: Address, send: Callable[[str], Awaitable[T]]) -> T:
+    address.in_flight += 1
+    address.asked += 1
+    began = time.monotonic()
+    try:
+        answer = await send(address.url)
+    except AttemptFailed as failure:
+        failure.sent_at = began
+        address.went_wrong(failure)
+        raise
+    else:
+        address.succeeded(time.monotonic() - began)
+        return answer
+    finally:
+        address.in_flight -= 1

@@ -1,0 +1,1 @@
+"""Integrations: a finished run to wandb, mlflow, trackio or Parquet."""

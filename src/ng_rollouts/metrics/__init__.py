@@ -1,0 +1,1 @@
+"""Metrics: streaming statistics, estimators, aggregation by group and agent, comparisons."""

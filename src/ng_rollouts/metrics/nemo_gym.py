@@ -1,0 +1,68 @@
+"""Figures of agents for files and the terminal, and the gates they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from ng_rollouts.jsonl import loads
+from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.metrics.group_aggregator import AgentTally
+from ng_rollouts.metrics.result_rows import numbers
+from ng_rollouts.metrics.score_table import first_first
+from ng_rollouts.types import Json, agent_of
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_NONE: Mapping[str, Json] = MappingProxyType({})
+_KEY_FIGURES = ("mean/", "pass@", "majority@")
+
+
+def aggregate_metrics(
+    agents: Mapping[str, AgentTally], of_agents: Mapping[str, Json] = _NONE, of_command: Mapping[str, Json] = _NONE
+) -> list[Json]:
+    """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
+
+    Args:
+        of_agents: what agents say of themselves, by name; it goes before what is figured here.
+        of_command: what a command tells of its own speed, by agent.
+    """
+    return [
+        {
+            "agent_ref": {"name": name},
+            "agent_metrics": (metrics := tally.aggregate.of_nemo_gym()),
+            "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
+            "group_level_metrics": tally.group_figures(),
+            "group_level_metrics_left_out": tally.groups_left_out,
+            "statistics": {**tally.aggregate.figures(), **of_command.get(name, {})},
+            **of_agents.get(name, {}),
+        }
+        for name, tally in agents.items()
+    ]
+
+
+def averages_by_agent(output: Path) -> dict[str, Json]:
+    """The means of each agent's scores in a finished file, summed in its order, as jq sums them."""
+    sums: dict[str, dict[str, list[float]]] = {}
+    with output.open("rb") as lines:
+        for row in map(loads, lines):
+            of_agent = sums.setdefault(agent_of(row), {})
+            for name, value in numbers(row).items():
+                known = of_agent.setdefault(name, [0.0, 0])
+                known[0] += value
+                known[1] += 1
+    return {
+        agent: {name: found[name][0] / found[name][1] for name in first_first(found)} for agent, found in sums.items()
+    }
+
+
+def histogram_told(aggregate: Aggregate, name: str = "reward") -> str | None:
+    """A score's distribution in a line of blocks; None if there is none to see."""
+    column = aggregate.columns.get(name)
+    if column is None or column.count < 2:
+        return None
+    bars = column.histogram()
+    tallest = max(bars)
+    blocks = "".join(_BLOCKS[-(-bar * (len(_BLOCKS) - 1) // tallest)] for bar in bars)
+    low, high = min(0.0, column.least), max(1.0, column.most)
+    return f"{name} {low:g} |{blocks}| {high:g}"

@@ -1,0 +1,112 @@
+"""Scores by position -> averages.
+
+A mean is taken over the scores in the finished order, left to right, as `jq 'map(.reward) | add/length'` takes it,
+whatever order the rollouts completed in: sums of floats depend on their order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ng_rollouts.types import Json
+
+Positions = Callable[[], Iterator[int]]
+"""Hands out the positions to average over, in order, as often as asked."""
+
+Sums = dict[str, tuple[float, int]]
+"""The sum of each score, and over how many values."""
+
+_ABSENT_BYTE = -128
+_NAN = float("nan")
+_SPARSE = 1024
+"""Up to this many values a column is a dict, so that a score few rows have does not cost space for all."""
+
+_FIRST = ("reward", "accuracy")
+
+
+class Column:
+    """One score of all rollouts: a byte a rollout while the values are small integers, else eight."""
+
+    def __init__(self, rollouts: int) -> None:
+        self._rollouts = rollouts
+        self._sparse: dict[int, float] = {}
+        self._dense: array[int] | array[float] | None = None
+
+    def record(self, position: int, value: float) -> None:
+        """Keep the value at a position."""
+        if self._dense is None:
+            self._sparse[position] = value
+            if len(self._sparse) > _SPARSE:
+                self._densify()
+            return
+        if self._dense.typecode == "b" and not _fits_byte(value):
+            self._dense = array("d", (_NAN if cell == _ABSENT_BYTE else cell for cell in self._dense))
+        cells: Any = self._dense
+        cells[position] = int(value) if self._dense.typecode == "b" else value
+
+    def values(self, positions: Iterator[int]) -> Iterator[float]:
+        """The values at the given positions, in that order, where there are any."""
+        if self._dense is None:
+            return (self._sparse[position] for position in positions if position in self._sparse)
+        dense = self._dense
+        values = (dense[position] for position in positions)
+        if dense.typecode == "b":
+            return (value for value in values if value != _ABSENT_BYTE)
+        return (value for value in values if value == value)  # noqa: PLR0124 - NaN marks absence
+
+    def _densify(self) -> None:
+        if all(map(_fits_byte, self._sparse.values())):
+            self._dense = array("b", [_ABSENT_BYTE]) * self._rollouts
+        else:
+            self._dense = array("d", [_NAN]) * self._rollouts
+        sparse, self._sparse = self._sparse, {}
+        for position, value in sparse.items():
+            self.record(position, value)
+
+
+class Scores:
+    """The scores of all rollouts, by name and position."""
+
+    def __init__(self, rollouts: int) -> None:
+        self._rollouts = rollouts
+        self._columns: dict[str, Column] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The scores there are: `reward` and `accuracy` first, then as they were first seen."""
+        return first_first(self._columns)
+
+    def record(self, position: int, scores: dict[str, float]) -> None:
+        """Keep the scores of one rollout."""
+        for name, value in scores.items():
+            if name not in self._columns:
+                self._columns[name] = Column(self._rollouts)
+            self._columns[name].record(position, value)
+
+    def averages(self, positions: Positions) -> Json:
+        """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
+        return {name: total / count for name, (total, count) in self.sums(positions).items()}
+
+    def sums(self, positions: Positions) -> Sums:
+        """The sum of each score over the positions that have it, and how many those are."""
+        found = {}
+        for name in self.names:
+            total, count = 0.0, 0
+            for value in self._columns[name].values(positions()):
+                total += value
+                count += 1
+            if count:
+                found[name] = total, count
+        return found
+
+
+def first_first(names: Iterable[str]) -> list[str]:
+    """`reward` and `accuracy` before the others, which keep their order."""
+    known = list(names)
+    return [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
+
+
+def _fits_byte(value: float) -> bool:
+    return _ABSENT_BYTE < value < -_ABSENT_BYTE and value == int(value)

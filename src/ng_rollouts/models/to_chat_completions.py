@@ -1,0 +1,233 @@
+"""A Responses request -> the Chat Completions request that asks the same.
+
+What the older API cannot say is an error that names it: nothing is dropped in silence.
+Source: OpenAI's API references of `POST /v1/responses` and `POST /v1/chat/completions`; vLLM's for
+`reasoning_content`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.types import Json
+
+_AS_THEY_ARE = (
+    "model",
+    "temperature",
+    "top_p",
+    "user",
+    "service_tier",
+    "store",
+    "metadata",
+    "seed",
+)
+_UNSAID = {"background": False, "stream": False, "truncation": "disabled"}
+"""Values by which a field says nothing."""
+
+_HANDLED = {
+    *_AS_THEY_ARE,
+    *_UNSAID,
+    "input",
+    "parallel_tool_calls",
+    "instructions",
+    "max_output_tokens",
+    "tools",
+    "tool_choice",
+    "text",
+    "reasoning",
+    "top_logprobs",
+    "include",
+}
+_LOGPROBS = "message.output_text.logprobs"
+
+
+def chat_request(params: Json) -> Json:
+    """The body for `/chat/completions`; fields that are null are left out.
+
+    Raises:
+        AttemptFailed: `unsupported_parameter`, naming what has no place in it.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    _refuse_if(sorted(given.keys() - _HANDLED))
+    _refuse_if([name for name, unsaid in _UNSAID.items() if given.get(name, unsaid) != unsaid])
+    body: Json = {"messages": chat_messages_of(given)}
+    body |= {name: given[name] for name in _AS_THEY_ARE if name in given}
+    if "max_output_tokens" in given:
+        body["max_tokens"] = given["max_output_tokens"]
+    if given.get("tools"):
+        body["tools"] = [_tool(tool) for tool in given["tools"]]
+        body |= {name: given[name] for name in ("parallel_tool_calls",) if name in given}
+        body |= {"tool_choice": _tool_choice(given["tool_choice"])} if "tool_choice" in given else {}
+    body |= _text(given.get("text") or {}) | _reasoning(given.get("reasoning") or {}) | _logprobs(given)
+    return body
+
+
+def chat_messages_of(params: Json) -> list[Json]:
+    """The messages of a Responses request: its instructions, then its input.
+
+    Raises:
+        AttemptFailed: `unsupported_parameter`, naming an item that no message can carry.
+    """
+    instructions = params.get("instructions")
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    value = params.get("input")
+    items = [{"role": "user", "content": value}] if isinstance(value, str) else value or []
+    return messages + _messages(items)
+
+
+def _messages(items: Iterable[Json]) -> list[Json]:
+    messages: list[Json] = []
+    reasoning: list[str] = []
+    for item in items:
+        match item.get("type", "message"):
+            case "reasoning":
+                reasoning.append(reasoning_text(item))
+            case "message" if item.get("role") != "assistant":
+                messages.append(_asked(item))
+            case "message":
+                messages.append(_answered(item, reasoning))
+            case "function_call":
+                _add_call(messages, item, reasoning)
+            case "function_call_output":
+                output = item.get("output")
+                content = output if isinstance(output, str) else _parts(output or [])
+                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
+            case kind:
+                _refuse_if([f"input item of type {kind}"])
+    if any(reasoning):
+        messages.append({"role": "assistant", "content": None, "reasoning_content": _taken(reasoning)})
+    return messages
+
+
+def reasoning_text(item: Json) -> str:
+    """What a reasoning item says."""
+    parts = [*(item.get("content") or []), *(item.get("summary") or [])]
+    return "\n".join(part.get("text") or "" for part in parts)
+
+
+def _asked(item: Json) -> Json:
+    content = item.get("content")
+    name = {"name": item["name"]} if item.get("name") else {}
+    answers = {"tool_call_id": item["tool_call_id"]} if item.get("tool_call_id") else {}
+    return {"role": item.get("role", "user"), "content": _content(content), **name, **answers}
+
+
+def _answered(item: Json, reasoning: list[str]) -> Json:
+    content = item.get("content")
+    message: Json = {"role": "assistant", "content": content}
+    if isinstance(content, list):
+        said = [part.get("text") or "" for part in content if part.get("type") in ("output_text", "text", "input_text")]
+        refused = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
+        _refuse_if(
+            [
+                f"assistant content of type {part.get('type')}"
+                for part in content
+                if part.get("type") not in ("output_text", "text", "input_text", "refusal")
+            ]
+        )
+        message["content"] = "".join(said) if said else None
+        if refused:
+            message["refusal"] = "".join(refused)
+    message |= {name: item[name] for name in ("tool_calls", "reasoning_content", "refusal", "name") if item.get(name)}
+    if any(reasoning):
+        message["reasoning_content"] = _taken(reasoning)
+    return message
+
+
+def _add_call(messages: list[Json], item: Json, reasoning: list[str]) -> None:
+    """Put a call into the assistant's message before it, or into one of its own."""
+    if not messages or messages[-1]["role"] != "assistant" or any(reasoning):
+        messages.append({"role": "assistant", "content": None})
+        if any(reasoning):
+            messages[-1]["reasoning_content"] = _taken(reasoning)
+    function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
+    messages[-1].setdefault("tool_calls", []).append(call)
+
+
+def _taken(reasoning: list[str]) -> str:
+    text = "\n".join(reasoning)
+    reasoning.clear()
+    return text
+
+
+def _content(content: Any) -> Any:
+    return _parts(content) if isinstance(content, list) else content
+
+
+def _parts(parts: list[Json]) -> Any:
+    converted = [_part(part) for part in parts]
+    only_text = len(converted) == 1 and converted[0]["type"] == "text"
+    return converted[0]["text"] if only_text else converted
+
+
+def _part(part: Json) -> Json:
+    match part.get("type"):
+        case "input_text" | "output_text" | "text":
+            return {"type": "text", "text": part.get("text") or ""}
+        case "input_image" if part.get("image_url"):
+            detail = {"detail": part["detail"]} if part.get("detail") else {}
+            return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        case "input_file" if not part.get("file_url"):
+            named = {name: part[name] for name in ("file_data", "file_id", "filename") if part.get(name)}
+            return {"type": "file", "file": named}
+        case "input_audio" | "image_url":
+            return part
+        case kind:
+            raise _refusal([f"input content of type {kind}"])
+
+
+def _tool(tool: Json) -> Json:
+    if tool.get("type") != "function":
+        raise _refusal([f"tools of type {tool.get('type')}"])
+    if "function" in tool:
+        return tool
+    names = ("name", "description", "parameters", "strict")
+    return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if isinstance(choice, str):
+        return choice
+    if choice.get("type") != "function":
+        raise _refusal([f"tool_choice of type {choice.get('type')}"])
+    return {"type": "function", "function": {"name": choice.get("name")}}
+
+
+def _text(text: Json) -> Json:
+    _refuse_if(sorted(f"text.{name}" for name in text.keys() - {"verbosity", "format"}))
+    body = {"verbosity": text["verbosity"]} if text.get("verbosity") else {}
+    form = text.get("format") or {"type": "text"}
+    if form.get("type") == "json_schema":
+        named = {name: form[name] for name in ("name", "description", "schema", "strict") if form.get(name) is not None}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    elif form.get("type") != "text":
+        body["response_format"] = form
+    return body
+
+
+def _reasoning(reasoning: Json) -> Json:
+    said = {name for name, value in reasoning.items() if value is not None}
+    _refuse_if(sorted(f"reasoning.{name}" for name in said - {"effort"}))
+    return {"reasoning_effort": reasoning["effort"]} if "effort" in said else {}
+
+
+def _logprobs(given: Json) -> Json:
+    include = list(given.get("include") or [])
+    _refuse_if([f"include={name}" for name in include if name != _LOGPROBS])
+    if "top_logprobs" not in given:
+        return {"logprobs": True} if include else {}
+    return {"logprobs": True, "top_logprobs": given["top_logprobs"]}
+
+
+def _refuse_if(names: list[str]) -> None:
+    if names:
+        raise _refusal(names)
+
+
+def _refusal(names: list[str]) -> AttemptFailed:
+    told = ", ".join(names)
+    message = f"/chat/completions has no place for {told}: leave it out, or use policy_api=responses"
+    return AttemptFailed("unsupported_parameter", message)

@@ -1,0 +1,28 @@
+"""The materialized inputs file: one row per planned rollout, as NeMo Gym's collector writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.seeds import seed_in_extra_body
+from ng_rollouts.types import Rollout
+
+
+def write_planned_rows(path: Path, rollouts: Iterable[Rollout]) -> None:
+    """Put a file in place, whole or not at all, that has a line for each planned rollout, as NeMo Gym has it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = path.with_name(path.name + ".writing")
+    try:
+        with temporary.open("wb") as file:
+            for rollout in rollouts:
+                request = rollout.request()
+                has_seed = request["responses_create_params"].get("seed") is not None
+                file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""An output that this process has locked, as a journal: begun anew, or gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ng_rollouts.errors import OutputError
+from ng_rollouts.outputs.journal import Journal
+from ng_rollouts.outputs.paths import OutputPaths, has_content, move_aside, remove
+from ng_rollouts.storage.compression import unpack_file
+from ng_rollouts.storage.lock import lock
+
+
+def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
+    """Lock the output and start it anew, after moving an existing one aside, or removing it if told to.
+
+    Raises:
+        OutputError: another process writes it, or its folder cannot be written.
+    """
+    with _as_output_error(paths.output):
+        paths.output.parent.mkdir(parents=True, exist_ok=True)
+        fd = lock(paths.output)
+        moved = None
+        if any(has_content(path) for path in paths.all):
+            try:
+                if overwrite:
+                    remove(paths)
+                else:
+                    moved = move_aside(paths)
+                new = lock(paths.output)
+            finally:
+                os.close(fd)
+            fd = new
+        journal = Journal(fd, paths, rollouts)
+        journal.moved = moved
+        return journal
+
+
+def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
+    """Lock the output as it is, to go on with it; if it is packed, an unpacked copy of it.
+
+    Raises:
+        OutputError: another process writes it, or it cannot be written.
+    """
+    with _as_output_error(paths.output):
+        paths.output.parent.mkdir(parents=True, exist_ok=True)
+        fd = lock(paths.output)
+        packed = sorted((path for path in paths.names[1:] if path.exists()), key=lambda path: path.stat().st_mtime_ns)
+        newest = packed.pop() if packed and not os.fstat(fd).st_size else None
+        if newest:
+            try:
+                _unpack_into_place(newest, paths.output)
+                new = lock(paths.output)
+            finally:
+                os.close(fd)
+            fd = new
+        return Journal(fd, paths, rollouts, is_only_a_copy=newest is not None, others=packed)
+
+
+def _unpack_into_place(packed: Path, output: Path) -> None:
+    temporary = output.with_name(output.name + ".unpacking")
+    try:
+        with packed.open("rb") as file, temporary.open("wb") as plain:
+            try:
+                unpack_file(packed.name, file, plain)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                cure = "move it away to begin anew, or to have a copy fetched from upload_to"
+                raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
+            plain.flush()
+            os.fsync(plain.fileno())
+        temporary.replace(output)
+    except (OSError, OutputError):
+        output.unlink(missing_ok=True)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"output_jsonl_fpath {path} cannot be written: {error.strerror}") from error

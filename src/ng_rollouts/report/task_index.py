@@ -1,0 +1,138 @@
+"""A run's files -> what the page knows of every task and rollout without having read them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from heapq import merge
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ng_rollouts.export.example import Example
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.metrics.running_stats import Moments
+from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.outputs.reader import Placed, last_words, placed_groups
+from ng_rollouts.types import Json, agent_of
+
+FINISHED, ASIDE, FAILED = range(3)
+_PROMPT_CHARACTERS = 300
+_HEAD_CHARACTERS = 160
+
+
+class Entry(NamedTuple):
+    """A row of one of a run's files."""
+
+    task_index: int
+    kind: int
+    path: Path
+    placed: Placed
+
+
+@dataclass(slots=True)
+class Names:
+    """Numbers for the names of agents, over all files of a page."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, name: str) -> int:
+        """A name's number."""
+        return self.numbers.setdefault(name, len(self.numbers))
+
+
+@dataclass(slots=True)
+class Index:
+    """Columns: those of tasks, and those of rollouts, of which task t has starts[t] to starts[t + 1].
+
+    Attributes:
+        numbers: `_ng_rollout_index`.
+        kinds: finished, set aside or failed.
+        asked: a digest of what each task asks.
+        means, sds: of each task's finished rollouts; None if there are none, or only one.
+        heads: the first of each one's last words, or what failed.
+        blocks, lines: where its row is in the page; -1 if it is not in it.
+    """
+
+    tasks: list[int] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    means: list[float | None] = field(default_factory=list)
+    sds: list[float | None] = field(default_factory=list)
+    starts: list[int] = field(default_factory=lambda: [0])
+    numbers: list[int | None] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+    tokens: list[int | None] = field(default_factory=list)
+    truncated: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    agents: list[int] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, entries: list[Entry], examples: list[Example], names: Names, score: str) -> None:
+        """Take a task in; where its rows are is added by who knows."""
+        self.tasks.append(entries[0].task_index)
+        prompt = next((example.prompt for example in examples if example.prompt), [])
+        asked = next((str(message["content"]) for message in reversed(prompt) if message.get("role") == "user"), "")
+        self.prompts.append(_head(asked, _PROMPT_CHARACTERS))
+        self.asked.append(hashlib.blake2b(dumps(prompt), digest_size=8).hexdigest())
+        for entry, example in zip(entries, examples, strict=True):
+            failed, row = entry.kind == FAILED, entry.placed.row
+            number = row.get("_ng_rollout_index")
+            self.numbers.append(number if isinstance(number, int) else None)
+            self.scores.append(None if failed else example.facts.scores.get(score))
+            self.tokens.append(None if failed else example.facts.tokens.get("output_tokens"))
+            self.truncated.append(0 if failed else int(example.facts.truncated))
+            self.kinds.append(entry.kind)
+            self.agents.append(names.number(agent_of(row)))
+            said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_words(row) or ""
+            self.heads.append(_head(said, _HEAD_CHARACTERS))
+        self.starts.append(len(self.kinds))
+        span = range(self.starts[-2], self.starts[-1])
+        scores = [self.scores[place] for place in span if self.kinds[place] == FINISHED]
+        known = [each for each in scores if each is not None]
+        moments = Moments.of(known) if known else None
+        self.means.append(moments.mean if moments else None)
+        self.sds.append(moments.sd if moments and moments.count > 1 else None)
+
+    def columns(self) -> Json:
+        """As the page reads them."""
+        return asdict(self)
+
+
+def entries_of(paths: OutputPaths) -> Iterator[list[Entry]]:
+    """The rows of each task, those set aside and those that failed among them, by task index."""
+    files = [(FINISHED, paths.finished), (ASIDE, paths.incomplete), (FAILED, paths.failures)]
+    streams = [_entries(kind, path) for kind, path in files if kind == FINISHED or path.exists()]
+    for _, entries in groupby(merge(*streams, key=lambda entry: entry.task_index), key=lambda entry: entry.task_index):
+        yield list(entries)
+
+
+def figure_in(aggregate: Aggregate, entries: list[Entry], examples: list[Example]) -> None:
+    """Fold the finished rollouts of a task in."""
+    pairs = zip(entries, examples, strict=True)
+    if facts := [example.facts for entry, example in pairs if entry.kind == FINISHED]:
+        aggregate.add(facts)
+
+
+def example_of(entry: Entry) -> Example:
+    """A row as chat messages; a failure's is the task that it was sent."""
+    row = entry.placed.row
+    sent = row.get("row")
+    return Example(sent if entry.kind == FAILED and isinstance(sent, dict) else row)
+
+
+def _entries(kind: int, path: Path) -> Iterator[Entry]:
+    for number, group in enumerate(placed_groups(path)):
+        for placed in group:
+            index = placed.row.get("_ng_task_index")
+            yield Entry(index if isinstance(index, int) else number, kind, path, placed)
+
+
+def _head(text: str, most: int) -> str:
+    text = " ".join(text[: 4 * most].split())
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,48 @@
+"""A dry run: what a run would do, told without doing it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from ng_rollouts.agents.base import Agent
+from ng_rollouts.agents.model_agent import ModelAgent
+from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.models.request import masked
+from ng_rollouts.redaction import mask_known
+from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.types import Rollout
+
+
+def plan_told(plan: Plan, counts: Counts) -> str:
+    """The plan in one line: rows, rollouts, and what a resume would still owe."""
+    repeats = "" if plan.rollouts == plan.rows else f", repeated to {plan.rollouts} rollouts"
+    there = f", {counts.collected} of them collected and {counts.failed} failed" if counts.settled else ""
+    return f"plan: {plan.rows} rows{repeats}{there}, {counts.planned - counts.settled} to do"
+
+
+def agents_told(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
+    """A line for each agent, whose servers have all been found to answer."""
+    for name, agent in agents.items():
+        servers = ", ".join(
+            f"{address.shown} {'does not answer' if address.rests else 'answers'}"
+            for pool in agent.pools
+            for address in pool.addresses
+        )
+        model = f" for the model {agent.server.model}" if isinstance(agent, ModelAgent) else ""
+        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'}{model}"
+
+
+def request_told(agent: Agent, rollout: Rollout) -> Iterator[str]:
+    """The first request as it would be sent, secrets masked."""
+    row = rollout.request()
+    if not isinstance(agent, (ModelAgent, ServerAgent)):
+        yield "the first row as the agent would be handed it:"
+        yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
+        return
+    request = agent.first_request(row)
+    url = agent.pools[0].addresses[0].shown.removesuffix(request.path)
+    yield f"the first request: POST {url}{request.path}"
+    yield from (f"{name}: {value}" for name, value in masked(request.headers).items())
+    yield mask_known(json.dumps(request.body, indent=2, ensure_ascii=False))

@@ -1,0 +1,141 @@
+"""How far a run is, on stderr: a bar on a terminal, a line every so often elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Protocol, TextIO
+
+from ng_rollouts.console import is_quiet
+from ng_rollouts.scheduling.counters import Counts
+
+TITLE = "Collecting rollouts"
+_BAR_EVERY_S = 0.1
+_COLUMNS_UNKNOWN = 100
+_LINES_UNKNOWN = 24
+_LINE_EVERY_S = 10.0
+
+_LATE_S = 10.0
+_LATE_TIMES = 5.0
+"""A rollout is late after ten seconds or five times the usual, whichever is more."""
+
+
+Notes = Callable[[], Iterable[str]]
+
+
+class _Display(Protocol):
+    every_s: float
+
+    def show(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@asynccontextmanager
+async def progress(counts: Counts, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
+    """Show the counts as they change, for as long as the block runs; the last state is always shown.
+
+    Args:
+        notes: what else there is to show, as `key=value`.
+    """
+    if is_quiet():
+        yield
+        return
+    stream = stream or sys.stderr
+    display: _Display = _Bar(counts, notes, stream) if stream.isatty() else _Lines(counts, notes, stream)
+    ticking = asyncio.create_task(_tick(display))
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        display.close()
+
+
+async def _tick(display: _Display) -> None:
+    while True:
+        display.show()
+        await asyncio.sleep(display.every_s)
+
+
+class _Bar:
+    every_s = _BAR_EVERY_S
+
+    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
+
+        size = os.get_terminal_size(stream.fileno())
+        self._counts = counts
+        self._notes = notes
+        self._bar = tqdm(
+            total=counts.planned,
+            initial=counts.settled,
+            desc=TITLE,
+            file=stream,
+            bar_format="{l_bar}{bar:12}{r_bar}",
+            ncols=None if size.columns else _COLUMNS_UNKNOWN,
+            nrows=None if size.lines else _LINES_UNKNOWN,
+        )
+
+    def show(self) -> None:
+        notes = [f"failed={self._counts.failed}"] if self._counts.failed else []
+        self._bar.set_postfix_str(" ".join([*notes, *self._notes(), *_lateness(self._counts)]), refresh=False)
+        self._bar.n = self._counts.settled
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self.show()
+        self._bar.close()
+
+
+class _Lines:
+    every_s = _LINE_EVERY_S
+
+    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
+        self._counts = counts
+        self._notes = notes
+        self._stream = stream
+        self._started = time.monotonic()
+        self._settled_before = counts.settled
+        self._shown_any = False
+
+    def show(self) -> None:
+        if self._shown_any:
+            self._print()
+        self._shown_any = True
+
+    def close(self) -> None:
+        self._print()
+
+    def _print(self) -> None:
+        counts = self._counts
+        elapsed = time.monotonic() - self._started
+        rate = (counts.settled - self._settled_before) / max(elapsed, 1e-9)
+        left = f"{(counts.planned - counts.settled) / rate:.0f}s" if rate else "?"
+        with contextlib.suppress(OSError):
+            self._write(elapsed, rate, left)
+
+    def _write(self, elapsed: float, rate: float, left: str) -> None:
+        counts = self._counts
+        notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counts)])
+        self._stream.write(
+            f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
+            f"in_flight={counts.in_flight} waiting={counts.waiting} "
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{notes}\n"
+        )
+        self._stream.flush()
+
+
+def _lateness(counts: Counts) -> list[str]:
+    """Names the oldest rollout in flight once it takes much longer than others did."""
+    oldest = counts.oldest()
+    if oldest is None:
+        return []
+    key, seconds = oldest
+    usual = counts.answered_s / counts.answered if counts.answered else 0.0
+    is_late = seconds > max(_LATE_S, _LATE_TIMES * usual)
+    return [f"oldest=task_{key.task_index}/rollout_{key.rollout_index}:{seconds:.0f}s"] if is_late else []

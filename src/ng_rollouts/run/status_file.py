@@ -1,0 +1,71 @@
+"""How far a run is, in a file that other programs watch: replaced each second, gone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.types import Json
+
+_EVERY_S = 1.0
+
+
+@asynccontextmanager
+async def status(path: Path, counts: Counts) -> AsyncIterator[None]:
+    """Keep the file up to date for as long as the block runs. A file that cannot be written is done without."""
+    writing = asyncio.create_task(_write_often(path, counts))
+    try:
+        yield
+    finally:
+        writing.cancel()
+        for left in (path, _temporary(path)):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
+
+
+async def _write_often(path: Path, counts: Counts) -> None:
+    began, before = time.monotonic(), counts.settled
+    with suppress(OSError):
+        while True:
+            elapsed = time.monotonic() - began
+            _replace(path, state_of(counts, elapsed, counts.settled - before))
+            await asyncio.sleep(_EVERY_S)
+
+
+def state_of(counts: Counts, elapsed_s: float, settled: int) -> Json:
+    """The state of a run.
+
+    Args:
+        settled: rollouts settled by this command, in `elapsed_s` seconds.
+    """
+    rate = settled / elapsed_s if elapsed_s > 0 else 0.0
+    return {
+        "pid": os.getpid(),
+        "updated": time.time(),
+        "planned": counts.planned,
+        "collected": counts.collected,
+        "failed": counts.failed,
+        "in_flight": counts.in_flight,
+        "waiting": counts.waiting,
+        "reward": counts.reward.mean if counts.reward.count else None,
+        "elapsed_s": round(elapsed_s, 3),
+        "rollouts_per_s": round(rate, 3),
+        "left_s": round((counts.planned - counts.settled) / rate, 1) if rate else None,
+        "input_tokens": counts.input_tokens,
+        "output_tokens": counts.output_tokens,
+    }
+
+
+def _replace(path: Path, state: Json) -> None:
+    _temporary(path).write_text(json.dumps(state) + "\n", encoding="utf-8")
+    _temporary(path).replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".writing")

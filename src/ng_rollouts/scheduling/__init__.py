@@ -1,0 +1,1 @@
+"""Scheduling: which rollout is attempted when. Knows no files, no HTTP and no configuration."""

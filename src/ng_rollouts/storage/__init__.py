@@ -1,0 +1,1 @@
+"""Storage: files of any kind. Knows nothing of rollouts."""

@@ -1,0 +1,134 @@
+"""The records that cross rooms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+"""A JSON object, as parsed."""
+
+
+class Key(NamedTuple):
+    """What names a rollout, in every file and on the wire."""
+
+    task_index: int
+    rollout_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One planned run of a task.
+
+    Attributes:
+        position: its place in the finished order, from 0.
+        key: `_ng_task_index` and `_ng_rollout_index`.
+        agent: the name of the agent that answers it.
+        prompt_id: the row's own name for its prompt, or the task index as text.
+        row: the task as it is sent, all overrides applied; shared by the rollouts of a row, never changed.
+        seed: the seed of this rollout alone, which goes before the row's.
+    """
+
+    position: int
+    key: Key
+    agent: str
+    prompt_id: str
+    row: Json
+    seed: int | None = None
+
+    def request(self, attempt_index: int = 0) -> Json:
+        """The body of `POST /run`: the whole row, what names the rollout, and the attempts before this one."""
+        body = dict(self.row)
+        if self.seed is not None:
+            body["responses_create_params"] = {**body["responses_create_params"], "seed": self.seed}
+        body["_ng_task_index"] = self.key.task_index
+        body["_ng_rollout_index"] = self.key.rollout_index
+        if attempt_index:
+            body["_ng_attempt_index"] = attempt_index
+        body["agent_ref"] = agent_ref(self.row, self.agent)
+        return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What figures are made of, of one rollout.
+
+    Attributes:
+        scores: its numbers, by name.
+        tokens: input_tokens, output_tokens and total_tokens of its response's usage, where that tells them.
+        truncated: whether the response is incomplete.
+        answer: what majorities are formed of; None if it gave none.
+    """
+
+    scores: dict[str, float]
+    tokens: dict[str, int] = field(default_factory=dict)
+    truncated: bool = False
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What an answered rollout comes to.
+
+    Attributes:
+        line: its row, as one line of JSON without a newline.
+    """
+
+    line: bytes
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One failed try at a rollout.
+
+    Attributes:
+        failure_class: name of the kind of failure.
+        message: what happened.
+        status: the HTTP status, if there was one.
+        began: when it began, in seconds since 1970.
+        seconds: how long it took.
+    """
+
+    failure_class: str
+    message: str
+    status: int | None
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A rollout whose last attempt failed.
+
+    Attributes:
+        attempts: all of them, oldest first.
+        terminal: whether the agent said that no run should try it again.
+        persist: whether it is to be written down.
+    """
+
+    rollout: Rollout
+    attempts: tuple[Attempt, ...]
+    terminal: bool = False
+    persist: bool = True
+
+
+def agent_ref(row: Json, agent: str) -> Json:
+    """The row's own `agent_ref`, with `agent` as its name."""
+    return {**(row.get("agent_ref") or {}), "name": agent}
+
+
+def key_of(row: Json) -> Key | None:
+    """The key that a row of a file carries, if it does."""
+    task_index, rollout_index = row.get("_ng_task_index"), row.get("_ng_rollout_index")
+    return Key(task_index, rollout_index) if isinstance(task_index, int) and isinstance(rollout_index, int) else None
+
+
+_NO_AGENT = "agent"
+
+
+def agent_of(row: Json) -> str:
+    """Who answered, as far as the row tells."""
+    reference = row.get("agent_ref")
+    name = reference.get("name") if isinstance(reference, dict) else None
+    return str(name) if name else _NO_AGENT

@@ -1,0 +1,54 @@
+"""A verifier of the user's own: a Python function, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.types import Json
+from ng_rollouts.user_code import contained, imported
+from ng_rollouts.verifiers.process_pool import Workers
+
+
+@dataclass(slots=True, kw_only=True)
+class PythonFunction:
+    """`(row, response) -> reward or fields`: a coroutine function runs in the loop, any other in a worker process."""
+
+    name: str
+    workers: Workers
+    seconds: float = 30.0
+    scores: ClassVar[bool] = True
+
+    def check(self, row: Json) -> None:
+        """Any row will do."""
+
+    async def verify(self, row: Json, response: Json) -> Json:
+        function = imported(self.name)
+        if not inspect.iscoroutinefunction(function):
+            return fields_of(await self.workers.run(called, self.name, row, response, seconds=self.seconds))
+        try:
+            async with asyncio.timeout(self.seconds):
+                return fields_of(await contained(function(row, response), "verifier_error", self.name))
+        except TimeoutError as error:
+            raise AttemptFailed("verifier_timeout", f"{self.name} took more than {self.seconds:g} s") from error
+
+
+def called(name: str, row: Json, response: Json) -> Any:
+    """What a function returns; for a worker, which is handed names."""
+    return imported(name)(row, response)
+
+
+def fields_of(returned: Any) -> Json:
+    """What a verifier's function returned, as fields of the row.
+
+    Raises:
+        AttemptFailed: it is neither a number nor an object.
+    """
+    if isinstance(returned, (bool, int, float)):
+        return {"reward": float(returned)}
+    if isinstance(returned, dict):
+        return returned
+    raise AttemptFailed("verifier_error", f"the verifier returned {type(returned).__name__}, not a number or a dict")
