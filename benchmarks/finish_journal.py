@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from ng_rollouts.outputs.open_journal import open_journal
+from ng_rollouts.outputs.open_journal import open_new
 from ng_rollouts.outputs.paths import OutputPaths
 
 ROW = 4000
@@ -32,7 +32,7 @@ def main(folder: Path, size: int) -> None:
     count = size // (ROW + 1)
     row = b"x" * ROW
     waiting, chance, fresh = [], random.Random(1), iter(range(count))
-    with open_journal(OutputPaths(folder / "journal.jsonl"), count, overwrite=True) as journal:
+    with open_new(OutputPaths(folder / "journal.jsonl"), count, overwrite=True) as journal:
         for position in fresh:
             waiting.append(position)
             if len(waiting) >= IN_FLIGHT:

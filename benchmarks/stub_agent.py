@@ -48,13 +48,13 @@ class Stub(asyncio.Protocol):
         self.reply, self.latency, self.spread = reply, latency, spread
         self.loop = asyncio.get_running_loop()
         self.buffer = b""
-        self.owed = -1
+        self.remaining = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.owed < 0:
+        if self.remaining < 0:
             self.buffer += data
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
@@ -66,11 +66,11 @@ class Stub(asyncio.Protocol):
             head = self.buffer[:end].lower()
             place = head.find(b"content-length:")
             length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
-            self.owed = length - (len(self.buffer) - end - 4)
+            self.remaining = length - (len(self.buffer) - end - 4)
         else:
-            self.owed -= len(data)
-        if self.owed <= 0:
-            self.buffer, self.owed = b"", -1
+            self.remaining -= len(data)
+        if self.remaining <= 0:
+            self.buffer, self.remaining = b"", -1
             delay = self.latency + self.spread * (2 * random.random() - 1)
             if delay > 0:
                 self.loop.call_later(delay, self.answer)

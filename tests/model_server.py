@@ -35,7 +35,7 @@ from typing import Any
 SUM = re.compile(r"(\d+)\s*\+\s*(\d+)")
 
 
-class ModelServer:
+class ModelClient:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.in_flight = self.most_in_flight = self.refused = 0
@@ -272,4 +272,4 @@ def error(
 
 
 if __name__ == "__main__":
-    asyncio.run(ModelServer(json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}")).serve())
+    asyncio.run(ModelClient(json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}")).serve())

@@ -15,9 +15,9 @@ import respx
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
-from ng_rollouts.agents.factory import find_agents
+from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.agents.head_server import listed_agents
-from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.urls import addresses
 from ng_rollouts.config.parameters import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
@@ -36,7 +36,7 @@ def ask(url: str, row: Any = ROW, engine: str = "httpx", **limits: Any) -> Any:
 
     async def asked() -> Any:
         async with open_http(TimeLimits(**limits), engine) as http:
-            return await ServerAgent([url], http).run(row)
+            return await RemoteAgent([url], http).run(row)
 
     return asyncio.run(asked())
 
@@ -46,7 +46,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
 
     async def find() -> dict[str, Agent]:
         async with AsyncExitStack() as stack:
-            return await find_agents(dict.fromkeys(names, 1), config, stack, print)
+            return await resolve_agents(dict.fromkeys(names, 1), config, stack, print)
 
     return asyncio.run(find())
 
@@ -109,7 +109,7 @@ def test_connections_are_used_again(serve: Serve, engine: str) -> None:
 
     async def ask_ten_times() -> None:
         async with open_http(TimeLimits(), engine) as http:
-            agent = ServerAgent([server.url], http)
+            agent = RemoteAgent([server.url], http)
             for _ in range(10):
                 await agent.run(ROW)
 
@@ -165,7 +165,7 @@ def test_a_seed_goes_where_the_agent_takes_it(serve: Serve) -> None:
 
     async def ask_often() -> list[Any]:
         async with open_http(TimeLimits()) as http:
-            agent = ServerAgent([refusing.url], http)
+            agent = RemoteAgent([refusing.url], http)
             first = await asyncio.gather(*(agent.run(row) for _ in range(5)))
             return [*first, await agent.run(row)]
 
@@ -205,7 +205,7 @@ def test_several_addresses_share_the_load(serve: Serve) -> None:
 
     async def ask_all() -> None:
         async with open_http(TimeLimits()) as http:
-            agent = ServerAgent([server.url for server in servers], http)
+            agent = RemoteAgent([server.url for server in servers], http)
             await asyncio.gather(*(agent.run({**ROW, "_ng_task_index": task}) for task in range(9)))
 
     asyncio.run(ask_all())
@@ -299,7 +299,7 @@ async def _rollouts(name: str, count: int, params: Any) -> list[Any]:
     config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o")
     prompt = [{"role": "user", "content": "Ana has 6 pens. Ana buys 2, buys 5 and then loses 1 pens. How many?"}]
     async with AsyncExitStack() as stack:
-        agent = (await find_agents({name: 1}, config, stack, print))[name]
+        agent = (await resolve_agents({name: 1}, config, stack, print))[name]
         rows = [
             {"_ng_task_index": 0, "_ng_rollout_index": index, "responses_create_params": {"input": prompt, **params}}
             for index in range(count)

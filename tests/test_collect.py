@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.errors import LONGEST_RETRY_AFTER_S, AttemptFailed, OutputError, StorageError
+from ng_rollouts.errors import MAX_RETRY_AFTER_S, AttemptFailed, OutputError, StorageError
 from ng_rollouts.http.retry_after import retry_after_s
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.journal import Journal
-from ng_rollouts.outputs.open_journal import open_journal
+from ng_rollouts.outputs.open_journal import open_new
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.scheduling.concurrency import FixedLimit
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.scheduling.scheduler import FEWEST_WAITING, Outlet, collect
+from ng_rollouts.scheduling.scheduler import FEWEST_WAITING, ResultSink, schedule
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.types import Facts, Failure, Key, Result, Rollout
+from ng_rollouts.types import Failure, Result, Rollout, RolloutKey, RolloutStats
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
 
@@ -44,9 +44,9 @@ def rollouts_of(plan: Plan) -> Iterator[Rollout]:
         yield Rollout(position=position, key=key, agent="a", prompt_id="", row={})
 
 
-def keys_in(path: Path) -> list[Key]:
+def keys_in(path: Path) -> list[RolloutKey]:
     rows = path.read_text().splitlines() if path.exists() else []
-    return [Key(*json.loads(row)["key"]) for row in rows]
+    return [RolloutKey(*json.loads(row)["key"]) for row in rows]
 
 
 class Fake:
@@ -69,29 +69,29 @@ class Fake:
         if self.failing.get(rollout.position, 0) > 0:
             self.failing[rollout.position] -= 1
             raise AttemptFailed("made_up", "as asked", retryable=True)
-        return Result(line=dumps({"key": rollout.key}), facts=Facts(scores={}))
+        return Result(line=dumps({"key": rollout.key}), stats=RolloutStats(scores={}))
 
 
 def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure]:
     failures: list[Failure] = []
-    counts = Counts(planned=plan.rollouts)
+    counters = RunCounters(planned=plan.rollouts)
 
-    def keep(rollout: Rollout, result: Result) -> None:
+    def record(rollout: Rollout, result: Result) -> None:
         journal.append(rollout.position, result.line)
-        counts.collected += 1
+        counters.collected += 1
 
     def give_up(failure: Failure) -> None:
         failures.append(failure)
-        counts.failed += 1
+        counters.failed += 1
 
-    outlet = Outlet(keep=keep, give_up=give_up)
+    outlet = ResultSink(record=record, give_up=give_up)
     asyncio.run(
-        collect(
-            rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counts=counts, stop=Stop(0)
+        schedule(
+            rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counters=counters, stop=Stop(0)
         )
     )
-    assert counts.settled == plan.rollouts
-    assert counts.in_flight == counts.waiting == 0
+    assert counters.settled == plan.rollouts
+    assert counters.in_flight == counters.waiting == 0
     return failures
 
 
@@ -108,14 +108,14 @@ def test_the_finished_file_is_aabbcc_and_whole(
     """For any repeats, parallelism, order of completion and failures: finished order, whole groups, nothing lost."""
     plan, call = planned(repeats), Fake(dict(failing), seed)
     paths = OutputPaths(tmp_path_factory.mktemp("o") / "out.jsonl")
-    with open_journal(paths, plan.rollouts, overwrite=False) as journal:
+    with open_new(paths, plan.rollouts, overwrite=False) as journal:
         failures = run(plan, call, journal, parallel)
         finished = journal.finish(plan.whole(journal.has))
     keys = list(plan.rollout_keys())
     failed = {keys[position] for position, times in failing.items() if times >= 3 and position < len(keys)}
-    lacking = {key.task_index for key in failed}
-    assert keys_in(paths.output) == [key for key in keys if key.task_index not in lacking]
-    assert keys_in(paths.incomplete) == [key for key in keys if key.task_index in lacking and key not in failed]
+    missing = {key.task_index for key in failed}
+    assert keys_in(paths.output) == [key for key in keys if key.task_index not in missing]
+    assert keys_in(paths.incomplete) == [key for key in keys if key.task_index in missing and key not in failed]
     assert {failure.rollout.key for failure in failures} == failed
     assert (finished.kept, finished.set_aside) == (len(keys_in(paths.output)), len(keys_in(paths.incomplete)))
     assert call.most_in_flight <= parallel
@@ -134,14 +134,20 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
         await asyncio.sleep(0.002)
         if rollout.position == 0 and order.count(0) == 1:
             raise AttemptFailed("made_up", "once", retryable=True)
-        return Result(line=b"{}", facts=Facts(scores={}))
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
 
     plan = planned([50])
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
-    outlet = Outlet(keep=lambda *_: None, give_up=lambda _: None)
+    outlet = ResultSink(record=lambda *_: None, give_up=lambda _: None)
     asyncio.run(
-        collect(
-            rollouts_of(plan), call, outlet, limit=FixedLimit(1), policy=policy, counts=Counts(planned=50), stop=Stop(0)
+        schedule(
+            rollouts_of(plan),
+            call,
+            outlet,
+            limit=FixedLimit(1),
+            policy=policy,
+            counters=RunCounters(planned=50),
+            stop=Stop(0),
         )
     )
     again = order.index(0, 1)
@@ -150,19 +156,19 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
 
 def test_waiting_work_is_bounded() -> None:
     """When everything fails, few rollouts wait, however many are planned."""
-    counts, most = Counts(planned=500), 0
+    counters, most = RunCounters(planned=500), 0
 
     async def call(rollout: Rollout, _: int) -> Result:
         nonlocal most
-        most = max(most, counts.waiting)
+        most = max(most, counters.waiting)
         raise AttemptFailed("made_up", "always", retryable=True)
 
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.001)
     given_up: list[Failure] = []
-    outlet = Outlet(keep=lambda *_: None, give_up=given_up.append)
+    outlet = ResultSink(record=lambda *_: None, give_up=given_up.append)
     plan = planned([500])
     asyncio.run(
-        collect(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counts=counts, stop=Stop(0))
+        schedule(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counters=counters, stop=Stop(0))
     )
     assert len(given_up) == 500
     assert 5 < most <= FEWEST_WAITING + 5
@@ -176,13 +182,13 @@ def test_an_outlet_that_fails_ends_the_run() -> None:
 
     with pytest.raises(StorageError, match="disk full"):
         asyncio.run(
-            collect(
+            schedule(
                 rollouts_of(planned([100])),
                 Fake({}),
-                Outlet(keep=full, give_up=full),
+                ResultSink(record=full, give_up=full),
                 limit=FixedLimit(10),
                 policy=NO_WAIT,
-                counts=Counts(planned=100),
+                counters=RunCounters(planned=100),
                 stop=Stop(0),
             )
         )
@@ -191,7 +197,7 @@ def test_an_outlet_that_fails_ends_the_run() -> None:
 def test_a_row_that_cannot_be_written_whole_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk leaves whole lines only."""
     paths = OutputPaths(tmp_path / "out.jsonl")
-    with open_journal(paths, 3, overwrite=False) as journal:
+    with open_new(paths, 3, overwrite=False) as journal:
         journal.append(0, b'{"whole":1}')
 
         def half(fd: int, data: memoryview) -> int:
@@ -210,10 +216,10 @@ def test_an_output_has_one_writer(tmp_path: Path) -> None:
     """A second run on the same output is told who has it."""
     paths = OutputPaths(tmp_path / "out.jsonl")
     with (
-        open_journal(paths, 1, overwrite=False),
+        open_new(paths, 1, overwrite=False),
         pytest.raises(OutputError, match=r"is being written by (another )?process"),
     ):
-        open_journal(paths, 1, overwrite=True)
+        open_new(paths, 1, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -223,7 +229,7 @@ def test_an_existing_output_is_moved_aside_unless_told_otherwise(tmp_path: Path,
     paths.output.write_text("old\n")
     paths.failures.write_text("old failures\n")
     (tmp_path / "out_failures.jsonl.1").write_text("older\n")
-    with open_journal(paths, 1, overwrite=overwrite) as journal:
+    with open_new(paths, 1, overwrite=overwrite) as journal:
         assert journal.moved == (None if overwrite else tmp_path / "out.jsonl.2")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path.stat().st_size}
     older = {"out_failures.jsonl.1": "older\n"}
@@ -238,7 +244,7 @@ def test_rows_of_any_size_are_put_in_order(tmp_path: Path, sizes: list[int], ord
     """Rows longer than a read come through whole."""
     paths = OutputPaths(tmp_path / "out.jsonl")
     rows = [bytes([65 + place]) * size for place, size in enumerate(sizes)]
-    with open_journal(paths, 3, overwrite=False) as journal:
+    with open_new(paths, 3, overwrite=False) as journal:
         for position in order:
             journal.append(position, rows[position])
         journal.finish([True] * 3)
@@ -259,7 +265,7 @@ def test_waits_are_bounded(attempts: int, jitter: float, asked: float | None, mo
         assert wait is None
     else:
         assert wait is not None
-        assert min(asked or 0, LONGEST_RETRY_AFTER_S) <= wait <= LONGEST_RETRY_AFTER_S + 30
+        assert min(asked or 0, MAX_RETRY_AFTER_S) <= wait <= MAX_RETRY_AFTER_S + 30
     assert policy.wait_s(AttemptFailed("x", ""), 1) is None
 
 
@@ -297,17 +303,19 @@ def test_nothing_is_held_beyond_what_is_in_flight() -> None:
 
     def rollouts() -> Iterator[Rollout]:
         for position in range(total):
-            yield Rollout(position=position, key=Key(position, 0), agent="a", prompt_id="", row=Row())
+            yield Rollout(position=position, key=RolloutKey(position, 0), agent="a", prompt_id="", row=Row())
 
     async def call(rollout: Rollout, _: int) -> Result:
         await asyncio.sleep(0)
         most["tasks"] = max(most["tasks"], len(asyncio.all_tasks()))
         most["rows"] = max(most["rows"], held)
-        return Result(line=b"", facts=Facts(scores={}))
+        return Result(line=b"", stats=RolloutStats(scores={}))
 
-    counts = Counts(planned=total)
-    outlet = Outlet(keep=lambda _, __: None, give_up=lambda _: None)
-    asyncio.run(collect(rollouts(), call, outlet, limit=FixedLimit(slots), policy=NO_WAIT, counts=counts, stop=Stop(1)))
-    assert counts.answered == total
+    counters = RunCounters(planned=total)
+    outlet = ResultSink(record=lambda _, __: None, give_up=lambda _: None)
+    asyncio.run(
+        schedule(rollouts(), call, outlet, limit=FixedLimit(slots), policy=NO_WAIT, counters=counters, stop=Stop(1))
+    )
+    assert counters.attempts_done == total
     assert most["rows"] <= slots + 2
     assert most["tasks"] <= slots + 4

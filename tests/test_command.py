@@ -121,10 +121,10 @@ def test_failures_are_told_and_groups_stay_whole(command: Command, serve: Serve,
     )
     assert ran.code == 1
     failed = keys_of(tmp_path / "r_failures.jsonl")
-    lacking = {task for task, _ in failed}
-    assert keys_of(tmp_path / "r.jsonl") == [(t, r) for t in range(40) if t not in lacking for r in range(2)]
+    missing = {task for task, _ in failed}
+    assert keys_of(tmp_path / "r.jsonl") == [(t, r) for t in range(40) if t not in missing for r in range(2)]
     aside = keys_of(tmp_path / "r_incomplete.jsonl")
-    assert sorted([*failed, *aside]) == [(t, r) for t in sorted(lacking) for r in range(2)]
+    assert sorted([*failed, *aside]) == [(t, r) for t in sorted(missing) for r in range(2)]
     assert f"failed {len(failed)} (http_400: {len(failed)}), set aside {len(aside)}" in ran.stderr
     [row, *_] = read_rows(tmp_path / "r_failures.jsonl")
     assert (row["failure_class"], row["status"], row["num_attempts"]) == ("http_400", 400, 1)

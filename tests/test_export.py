@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.example import Example
 from ng_rollouts.export.formats import RECIPES
-from ng_rollouts.export.writer import Sink
+from ng_rollouts.export.writer import RowWriter
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, read_rows
 
@@ -49,7 +49,7 @@ def config(recipe: str, **more: Any) -> ExportConfig:
 
 def exported(groups: list[list[dict[str, Any]]], recipe: str, **more: Any) -> tuple[list[Any], Counter[str]]:
     made = RECIPES[recipe](config(recipe, **more))
-    return [row for group in groups for row, _ in made.rows(group)], made.drops
+    return [row for group in groups for row, _ in made.rows(group)], made.skipped
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -101,8 +101,8 @@ def test_every_rollout_is_written_or_left_out_for_a_reason(
     *, groups: list[list[float]], least: float | None, best: bool
 ) -> None:
     """Nothing goes without being counted."""
-    rows, drops = exported(rollouts(groups), "sft", min_reward=least, best_of_group=best)
-    assert len(rows) + drops.total() == sum(map(len, groups))
+    rows, skipped = exported(rollouts(groups), "sft", min_reward=least, best_of_group=best)
+    assert len(rows) + skipped.total() == sum(map(len, groups))
     assert all(row["reward"] >= (least or 0) for row in rows)
     if best:
         tops = [max(group) for group in groups if max(group) >= (least or 0)]
@@ -114,10 +114,10 @@ def test_every_rollout_is_written_or_left_out_for_a_reason(
 @given(groups=GROUPS, low=st.sampled_from([0.0, 0.3]), high=st.sampled_from([0.5, 1.0]))
 def test_prompts_are_in_the_band(groups: list[list[float]], low: float, high: float) -> None:
     """With the mean and the variance of their group; a prompt can be collected from again."""
-    rows, drops = exported(rollouts(groups), "rl", min_pass_rate=low, max_pass_rate=high, threshold=0.5)
+    rows, skipped = exported(rollouts(groups), "rl", min_pass_rate=low, max_pass_rate=high, threshold=0.5)
     rates = [sum(reward >= 0.5 for reward in group) / len(group) for group in groups]
     assert [row["pass_rate"] for row in rows] == [rate for rate in rates if low <= rate <= high]
-    assert len(rows) + drops.total() == len(groups)
+    assert len(rows) + skipped.total() == len(groups)
     for row in rows:
         group = groups[row["_ng_task_index"]]
         assert row["mean_reward"] == pytest.approx(sum(group) / len(group))
@@ -137,7 +137,7 @@ def test_a_split_is_of_prompts_and_an_order_is_seeded(
 ) -> None:
     """No prompt is in both parts, all rows are in one, the same seed gives the same."""
     with TemporaryFile() as file:
-        sink = Sink(file)
+        sink = RowWriter(file)
         for number, prompt in enumerate(prompts):
             sink.add({"number": number}, [{"role": "user", "content": str(prompt)}])
         train, validation = sink.parts(fraction, shuffle=shuffle, seed=seed)
@@ -162,7 +162,7 @@ def test_bounds_and_what_cannot_be_trained_on() -> None:
         {**rollout(0, 5, 1.0), "response": {"output": []}},
         {**rollout(0, 6, 1.0), "response": {**rollout(0, 6, 1.0)["response"], "incomplete_details": {"reason": "max"}}},
     ]
-    rows, drops = exported([group], "sft", min_tokens=2, max_tokens=4)
+    rows, skipped = exported([group], "sft", min_tokens=2, max_tokens=4)
     assert [row["messages"][-1]["content"] for row in rows] == ["one two three"]
     reasons = {
         "nothing said by the assistant": 2,
@@ -171,7 +171,7 @@ def test_bounds_and_what_cannot_be_trained_on() -> None:
         "too many tokens": 1,
         "truncated": 1,
     }
-    assert drops == reasons
+    assert skipped == reasons
     assert len(exported([group], "sft", keep_truncated=True, max_turns=1, max_characters=13)[0]) == 3
 
 
@@ -369,8 +369,8 @@ def test_the_best_is_paired_with_the_worst_that_says_something_else() -> None:
     group = [rollout(0, 0, 1.0, "same"), rollout(0, 1, 0.2, "other"), rollout(0, 2, 0.0, "same")]
     (row,), _ = exported([group], "dpo")
     assert row["reward_rejected"] == 0.2
-    _, drops = exported([[group[0], group[2]]], "dpo")
-    assert +drops == {"groups with only one answer": 1}
+    _, skipped = exported([[group[0], group[2]]], "dpo")
+    assert +skipped == {"groups with only one answer": 1}
 
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")

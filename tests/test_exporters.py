@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.integrations.column_types import Shape, joined, shape_of, shaped
+from ng_rollouts.integrations.column_types import ColumnType, coerce, type_of_value, unify
 from ng_rollouts.integrations.parquet import write_parquet
 
 from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, read_rows
@@ -38,7 +38,7 @@ JSON = st.recursive(
 ROWS = st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON, min_size=1, max_size=3), min_size=1, max_size=5)
 
 
-def restored(value: Any, shape: Shape) -> Any:
+def restored(value: Any, shape: ColumnType) -> Any:
     """What a column's value was, but for nulls and floats that fill what was not there."""
     if value is None or shape is None:
         return None
@@ -66,10 +66,10 @@ def test_whatever_rows_hold_comes_back_from_parquet(
     output = tmp_path_factory.mktemp("parquet") / "r.jsonl"
     output.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_parquet(output)
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, ColumnType] = {}
     for row in rows:
         for name, value in row.items():
-            shapes[name] = joined(shapes.get(name), shape_of(value))
+            shapes[name] = unify(shapes.get(name), type_of_value(value))
     back = pq.read_table(output.with_suffix(".parquet")).to_pylist()
     for row, read in zip(rows, back, strict=True):
         there = {name: restored(read[name], shapes[name]) for name in shapes}
@@ -90,13 +90,13 @@ def test_whatever_rows_hold_comes_back_from_parquet(
         (["\ud800"], "json"),
     ],
 )
-def test_shapes(values: list[Any], shape: Shape) -> None:
+def test_shapes(values: list[Any], shape: ColumnType) -> None:
     """What values have in common, by hand."""
-    found: Shape = None
+    found: ColumnType = None
     for value in values:
-        found = joined(found, shape_of(value))
+        found = unify(found, type_of_value(value))
     assert found == shape
-    assert all(shaped(value, found) is not None for value in values if value is not None)
+    assert all(coerce(value, found) is not None for value in values if value is not None)
 
 
 def test_a_run_as_parquet(command: Callable[..., Ran], tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import trustme
 
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http.client import Reply, TimeLimits, crawls_beyond, open_http
+from ng_rollouts.http.client import Reply, TimeLimits, open_http, slow_above
 from ng_rollouts.http.httpx_client import HttpxClient
-from ng_rollouts.http.load_balancer import Pool
+from ng_rollouts.http.load_balancer import LoadBalancer
 
 ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -174,7 +174,7 @@ def test_an_unknown_certificate_ends_a_run_before_anything_is_sent(tls_port: int
     """Waiting does not make it known."""
 
     async def wait() -> None:
-        await wait_for_servers([Pool([f"https://127.0.0.1:{tls_port}"])], 60, "auto", print)
+        await wait_for_servers([LoadBalancer([f"https://127.0.0.1:{tls_port}"])], 60, "auto", print)
 
     with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
         asyncio.run(wait())
@@ -226,4 +226,4 @@ def test_a_reply_is_gone_once_nobody_holds_it() -> None:
 
 def test_what_crawls_is_known(engine: str, request: pytest.FixtureRequest) -> None:
     """httpx's own pool does; the others do not."""
-    assert crawls_beyond(engine) == (32 if request.node.callspec.params["engine"] == "httpx" else None)
+    assert slow_above(engine) == (32 if request.node.callspec.params["engine"] == "httpx" else None)

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from ng_rollouts.run.client_load import Load, watching_load
+from ng_rollouts.run.client_load import ClientLoad, measure_client_load
 
 
-async def watched(*, working: bool) -> Load:
-    async with watching_load() as load:
+async def watched(*, working: bool) -> ClientLoad:
+    async with measure_client_load() as load:
         for _ in range(5):
             until = time.thread_time() + 0.03
             while working and time.thread_time() < until:
@@ -29,6 +29,6 @@ def test_a_busy_client_is_told_from_an_idle_one() -> None:
 @pytest.mark.parametrize(("seconds", "busy", "told"), [(60.0, 0.97, True), (60.0, 0.5, False), (1.0, 0.97, False)])
 def test_what_to_do_is_told_where_something_can_be_done(seconds: float, busy: float, *, told: bool) -> None:
     """Of long runs that the client bounds."""
-    load = Load(seconds=seconds, busy=busy)
+    load = ClientLoad(seconds=seconds, busy=busy)
     assert ("split the run" in load.told()) == told
     assert f"client busy {busy:.0%}" in load.told()

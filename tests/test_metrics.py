@@ -16,18 +16,18 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import stats as scipy_stats
 
-from ng_rollouts.metrics.aggregate import Aggregate
-from ng_rollouts.metrics.distribution import Column
+from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.distribution import Distribution
 from ng_rollouts.metrics.estimators import majority_scores, pass_at_k, pass_hat_k, t_quantile
-from ng_rollouts.metrics.group_aggregator import Tally, tallied
-from ng_rollouts.metrics.latency_histogram import Latencies
+from ng_rollouts.metrics.group_aggregator import GroupAggregator, aggregate_groups
+from ng_rollouts.metrics.latency_histogram import LatencyHistogram
 from ng_rollouts.metrics.paired_comparison import difference_of
-from ng_rollouts.metrics.result_rows import facts_of
-from ng_rollouts.metrics.score_stats import GroupScore, Score, scores_of
+from ng_rollouts.metrics.result_rows import stats_of
+from ng_rollouts.metrics.score_stats import GroupScore, ScoreStats, scores_of
 from ng_rollouts.outputs.reader import groups_of, scan
-from ng_rollouts.types import Facts, Key
+from ng_rollouts.types import RolloutKey, RolloutStats
 
 from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 
@@ -47,13 +47,13 @@ def test_pass_at_k_is_what_subsets_say(n: int, data: st.DataObject) -> None:
 @pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 199, 200, 5000])
 def test_t_is_students(degrees: int) -> None:
     """As scipy has it."""
-    assert t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-6)
+    assert t_quantile(degrees) == pytest.approx(scipy_stats.t.ppf(0.975, degrees), rel=1e-6)
 
 
 @given(values=st.lists(FLOATS, min_size=1, max_size=200))
 def test_columns_are_what_pandas_says(values: list[float]) -> None:
     """Mean, extremes, median, deviation, quantiles."""
-    column = Column()
+    column = Distribution()
     for value in values:
         column.add(value)
     series = pd.Series(values)
@@ -67,7 +67,7 @@ def test_columns_are_what_pandas_says(values: list[float]) -> None:
 
 def test_a_column_of_many_values_stays_small() -> None:
     """And tells its median to a thousandth of its range."""
-    column, rng = Column(), random.Random(1)
+    column, rng = Distribution(), random.Random(1)
     for _ in range(120_000):
         column.add(rng.random())
     assert len(column._values) <= 50_001
@@ -77,7 +77,7 @@ def test_a_column_of_many_values_stays_small() -> None:
 @given(groups=st.lists(st.lists(FLOATS, min_size=1, max_size=6), min_size=2, max_size=12))
 def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
     """As the sandwich formula has it; for groups of one size, the standard error of task means."""
-    score = Score()
+    score = ScoreStats()
     for group in groups:
         score.add(GroupScore.of(group, [None] * len(group)))
     total = sum(map(len, groups))
@@ -87,7 +87,7 @@ def test_the_standard_error_is_clustered(groups: list[list[float]]) -> None:
     assert score.standard_error == pytest.approx(expected, abs=1e-6)
     if len({len(group) for group in groups}) == 1:
         means = [sum(group) / len(group) for group in groups]
-        assert score.standard_error == pytest.approx(stats.sem(means), abs=1e-6)
+        assert score.standard_error == pytest.approx(scipy_stats.sem(means), abs=1e-6)
 
 
 def test_majorities_by_hand() -> None:
@@ -98,7 +98,9 @@ def test_majorities_by_hand() -> None:
 
 
 FACTS = st.builds(
-    lambda reward, tokens, answer: Facts(scores={"reward": reward}, tokens={"output_tokens": tokens}, answer=answer),
+    lambda reward, tokens, answer: RolloutStats(
+        scores={"reward": reward}, tokens={"output_tokens": tokens}, answer=answer
+    ),
     st.sampled_from([0.0, 1.0, 0.5]),
     st.integers(0, 50),
     st.sampled_from(["x", "y", None]),
@@ -106,45 +108,47 @@ FACTS = st.builds(
 
 
 @given(groups=st.lists(st.lists(FACTS, min_size=1, max_size=3), min_size=1, max_size=8))
-def test_tasks_of_one_rollout_are_figured_as_others_are(groups: list[list[Facts]]) -> None:
+def test_tasks_of_one_rollout_are_figured_as_others_are(groups: list[list[RolloutStats]]) -> None:
     """Taken in all at once, or each as a group: the same."""
-    at_once, one_by_one = Aggregate(), Aggregate()
+    at_once, one_by_one = AgentStats(), AgentStats()
     for group in groups:
         at_once.add(group)
         one_by_one.add(group) if len(group) > 1 else add_as_group(one_by_one, group)
     at_once.end()
     assert flat(at_once.figures()) == pytest.approx(flat(one_by_one.figures()))
-    assert flat(at_once.of_nemo_gym()) == pytest.approx(flat(one_by_one.of_nemo_gym()))
+    assert flat(at_once.nemo_gym_metrics()) == pytest.approx(flat(one_by_one.nemo_gym_metrics()))
 
 
-def add_as_group(aggregate: Aggregate, group: list[Facts]) -> None:
+def add_as_group(aggregate: AgentStats, group: list[RolloutStats]) -> None:
     """What `add` does with a group of several."""
-    (facts,) = group
+    (stats,) = group
     aggregate.tasks, aggregate.rollouts = aggregate.tasks + 1, aggregate.rollouts + 1
     aggregate.group_sizes[1] += 1
-    aggregate.distinct, aggregate.answered = (
-        aggregate.distinct + (facts.answer is not None),
-        aggregate.answered + (facts.answer is not None),
+    aggregate.distinct, aggregate.answers = (
+        aggregate.distinct + (stats.answer is not None),
+        aggregate.answers + (stats.answer is not None),
     )
     for name, score in scores_of(group).items():
-        aggregate.columns.setdefault(name, Column()).add(score.values[0])
-        aggregate.scores.setdefault(name, Score()).add(score)
-    aggregate._add_tokens(facts)
+        aggregate.columns.setdefault(name, Distribution()).add(score.values[0])
+        aggregate.scores.setdefault(name, ScoreStats()).add(score)
+    aggregate._add_tokens(stats)
 
 
 @given(groups=st.lists(st.lists(FACTS, min_size=2, max_size=2), min_size=1, max_size=8), data=st.data())
-def test_the_order_of_completion_does_not_matter(groups: list[list[Facts]], data: st.DataObject) -> None:
+def test_the_order_of_completion_does_not_matter(groups: list[list[RolloutStats]], data: st.DataObject) -> None:
     """Rollouts as they come are figured as groups in order are."""
-    work = [(Key(task, index), facts) for task, group in enumerate(groups) for index, facts in enumerate(group)]
-    tally = Tally(lambda _: 2)
-    for key, facts in data.draw(st.permutations(work)):
-        tally.record(key, "a", facts)
-    tally.end()
-    batch = tallied((task, "a", group) for task, group in enumerate(groups))
-    assert flat(tally.agents["a"].aggregate.figures()) == pytest.approx(flat(batch["a"].aggregate.figures()))
-    assert flat(tally.agents["a"].aggregate.of_nemo_gym()) == pytest.approx(flat(batch["a"].aggregate.of_nemo_gym()))
-    assert tally.agents["a"].group_figures() == batch["a"].group_figures()
-    assert not tally._open
+    work = [(RolloutKey(task, index), stats) for task, group in enumerate(groups) for index, stats in enumerate(group)]
+    aggregator = GroupAggregator(lambda _: 2)
+    for key, stats in data.draw(st.permutations(work)):
+        aggregator.record(key, "a", stats)
+    aggregator.end()
+    batch = aggregate_groups((task, "a", group) for task, group in enumerate(groups))
+    assert flat(aggregator.agents["a"].aggregate.figures()) == pytest.approx(flat(batch["a"].aggregate.figures()))
+    assert flat(aggregator.agents["a"].aggregate.nemo_gym_metrics()) == pytest.approx(
+        flat(batch["a"].aggregate.nemo_gym_metrics())
+    )
+    assert aggregator.agents["a"].group_metrics() == batch["a"].group_metrics()
+    assert not aggregator._open
 
 
 def flat(value: Any, name: str = "") -> dict[str, float]:
@@ -157,23 +161,23 @@ def flat(value: Any, name: str = "") -> dict[str, float]:
 
 def test_groups_that_cannot_be_whole_are_let_go() -> None:
     """And nothing is kept of them."""
-    tally = Tally(lambda _: 2)
-    tally.record(Key(0, 0), "a", Facts(scores={"reward": 1.0}))
-    tally.lack(Key(0, 1))
-    tally.record(Key(1, 0), "a", Facts(scores={"reward": 0.0}))
-    tally.record(Key(1, 1), "a", Facts(scores={"reward": 1.0}))
-    tally.end()
-    assert tally.agents["a"].aggregate.columns["reward"].mean == 0.5
-    assert not tally._open
+    aggregator = GroupAggregator(lambda _: 2)
+    aggregator.record(RolloutKey(0, 0), "a", RolloutStats(scores={"reward": 1.0}))
+    aggregator.lack(RolloutKey(0, 1))
+    aggregator.record(RolloutKey(1, 0), "a", RolloutStats(scores={"reward": 0.0}))
+    aggregator.record(RolloutKey(1, 1), "a", RolloutStats(scores={"reward": 1.0}))
+    aggregator.end()
+    assert aggregator.agents["a"].aggregate.columns["reward"].mean == 0.5
+    assert not aggregator._open
 
 
 def test_a_task_asked_of_two_agents_counts_for_each() -> None:
     """Its rollouts are figured under the agent that answered them."""
-    tally = Tally(lambda _: 4)
+    aggregator = GroupAggregator(lambda _: 4)
     for index, (agent, reward) in enumerate([("a", 1.0), ("a", 1.0), ("b", 0.0), ("b", 0.0)]):
-        tally.record(Key(0, index), agent, Facts(scores={"reward": reward}))
-    tally.end()
-    means = {agent: figures.aggregate.columns["reward"].mean for agent, figures in tally.agents.items()}
+        aggregator.record(RolloutKey(0, index), agent, RolloutStats(scores={"reward": reward}))
+    aggregator.end()
+    means = {agent: figures.aggregate.columns["reward"].mean for agent, figures in aggregator.agents.items()}
     assert means == {"a": 1.0, "b": 0.0}
 
 
@@ -239,7 +243,7 @@ def test_a_profile_tells_how_much_completions_differ(tmp_path: Path) -> None:
 @given(seconds=st.lists(st.floats(0.001, 1000), min_size=1, max_size=50))
 def test_latency_percentiles_are_right_to_a_twentieth(seconds: list[float]) -> None:
     """Whatever they are."""
-    latencies = Latencies()
+    latencies = LatencyHistogram()
     for each in seconds:
         latencies.add(each)
     ordered = sorted(seconds)
@@ -252,12 +256,12 @@ def test_real_rollouts_are_figured_as_pandas_figures_them() -> None:
     figured = 0
     for file in sorted(SHARED_DATA.glob("*/example_rollouts.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        aggregate = Aggregate()
+        aggregate = AgentStats()
         for row in rows:
-            aggregate.add([facts_of(row)])
+            aggregate.add([stats_of(row)])
         aggregate.end()
-        metrics = aggregate.of_nemo_gym()
-        frame = pd.DataFrame([{**facts_of(row).scores, **facts_of(row).tokens} for row in rows])
+        metrics = aggregate.nemo_gym_metrics()
+        frame = pd.DataFrame([{**stats_of(row).scores, **stats_of(row).tokens} for row in rows])
         for name in frame:
             assert metrics[f"mean/{name}"] == pytest.approx(frame[name].mean())
             assert metrics[f"median/{name}"] == pytest.approx(frame[name].median())
@@ -455,7 +459,7 @@ def test_differences_are_paired(pairs: list[tuple[float, float]]) -> None:
     assert 0 < found.p <= 1
     assert found == difference_of(numbered, random.Random(0))
     if pd.Series(second).sub(pd.Series(first)).std() > 1e-3:
-        low, high = stats.ttest_rel(second, first).confidence_interval(0.95)
+        low, high = scipy_stats.ttest_rel(second, first).confidence_interval(0.95)
         assert found.interval_95 == pytest.approx([low, high], abs=1e-6)
 
 
@@ -513,19 +517,19 @@ def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
 
 
-def nemo_gym(tasks: list[list[Facts]]) -> dict[str, float]:
+def nemo_gym(tasks: list[list[RolloutStats]]) -> dict[str, float]:
     """pass@k and its kin as NeMo Gym defines them, worked out the long way; shares, where it gives percentages."""
     found = {}
     for k in range(1, max(map(len, tasks)) + 1):
         passes, averages, majorities = [], [], []
         for task in tasks:
-            values = [facts.scores["reward"] for facts in task]
+            values = [stats.scores["reward"] for stats in task]
             if len(values) >= k:
                 binary = all(value in (0, 1) for value in values)
                 subsets = list(itertools.combinations(values, k))
                 passes.append(sum(map(any, subsets)) / len(subsets) if binary else max(values[:k]))
             averages.append(sum(values[:k]) / len(values[:k]))
-            votes = Counter((facts.answer, facts.scores["reward"]) for facts in task[:k] if facts.answer is not None)
+            votes = Counter((stats.answer, stats.scores["reward"]) for stats in task[:k] if stats.answer is not None)
             tied = [score for (_, score), count in votes.items() if count == max(votes.values())]
             majorities.append(sum(tied) / len(tied) if tied else 0.0)
         for name, values in ((f"pass@{k}", passes), (f"pass@1[avg-of-{k}]", averages), (f"majority@{k}", majorities)):
@@ -534,19 +538,19 @@ def nemo_gym(tasks: list[list[Facts]]) -> dict[str, float]:
 
 
 @given(groups=st.lists(st.lists(FACTS, min_size=1, max_size=4), min_size=1, max_size=8))
-def test_figures_over_tasks_are_nemo_gyms(groups: list[list[Facts]]) -> None:
+def test_figures_over_tasks_are_nemo_gyms(groups: list[list[RolloutStats]]) -> None:
     """Ragged groups, graded scores among binary ones, tasks that nobody answered."""
-    aggregate = Aggregate()
+    aggregate = AgentStats()
     for group in groups:
         aggregate.add(group)
     aggregate.end()
     expected = nemo_gym(groups)
-    if all(facts.answer is None for group in groups for facts in group):
+    if all(stats.answer is None for group in groups for stats in group):
         expected = {key: value for key, value in expected.items() if not key.startswith("majority")}
-    found = {key: value for key, value in aggregate.of_nemo_gym().items() if key.startswith(("pass@", "majority"))}
+    found = {key: value for key, value in aggregate.nemo_gym_metrics().items() if key.startswith(("pass@", "majority"))}
     assert found == pytest.approx(expected)
-    graded = any(facts.scores["reward"] == 0.5 for group in groups for facts in group)
-    assert any(key.startswith("pass^") for key in aggregate.of_nemo_gym()) != graded
+    graded = any(stats.scores["reward"] == 0.5 for group in groups for stats in group)
+    assert any(key.startswith("pass^") for key in aggregate.nemo_gym_metrics()) != graded
 
 
 @pytest.mark.parametrize(("differences", "p"), [([0.1], None), ([0.1, 0.3], 0.5), ([0.2] * 4, 0.125)])

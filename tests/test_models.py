@@ -18,11 +18,11 @@ from openai.types.responses import Response
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits, open_http
-from ng_rollouts.http.load_balancer import Pool
-from ng_rollouts.http.rate_limiter import Pace
-from ng_rollouts.models.client import ModelServer, base_url
-from ng_rollouts.models.from_chat_completions import response_of
-from ng_rollouts.models.to_chat_completions import chat_request
+from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.http.rate_limiter import RateLimiter
+from ng_rollouts.models.client import ModelClient, base_url
+from ng_rollouts.models.from_chat_completions import to_response
+from ng_rollouts.models.to_chat_completions import to_chat_request
 from ng_rollouts.scheduling.concurrency import AdaptiveLimit, FixedLimit, Slots
 
 from .conftest import SHARED_DATA, Ran, Served, keys_of, read_rows
@@ -45,7 +45,7 @@ def asked(url: str, params: Any, **options: Any) -> Any:
     async def ask() -> Any:
         async with open_http(TimeLimits()) as http:
             given = {"api": "auto", "model": "test-model", "api_key": None, **options}
-            return await ModelServer(Pool([url]), http, **given).respond(params)
+            return await ModelClient(LoadBalancer([url]), http, **given).respond(params)
 
     return asyncio.run(ask())
 
@@ -135,7 +135,7 @@ def test_a_chat_request_says_all_that_the_responses_request_says() -> None:
         "previous_response_id": None,
     }
     call = {"type": "function", "function": {"name": "find", "arguments": '{"q": 1}'}}
-    assert chat_request(params) == {
+    assert to_chat_request(params) == {
         "model": "m",
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -195,7 +195,7 @@ def test_a_chat_request_says_all_that_the_responses_request_says() -> None:
 def test_what_chat_completions_lacks_is_named(params: Any, named: str) -> None:
     """Nothing is dropped in silence."""
     with pytest.raises(AttemptFailed, match=named) as failure:
-        chat_request({"input": "hi", **params})
+        to_chat_request({"input": "hi", **params})
     assert failure.value.failure_class == "unsupported_parameter"
 
 
@@ -233,11 +233,11 @@ def test_an_answer_goes_there_and_back(reasoning: Any, text: Any, refusal: Any, 
     items += calls
     if not items:
         return
-    (message,) = chat_request({"input": items})["messages"]
+    (message,) = to_chat_request({"input": items})["messages"]
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     completion = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     ChatCompletion.model_validate(completion)
-    assert response_of(completion, {})["output"] == items
+    assert to_response(completion, {})["output"] == items
 
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rows are not here")
@@ -248,7 +248,7 @@ def test_real_rows_can_be_asked_either_way() -> None:
         for row in map(json.loads, file.read_text().splitlines()):
             params = row["responses_create_params"]
             if params.get("input"):
-                assert len(chat_request(params)["messages"]) >= 1
+                assert len(to_chat_request(params)["messages"]) >= 1
                 asked_of += 1
     assert asked_of > 20
 
@@ -536,7 +536,7 @@ def test_repeats_of_a_task_stay_with_a_server(serve_model: ServeModel, collected
 
 def test_a_server_that_dies_is_left_alone_and_comes_back() -> None:
     """Its requests go to the others; after its rest one request tries it, and only one."""
-    pool = Pool(["http://a", "http://b"])
+    load_balancer = LoadBalancer(["http://a", "http://b"])
     dead = {"http://a"}
     log: list[str] = []
 
@@ -548,16 +548,16 @@ def test_a_server_that_dies_is_left_alone_and_comes_back() -> None:
         return url
 
     async def run() -> None:
-        assert [await pool.send(task, send) for task in range(10)] == ["http://b"] * 10
+        assert [await load_balancer.send(task, send) for task in range(10)] == ["http://b"] * 10
         assert log.count("http://a") == 1
-        assert pool.resting() == ["http://a"]
-        pool.addresses[0]._rests_until = 1e-9
+        assert load_balancer.cooling_down() == ["http://a"]
+        load_balancer.addresses[0]._cooldown_until = 1e-9
         log.clear()
         dead.clear()
-        await asyncio.gather(*(pool.send(task, send) for task in range(100, 110)))
+        await asyncio.gather(*(load_balancer.send(task, send) for task in range(100, 110)))
         assert log[:10].count("http://a") == 1
-        assert pool.resting() == []
-        await asyncio.gather(*(pool.send(task, send) for task in range(200, 210)))
+        assert load_balancer.cooling_down() == []
+        await asyncio.gather(*(load_balancer.send(task, send) for task in range(200, 210)))
         assert log[10:].count("http://a") == 5
 
     asyncio.run(run())
@@ -565,7 +565,7 @@ def test_a_server_that_dies_is_left_alone_and_comes_back() -> None:
 
 def test_retry_after_rests_the_whole_server() -> None:
     """Others wait, too, for as long as it asked."""
-    pool = Pool(["http://a"])
+    load_balancer = LoadBalancer(["http://a"])
     loop_times: list[float] = []
 
     async def refuse(url: str) -> None:
@@ -576,10 +576,10 @@ def test_retry_after_rests_the_whole_server() -> None:
 
     async def run() -> float:
         with pytest.raises(AttemptFailed):
-            await pool.send(0, refuse)
-        assert pool.resting() == ["http://a"]
+            await load_balancer.send(0, refuse)
+        assert load_balancer.cooling_down() == ["http://a"]
         began = asyncio.get_running_loop().time()
-        await asyncio.gather(*(pool.send(task, accept) for task in range(3)))
+        await asyncio.gather(*(load_balancer.send(task, accept) for task in range(3)))
         return min(loop_times) - began
 
     assert asyncio.run(run()) >= 0.15
@@ -591,13 +591,13 @@ def test_retry_after_rests_the_whole_server() -> None:
 def test_the_pace_is_kept_evenly(rate: float, tokens: float, sizes: list[int]) -> None:
     """No minute has more requests or more tokens than it may, once it is known what requests take."""
     now = 0.0
-    pace = Pace(rate, tokens, clock=lambda: now)
+    rate_limiter = RateLimiter(rate, tokens, clock=lambda: now)
     turns = []
     for size in sizes:
-        now += max(0.0, pace.seconds_to_turn())
+        now += max(0.0, rate_limiter.seconds_to_turn())
         turns.append(now)
-        ticket = pace.take(size)
-        pace.settle(ticket, size)
+        reservation = rate_limiter.take(size)
+        rate_limiter.settle(reservation, size)
     gaps = [after - before for before, after in itertools.pairwise(turns)]
     assert all(gap >= 60 / rate - 1e-6 for gap in gaps)
     for gap, size in zip(gaps, sizes, strict=False):
@@ -615,23 +615,23 @@ def test_requests_per_minute_are_kept_by_the_command(serve_model: ServeModel, co
 def simulated(limit: Any, *, admits: int, latency: float, rollouts: int) -> tuple[float, int, int]:
     """Seconds, refusals, and refusals in the second half, of a server that admits so many, on a clock of its own."""
     in_flight: list[tuple[float, float]] = []
-    now, answered, refused, late_refused, owed = 0.0, 0, 0, 0, rollouts
-    while answered < rollouts:
-        while len(in_flight) < limit.now and owed:
+    now, record_success, refused, late_refused, remaining = 0.0, 0, 0, 0, rollouts
+    while record_success < rollouts:
+        while len(in_flight) < limit.now and remaining:
             if len(in_flight) >= admits:
                 refused += 1
-                late_refused += answered > rollouts / 2
+                late_refused += record_success > rollouts / 2
                 failure = AttemptFailed("http_429", "", status=429)
-                limit.failed(failure, now, now + 1e-9)
+                limit.record_failure(failure, now, now + 1e-9)
                 now += 1e-6
                 continue
-            in_flight.append((now + latency * (0.5 + (answered * 7919 % 100) / 100), now))
-            owed -= 1
+            in_flight.append((now + latency * (0.5 + (record_success * 7919 % 100) / 100), now))
+            remaining -= 1
         in_flight.sort()
         done, _ = in_flight.pop(0)
         now = max(now, done)
-        answered += 1
-        limit.answered(now)
+        record_success += 1
+        limit.record_success(now)
     return now, refused, late_refused
 
 
@@ -652,17 +652,17 @@ def test_adaptive_parallelism_follows_a_server_that_takes_less() -> None:
     now = 0.0
     for _ in range(500):
         now += 0.01
-        limit.answered(now)
+        limit.record_success(now)
     before = limit.now
     refusal = AttemptFailed("http_429", "", status=429)
     for _ in range(50):
-        limit.failed(refusal, now - 1, now)
+        limit.record_failure(refusal, now - 1, now)
     once = limit.now
     assert 0.5 * before <= once < 0.7 * before
-    limit.failed(AttemptFailed("http_500", "", status=500), now, now)
-    limit.answered(now)
+    limit.record_failure(AttemptFailed("http_500", "", status=500), now, now)
+    limit.record_success(now)
     assert limit.now == once
-    limit.failed(refusal, now + 1, now + 1)
+    limit.record_failure(refusal, now + 1, now + 1)
     assert limit.now < 0.7 * once
 
 
@@ -783,7 +783,7 @@ ODD_COMPLETIONS = [
 def test_odd_replies_are_read_as_far_as_they_go(odd: Any) -> None:
     """What is nobody's answer does not decide about the answer."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
-    reply = response_of({"id": "x", "model": "m", "choices": [choice], **odd}, {})
+    reply = to_response({"id": "x", "model": "m", "choices": [choice], **odd}, {})
     Response.model_validate(reply)
     assert reply["output"][0]["content"][0]["text"] == "hi"
 
@@ -799,7 +799,7 @@ def test_odd_replies_are_read_as_far_as_they_go(odd: Any) -> None:
 def test_calls_are_calls_however_they_are_told(message: Any, arguments: str) -> None:
     """Arguments as an object, none at all, the form of before."""
     choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": "stop"}
-    (item,) = response_of({"choices": [choice]}, {})["output"]
+    (item,) = to_response({"choices": [choice]}, {})["output"]
     assert (item["type"], item["name"], item["arguments"]) == ("function_call", "f", arguments)
 
 
@@ -819,7 +819,7 @@ def test_calls_are_calls_however_they_are_told(message: Any, arguments: str) -> 
 def test_what_is_no_answer_is_a_failure(completion: Any, failure_class: str, words: str) -> None:
     """Tried again, and told in the server's words; never a reward of 0."""
     with pytest.raises(AttemptFailed, match=words) as failure:
-        response_of(completion, {})
+        to_response(completion, {})
     assert (failure.value.failure_class, failure.value.retryable) == (failure_class, True)
 
 
@@ -827,7 +827,7 @@ def test_token_ids_are_read_where_vllm_puts_them_into_tokens() -> None:
     """By `return_tokens_as_token_ids`; log probabilities come without ids, too."""
     tokens = [{"token": f"token_id:{number}", "logprob": -number / 2, "top_logprobs": []} for number in (5, 6)]
     choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "logprobs": {"content": tokens}}
-    (item,) = response_of({"choices": [choice]}, {})["output"]
+    (item,) = to_response({"choices": [choice]}, {})["output"]
     assert item["generation_token_ids"] == [5, 6]
     assert item["generation_log_probs"] == [-2.5, -3.0]
 
@@ -845,21 +845,21 @@ def test_a_refusal_at_first_does_not_settle_which_api_there_is(
 def test_the_pace_mends_itself_while_requests_wait() -> None:
     """What replies tell they took moves the turns of those who wait already."""
     now = 0.0
-    pace = Pace(None, 60_000, clock=lambda: now)
-    first = pace.take(0, output_tokens=30_000)
-    assert pace.seconds_to_turn() == pytest.approx(30)
-    pace.settle(first, 1000)
-    assert pace.seconds_to_turn() == pytest.approx(1)
+    rate_limiter = RateLimiter(None, 60_000, clock=lambda: now)
+    first = rate_limiter.take(0, output_tokens=30_000)
+    assert rate_limiter.seconds_to_turn() == pytest.approx(30)
+    rate_limiter.settle(first, 1000)
+    assert rate_limiter.seconds_to_turn() == pytest.approx(1)
     now += 1
-    second = pace.take(0, output_tokens=30_000)
-    assert pace.seconds_to_turn() == pytest.approx(1)
-    pace.give_back(second)
-    assert pace.seconds_to_turn() == pytest.approx(0)
+    second = rate_limiter.take(0, output_tokens=30_000)
+    assert rate_limiter.seconds_to_turn() == pytest.approx(1)
+    rate_limiter.cancel(second)
+    assert rate_limiter.seconds_to_turn() == pytest.approx(0)
 
 
 def test_a_rest_does_not_end_in_a_burst() -> None:
     """Turns are handed out after it, not during it."""
-    pool = Pool(["http://a"], Pace(600))
+    load_balancer = LoadBalancer(["http://a"], RateLimiter(600))
     times: list[float] = []
 
     async def refuse_once(url: str) -> None:
@@ -868,7 +868,7 @@ def test_a_rest_does_not_end_in_a_burst() -> None:
             raise AttemptFailed("http_429", "slow down", status=429, retryable=True, retry_after_s=0.5)
 
     async def run() -> None:
-        await asyncio.gather(*(pool.send(task, refuse_once) for task in range(6)), return_exceptions=True)
+        await asyncio.gather(*(load_balancer.send(task, refuse_once) for task in range(6)), return_exceptions=True)
 
     asyncio.run(run())
     gaps = [after - before for before, after in itertools.pairwise(times)]
@@ -878,7 +878,7 @@ def test_a_rest_does_not_end_in_a_burst() -> None:
 
 def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
     """Cancelled, or in an error of ours: their turns are given back, so that a token rate still lets others out."""
-    pool = Pool(["http://a"], Pace(None, 6_000_000))
+    load_balancer = LoadBalancer(["http://a"], RateLimiter(None, 6_000_000))
 
     async def hang(url: str) -> None:
         await asyncio.sleep(3600)
@@ -892,10 +892,10 @@ def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
     async def run() -> str:
         for task in range(4):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(pool.send(task, hang), 0.05)
+                await asyncio.wait_for(load_balancer.send(task, hang), 0.05)
             with pytest.raises(ValueError, match="unforeseen"):
-                await pool.send(task, fail)
-        return await asyncio.wait_for(pool.send(9, answer), 5)
+                await load_balancer.send(task, fail)
+        return await asyncio.wait_for(load_balancer.send(9, answer), 5)
 
     assert asyncio.run(run()) == "http://a"
 
@@ -903,7 +903,7 @@ def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
 def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request waits longer than one rest may take, however often others prolong it."""
     monkeypatch.setattr("ng_rollouts.http.load_balancer.LONGEST_RETRY_AFTER_S", 0.3)
-    pool = Pool(["http://a"])
+    load_balancer = LoadBalancer(["http://a"])
     loop_times: list[float] = []
 
     async def refuse(url: str) -> None:
@@ -912,8 +912,8 @@ def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: p
 
     async def run() -> None:
         with pytest.raises(AttemptFailed):
-            await pool.send(0, refuse)
-        await asyncio.gather(*(pool.send(task, refuse) for task in range(20)), return_exceptions=True)
+            await load_balancer.send(0, refuse)
+        await asyncio.gather(*(load_balancer.send(task, refuse) for task in range(20)), return_exceptions=True)
 
     asyncio.run(run())
     assert len(loop_times) == 21

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from ng_rollouts.errors import OutputError, StoppedEarly
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences
-from ng_rollouts.outputs.open_journal import open_journal, reopen_journal
+from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.redaction import redact, remember_password_of, shown_command
+from ng_rollouts.redaction import display_command, redact, remember_password_of
 from ng_rollouts.run.summary import resume_command
-from ng_rollouts.scheduling.circuit_breaker import Breaker
+from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
 
 from .agent_server import reward_of
 from .conftest import SCRIPTS, Ran, Served, keys_of, read_rows
@@ -84,8 +84,8 @@ def test_mixed_faults(command: Command, serve: Serve, tasks: Tasks, tmp_path: Pa
     kept, aside, failed = map(keys_of, files)
     assert sorted([*kept, *aside, *failed]) == [(task, rollout) for task in range(1250) for rollout in range(4)]
     assert len(failed) > 300
-    lacking = {task for task, _ in failed}
-    assert kept == [(task, rollout) for task in range(1250) if task not in lacking for rollout in range(4)]
+    missing = {task for task, _ in failed}
+    assert kept == [(task, rollout) for task in range(1250) if task not in missing for rollout in range(4)]
     assert aside == sorted(aside)
     classes = {row["failure_class"] for row in read_rows(files[2])}
     assert classes == {
@@ -385,15 +385,15 @@ def test_a_run_that_is_pointless_stops(command: Command, serve: Serve, tasks: Ta
 
 def test_breakers() -> None:
     """Alike from the start, or nobody there later on: an end. Failures between successes: none."""
-    breaker = Breaker("a", 1000)
+    circuit_breaker = CircuitBreaker("a", 1000)
     for _ in range(19):
-        breaker.failure("http_500", "")
+        circuit_breaker.failure("http_500", "")
     with pytest.raises(StoppedEarly, match="the first 20 rollouts of agent 'a' failed alike"):
-        breaker.failure("http_500", "")
-    mixed = Breaker("a", 1000)
+        circuit_breaker.failure("http_500", "")
+    mixed = CircuitBreaker("a", 1000)
     for number in range(200):
         mixed.failure(f"http_50{number % 2}", "")
-    later = Breaker("a", 1000)
+    later = CircuitBreaker("a", 1000)
     later.success()
     for _ in range(100):
         later.failure("http_400", "")
@@ -402,7 +402,7 @@ def test_breakers() -> None:
     with pytest.raises(StoppedEarly, match="the last 10 rollouts"):
         later.failure("connection_refused", "")
     with pytest.raises(StoppedEarly, match="the rollout of agent"):
-        Breaker("a", 1).failure("http_401", "no")
+        CircuitBreaker("a", 1).failure("http_401", "no")
 
 
 def test_a_server_that_is_late_is_waited_for(serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
@@ -532,7 +532,7 @@ def test_any_prefix_of_a_journal_resumes(
     """No whole line is lost, no torn one kept, and what is appended then is undamaged."""
     paths = OutputPaths(tmp_path_factory.mktemp("j") / "out.jsonl")
     lines = {position: dumps({"p": position, "pad": "x" * position * 5}) for position in range(6)}
-    with open_journal(paths, 6, overwrite=False) as journal:
+    with open_new(paths, 6, overwrite=False) as journal:
         for position in order:
             journal.append(position, lines[position])
     content = paths.output.read_bytes()[:cut]
@@ -543,7 +543,7 @@ def test_any_prefix_of_a_journal_resumes(
     expected = {*order[:whole], *aside}
     if whole < 6 and tail == lines[order[whole]]:
         expected.add(order[whole])
-    with reopen_journal(paths, 6) as journal:
+    with open_for_resume(paths, 6) as journal:
         journal.read_back(lambda row: int(row["p"]) if isinstance(row.get("p"), int) else None)
         assert {position for position in range(6) if journal.has(position)} == expected
         assert paths.output.read_bytes() == content + garbage
@@ -602,7 +602,7 @@ def test_text_without_credentials_stays() -> None:
 
 def test_the_command_that_goes_on_masks_secrets() -> None:
     """A key in a parameter or in a URL's user part; an interpolation may be shown."""
-    shown = shown_command(
+    shown = display_command(
         ["x", f"+policy_api_key={SECRET}", f"+agent_url=http://me:{SECRET}@h:1", "+k_token=${oc.env:T}"]
     )
     assert SECRET not in shown
@@ -842,4 +842,4 @@ def test_a_journal_of_another_kind_is_refused(tmp_path: Path) -> None:
     """Output folders that cannot be made are told."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        open_journal(OutputPaths(tmp_path / "file" / "out.jsonl"), 1, overwrite=False)
+        open_new(OutputPaths(tmp_path / "file" / "out.jsonl"), 1, overwrite=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ng_rollouts.errors import ConfigError, InputError
-from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.templates import Template, load_template
 
 
@@ -53,7 +53,7 @@ def test_a_bad_template_is_named(tmp_path: Path, text: str, told: str) -> None:
 
 def test_a_template_makes_the_input_and_never_replaces_one(tmp_path: Path) -> None:
     """A row with a non-empty input is an error; an empty one is filled."""
-    recipe = Recipe(agent_name="a", template=template(tmp_path, "user: '{q}'"))
+    recipe = TaskParser(agent_name="a", template=template(tmp_path, "user: '{q}'"))
     for row in (b'{"q": "hi"}', b'{"q": "hi", "responses_create_params": {"input": []}}'):
         assert recipe.task(row).row["responses_create_params"]["input"] == [{"role": "user", "content": "hi"}]
     with pytest.raises(InputError, match="already has an input"):

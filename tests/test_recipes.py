@@ -71,9 +71,9 @@ def python(folder: Path, script: str) -> dict[str, Any]:
 def test_distribution_of_rewards(collected: Path) -> None:
     """How often each occurs."""
     printed = bash(collected, "jq '.reward' dpo_rollouts.jsonl | sort -n | uniq -c")
-    counts = {float(reward): int(count) for count, reward in map(str.split, printed.splitlines())}
-    assert sum(counts.values()) == 900
-    assert counts[1.0] == sum(row["reward"] == 1 for row in read_rows(collected / "dpo_rollouts.jsonl"))
+    counters = {float(reward): int(count) for count, reward in map(str.split, printed.splitlines())}
+    assert sum(counters.values()) == 900
+    assert counters[1.0] == sum(row["reward"] == 1 for row in read_rows(collected / "dpo_rollouts.jsonl"))
 
 
 def test_filter_count_and_shuffle(collected: Path) -> None:
@@ -85,9 +85,9 @@ def test_filter_count_and_shuffle(collected: Path) -> None:
         a=$(wc -l < sft_rollouts.jsonl); b=$(wc -l < kept.jsonl)
         python -c "print(f'{$b / $a * 100:.1f}%')"
     """
-    counts, percent = bash(collected, script).splitlines()
+    counters, percent = bash(collected, script).splitlines()
     good = [row for row in read_rows(collected / "sft_rollouts.jsonl") if row["reward"] >= 0.8]
-    assert counts == f"{len(good)} / 300"
+    assert counters == f"{len(good)} / 300"
     assert percent == f"{len(good) / 3:.1f}%"
     key = lambda row: row["_ng_task_index"]  # noqa: E731
     assert sorted(read_rows(collected / "train.jsonl"), key=key) == good

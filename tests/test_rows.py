@@ -17,12 +17,12 @@ from ng_rollouts import jsonl as jsonlines
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.metrics.result_rows import finished_row, numbers
-from ng_rollouts.metrics.score_table import Scores
-from ng_rollouts.types import Key, Rollout
+from ng_rollouts.metrics.score_table import ScoreTable
+from ng_rollouts.types import Rollout, RolloutKey
 
 ROLLOUT = Rollout(
     position=0,
-    key=Key(3, 1),
+    key=RolloutKey(3, 1),
     agent="a",
     prompt_id="p",
     row={"responses_create_params": {"input": [{"role": "user", "content": "hi"}]}},
@@ -144,7 +144,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
     """A mean is the left-to-right sum in finished order over the rows that have the score, in any storage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ng_rollouts.metrics.score_table._SPARSE", sparse)
-        scores = Scores(len(rows))
+        scores = ScoreTable(len(rows))
         order = list(range(len(rows)))
         random.Random(seed).shuffle(order)
         for position in order:
@@ -163,7 +163,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
 def test_averages_are_those_of_jq() -> None:
     """To the last digit."""
     rewards = [random.Random(5).random() for _ in range(1)] + [random.Random(seed).random() for seed in range(500)]
-    scores = Scores(len(rewards))
+    scores = ScoreTable(len(rewards))
     for position in reversed(range(len(rewards))):
         scores.record(position, {"reward": rewards[position]})
     text = "\n".join(json.dumps({"reward": reward}) for reward in rewards)

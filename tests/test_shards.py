@@ -19,7 +19,7 @@ from ng_rollouts.errors import ConfigError
 from ng_rollouts.executors.ray_worker import share_of
 from ng_rollouts.inputs.shards import Shard, shard_of
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.inputs.task_parser import TaskParser
 
 from .conftest import ROOT, SCRIPTS, Ran, Served, keys_of, read_rows
 
@@ -45,11 +45,11 @@ def test_shards_share_a_plan(
         for number, index in enumerate(brought)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = TaskFile(path=path, recipe=Recipe(repeats=repeats))
+    whole = TaskFile(path=path, recipe=TaskParser(repeats=repeats))
     expected = {rollout.key: rollout.row for rollout in whole.rollouts(whole.plan())}
     found = {}
     for index in range(count):
-        part = TaskFile(path=path, recipe=Recipe(repeats=repeats), shard=Shard(index, count))
+        part = TaskFile(path=path, recipe=TaskParser(repeats=repeats), shard=Shard(index, count))
         plan = part.plan()
         rollouts = list(part.rollouts(plan))
         assert plan.digest == whole.plan().digest

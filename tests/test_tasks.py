@@ -14,11 +14,11 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.sources import readable_twice
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.types import Rollout
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
-RECIPE = Recipe(agent_name="a")
+RECIPE = TaskParser(agent_name="a")
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -31,7 +31,7 @@ def lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def expanded(path: Path, recipe: Recipe = RECIPE, limit: int | None = None) -> tuple[Plan, list[Rollout]]:
+def expanded(path: Path, recipe: TaskParser = RECIPE, limit: int | None = None) -> tuple[Plan, list[Rollout]]:
     file = TaskFile(path=path, recipe=recipe, limit=limit)
     plan = file.plan()
     return plan, list(file.rollouts(plan))
@@ -41,7 +41,7 @@ def expanded(path: Path, recipe: Recipe = RECIPE, limit: int | None = None) -> t
 def test_expansion_is_aabbcc(repeats: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever each row's repeats are, rollouts come task by task, in input order, counted from 0."""
     rows = [{**PLAIN, "agent_ref": {"name": f"agent{count}"}} for count in repeats]
-    recipe = Recipe(repeats={f"agent{count}": count for count in repeats})
+    recipe = TaskParser(repeats={f"agent{count}": count for count in repeats})
     plan, rollouts = expanded(written(tmp_path_factory.mktemp("t"), lines(rows)), recipe)
     assert [rollout.key for rollout in rollouts] == [(t, r) for t, count in enumerate(repeats) for r in range(count)]
     assert [rollout.position for rollout in rollouts] == list(range(plan.rollouts))
@@ -55,7 +55,7 @@ def test_brought_indices_count_on_and_group(
     """Rows that share a task index share its group: keys are unique, and a group is whole when all of it is done."""
     rows = [{**PLAIN, "_ng_task_index": index} for index in indices]
     plan, rollouts = expanded(
-        written(tmp_path_factory.mktemp("t"), lines(rows)), Recipe(agent_name="a", repeats=repeats)
+        written(tmp_path_factory.mktemp("t"), lines(rows)), TaskParser(agent_name="a", repeats=repeats)
     )
     keys = [rollout.key for rollout in rollouts]
     assert len(set(keys)) == len(keys)
@@ -65,8 +65,8 @@ def test_brought_indices_count_on_and_group(
             range(indices.count(index) * repeats)
         )
     finished = done.draw(st.sets(st.integers(0, plan.rollouts - 1)))
-    lacking = {key.task_index for position, key in enumerate(keys) if position not in finished}
-    assert list(plan.whole(finished.__contains__)) == [key.task_index not in lacking for key in keys]
+    missing = {key.task_index for position, key in enumerate(keys) if position not in finished}
+    assert list(plan.whole(finished.__contains__)) == [key.task_index not in missing for key in keys]
 
 
 def test_blank_lines_crlf_bom_and_no_last_newline_are_fine(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_many_bad_lines_are_told_in_ranges(tmp_path: Path) -> None:
 def test_limit_counts_rows_and_looks_no_further(tmp_path: Path) -> None:
     """`limit` counts input rows before they are repeated; what lies beyond is not read."""
     path = written(tmp_path, "\n" + lines([PLAIN, PLAIN]) + "broken\n")
-    plan, rollouts = expanded(path, Recipe(agent_name="a", repeats=3), limit=2)
+    plan, rollouts = expanded(path, TaskParser(agent_name="a", repeats=3), limit=2)
     assert (plan.rows, plan.rollouts, len(rollouts)) == (2, 6, 6)
 
 
@@ -140,7 +140,7 @@ def test_an_index_by_position_may_not_collide_with_a_brought_one(tmp_path: Path)
 def test_overrides_are_laid_shallowly_over_the_row(tmp_path: Path) -> None:
     """A nested override replaces the sub-dict; everything else of the row stays."""
     row = {"keep": 1, "responses_create_params": {"input": "hi", "reasoning": {"effort": "low", "x": 1}, "top_p": 0.5}}
-    recipe = Recipe(agent_name="a", overrides={"reasoning": {"effort": "high"}, "temperature": 0.0})
+    recipe = TaskParser(agent_name="a", overrides={"reasoning": {"effort": "high"}, "temperature": 0.0})
     _, [rollout] = expanded(written(tmp_path, lines([row])), recipe)
     assert rollout.request() == {
         "keep": 1,
@@ -161,7 +161,7 @@ def test_each_rollout_may_have_a_seed_of_its_own(tmp_path: Path) -> None:
     path = written(tmp_path, lines([PLAIN, PLAIN]))
     for given_seed, expected in ((None, [0, 1, 0, 1]), (40, [40, 41, 40, 41])):
         overrides = {} if given_seed is None else {"seed": given_seed}
-        _, rollouts = expanded(path, Recipe(agent_name="a", repeats=2, add_seed=True, overrides=overrides))
+        _, rollouts = expanded(path, TaskParser(agent_name="a", repeats=2, add_seed=True, overrides=overrides))
         assert [rollout.request()["responses_create_params"]["seed"] for rollout in rollouts] == expected
 
 
@@ -176,15 +176,15 @@ def test_a_rows_own_agent_wins(tmp_path: Path) -> None:
 def test_a_row_without_an_agent_is_bad(tmp_path: Path) -> None:
     """Neither `agent_name` nor `agent_ref`: the cure is named."""
     with pytest.raises(InputError, match=r"no agent specified: give \+agent_name=NAME"):
-        TaskFile(path=written(tmp_path, lines([PLAIN])), recipe=Recipe()).plan()
+        TaskFile(path=written(tmp_path, lines([PLAIN])), recipe=TaskParser()).plan()
 
 
 def test_repeats_by_agent(tmp_path: Path) -> None:
     """An agent in the data that the dict does not cover is an error, unless there is a `_default`."""
     path = written(tmp_path, lines([PLAIN, {**PLAIN, "agent_ref": {"name": "b"}}]))
-    assert expanded(path, Recipe(agent_name="a", repeats={"a": 2, "_default": 3}))[0].rollouts == 5
+    assert expanded(path, TaskParser(agent_name="a", repeats={"a": 2, "_default": 3}))[0].rollouts == 5
     with pytest.raises(InputError, match="num_repeats has neither the agent 'b' nor _default"):
-        expanded(path, Recipe(agent_name="a", repeats={"a": 2}))
+        expanded(path, TaskParser(agent_name="a", repeats={"a": 2}))
 
 
 @pytest.mark.parametrize(

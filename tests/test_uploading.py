@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from ng_rollouts import collect, read_rollouts
 from ng_rollouts.errors import OutputError, UploadFailed
 from ng_rollouts.outputs import upload as uploading
-from ng_rollouts.outputs.open_journal import open_journal, reopen_journal
+from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.upload import Upload, upload_of
-from ng_rollouts.storage.compression import ENDINGS, opened, packed_for, unpack_file
+from ng_rollouts.storage.compression import ENDINGS, compress_to_temp, decompress, opened
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
 from .test_command import wait_until
@@ -55,7 +55,7 @@ def compressed(kind: str, data: bytes) -> bytes:
 
 def unpacked(kind: str, data: bytes) -> bytes:
     plain = io.BytesIO()
-    unpack_file(f"r.jsonl{kind}", io.BytesIO(data), plain)
+    decompress(f"r.jsonl{kind}", io.BytesIO(data), plain)
     return plain.getvalue()
 
 
@@ -81,7 +81,7 @@ def test_what_is_packed_comes_out_again(tmp_path: Path, kind: str) -> None:
     plain, target = tmp_path / "p", tmp_path / f"r.jsonl{kind}"
     plain.write_bytes(b"a row\n" * 100_000)
     plain.chmod(0o640)
-    packed_for(target, plain).replace(target)
+    compress_to_temp(target, plain).replace(target)
     plain.unlink(missing_ok=True)
     with opened(target) as file:
         assert file.read() == b"a row\n" * 100_000
@@ -112,8 +112,8 @@ def test_commands_read_what_is_packed(command: Command, tmp_path: Path) -> None:
         profiled = command(f"+rollouts_jsonl_fpath={folder}/{name}", script="ng_reward_profile")
         rows = [f"+input_jsonl_fpath={folder}/{name}", f"+output_jsonl_fpath={folder}/sft.jsonl", "+recipe=sft"]
         exported = command(*rows, script="ng_export_rollouts")
-        viewed = command(f"+input_jsonl_fpath={folder}/{name}", script="ng_view_rollouts")
-        assert (profiled.code, exported.code, viewed.code) == (0, 0, 0), viewed.stderr
+        row_view = command(f"+input_jsonl_fpath={folder}/{name}", script="ng_view_rollouts")
+        assert (profiled.code, exported.code, row_view.code) == (0, 0, 0), row_view.stderr
         told[folder] = (profiled.stdout.replace("b/", "a/"), (tmp_path / folder / "sft.jsonl").read_bytes())
         assert names(tmp_path / folder) >= {"r_reward_profiling.jsonl", "r_agent_metrics.json", "r.html"}
     assert told["a"] == told["b"]
@@ -438,13 +438,13 @@ def test_a_place_that_is_overwritten_holds_nothing_old(serve: Serve, tasks: Task
 def test_an_output_is_locked_until_all_is_done(tmp_path: Path) -> None:
     """While it is put in order, packed, handed on: whoever comes too early is told, and breaks nothing."""
     paths = output_paths(str(tmp_path / "r.jsonl.gz"))
-    with open_journal(paths, 2, overwrite=False) as journal:
+    with open_new(paths, 2, overwrite=False) as journal:
         journal.append(1, b'{"row": 1}')
         journal.append(0, b'{"row": 0}')
         for step in (lambda: journal.finish([True, True]), journal.pack):
             step()
             with pytest.raises(OutputError, match="is being written by"):
-                reopen_journal(paths, 2)
+                open_for_resume(paths, 2)
         assert gzip.decompress(paths.finished.read_bytes()) == b'{"row": 0}\n{"row": 1}\n'
     assert names(tmp_path) == {"r.jsonl.gz"}
 

@@ -17,7 +17,7 @@ from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.verifiers.answer_extraction import boxed, final_answer, letter, output_text
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, last_match
 from ng_rollouts.verifiers.judge import VERDICT
-from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
@@ -30,11 +30,11 @@ def said(text: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
+def process_pool() -> Iterator[ProcessPool]:
     """Worker processes for the tests of this module."""
-    pool = Workers()
-    yield pool
-    pool.stop()
+    load_balancer = ProcessPool()
+    yield load_balancer
+    load_balancer.stop()
 
 
 @pytest.mark.parametrize(
@@ -140,25 +140,25 @@ def final_question(row: Any) -> str:
         ("4", r"First \boxed{3}, no: \boxed{4}", True),
     ],
 )
-def test_math_is_compared_as_math(workers: Workers, expected: str, text: str, correct: bool) -> None:  # noqa: FBT001
+def test_math_is_compared_as_math(process_pool: ProcessPool, expected: str, text: str, correct: bool) -> None:  # noqa: FBT001
     """Not as text."""
-    workers.preload.add("math_verify")
-    scored = asyncio.run(Math(workers=workers, seconds=60).verify({"answer": expected}, said(text)))
+    process_pool.preload.add("math_verify")
+    scored = asyncio.run(Math(process_pool=process_pool, seconds=60).verify({"answer": expected}, said(text)))
     assert scored["accuracy"] is correct
 
 
-def test_patterns_are_found(workers: Workers) -> None:
+def test_patterns_are_found(process_pool: ProcessPool) -> None:
     """The last match counts; without an expected answer, any will do."""
-    regex = Regex(workers=workers, pattern=r"score=(\d+)", answer_field="gold")
+    regex = Regex(process_pool=process_pool, pattern=r"score=(\d+)", answer_field="gold")
     assert asyncio.run(regex.verify({"gold": 7}, said("score=3 ... score=7")))["reward"] == 1.0
     assert asyncio.run(regex.verify({"gold": 3}, said("score=3 ... score=7")))["reward"] == 0.0
-    anything = Regex(workers=workers, pattern="yes")
+    anything = Regex(process_pool=process_pool, pattern="yes")
     assert asyncio.run(anything.verify({}, said("no")))["reward"] == 0.0
 
 
-def test_json_is_held_against_its_schema(workers: Workers) -> None:
+def test_json_is_held_against_its_schema(process_pool: ProcessPool) -> None:
     """Bare or fenced; the row's schema as an object or as text."""
-    verifier = JsonSchema(workers=workers)
+    verifier = JsonSchema(process_pool=process_pool)
     schema = {"type": "object", "required": ["a"]}
     for row in ({"schema": schema}, {"schema": json.dumps(schema)}):
         verifier.check(row)
@@ -188,14 +188,14 @@ async def full(row, response): return {"reward": row["worth"], "note": "read"}
     ],
 )
 def test_a_verifier_that_hangs_or_crashes_is_a_failure(
-    workers: Workers, tmp_path: Path, function: str, failure_class: str
+    process_pool: ProcessPool, tmp_path: Path, function: str, failure_class: str
 ) -> None:
     """Never a zero, and the next answer is scored."""
     file = tmp_path / "functions.py"
     file.write_text(FUNCTIONS)
 
     async def verify(name: str, seconds: float = 60) -> Any:
-        verifier = PythonFunction(name=f"{file}:{name}", workers=workers, seconds=seconds)
+        verifier = PythonFunction(name=f"{file}:{name}", process_pool=process_pool, seconds=seconds)
         return await verifier.verify({"worth": 2}, said("x"))
 
     with pytest.raises(AttemptFailed) as failure:

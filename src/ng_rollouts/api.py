@@ -13,11 +13,11 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
 from ng_rollouts.inputs.plan import Plan
-from ng_rollouts.integrations.runner import check_exporters
+from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.reader import row_groups
 from ng_rollouts.redaction import redact
-from ng_rollouts.run.prepare import prepared
+from ng_rollouts.run.prepare import prepare
 from ng_rollouts.run.run import Consumer, Run
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.threads import in_thread
@@ -29,7 +29,7 @@ _WAITING = 256
 """So many rows may wait for their consumer before no more attempts are begun."""
 
 
-class _Tray:
+class _RowQueue:
     """Rows on their way to who takes them; the end is None."""
 
     def __init__(self) -> None:
@@ -84,17 +84,17 @@ async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[lis
     Tasks some of whose rollouts failed for good give no group. See `collect`.
     """
     waiting: dict[int, list[Json]] = {}
-    lacking: set[int] = set()
+    missing: set[int] = set()
 
     def lose(task_index: int) -> None:
-        lacking.add(task_index)
+        missing.add(task_index)
         waiting.pop(task_index, None)
 
     async with _begun(parameters, lose) as (rows, plan), aclosing(rows):
         size = plan.group_size()
         async for row in rows:
             task_index = row["_ng_task_index"]
-            if task_index in lacking:
+            if task_index in missing:
                 continue
             group = waiting.setdefault(task_index, [])
             group.append(row)
@@ -110,20 +110,20 @@ async def _begun(
     """A run that goes on while the block does: its rows, and its plan. It has ended when the block is left."""
     with _masked():
         config = config_of(parameters)
-        tray = _Tray()
-        consumer = Consumer(stop=Stop(config.drain_s), take=tray.put, lose=lose, room=tray.room)
+        queue = _RowQueue()
+        consumer = Consumer(stop=Stop(config.drain_s), take=queue.put, lose=lose, room=queue.room)
         with ExitStack() as stack:
             with quietly():  # as what is begun within it stays
-                check_exporters(config.export)
-                ready = stack.enter_context(await _entered(prepared(config)))
+                check_integrations(config.export)
+                ready = stack.enter_context(await _entered(prepare(config)))
                 running = asyncio.create_task(Run(config, ready, consumer=consumer).collect())
-            running.add_done_callback(lambda _: tray.put(None))
+            running.add_done_callback(lambda _: queue.put(None))
             try:
-                yield _rows(tray, running, config if "max_failed_rollouts" in parameters else None), ready.plan
+                yield _rows(queue, running, config if "max_failed_rollouts" in parameters else None), ready.plan
             finally:
                 consumer.stop.asked.set()
                 consumer.stop.at_once.set()
-                tray.open()
+                queue.open()
                 await _end(running, consumer)
 
 
@@ -166,8 +166,10 @@ def _masked() -> Iterator[None]:
         raise
 
 
-async def _rows(tray: _Tray, running: asyncio.Task[int], strict: CollectConfig | None) -> AsyncGenerator[Json, None]:
-    while (row := await tray.take()) is not None:
+async def _rows(
+    queue: _RowQueue, running: asyncio.Task[int], strict: CollectConfig | None
+) -> AsyncGenerator[Json, None]:
+    while (row := await queue.take()) is not None:
         yield loads(row)
     if await running and strict:
         raise RolloutsFailed(f"more rollouts failed than max_failed_rollouts={strict.max_failed_rollouts} allows")

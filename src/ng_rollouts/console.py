@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 """Takes a line for stderr."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -31,7 +31,7 @@ def is_quiet() -> bool:
     return _quiet.get()
 
 
-def say(result: str) -> None:
+def print_result(result: str) -> None:
     """A line, or lines, for stdout."""
     if _quiet.get():
         _log.info("%s", result)
@@ -40,10 +40,10 @@ def say(result: str) -> None:
         print(result, flush=True)
     except OSError as error:
         _point_nowhere(1)
-        tell(f"warning: stdout cannot be written ({error.strerror}): the rest of it is left out")
+        log(f"warning: stdout cannot be written ({error.strerror}): the rest of it is left out")
 
 
-def tell(message: str) -> None:
+def log(message: str) -> None:
     """A line for stderr."""
     if _quiet.get():
         _log.warning("%s", message) if message.startswith("warning") else _log.info("%s", message)

@@ -123,9 +123,9 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.sent_at: float | None = None
 
 
-LONGEST_RETRY_AFTER_S = 120.0
+MAX_RETRY_AFTER_S = 120.0
 """A server that asks for more gets this much, so that a wrong clock does not stop a run."""
 
 
-UNREACHED = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
+UNREACHABLE = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
 """Classes of failures in which no server was there."""

@@ -61,7 +61,7 @@ def remember_secret(secret: str) -> None:
         _KNOWN.add(secret)
 
 
-def shown_command(arguments: Iterable[str]) -> str:
+def display_command(arguments: Iterable[str]) -> str:
     """A command line as it may be shown, ready for a shell; a masked value has to be typed again."""
     return " ".join(shlex.quote(_masked(argument)) for argument in arguments)
 

@@ -68,13 +68,13 @@ def _parse(text: Any, where: str) -> tuple[Part, ...]:
     if not isinstance(text, str):
         raise ConfigError(f"{where} must be text, got {text!r}")
     try:
-        parsed = list(Formatter().parse(text))
+        parse_args = list(Formatter().parse(text))
     except ValueError as error:
         raise ConfigError(f"{where}: {error} (write {{{{ and }}}} for literal braces)") from error
-    for _, name, spec, conversion in parsed:
+    for _, name, spec, conversion in parse_args:
         if name is not None and (not name or spec or conversion):
             raise ConfigError(f"{where}: a placeholder is a field's name, as in {{question}}")
-    return tuple((literal, name) for literal, name, _, _ in parsed)
+    return tuple((literal, name) for literal, name, _, _ in parse_args)
 
 
 def _fill(parts: tuple[Part, ...], row: Json) -> str:

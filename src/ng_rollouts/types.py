@@ -9,7 +9,7 @@ Json = dict[str, Any]
 """A JSON object, as parsed."""
 
 
-class Key(NamedTuple):
+class RolloutKey(NamedTuple):
     """What names a rollout, in every file and on the wire."""
 
     task_index: int
@@ -30,7 +30,7 @@ class Rollout:
     """
 
     position: int
-    key: Key
+    key: RolloutKey
     agent: str
     prompt_id: str
     row: Json
@@ -50,7 +50,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class RolloutStats:
     """What figures are made of, of one rollout.
 
     Attributes:
@@ -75,7 +75,7 @@ class Result:
     """
 
     line: bytes
-    facts: Facts
+    stats: RolloutStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +118,14 @@ def agent_ref(row: Json, agent: str) -> Json:
     return {**(row.get("agent_ref") or {}), "name": agent}
 
 
-def key_of(row: Json) -> Key | None:
+def key_of(row: Json) -> RolloutKey | None:
     """The key that a row of a file carries, if it does."""
     task_index, rollout_index = row.get("_ng_task_index"), row.get("_ng_rollout_index")
-    return Key(task_index, rollout_index) if isinstance(task_index, int) and isinstance(rollout_index, int) else None
+    return (
+        RolloutKey(task_index, rollout_index)
+        if isinstance(task_index, int) and isinstance(rollout_index, int)
+        else None
+    )
 
 
 _NO_AGENT = "agent"

@@ -17,7 +17,7 @@ from ng_rollouts.errors import AttemptFailed, ConfigError
 T = TypeVar("T")
 
 
-def imported(name: str) -> Callable[..., Any]:
+def import_callable(name: str) -> Callable[..., Any]:
     """A function by its name: `module.function`, or `file.py:function`; modules of the working folder are found.
 
     Raises:
@@ -25,7 +25,7 @@ def imported(name: str) -> Callable[..., Any]:
     """
     path, _, function = name.rpartition(":") if ":" in name else name.rpartition(".")
     try:
-        found = getattr(imported_module(path), function)
+        found = getattr(import_module(path), function)
     except AttributeError as error:
         raise ConfigError(f"{name}: {path} has no {function!r}") from error
     if not callable(found):
@@ -33,7 +33,7 @@ def imported(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def imported_module(path: str) -> Any:
+def import_module(path: str) -> Any:
     """A module by its dotted name or the path of its file.
 
     Raises:
@@ -51,7 +51,7 @@ def imported_module(path: str) -> Any:
         raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-async def contained(answer: Awaitable[T], failure_class: str, who: str, *, retryable: bool = False) -> T:
+async def guarded(answer: Awaitable[T], failure_class: str, who: str, *, retryable: bool = False) -> T:
     """What a coroutine of the user's returns.
 
     Raises:

@@ -10,8 +10,8 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.remote_agent import ServerAgent, usage_of
-from ng_rollouts.console import Tell
+from ng_rollouts.agents.remote_agent import RemoteAgent, usage_of
+from ng_rollouts.console import Log
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits
 from ng_rollouts.http.json_reply import json_object
@@ -25,12 +25,12 @@ _NOT_SENT = frozenset({"response", "responses_create_params"})
 _FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
 
 
-def listed(agents: Mapping[str, Agent]) -> dict[str, ServerAgent]:
+def listed(agents: Mapping[str, Agent]) -> dict[str, RemoteAgent]:
     """Those that a head server lists."""
-    return {name: agent for name, agent in agents.items() if isinstance(agent, ServerAgent) and agent.is_listed}
+    return {name: agent for name, agent in agents.items() if isinstance(agent, RemoteAgent) and agent.is_listed}
 
 
-async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Tell) -> dict[str, Json]:
+async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, log: Log) -> dict[str, Json]:
     """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
 
     The bodies are sent from disk: they are as long as the output.
@@ -41,21 +41,21 @@ async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, tell: Te
             bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in asked}
             await asyncio.to_thread(_write_bodies, output, bodies)
         except OSError as error:
-            tell(f"note: agents are not asked for their own metrics: {error.strerror}")
+            log(f"note: agents are not asked for their own metrics: {error.strerror}")
             return {}
         telling = asyncio.get_running_loop().call_later(
             _TOLD_AFTER_S,
-            tell,
+            log,
             f"waiting for the metrics of {', '.join(asked)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
         )
         try:
-            replies = await asyncio.gather(*(_ask(name, agent, bodies[name], tell) for name, agent in asked.items()))
+            replies = await asyncio.gather(*(_ask(name, agent, bodies[name], log) for name, agent in asked.items()))
         finally:
             telling.cancel()
     return {name: reply for name, reply in zip(asked, replies, strict=True) if reply is not None}
 
 
-async def _ask(name: str, agent: ServerAgent, body: IO[bytes], tell: Tell) -> Json | None:
+async def _ask(name: str, agent: RemoteAgent, body: IO[bytes], log: Log) -> Json | None:
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415 - few runs need it
 
     length, url = body.tell(), agent.urls[0].rstrip("/") + "/aggregate_metrics"
@@ -65,13 +65,13 @@ async def _ask(name: str, agent: ServerAgent, body: IO[bytes], tell: Tell) -> Js
             reply = json_object(await http.post(url, _chunks(body), {"content-length": str(length)}))
     except AttemptFailed as error:
         what = "has no metrics of its own" if error.status in (404, 405) else f"gives none of its own: {error.message}"
-        tell(f"note: agent {name!r} {what}; the figures are this program's")
+        log(f"note: agent {name!r} {what}; the figures are this program's")
         return None
     if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
-        tell(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
+        log(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
         return None
     if not reply.get("key_metrics") and not reply.get("agent_metrics"):
-        tell(f"note: agent {name!r} has no metrics of its own; the figures are this program's")
+        log(f"note: agent {name!r} has no metrics of its own; the figures are this program's")
         return None
     return {field: reply[field] for field in _FIELDS if field in reply}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ng_rollouts.http.load_balancer import Pool
+from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.types import Json
 
 
@@ -17,7 +17,7 @@ class Agent(Protocol):
         ...
 
     @property
-    def pools(self) -> list[Pool]:
+    def load_balancers(self) -> list[LoadBalancer]:
         """The servers it asks."""
         ...
 

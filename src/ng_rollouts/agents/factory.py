@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.health_check import wait_for_servers
-from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.urls import addresses
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
 from ng_rollouts.config.validation import check_sampling
-from ng_rollouts.console import Tell
+from ng_rollouts.console import Log
 from ng_rollouts.errors import ConfigError, Unreachable
 from ng_rollouts.http.client import Http, TimeLimits, open_http
-from ng_rollouts.http.load_balancer import Pool
-from ng_rollouts.http.rate_limiter import Pace
+from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.redaction import remember_password_of, remember_secret, without_credentials
 from ng_rollouts.types import Json
 
 if TYPE_CHECKING:
     from ng_rollouts.agents.model_agent import ModelAgent
-    from ng_rollouts.models.client import ModelServer
-    from ng_rollouts.verifiers.process_pool import Workers
+    from ng_rollouts.models.client import ModelClient
+    from ng_rollouts.verifiers.process_pool import ProcessPool
 
 # What few runs need is imported where it is used: a run over an agent server is not to load verifiers.
 # ruff: noqa: PLC0415
@@ -36,8 +36,8 @@ EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
 
 
-async def find_agents(
-    names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack, tell: Tell
+async def resolve_agents(
+    names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack, log: Log
 ) -> dict[str, Agent]:
     """The agents that answer for these names, all there; their connections are closed with the stack.
 
@@ -52,7 +52,7 @@ async def find_agents(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
     http = await stack.enter_async_context(open_http(limits, config.http_engine))
-    maker = _Maker(config, http, Pace(config.max_requests_per_minute, config.max_tokens_per_minute), stack)
+    maker = AgentFactory(config, http, RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute), stack)
     given = maker.server(addresses(config.agent_url, "agent_url")) if config.agent_url is not None else None
     entries = {name: maker.of_entry(name, entry) for name, entry in config.agents.items() if name in names}
     straight = maker.model_agent({}, "") if config.policy_base_url is not None and not given else None
@@ -64,7 +64,7 @@ async def find_agents(
         elif name in entries:
             found[name] = entries[name]
         elif name in EXAMPLE_AGENTS:
-            found[name] = await _example(name, limits, stack, maker.pace)
+            found[name] = await _example(name, limits, stack, maker.rate_limiter)
         elif straight:
             found[name] = straight
         else:
@@ -72,12 +72,12 @@ async def find_agents(
     if unknown:
         listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
         found |= {name: maker.server([url], is_listed=True) for name, url in listed.items()}
-    servers = [agent for name, agent in found.items() if isinstance(agent, ServerAgent) and name not in EXAMPLE_AGENTS]
-    pools = [pool for agent in dict.fromkeys(servers) for pool in agent.pools]
-    pools += [Pool([url]) for url in dict.fromkeys(maker.resources)]
-    await wait_for_servers(pools, config.wait_for_agent_s, config.http_engine, tell)
+    servers = [agent for name, agent in found.items() if isinstance(agent, RemoteAgent) and name not in EXAMPLE_AGENTS]
+    load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
+    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(maker.resources)]
+    await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine, log)
     for model_server in maker.model_servers:
-        await model_server.find_model(config.wait_for_agent_s, tell)
+        await model_server.resolve_model(config.wait_for_agent_s, log)
     return found
 
 
@@ -105,20 +105,20 @@ def check_entry(name: str, entry: Json) -> None:
 
 
 @dataclass(slots=True)
-class _Maker:
+class AgentFactory:
     """Makes agents of what the config says of them."""
 
     config: CollectConfig
     http: Http
-    pace: Pace
+    rate_limiter: RateLimiter
     stack: AsyncExitStack
-    workers: Workers | None = None
-    model_servers: list[ModelServer] = field(default_factory=list)
-    pools: dict[tuple[str, ...], Pool] = field(default_factory=dict)
+    process_pool: ProcessPool | None = None
+    model_servers: list[ModelClient] = field(default_factory=list)
+    load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
     resources: list[str] = field(default_factory=list)
 
-    def server(self, urls: list[str], *, is_listed: bool = False) -> ServerAgent:
-        return ServerAgent(urls, self.http, self.pace, is_listed=is_listed)
+    def server(self, urls: list[str], *, is_listed: bool = False) -> RemoteAgent:
+        return RemoteAgent(urls, self.http, self.rate_limiter, is_listed=is_listed)
 
     def of_entry(self, name: str, entry: Any) -> Agent:
         """The agent of an entry under `agents`: an agent server, a model server, or a function."""
@@ -130,13 +130,13 @@ class _Maker:
             raise ConfigError(f"agents.{name} has no {key!r}{_nearest(str(key), [*ENTRY_KEYS, 'url', '_target_'])}")
         if "url" in entry:
             return self.server(addresses(entry["url"], f"agents.{name}.url"))
-        from ng_rollouts.agents.python_agent import CallableAgent, Client
+        from ng_rollouts.agents.python_agent import PolicyClient, PythonAgent
 
         check_entry(name, entry)
         if "_target_" in entry:
             asks = self._value(entry, "policy_base_url") is not None
             server = self._policy_server(entry, f"agents.{name}.") if asks else None
-            return CallableAgent(target=entry["_target_"], client=Client(server))
+            return PythonAgent(target=entry["_target_"], client=PolicyClient(server))
         if self._value(entry, "policy_base_url") is None:
             told = f"+agents.{name}.url=http://127.0.0.1:8000 for an agent server, +agents.{name}.policy_base_url=URL"
             raise ConfigError(f"agents.{name} needs an address: {told} for a model server")
@@ -146,19 +146,19 @@ class _Maker:
         """An agent in the process; what the entry does not say, the config does."""
         from ng_rollouts.agents.model_agent import ModelAgent
         from ng_rollouts.agents.tools import PythonTools
-        from ng_rollouts.verifiers.process_pool import Workers
+        from ng_rollouts.verifiers.process_pool import ProcessPool
         from ng_rollouts.verifiers.registry import build_verifier, verifier_options
 
-        if self.workers is None:
-            self.workers = Workers()
-            self.stack.callback(self.workers.stop)
+        if self.process_pool is None:
+            self.process_pool = ProcessPool()
+            self.stack.callback(self.process_pool.stop)
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         if resources:
             self.resources += addresses(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
-            verifier=build_verifier(options, self.workers, partial(self._judge_server, entry)),
+            verifier=build_verifier(options, self.process_pool, partial(self._judge_server, entry)),
             http=self.http,
             params=entry.get("responses_create_params") or {},
             resources_url=addresses(resources, f"{prefix}resources_base_url")[0] if resources else None,
@@ -169,13 +169,13 @@ class _Maker:
     def _value(self, entry: Json, name: str) -> Any:
         return entry[name] if name in entry else getattr(self.config, name)
 
-    def _policy_server(self, entry: Json, prefix: str) -> ModelServer:
+    def _policy_server(self, entry: Json, prefix: str) -> ModelClient:
         urls = addresses(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
         elsewhere = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
         key = entry.get("policy_api_key") if elsewhere else self._value(entry, "policy_api_key")
         return self._model_server(urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api"))
 
-    def _judge_server(self, entry: Json, options: Json) -> ModelServer:
+    def _judge_server(self, entry: Json, options: Json) -> ModelClient:
         """The judge's own server, or the policy's if none is named."""
         own = "base_url" in options
         url = options["base_url"] if own else self._value(entry, "policy_base_url")
@@ -184,8 +184,8 @@ class _Maker:
         api = options.get("api", "auto" if own else self._value(entry, "policy_api"))
         return self._model_server(addresses(url, "verifier.base_url"), key, model, api)
 
-    def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelServer:
-        from ng_rollouts.models.client import ModelServer, base_url
+    def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelClient:
+        from ng_rollouts.models.client import ModelClient, base_url
 
         for url in urls:
             remember_password_of(url)
@@ -195,17 +195,19 @@ class _Maker:
             remember_secret(key)
             if not (key.isascii() and key.isprintable()):
                 raise ConfigError("policy_api_key has characters that no header can carry: check where it comes from")
-        pool = self.pools.setdefault(tuple(urls), Pool([base_url(url) for url in urls], self.pace))
-        server = ModelServer(pool, self.http, api=api, model=model, api_key=key)
+        load_balancer = self.load_balancers.setdefault(
+            tuple(urls), LoadBalancer([base_url(url) for url in urls], self.rate_limiter)
+        )
+        server = ModelClient(load_balancer, self.http, api=api, model=model, api_key=key)
         self.model_servers.append(server)
         return server
 
 
-async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, pace: Pace) -> Agent:
+async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, rate_limiter: RateLimiter) -> Agent:
     from ng_rollouts.agents.example.app import example_app
 
     http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
-    return ServerAgent([f"http://{name}"], http, pace)
+    return RemoteAgent([f"http://{name}"], http, rate_limiter)
 
 
 async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, engine: str) -> dict[str, str]:

@@ -6,17 +6,17 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from ng_rollouts.console import Tell
-from ng_rollouts.errors import UNREACHED, AttemptFailed, Unreachable
+from ng_rollouts.console import Log
+from ng_rollouts.errors import UNREACHABLE, AttemptFailed, Unreachable
 from ng_rollouts.http.client import Http, TimeLimits, open_http
-from ng_rollouts.http.load_balancer import Address, Pool
+from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 
 _ASK_EVERY_S = 0.5
 _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
 """Being there is what counts: an answer is not waited for."""
 
 
-async def wait_for_servers(pools: Iterable[Pool], seconds: float, engine: str, tell: Tell) -> None:
+async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: float, engine: str, log: Log) -> None:
     """Wait until a server of each pool accepts a request; whatever it answers, it is there.
 
     The others of a pool are left alone until they are tried again.
@@ -26,13 +26,13 @@ async def wait_for_servers(pools: Iterable[Pool], seconds: float, engine: str, t
     """
     async with open_http(_LIMITS, engine) as http:
         deadline = time.monotonic() + seconds
-        for pool in pools:
-            await _wait_for(pool, deadline, http, tell)
+        for load_balancer in load_balancers:
+            await _wait_for(load_balancer, deadline, http, log)
 
 
-async def _wait_for(pool: Pool, deadline: float, http: Http, tell: Tell) -> None:
+async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http, log: Log) -> None:
     told = False
-    while len(absent := await _absent(pool, http)) == len(pool.addresses):
+    while len(absent := await _absent(load_balancer, http)) == len(load_balancer.addresses):
         left = deadline - time.monotonic()
         shown, failure = ", ".join(map(_shown, absent)), next(iter(absent.values()))
         message = f"the server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
@@ -41,20 +41,20 @@ async def _wait_for(pool: Pool, deadline: float, http: Http, tell: Tell) -> None
         if left <= 0:
             raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
         if not told:
-            tell(f"waiting up to {left:.0f} s for the server at {shown} ({failure.failure_class})")
+            log(f"waiting up to {left:.0f} s for the server at {shown} ({failure.failure_class})")
             told = True
         await asyncio.sleep(min(_ASK_EVERY_S, left))
     for address, failure in absent.items():
-        address.went_wrong(failure)
-        tell(f"warning: the server at {_shown(address)} does not answer: it is tried again now and then")
+        address.record_failure(failure)
+        log(f"warning: the server at {_shown(address)} does not answer: it is tried again now and then")
 
 
-def _shown(address: Address) -> str:
+def _shown(address: Endpoint) -> str:
     return address.shown.removesuffix("/run")
 
 
-async def _absent(pool: Pool, http: Http) -> dict[Address, AttemptFailed]:
-    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in pool.addresses}
+async def _absent(load_balancer: LoadBalancer, http: Http) -> dict[Endpoint, AttemptFailed]:
+    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in load_balancer.addresses}
     return {address: failure for address, failure in absent.items() if failure is not None}
 
 
@@ -62,5 +62,5 @@ async def _absence(url: str, http: Http) -> AttemptFailed | None:
     try:
         await http.get(url)
     except AttemptFailed as failure:
-        return failure if failure.failure_class in {*UNREACHED, "certificate"} else None
+        return failure if failure.failure_class in {*UNREACHABLE, "certificate"} else None
     return None

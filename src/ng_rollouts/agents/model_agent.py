@@ -14,9 +14,9 @@ from ng_rollouts.agents.resources_server import ResourcesSession
 from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import Http
-from ng_rollouts.http.load_balancer import Pool
+from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.models.client import ModelServer
+from ng_rollouts.models.client import ModelClient
 from ng_rollouts.models.request import Request
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import Json
@@ -38,7 +38,7 @@ class ModelAgent:
         max_steps: calls of the model in one rollout.
     """
 
-    server: ModelServer
+    server: ModelClient
     verifier: Verifier
     http: Http
     params: Json
@@ -52,10 +52,10 @@ class ModelAgent:
         return self.verifier.scores or self.resources_url is not None
 
     @property
-    def pools(self) -> list[Pool]:
+    def load_balancers(self) -> list[LoadBalancer]:
         """What it sends by."""
-        judge = [self.verifier.server.pool] if isinstance(self.verifier, Judge) else []
-        return list(dict.fromkeys([self.server.pool, *judge]))
+        judge = [self.verifier.server.load_balancer] if isinstance(self.verifier, Judge) else []
+        return list(dict.fromkeys([self.server.load_balancer, *judge]))
 
     def check(self, row: Json) -> None:
         """Look at a task before anything is sent.

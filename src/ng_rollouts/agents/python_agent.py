@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from ng_rollouts.errors import AttemptFailed, ConfigError
-from ng_rollouts.http.load_balancer import Pool
-from ng_rollouts.models.client import ModelServer
+from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.models.client import ModelClient
 from ng_rollouts.types import Json
-from ng_rollouts.user_code import contained, imported
+from ng_rollouts.user_code import guarded, import_callable
 
-Answer = Callable[[Json, "Client"], Awaitable[Json]]
+Answer = Callable[[Json, "PolicyClient"], Awaitable[Json]]
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class PolicyClient:
     """What the function is handed beside the row.
 
     Attributes:
@@ -24,7 +24,7 @@ class Client:
         task: the row's task, whose requests stay with one address of a pool.
     """
 
-    server: ModelServer | None
+    server: ModelClient | None
     task: int = 0
 
     async def respond(self, params: Json) -> Json:
@@ -39,7 +39,7 @@ class Client:
 
 
 @dataclass(slots=True, kw_only=True)
-class CallableAgent:
+class PythonAgent:
     """Hands each row to the function.
 
     Raises:
@@ -47,20 +47,20 @@ class CallableAgent:
     """
 
     target: str
-    client: Client
+    client: PolicyClient
     scores: bool = True
     _answer: Answer = field(init=False)
 
     def __post_init__(self) -> None:
-        function = imported(self.target)
+        function = import_callable(self.target)
         if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
             raise ConfigError(f"_target_={self.target} must be an async function (row, client) -> dict")
         self._answer = function
 
     @property
-    def pools(self) -> list[Pool]:
+    def load_balancers(self) -> list[LoadBalancer]:
         """What it sends by."""
-        return [self.client.server.pool] if self.client.server else []
+        return [self.client.server.load_balancer] if self.client.server else []
 
     def check(self, row: Json) -> None:
         """Any row will do."""
@@ -72,7 +72,7 @@ class CallableAgent:
             AttemptFailed: it raised, or returned something else than a dict.
         """
         client = replace(self.client, task=request.get("_ng_task_index") or 0)
-        reply = await contained(self._answer(request, client), "agent_error", self.target, retryable=True)
+        reply = await guarded(self._answer(request, client), "agent_error", self.target, retryable=True)
         if not isinstance(reply, dict):
             raise AttemptFailed("not_object", f"{self.target} returned {type(reply).__name__}, not a dict")
         return reply

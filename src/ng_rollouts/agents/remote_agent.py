@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
-from ng_rollouts.http.load_balancer import Pool
-from ng_rollouts.http.rate_limiter import Pace
+from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.redaction import remember_password_of
@@ -15,7 +15,7 @@ from ng_rollouts.types import Json
 _FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
 
 
-class ServerAgent:
+class RemoteAgent:
     """An agent server; several addresses share the load.
 
     A `seed` goes with the sampling parameters. An agent that refuses the key there, as NeMo Gym's do, has it from
@@ -27,12 +27,14 @@ class ServerAgent:
 
     scores = True
 
-    def __init__(self, urls: list[str], http: Http, pace: Pace | None = None, *, is_listed: bool = False) -> None:
+    def __init__(
+        self, urls: list[str], http: Http, rate_limiter: RateLimiter | None = None, *, is_listed: bool = False
+    ) -> None:
         self.urls = urls
         self.is_listed = is_listed
         for url in urls:
             remember_password_of(url)
-        self.pools = [Pool([_run_url(url) for url in urls], pace)]
+        self.load_balancers = [LoadBalancer([_run_url(url) for url in urls], rate_limiter)]
         self._http = http
         self._refuses_seed = False
 
@@ -46,7 +48,7 @@ class ServerAgent:
     async def run(self, request: Json) -> Json:
         """Send the row to the best address."""
         task = request.get("_ng_task_index") or 0
-        return await self.pools[0].send(
+        return await self.load_balancers[0].send(
             task, lambda url: self._run_at(url, request), tokens_of=lambda reply: total_tokens(usage_of(reply))
         )
 

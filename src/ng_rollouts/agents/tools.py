@@ -11,7 +11,7 @@ from typing import Any
 from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
-from ng_rollouts.user_code import contained, imported_module, in_a_thread
+from ng_rollouts.user_code import guarded, import_module, in_a_thread
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
@@ -24,7 +24,7 @@ class PythonTools:
     """
 
     def __init__(self, module: str) -> None:
-        loaded = imported_module(module)
+        loaded = import_module(module)
         self._functions: dict[str, Callable[..., Any]] = {
             name: function
             for name, function in vars(loaded).items()
@@ -43,7 +43,7 @@ class PythonTools:
             inspect.signature(function).bind(**arguments)
             plain = not inspect.iscoroutinefunction(function)
             answer = in_a_thread(function, **arguments) if plain else function(**arguments)
-            value = await contained(answer, "tool_error", name)
+            value = await guarded(answer, "tool_error", name)
             return value if isinstance(value, str) else dumps(value).decode()
         except (AttemptFailed, TypeError, ValueError) as error:  # the model is to read it
             return dumps({"error": str(error)}).decode()

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from ng_rollouts.cli.simple_command import main_of
-from ng_rollouts.console import say, tell
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import InputError
-from ng_rollouts.metrics.group_aggregator import tallied
+from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
 from ng_rollouts.outputs.manifest import write_manifest
-from ng_rollouts.outputs.merge import Index
-from ng_rollouts.outputs.paths import OutputPaths, check_replaceable, has_content, move_aside, output_paths
+from ng_rollouts.outputs.merge import RolloutIndex
+from ng_rollouts.outputs.paths import OutputPaths, back_up_output, check_replaceable, has_content, output_paths
 from ng_rollouts.outputs.reader import groups_of
 from ng_rollouts.storage.atomic import write_json
-from ng_rollouts.storage.compression import check_packing, packed_for, plain_name
-from ng_rollouts.types import Facts
+from ng_rollouts.storage.compression import check_compression, compress_to_temp, plain_name
+from ng_rollouts.types import RolloutStats
 
 _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
 
@@ -39,61 +39,61 @@ class AggregationConfig:
 
 def main() -> NoReturn:
     """`ng_aggregate_rollouts`."""
-    main_of("ng_aggregate_rollouts", AggregationConfig, run)
+    run_command("ng_aggregate_rollouts", AggregationConfig, run)
 
 
 def run(config: AggregationConfig) -> int:
     """Merge, and figure; the exit code is 1 if rollouts occur twice or are missing."""
     paths = output_paths(config.output_jsonl_fpath)
-    check_packing(f"output_jsonl_fpath {paths.finished}")
+    check_compression(f"output_jsonl_fpath {paths.finished}")
     check_replaceable(paths.finished)
     sources = files_of(config.input_glob, besides=paths.names)
-    index = Index(sources)
+    index = RolloutIndex(sources)
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} names files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = paths.output.with_name(paths.output.name + ".merging")
     try:
         index.write(temporary)
-        figures = aggregate_metrics(tallied(_by_agent(temporary, config.answer_key)))
+        figures = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
         if config.merge_shards:
-            ready = packed_for(paths.finished, temporary)
+            ready = compress_to_temp(paths.finished, temporary)
             _put_in_place(ready, paths, config)
             _write_beside(paths, sources, index)
         write_json(paths.aggregate_metrics, figures)
     finally:
         temporary.unlink(missing_ok=True)
-    say(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
+    print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
-        say(f"Rollouts: {paths.finished}")
-    say(f"Aggregate metrics: {paths.aggregate_metrics}")
+        print_result(f"Rollouts: {paths.finished}")
+    print_result(f"Aggregate metrics: {paths.aggregate_metrics}")
     complaints = list(index.complaints())
     for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
         if complaints and config.merge_shards and path.exists():
-            tell(f"of those that are missing, some were {what}: they are in {path}")
+            log(f"of those that are missing, some were {what}: they are in {path}")
     for complaint in complaints:
-        tell(f"error: {complaint}")
+        log(f"error: {complaint}")
     return 1 if complaints else 0
 
 
 def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> None:
     """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
     if paths.there and not config.overwrite:
-        moved = move_aside(paths)
-        tell(f"{moved.with_suffix('')} was there: moved to {moved}, with what belongs to it")
+        moved = back_up_output(paths)
+        log(f"{moved.with_suffix('')} was there: moved to {moved}, with what belongs to it")
     written.replace(paths.finished)
     for path in paths.all:
         if path != paths.finished:
             path.unlink(missing_ok=True)
 
 
-def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None:
+def _write_beside(paths: OutputPaths, sources: list[Path], index: RolloutIndex) -> None:
     """What a resume of the whole goes by: the plan, what was set aside, what failed."""
     if manifest := index.manifest():
         write_manifest(paths.manifest, manifest)
     beside = [output_paths(str(source)) for source in sources]
     if incomplete := [each.incomplete for each in beside if has_content(each.incomplete)]:
-        Index(incomplete).write(paths.incomplete)
+        RolloutIndex(incomplete).write(paths.incomplete)
     if failures := [each.failures for each in beside if has_content(each.failures)]:
         with paths.failures.open("wb") as file:
             for each in failures:
@@ -101,10 +101,10 @@ def _write_beside(paths: OutputPaths, sources: list[Path], index: Index) -> None
                     shutil.copyfileobj(part, file)
 
 
-def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[Facts]]]:
+def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[RolloutStats]]]:
     for group in groups_of(path, answer_key):
-        for agent, facts in group.by_agent().items():
-            yield group.task_index, agent, facts
+        for agent, stats in group.by_agent().items():
+            yield group.task_index, agent, stats
 
 
 def files_of(globs: str, besides: Iterable[Path]) -> list[Path]:

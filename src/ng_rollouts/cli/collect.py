@@ -23,9 +23,9 @@ from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import open_closed_streams, tell
+from ng_rollouts.console import log, open_closed_streams
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
-from ng_rollouts.redaction import redact, shown_command
+from ng_rollouts.redaction import display_command, redact
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,7 +43,7 @@ def main() -> NoReturn:
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _left:
         told = "interrupted before anything was sent"
-        tell(_end_jobs() if _has_launcher(sys.argv[1:]) else told)
+        log(_end_jobs() if _has_launcher(sys.argv[1:]) else told)
         code = 128 + _left[0]
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -139,7 +139,7 @@ def _through_hydra(arguments: list[str]) -> int:
             _run_elsewhere(lambda: _collect(config, command), elsewhere)
             return
         if sweep:
-            tell(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
+            log(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
         codes.append(_guarded(lambda: _collect(config, command)))
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
@@ -149,7 +149,7 @@ def _through_hydra(arguments: list[str]) -> int:
         try:
             _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
         except JobFailedError as failed:
-            tell(f"error: {failed}: the logs are in {folder}")
+            log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
     return max(codes, default=0)
 
@@ -218,7 +218,7 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
 def _overrides_of_job() -> str:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
-    return shown_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
+    return display_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
 
 
 def _unquoted(override: str) -> str:
@@ -280,11 +280,11 @@ def _guarded(action: Callable[[], int]) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_code
     except NgRolloutsError as error:
-        tell(f"error: {redact(str(error))}")
+        log(f"error: {redact(str(error))}")
         return error.exit_code
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 1
     except Exception:
-        tell(redact(traceback.format_exc()))
-        tell("error: this is a defect of ng_rollouts: please report it with the lines above")
+        log(redact(traceback.format_exc()))
+        log("error: this is a defect of ng_rollouts: please report it with the lines above")
         return 4

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ng_rollouts.chat import chat_input
-from ng_rollouts.cli.simple_command import main_of
-from ng_rollouts.console import say
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.console import print_result
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
@@ -48,7 +48,7 @@ class ComparisonConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskMean:
     """A task's mean score in one file.
 
     Attributes:
@@ -62,7 +62,7 @@ class Task:
 
 def main() -> NoReturn:
     """`ng_compare_rollouts`."""
-    main_of("ng_compare_rollouts", ComparisonConfig, run)
+    run_command("ng_compare_rollouts", ComparisonConfig, run)
 
 
 def run(config: ComparisonConfig) -> int:
@@ -76,20 +76,20 @@ def run(config: ComparisonConfig) -> int:
         difference = difference_of(pairs, random.Random(config.seed))  # noqa: S311 - a bootstrap
         compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
         for line in _told(first, other, config.score, difference):
-            say(line)
-    say(json.dumps(compared, indent=4))
+            print_result(line)
+    print_result(json.dumps(compared, indent=4))
     if config.output_json_fpath:
         write_json(Path(config.output_json_fpath).expanduser(), compared)
     return 0
 
 
-def _tasks_of(path: Path, score: str) -> dict[int, Task]:
+def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
     tasks = {}
     for group in groups_of(path):
-        scores = [facts.scores[score] for facts in group.facts if score in facts.scores]
+        scores = [stats.scores[score] for stats in group.stats if score in stats.scores]
         if scores:
             asked = hashlib.blake2b(dumps(_asked(group.first)), digest_size=8).hexdigest()
-            tasks[group.task_index] = Task(math.fsum(scores) / len(scores), len(scores), asked)
+            tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), asked)
     if not tasks:
         raise InputError(f"{path} has no rollouts with the score {score!r}")
     return tasks
@@ -101,7 +101,7 @@ def _asked(row: Json) -> Any:
 
 
 def _common(
-    first: str, of_first: dict[int, Task], second: str, of_second: dict[int, Task], *, intersection: bool
+    first: str, of_first: dict[int, TaskMean], second: str, of_second: dict[int, TaskMean], *, intersection: bool
 ) -> list[int]:
     """The tasks to compare.
 

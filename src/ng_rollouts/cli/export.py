@@ -8,22 +8,22 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, NoReturn, cast
 
-from ng_rollouts.cli.simple_command import main_of
-from ng_rollouts.console import say, tell
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.formats import RECIPES, Recipe
-from ng_rollouts.export.writer import Sink, writable
+from ng_rollouts.export.formats import RECIPES, ExportFormat
+from ng_rollouts.export.writer import RowWriter, writable
 from ng_rollouts.outputs.paths import check_replaceable
 from ng_rollouts.outputs.reader import row_groups
-from ng_rollouts.storage.atomic import moved_aside
-from ng_rollouts.storage.compression import check_packing, is_packed, packed_for, stem_of
+from ng_rollouts.storage.atomic import back_up
+from ng_rollouts.storage.compression import base_name, check_compression, compress_to_temp, is_compressed
 from ng_rollouts.types import Json
 
 
 def main() -> NoReturn:
     """`ng_export_rollouts`."""
-    main_of("ng_export_rollouts", ExportConfig, run)
+    run_command("ng_export_rollouts", ExportConfig, run)
 
 
 def run(config: ExportConfig) -> int:
@@ -34,23 +34,23 @@ def run(config: ExportConfig) -> int:
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=target.parent) as file:
-            sink = Sink(cast("BinaryIO", file))
+            sink = RowWriter(cast("BinaryIO", file))
             read = _fill(sink, recipe, source, config)
             written = _place(sink, target, config)
-    _tell(recipe, read, written)
+    _log_lines(recipe, read, written)
     return 0
 
 
 def _check_outputs(source: Path, target: Path) -> None:
     check_replaceable(target)
-    check_packing(f"output_jsonl_fpath {target}")
+    check_compression(f"output_jsonl_fpath {target}")
     for path in (target, _validation(target)):
         check_replaceable(path)
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"output_jsonl_fpath {target} writes {path}, which is the input: name another")
 
 
-def _fill(sink: Sink, recipe: Recipe, source: Path, config: ExportConfig) -> int:
+def _fill(sink: RowWriter, recipe: ExportFormat, source: Path, config: ExportConfig) -> int:
     """Have the recipe's rows in the sink; how many rollouts were read."""
     read = 0
     for group in row_groups(source, config.group_by, config.num_repeats or 0):
@@ -65,7 +65,7 @@ def _fill(sink: Sink, recipe: Recipe, source: Path, config: ExportConfig) -> int
     return read
 
 
-def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
+def _place(sink: RowWriter, target: Path, config: ExportConfig) -> dict[Path, int]:
     """Put the files in place; how many rows each has."""
     train, validation = sink.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
     parts = {target: train}
@@ -75,7 +75,7 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
         temporary = path.with_name(path.name + ".writing")
         try:
             sink.write(places, temporary)
-            ready = packed_for(path, temporary)
+            ready = compress_to_temp(path, temporary)
             if not config.overwrite:
                 _set_aside(path)
             ready.replace(path)
@@ -87,8 +87,8 @@ def _place(sink: Sink, target: Path, config: ExportConfig) -> dict[Path, int]:
 
 
 def _validation(target: Path) -> Path:
-    packing = target.suffix if is_packed(target) else ""
-    return target.with_name(f"{stem_of(target)}_validation.jsonl{packing}")
+    packing = target.suffix if is_compressed(target) else ""
+    return target.with_name(f"{base_name(target)}_validation.jsonl{packing}")
 
 
 def _leave_no_validation(target: Path, config: ExportConfig) -> None:
@@ -101,20 +101,20 @@ def _leave_no_validation(target: Path, config: ExportConfig) -> None:
 
 def _set_aside(path: Path) -> None:
     if path.exists():
-        tell(f"{path} was there: moved to {moved_aside(path)}")
+        log(f"{path} was there: moved to {back_up(path)}")
 
 
-def _tell(recipe: Recipe, read: int, written: dict[Path, int]) -> None:
-    say(f"Read {read} rollouts of {recipe.groups} groups")
+def _log_lines(recipe: ExportFormat, read: int, written: dict[Path, int]) -> None:
+    print_result(f"Read {read} rollouts of {recipe.groups} groups")
     for line in recipe.told():
-        say(line)
+        print_result(line)
     for path, rows in written.items():
-        say(f"Wrote {rows} rows to {path}")
+        print_result(f"Wrote {rows} rows to {path}")
     if not all(written.values()):
-        tell("warning: a file has no rows: what was left out is told on stdout")
-    left_out = {reason: number for reason, number in recipe.drops.most_common() if number}
+        log("warning: a file has no rows: what was left out is told on stdout")
+    left_out = {reason: number for reason, number in recipe.skipped.most_common() if number}
     for reason, number in left_out.items():
-        say(f"Left out: {number} {reason}")
+        print_result(f"Left out: {number} {reason}")
     figures: Json = {
         "rollouts": read,
         "groups": recipe.groups,
@@ -122,7 +122,7 @@ def _tell(recipe: Recipe, read: int, written: dict[Path, int]) -> None:
         "written": {str(path): rows for path, rows in written.items()},
         "left_out": left_out,
     }
-    say(json.dumps(figures, indent=4))
+    print_result(json.dumps(figures, indent=4))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from ng_rollouts.chat import chat_input
-from ng_rollouts.cli.simple_command import main_of
-from ng_rollouts.console import say, tell
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.metrics.aggregate import Aggregate, group_figures
+from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
-from ng_rollouts.outputs.expected_counts import Planned, planned
+from ng_rollouts.outputs.expected_counts import ExpectedCounts, planned
 from ng_rollouts.outputs.reader import Group, groups_of, scan
 from ng_rollouts.storage.atomic import write_json
-from ng_rollouts.storage.compression import stem_of
+from ng_rollouts.storage.compression import base_name
 from ng_rollouts.types import Json
 
 _OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
@@ -66,7 +66,7 @@ class Row:
 
 def main() -> NoReturn:
     """`ng_reward_profile`."""
-    main_of("ng_reward_profile", ProfileConfig, run)
+    run_command("ng_reward_profile", ProfileConfig, run)
 
 
 def run(config: ProfileConfig) -> int:
@@ -74,8 +74,8 @@ def run(config: ProfileConfig) -> int:
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     scanned = scan(source)
     profile = Profile(planned(source, config.materialized_inputs_jsonl_fpath, scanned))
-    per_task = source.with_name(f"{stem_of(source)}_reward_profiling.jsonl")
-    agents = source.with_name(f"{stem_of(source)}_agent_metrics.json")
+    per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
+    agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
     temporary = per_task.with_name(per_task.name + ".writing")
     table = Table(config)
     try:
@@ -89,11 +89,11 @@ def run(config: ProfileConfig) -> int:
         temporary.unlink(missing_ok=True)
     write_json(agents, profile.of_agents())
     for line in (*table.lines(), *profile.told()):
-        say(line)
-    say(f"Reward profiling outputs: {per_task}")
-    say(f"Agent-level metrics: {agents}")
+        print_result(line)
+    print_result(f"Reward profiling outputs: {per_task}")
+    print_result(f"Agent-level metrics: {agents}")
     if (missing := profile.missing) and not config.allow_partial_rollouts:
-        tell(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
+        log(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
         return 1
     return 0
 
@@ -117,14 +117,14 @@ class Profile:
     """Figures by task, and folded by agent.
 
     Attributes:
-        lacking: rollouts that tasks of the file lack.
+        missing_in_groups: planned rollouts that tasks in the file do not have.
     """
 
-    planned: Planned
-    aggregates: dict[str, Aggregate] = field(default_factory=dict)
+    planned: ExpectedCounts
+    aggregates: dict[str, AgentStats] = field(default_factory=dict)
     answers: Diversity = field(default_factory=lambda: Diversity("answers"))
     completions: Diversity = field(default_factory=lambda: Diversity("completions"))
-    lacking: int = 0
+    missing_in_groups: int = 0
 
     @property
     def rollouts(self) -> int:
@@ -133,28 +133,28 @@ class Profile:
     @property
     def missing(self) -> int:
         """Rollouts that were planned and are not there, those of whole tasks among them."""
-        return max(self.lacking, (self.planned.total or 0) - self.rollouts)
+        return max(self.missing_in_groups, (self.planned.total or 0) - self.rollouts)
 
     def of_task(self, group: Group) -> Json:
         """The line of a task."""
-        scores, parts = scores_of(group.facts), group.by_agent()
-        for agent, facts in parts.items():
-            self.aggregates.setdefault(agent, Aggregate()).add(facts, scores if len(parts) == 1 else None)
+        scores, parts = scores_of(group.stats), group.by_agent()
+        for agent, stats in parts.items():
+            self.aggregates.setdefault(agent, AgentStats()).add(stats, scores if len(parts) == 1 else None)
         planned = max(self.planned.of_task(group.task_index, agent) for agent in parts)
         expected = max(planned, group.indices[-1] + 1)
-        lacking = expected - len(group.facts)
-        self.lacking += lacking
+        missing = expected - len(group.stats)
+        self.missing_in_groups += missing
         return {
-            **group_figures(group.task_index, group.facts, scores),
+            **group_metrics(group.task_index, group.stats, scores),
             **self.completions.of_group([text for text in group.said if text is not None]),
-            **self.answers.of_group([facts.answer for facts in group.facts if facts.answer is not None]),
+            **self.answers.of_group([stats.answer for stats in group.stats if stats.answer is not None]),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),
             "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
-            "num_rollouts": len(group.facts),
+            "num_rollouts": len(group.stats),
             "expected_num_rollouts": expected,
-            "missing_num_rollouts": lacking,
-            "reward_profile_completion_pct": 100 * len(group.facts) / expected,
+            "missing_num_rollouts": missing,
+            "reward_profile_completion_pct": 100 * len(group.stats) / expected,
         }
 
     def of_agents(self) -> list[Json]:
@@ -162,7 +162,7 @@ class Profile:
         for aggregate in self.aggregates.values():
             aggregate.end()
         return [
-            {**aggregate.of_nemo_gym(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
+            {**aggregate.nemo_gym_metrics(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
             for name, aggregate in self.aggregates.items()
         ]
 
@@ -183,7 +183,7 @@ class Table:
 
     def add(self, group: Group) -> None:
         """Consider a task; only as many are kept as are shown."""
-        scores = [facts.scores[self._config.score] for facts in group.facts if self._config.score in facts.scores]
+        scores = [stats.scores[self._config.score] for stats in group.stats if self._config.score in stats.scores]
         if not scores or not self._config.top:
             return
         mean = math.fsum(scores) / len(scores)
@@ -216,10 +216,10 @@ def _infos(group: Group) -> list[Json]:
             "rollout_id": f"{group.task_index}:{index}",
             "_ng_task_index": group.task_index,
             "_ng_rollout_index": index,
-            **facts.scores,
-            **facts.tokens,
+            **stats.scores,
+            **stats.tokens,
         }
-        for index, facts in zip(group.indices, group.facts, strict=True)
+        for index, stats in zip(group.indices, group.stats, strict=True)
     ]
 
 

@@ -11,40 +11,40 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ng_rollouts._version import __version__
-from ng_rollouts.console import tell
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, NgRolloutsError
 from ng_rollouts.redaction import redact
 
 T = TypeVar("T")
 
 
-def main_of(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
+def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
     """A command: its arguments -> its config -> its work -> its exit code."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
-            sys.stdout.write(help_of(name, config))
+            sys.stdout.write(help_text(name, config))
             code = 0
         elif "--version" in sys.argv[1:]:
             sys.stdout.write(f"ng_rollouts {__version__}\n")
             code = 0
         else:
-            code = run(parsed(config, sys.argv[1:]))
+            code = run(parse_args(config, sys.argv[1:]))
     except NgRolloutsError as error:
-        tell(f"error: {redact(str(error))}")
+        log(f"error: {redact(str(error))}")
         code = error.exit_code
     except BrokenPipeError:
         code = 0
     except OSError as error:
-        tell(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
+        log(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
         code = ConfigError.exit_code
     except KeyboardInterrupt:
         code = 130
     raise SystemExit(code)
 
 
-def parsed(config: type[T], arguments: Sequence[str]) -> T:
+def parse_args(config: type[T], arguments: Sequence[str]) -> T:
     """A config of `key=value` arguments, with or without plus signs.
 
     Raises:
@@ -70,7 +70,7 @@ def parsed(config: type[T], arguments: Sequence[str]) -> T:
     return config(**given)
 
 
-def help_of(name: str, config: type) -> str:
+def help_text(name: str, config: type) -> str:
     """What `--help` says: the config's docstring, and a line for each parameter, from its metadata."""
     lines = [(config.__doc__ or "").strip(), "", f"usage: {name} +key=value ...", ""]
     for field in fields(config):

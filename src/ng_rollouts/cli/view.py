@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from ng_rollouts.cli.simple_command import main_of
-from ng_rollouts.console import say
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.console import print_result
 from ng_rollouts.report.build import ViewConfig, page_of, serve_page
 
 
 def main() -> NoReturn:
     """`ng_view_rollouts`."""
-    main_of("ng_view_rollouts", ViewConfig, run)
+    run_command("ng_view_rollouts", ViewConfig, run)
 
 
 def run(config: ViewConfig) -> int:
@@ -20,7 +20,7 @@ def run(config: ViewConfig) -> int:
     if config.serve:
         serve_page(config)
     else:
-        say(f"Page: {page_of(config)}")
+        print_result(f"Page: {page_of(config)}")
     return 0
 
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.console import tell
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 
 KEYS = ("policy_base_url", "policy_api_key", "policy_model_name")
@@ -40,7 +40,7 @@ def fill_from_env_yaml(config: Any) -> None:
     except Exception as error:  # yaml's errors share no base with anything
         raise ConfigError(f"env.yaml is no YAML: {' '.join(str(error).split())}") from error
     if found["policy_api_key"] and os.name == "posix" and path.stat().st_mode & _READABLE_BY_OTHERS:
-        tell("warning: env.yaml holds policy_api_key, and others may read it: chmod 600 env.yaml")
+        log("warning: env.yaml holds policy_api_key, and others may read it: chmod 600 env.yaml")
     typed = config.get("policy_base_url")
     if typed is not None and typed != found["policy_base_url"]:
         found["policy_api_key"] = None  # a key is for the address that it lies beside

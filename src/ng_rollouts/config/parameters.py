@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ng_rollouts.config.validation import check_repeats, check_sampling, executor_options, exporter_names
+from ng_rollouts.config.validation import check_repeats, check_sampling, executor_options, integration_names
 from ng_rollouts.errors import ConfigError
 
 RESPONSES_PARAMETERS = frozenset(
@@ -19,7 +19,7 @@ RESPONSES_PARAMETERS = frozenset(
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
-LONGEST_S = 1e8
+MAX_SECONDS = 1e8
 """Three years: nobody means to wait longer, and timers do not count further."""
 
 POLICY_APIS = ("auto", "responses", "chat_completions")
@@ -310,7 +310,7 @@ class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelSe
         self.executor = executor_options(self.executor)
         _check_seconds(self)
         check_sampling(self.responses_create_params, "responses_create_params.")
-        self.export = exporter_names(self.export)
+        self.export = integration_names(self.export)
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
         self.num_repeats = 1 if self.num_repeats is None else self.num_repeats
@@ -360,13 +360,13 @@ def _check_counts(config: CollectConfig) -> None:
 def _check_seconds(config: CollectConfig) -> None:
     for key in ("connect_timeout_s", "idle_timeout_s", "rollout_timeout_s", "retry_budget_s"):
         value = getattr(config, key)
-        if value is not None and not 0 < value < LONGEST_S:
+        if value is not None and not 0 < value < MAX_SECONDS:
             raise ConfigError(
-                f"{key} must be more than 0 and less than {LONGEST_S:g} seconds (null: no bound), got {value:g}"
+                f"{key} must be more than 0 and less than {MAX_SECONDS:g} seconds (null: no bound), got {value:g}"
             )
     for key in ("wait_for_agent_s", "drain_s"):
-        if not 0 <= getattr(config, key) < LONGEST_S:
-            raise ConfigError(f"{key} must be from 0 to {LONGEST_S:g} seconds, got {getattr(config, key):g}")
+        if not 0 <= getattr(config, key) < MAX_SECONDS:
+            raise ConfigError(f"{key} must be from 0 to {MAX_SECONDS:g} seconds, got {getattr(config, key):g}")
 
 
 def _check_failing(config: CollectConfig) -> None:

@@ -9,7 +9,7 @@ from ng_rollouts.errors import ConfigError
 
 _RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 
-EXPORTERS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
+INTEGRATIONS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
 """What a finished run can be handed on to, and the module that each needs."""
 
 _RAY: dict[str, Any] = {
@@ -91,7 +91,7 @@ def _is_amount(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
-def exporter_names(wanted: Any) -> list[str]:
+def integration_names(wanted: Any) -> list[str]:
     """The exporters of a name, a list, or nothing.
 
     Raises:
@@ -99,8 +99,8 @@ def exporter_names(wanted: Any) -> list[str]:
     """
     names = [] if wanted is None else wanted if isinstance(wanted, list) else [wanted]
     for name in names:
-        if name not in EXPORTERS:
-            raise ConfigError(f"export must be one of {', '.join(EXPORTERS)}, or a list of them, got {name!r}")
+        if name not in INTEGRATIONS:
+            raise ConfigError(f"export must be one of {', '.join(INTEGRATIONS)}, or a list of them, got {name!r}")
     return list(dict.fromkeys(names))
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import Tell
+from ng_rollouts.console import Log
 from ng_rollouts.types import Result, Rollout
 
 
@@ -24,7 +24,7 @@ class Executor(Protocol):
         ...
 
     @property
-    def most_at_once(self) -> int | None:
+    def max_concurrency(self) -> int | None:
         """So many it has room for; None if there is no bound."""
         ...
 
@@ -34,7 +34,7 @@ class Executor(Protocol):
 
 
 def open_executor(
-    config: CollectConfig, agents: Mapping[str, Agent], rows: Mapping[str, int], tell: Tell
+    config: CollectConfig, agents: Mapping[str, Agent], rows: Mapping[str, int], log: Log
 ) -> AbstractAsyncContextManager[Executor]:
     """The executor that the config asks for.
 
@@ -45,7 +45,7 @@ def open_executor(
     if config.executor.get("kind") == "ray":
         from ng_rollouts.executors.ray import RayExecutor  # noqa: PLC0415 - an extra
 
-        return RayExecutor(config, rows, tell)
+        return RayExecutor(config, rows, log)
     from ng_rollouts.executors.local import LocalExecutor  # noqa: PLC0415
 
     return nullcontext(LocalExecutor(config, agents))

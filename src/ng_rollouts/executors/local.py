@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.metrics.result_rows import result_of
@@ -21,7 +21,7 @@ class LocalExecutor:
     config: CollectConfig
     agents: Mapping[str, Agent]
 
-    most_at_once = None
+    max_concurrency = None
 
     def told(self) -> Iterable[str]:
         """Nothing beside what is told of agents."""
@@ -31,7 +31,7 @@ class LocalExecutor:
         """Make one attempt."""
         agent = self.agents[rollout.agent]
         request = rollout.request(attempts)
-        reply = await (agent.run(request) if isinstance(agent, ServerAgent) else self._answer(agent, request))
+        reply = await (agent.run(request) if isinstance(agent, RemoteAgent) else self._answer(agent, request))
         return result_of(
             rollout,
             reply,

@@ -20,9 +20,9 @@ import ray
 from ray.exceptions import RayError
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import Tell
+from ng_rollouts.console import Log
 from ng_rollouts.errors import AttemptFailed, ConfigError, StoppedEarly, Unreachable
-from ng_rollouts.executors.ray_worker import Call, Outcome, Worker, unpacked
+from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
 from ng_rollouts.types import Result, Rollout
 
 _BATCH = 64
@@ -73,12 +73,12 @@ class _Actor:
 
     handle: Any
     pending: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
-    outbox: list[Call] = field(default_factory=list)
+    outbox: list[AttemptRequest] = field(default_factory=list)
     has_mail: asyncio.Event = field(default_factory=asyncio.Event)
     is_up: bool = False
     losses: int = 0
 
-    def post(self, call: Call) -> None:
+    def post(self, call: AttemptRequest) -> None:
         self.outbox.append(call)
         self.has_mail.set()
 
@@ -93,10 +93,10 @@ class RayExecutor:
         Unreachable: there is no such cluster, or no actor could be started.
     """
 
-    def __init__(self, config: CollectConfig, rows: Mapping[str, int], tell: Tell) -> None:
+    def __init__(self, config: CollectConfig, rows: Mapping[str, int], log: Log) -> None:
         self._config = config
         self._rows = dict(rows)
-        self._tell = tell
+        self._log_lines = log
         self._options = config.executor
         self._actors: list[_Actor] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +123,7 @@ class RayExecutor:
         there = (
             f"{len(self._actors)} actors" if len(self._actors) == wanted else f"{len(self._actors)} of {wanted} actors"
         )
-        self._tell(f"Ray: {there} on {nodes} nodes")
+        self._log_lines(f"Ray: {there} on {nodes} nodes")
         return self
 
     async def _those_that_come(self, wanted: int) -> list[_Actor]:
@@ -146,14 +146,14 @@ class RayExecutor:
             task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                closing = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
-                await asyncio.gather(*closing, return_exceptions=True)
+                finalizer = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
+                await asyncio.gather(*finalizer, return_exceptions=True)
         for actor in self._actors:
             ray.kill(actor.handle)
         ray.shutdown()
 
     @property
-    def most_at_once(self) -> int | None:
+    def max_concurrency(self) -> int | None:
         """What all actors together have room for."""
         return len(self._actors) * int(self._options["max_in_flight_per_actor"])
 
@@ -174,13 +174,13 @@ class RayExecutor:
             number = next(self._numbers)
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             actor.pending[number] = future
-            actor.post(Call(number, rollout, attempts))
+            actor.post(AttemptRequest(number, rollout, attempts))
             try:
                 return await future
             except _LostError:
                 self._asked_again += 1
             except asyncio.CancelledError:
-                actor.post(Call(number))
+                actor.post(AttemptRequest(number))
                 raise
             finally:
                 actor.pending.pop(number, None)
@@ -214,7 +214,7 @@ class RayExecutor:
         return int(self._options["num_actors"] or max(1, by_cpus))
 
     def _new_handle(self) -> Any:
-        remote = ray.remote(Worker).options(
+        remote = ray.remote(RayWorker).options(
             num_cpus=self._options["num_cpus"],
             resources=dict(self._options["resources"] or {}),
             scheduling_strategy="SPREAD",
@@ -261,14 +261,14 @@ class RayExecutor:
     async def _receive(self, actor: _Actor) -> None:
         while True:
             async with asyncio.timeout(_SILENT_S):
-                outcomes: list[Outcome] = await actor.handle.take.remote(_TAKE_WAIT_S)
+                outcomes: list[AttemptOutcome] = await actor.handle.take.remote(_TAKE_WAIT_S)
             for outcome in outcomes:
                 actor.losses = 0
                 future = actor.pending.get(outcome.number)
                 if future is None or future.done():
                     continue
                 if outcome.failure is not None:
-                    future.set_exception(unpacked(outcome.failure))
+                    future.set_exception(failure_from_values(outcome.failure))
                 elif outcome.result is not None:
                     future.set_result(outcome.result)
 

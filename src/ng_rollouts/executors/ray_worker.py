@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ng_rollouts.agents.factory import find_agents
+from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.executors.local import LocalExecutor
 from ng_rollouts.types import Result, Rollout
 
 
-class Call(NamedTuple):
+class AttemptRequest(NamedTuple):
     """An attempt that is asked for; without a rollout, the attempt of this number is no longer wanted."""
 
     number: int
@@ -23,7 +23,7 @@ class Call(NamedTuple):
     attempts: int = 0
 
 
-class Outcome(NamedTuple):
+class AttemptOutcome(NamedTuple):
     """How an attempt ended."""
 
     number: int
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     failure: tuple[str, str, dict[str, Any]] | None = None
 
 
-class Worker:
+class RayWorker:
     """Agents of its own, over connections of its own.
 
     Args:
@@ -43,24 +43,24 @@ class Worker:
         self._rows = rows
         self._stack = AsyncExitStack()
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._done: list[Outcome] = []
+        self._done: list[AttemptOutcome] = []
         self._any_done = asyncio.Event()
         self._executor: LocalExecutor | None = None
 
     async def ping(self) -> None:
         """Be there."""
 
-    async def start(self, workers: int) -> None:
+    async def start(self, process_pool: int) -> None:
         """Find the agents.
 
         Args:
             workers: how many there are, which share what is allowed a minute.
         """
-        self._config = share_of(self._config, workers)
-        agents = await find_agents(self._rows, self._config, self._stack, lambda _: None)
+        self._config = share_of(self._config, process_pool)
+        agents = await resolve_agents(self._rows, self._config, self._stack, lambda _: None)
         self._executor = LocalExecutor(self._config, agents)
 
-    async def submit(self, calls: Sequence[Call]) -> None:
+    async def submit(self, calls: Sequence[AttemptRequest]) -> None:
         """Begin these attempts, and leave those that are not wanted."""
         for call in calls:
             if call.rollout is not None:
@@ -68,7 +68,7 @@ class Worker:
             elif task := self._running.pop(call.number, None):
                 task.cancel()
 
-    async def take(self, wait_s: float) -> list[Outcome]:
+    async def take(self, wait_s: float) -> list[AttemptOutcome]:
         """What has ended, as soon as anything has."""
         try:
             async with asyncio.timeout(wait_s):
@@ -89,33 +89,35 @@ class Worker:
         if self._executor is None:
             raise RuntimeError("not started")
         try:
-            outcome = Outcome(number, await self._executor.call(rollout, attempts))
+            outcome = AttemptOutcome(number, await self._executor.call(rollout, attempts))
         except AttemptFailed as failure:
-            outcome = Outcome(number, None, packed(failure))
+            outcome = AttemptOutcome(number, None, failure_as_values(failure))
         except Exception as error:
-            outcome = Outcome(number, None, ("worker_error", f"{type(error).__name__}: {error}", {"retryable": True}))
+            outcome = AttemptOutcome(
+                number, None, ("worker_error", f"{type(error).__name__}: {error}", {"retryable": True})
+            )
         self._running.pop(number, None)
         self._done.append(outcome)
         self._any_done.set()
 
 
-def packed(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
+def failure_as_values(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
     """A failure as plain values."""
     names = ("status", "retryable", "terminal", "persist", "retry_after_s")
     return failure.failure_class, failure.message, {name: getattr(failure, name) for name in names}
 
 
-def unpacked(failure: tuple[str, str, dict[str, Any]]) -> AttemptFailed:
+def failure_from_values(failure: tuple[str, str, dict[str, Any]]) -> AttemptFailed:
     """The failure again."""
     name, message, more = failure
     return AttemptFailed(name, message, **more)
 
 
-def share_of(config: CollectConfig, workers: int) -> CollectConfig:
+def share_of(config: CollectConfig, process_pool: int) -> CollectConfig:
     """The config of one of so many workers."""
     requests, tokens = config.max_requests_per_minute, config.max_tokens_per_minute
     return replace(
         config,
-        max_requests_per_minute=None if requests is None else requests / workers,
-        max_tokens_per_minute=None if tokens is None else tokens / workers,
+        max_requests_per_minute=None if requests is None else requests / process_pool,
+        max_tokens_per_minute=None if tokens is None else tokens / process_pool,
     )

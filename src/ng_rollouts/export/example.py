@@ -12,10 +12,10 @@ from typing import Any
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.metrics.result_rows import facts_of
-from ng_rollouts.types import Facts, Json
+from ng_rollouts.metrics.result_rows import stats_of
+from ng_rollouts.types import Json, RolloutStats
 
-Drops = Counter[str]
+Skipped = Counter[str]
 """Why rollouts or groups were left out, and how many."""
 
 
@@ -40,8 +40,8 @@ class Example:
         return answered if self.keep_reasoning else [_without_reasoning(message) for message in answered]
 
     @cached_property
-    def facts(self) -> Facts:
-        return facts_of(self.row)
+    def stats(self) -> RolloutStats:
+        return stats_of(self.row)
 
     @property
     def tools(self) -> Json:
@@ -75,7 +75,7 @@ class Example:
     def size(self, what: str) -> float | None:
         """Its characters, tokens or turns; None if tokens are not told."""
         if what == "tokens":
-            return self.facts.tokens.get("output_tokens")
+            return self.stats.tokens.get("output_tokens")
         return len(self._own) if what == "turns" else len(self.text)
 
     def digest(self, dedupe: str) -> bytes:
@@ -86,25 +86,25 @@ class Example:
         return hashlib.blake2b(dumps(said), digest_size=16).digest()
 
 
-def usable(group: list[Example], config: ExportConfig, drops: Drops) -> Iterator[tuple[Example, float]]:
+def usable(group: list[Example], config: ExportConfig, skipped: Skipped) -> Iterator[tuple[Example, float]]:
     """Those of a group that can be trained on, with their scores; why others cannot be is counted."""
     for example in group:
         reason = _unfit(example, config)
         if reason:
-            drops[reason] += 1
+            skipped[reason] += 1
         else:
-            yield example, example.facts.scores[config.score]
+            yield example, example.stats.scores[config.score]
 
 
 def _unfit(example: Example, config: ExportConfig) -> str | None:
-    score = example.facts.scores.get(config.score)
+    score = example.stats.scores.get(config.score)
     if score is None:
         return f"no {config.score}"
     if not example.prompt:
         return "no prompt"
     if not example.has_answer:
         return "nothing said by the assistant"
-    if example.facts.truncated and not config.keep_truncated:
+    if example.stats.truncated and not config.keep_truncated:
         return "truncated"
     if config.min_reward is not None and score < config.min_reward:
         return f"{config.score} below {config.min_reward:g}"

@@ -9,12 +9,12 @@ from itertools import combinations, islice
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.example import Drops, Example, usable
-from ng_rollouts.metrics.running_stats import Moments
+from ng_rollouts.export.example import Example, Skipped, usable
+from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
 
 Scored = tuple[Example, float]
-Made = Iterator[tuple[Json, list[Json]]]
+ExportRow = Iterator[tuple[Json, list[Json]]]
 """Rows, and the prompt of each."""
 
 _NEARLY = 1e-9
@@ -23,16 +23,16 @@ _NEARLY = 1e-9
 _OF_A_ROLLOUT = frozenset({"response", "output", "input", "reward", "accuracy", "extracted_answer"})
 
 
-class Recipe(ABC):
+class ExportFormat(ABC):
     """Takes groups one at a time, and counts what it leaves out."""
 
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
-        self.drops = Drops()
+        self.skipped = Skipped()
         self.groups = 0
         self.scores: set[str] = set()
 
-    def rows(self, group: list[Json]) -> Made:
+    def rows(self, group: list[Json]) -> ExportRow:
         """What a group comes to.
 
         Raises:
@@ -41,18 +41,18 @@ class Recipe(ABC):
         self.groups += 1
         examples = [Example(row, self.config.keep_reasoning) for row in group]
         for example in examples:
-            self.scores |= example.facts.scores.keys()
-        return self._made_of(examples)
+            self.scores |= example.stats.scores.keys()
+        return self._examples(examples)
 
     @abstractmethod
-    def _made_of(self, group: list[Example]) -> Made: ...
+    def _examples(self, group: list[Example]) -> ExportRow: ...
 
     def _of_one_prompt(self, group: list[Example]) -> list[Example]:
         """Those that ask what the first asks: only they can be held against each other."""
         alike = [example for example in group if example.prompt == group[0].prompt]
         if len(alike) < len(group) and self.config.group_by == "position":
             raise InputError(f"rows of group {self.groups} ask different things: is num_repeats={len(group)} right?")
-        self.drops["another prompt than the first of their group"] += len(group) - len(alike)
+        self.skipped["another prompt than the first of their group"] += len(group) - len(alike)
         return alike
 
     def told(self) -> Iterator[str]:
@@ -64,26 +64,26 @@ class Recipe(ABC):
         return {}
 
 
-class Sft(Recipe):
+class Sft(ExportFormat):
     """Whole conversations to imitate."""
 
     def __init__(self, config: ExportConfig) -> None:
         super().__init__(config)
         self._once = _Once(config)
 
-    def _made_of(self, group: list[Example]) -> Made:
+    def _examples(self, group: list[Example]) -> ExportRow:
         group = self._of_one_prompt(group) if self.config.best_of_group else group
-        found = list(usable(group, self.config, self.drops))
+        found = list(usable(group, self.config, self.skipped))
         if self.config.best_of_group and found:
-            self.drops["not the best of their group"] += len(found) - 1
+            self.skipped["not the best of their group"] += len(found) - 1
             found = [max(found, key=lambda pair: pair[1])]
-        for example, score in self._once.of(found, self.drops):
+        for example, score in self._once.of(found, self.skipped):
             messages = [*example.prompt, *example.completion]
             row = {"messages": messages, **example.tools, **_named(example), self.config.score: score}
             yield row, example.prompt
 
 
-class Kto(Recipe):
+class Kto(ExportFormat):
     """Completions with a verdict each."""
 
     def __init__(self, config: ExportConfig) -> None:
@@ -91,8 +91,8 @@ class Kto(Recipe):
         self._once = _Once(config)
         self._desirable = self._undesirable = 0
 
-    def _made_of(self, group: list[Example]) -> Made:
-        for example, score in self._once.of(usable(group, self.config, self.drops), self.drops):
+    def _examples(self, group: list[Example]) -> ExportRow:
+        for example, score in self._once.of(usable(group, self.config, self.skipped), self.skipped):
             label = score >= self.config.threshold
             self._desirable, self._undesirable = self._desirable + label, self._undesirable + (not label)
             said = {"prompt": example.prompt, "completion": example.completion, "label": label}
@@ -105,26 +105,26 @@ class Kto(Recipe):
         return {"desirable": self._desirable, "undesirable": self._undesirable}
 
 
-class Dpo(Recipe):
+class Dpo(ExportFormat):
     """Pairs of which one completion is better."""
 
     def __init__(self, config: ExportConfig) -> None:
         super().__init__(config)
         self._rng = random.Random(config.seed)  # noqa: S311 - which pairs, not secrets
-        self._moments = {"chosen": Moments(), "rejected": Moments(), "gap": Moments()}
+        self._moments = {"chosen": RunningStats(), "rejected": RunningStats(), "gap": RunningStats()}
         self._paired = 0
 
-    def _made_of(self, group: list[Example]) -> Made:
+    def _examples(self, group: list[Example]) -> ExportRow:
         alike = self._of_one_prompt(group)
-        found = sorted(usable(alike, self.config, self.drops), key=lambda pair: pair[1], reverse=True)
+        found = sorted(usable(alike, self.config, self.skipped), key=lambda pair: pair[1], reverse=True)
         if len(found) < 2:
-            self.drops["groups with fewer than two rollouts left"] += 1
+            self.skipped["groups with fewer than two rollouts left"] += 1
             return
         pairs = self._pairs(found)
         if not pairs:
             same = all(example.completion == found[0][0].completion for example, _ in found)
             gap = f"no gap of {self.config.min_reward_gap:g}"
-            self.drops[f"groups with {'only one answer' if same else gap}"] += 1
+            self.skipped[f"groups with {'only one answer' if same else gap}"] += 1
         self._paired += bool(pairs)
         for (chosen, higher), (rejected, lower) in pairs:
             for name, value in (("chosen", higher), ("rejected", lower), ("gap", higher - lower)):
@@ -173,21 +173,21 @@ class Dpo(Recipe):
         return {"pairs": self._moments["gap"].count, "pair_creation_rate": rate, **spread}
 
 
-class Rl(Recipe):
+class Rl(ExportFormat):
     """Prompts with what their group says of their difficulty, ready to be collected from again."""
 
-    def _made_of(self, group: list[Example]) -> Made:
+    def _examples(self, group: list[Example]) -> ExportRow:
         group = self._of_one_prompt(group)
-        scored = [example.facts.scores.get(self.config.score) for example in group]
+        scored = [example.stats.scores.get(self.config.score) for example in group]
         scores = [score for score in scored if score is not None]
-        self.drops[f"no {self.config.score}"] += len(group) - len(scores)
+        self.skipped[f"no {self.config.score}"] += len(group) - len(scores)
         if not scores or not (prompt := group[0].prompt):
-            self.drops["groups without a prompt or a score"] += 1
+            self.skipped["groups without a prompt or a score"] += 1
             return
-        moments = Moments.of(scores)
+        moments = RunningStats.of(scores)
         rate = sum(score >= self.config.threshold for score in scores) / len(scores)
         if not self.config.min_pass_rate <= rate <= self.config.max_pass_rate:
-            self.drops[f"groups {'harder' if rate < self.config.min_pass_rate else 'easier'} than asked for"] += 1
+            self.skipped[f"groups {'harder' if rate < self.config.min_pass_rate else 'easier'} than asked for"] += 1
             return
         row = {
             **_common_to([example.row for example in group]),
@@ -201,7 +201,7 @@ class Rl(Recipe):
         yield row, prompt
 
 
-RECIPES: dict[str, type[Recipe]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
+RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
 
 
 class _Once:
@@ -211,12 +211,12 @@ class _Once:
         self._dedupe = config.dedupe
         self._seen: set[bytes] = set()
 
-    def of(self, found: Iterator[Scored] | list[Scored], drops: Drops) -> Iterator[Scored]:
+    def of(self, found: Iterator[Scored] | list[Scored], skipped: Skipped) -> Iterator[Scored]:
         for example, score in found:
             if self._dedupe:
                 digest = example.digest(self._dedupe)
                 if digest in self._seen:
-                    drops["duplicates"] += 1
+                    skipped["duplicates"] += 1
                     continue
                 self._seen.add(digest)
             yield example, score

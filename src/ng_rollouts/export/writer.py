@@ -19,7 +19,7 @@ _DIGEST_BYTES = 8
 
 
 @dataclass(slots=True)
-class Sink:
+class RowWriter:
     """Rows in a file of their own, known by offset and by what is asked: no prompt is in both parts of a split."""
 
     file: BinaryIO

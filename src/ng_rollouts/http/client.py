@@ -26,7 +26,7 @@ TCP_KEEPALIVE_PROBES = 4
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = MappingProxyType({})
 
-_CRAWLS_BEYOND = 32
+_SLOW_ABOVE = 32
 """httpx's own pool looks at every connection for every request: 4 ms of CPU each at 100 in flight."""
 
 
@@ -106,9 +106,9 @@ def is_certificate_failure(message: str) -> bool:
     return "certificate" in said and any(word in said for word in ("verify", "invalid", "unknown", "expired"))
 
 
-def crawls_beyond(engine: str) -> int | None:
+def slow_above(engine: str) -> int | None:
     """From how many requests in flight on this engine spends its time in its own pool; None if it does not."""
-    return None if _sends_by_pyreqwest(engine) or _installed("httpx_aiohttp") else _CRAWLS_BEYOND
+    return None if _sends_by_pyreqwest(engine) or _installed("httpx_aiohttp") else _SLOW_ABOVE
 
 
 def _sends_by_pyreqwest(engine: str) -> bool:

@@ -67,14 +67,14 @@ class HttpxClient:
 
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
         self._limits = limits
-        pool = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport = _network(pool) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
+        load_balancer = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        transport = _network(load_balancer) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
             self._client = httpx.AsyncClient(
                 transport=transport,
                 trust_env=app is None,
                 timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
-                limits=pool,
+                limits=load_balancer,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # cookies belong to rollouts, not to us
                 headers={"user-agent": f"ng_rollouts/{__version__}"},
             )
@@ -111,13 +111,13 @@ class HttpxClient:
         return Reply(response.status_code, response.headers.get, response.headers.get_list, read)
 
 
-def _network(pool: httpx.Limits) -> httpx.AsyncBaseTransport | None:
+def _network(load_balancer: httpx.Limits) -> httpx.AsyncBaseTransport | None:
     """Over httpx-aiohttp if that is installed, else httpx's own; None leaves proxies of the environment to httpx."""
     try:
         from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         proxies = urllib.request.getproxies().keys() - {"no"}
-        return None if proxies else httpx.AsyncHTTPTransport(limits=pool, socket_options=_SOCKET_OPTIONS)
+        return None if proxies else httpx.AsyncHTTPTransport(limits=load_balancer, socket_options=_SOCKET_OPTIONS)
     return AiohttpTransport(client=_aiohttp_session)
 
 

@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ng_rollouts.errors import LONGEST_RETRY_AFTER_S, UNREACHED, AttemptFailed
-from ng_rollouts.http.rate_limiter import Pace, Ticket
+from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed
+from ng_rollouts.http.rate_limiter import RateLimiter, Reservation
 from ng_rollouts.redaction import without_credentials
 
-FIRST_REST_S = 2.0
-LONGEST_REST_S = 60.0
+FIRST_COOLDOWN_S = 2.0
+MAX_COOLDOWN_S = 60.0
 """An address that fails is left alone for so long, twice as long each time, while there are others."""
 
-_FAILURES_TO_REST = 3
+_FAILURES_TO_COOL_DOWN = 3
 """So many failures in a row count as failing; fewer may be the fault of rows."""
 
 _OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", "unsupported_parameter"})
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class Address:
+class Endpoint:
     """One of a pool's servers, and how it has been doing.
 
     Attributes:
@@ -50,13 +50,13 @@ class Address:
 
     url: str
     in_flight: int = 0
-    asked: int = 0
+    requests_sent: int = 0
     failed: int = 0
-    answered_s: float = 0.0
+    reply_seconds: float = 0.0
     _failures_in_a_row: int = 0
-    _rest_s: float = FIRST_REST_S
-    _rests_until: float = 0.0
-    _excused_until: float = 0.0
+    _cooldown_s: float = FIRST_COOLDOWN_S
+    _cooldown_until: float = 0.0
+    _retry_after_until: float = 0.0
 
     @property
     def shown(self) -> str:
@@ -64,61 +64,67 @@ class Address:
         return without_credentials(self.url)
 
     @property
-    def usual_s(self) -> float:
+    def mean_seconds(self) -> float:
         """Seconds that an answer takes on average."""
-        answered = self.asked - self.failed - self.in_flight
-        return self.answered_s / answered if answered > 0 else 0.0
+        answered = self.requests_sent - self.failed - self.in_flight
+        return self.reply_seconds / answered if answered > 0 else 0.0
 
     @property
-    def excused_s(self) -> float:
+    def retry_after_left(self) -> float:
         """Seconds for which it still asked to be left alone."""
-        if not self._excused_until:
+        if not self._retry_after_until:
             return 0.0
-        return max(0.0, self._excused_until - time.monotonic())
+        return max(0.0, self._retry_after_until - time.monotonic())
 
     @property
-    def rests(self) -> bool:
+    def is_cooling_down(self) -> bool:
         """Whether it is not to be asked while there are others."""
-        suspect = self._rests_until > 0
-        return self.excused_s > 0 or (suspect and (self.in_flight > 0 or time.monotonic() < self._rests_until))
+        suspect = self._cooldown_until > 0
+        return self.retry_after_left > 0 or (
+            suspect and (self.in_flight > 0 or time.monotonic() < self._cooldown_until)
+        )
 
-    def burden(self) -> tuple[bool, int, int]:
+    def sort_key(self) -> tuple[bool, int, int]:
         """What orders addresses, the one to ask first."""
-        return self.rests, self.in_flight, self.asked
+        return self.is_cooling_down, self.in_flight, self.requests_sent
 
     def succeeded(self, seconds: float) -> None:
-        self.answered_s += seconds
-        self._failures_in_a_row, self._rest_s, self._rests_until = 0, FIRST_REST_S, 0.0
+        self.reply_seconds += seconds
+        self._failures_in_a_row, self._cooldown_s, self._cooldown_until = 0, FIRST_COOLDOWN_S, 0.0
 
-    def went_wrong(self, failure: AttemptFailed) -> None:
+    def record_failure(self, failure: AttemptFailed) -> None:
         self.failed += 1
         if failure.retry_after_s is not None:
-            asked = min(failure.retry_after_s, LONGEST_RETRY_AFTER_S)
-            self._excused_until = max(self._excused_until, time.monotonic() + asked)
+            requests_sent = min(failure.retry_after_s, MAX_RETRY_AFTER_S)
+            self._retry_after_until = max(self._retry_after_until, time.monotonic() + requests_sent)
             return
-        is_gone = failure.failure_class in UNREACHED or failure.failure_class == "connection_lost"
+        is_gone = failure.failure_class in UNREACHABLE or failure.failure_class == "connection_lost"
         self._failures_in_a_row += failure.failure_class not in _OF_THE_ROW
-        if is_gone or self._failures_in_a_row >= _FAILURES_TO_REST:
-            self._rests_until = time.monotonic() + self._rest_s
-            self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
+        if is_gone or self._failures_in_a_row >= _FAILURES_TO_COOL_DOWN:
+            self._cooldown_until = time.monotonic() + self._cooldown_s
+            self._cooldown_s = min(MAX_COOLDOWN_S, 2 * self._cooldown_s)
 
 
-class Pool:
+class LoadBalancer:
     """Sends by one address or another, at a pace.
 
     Args:
         urls: what is asked; at least one.
     """
 
-    def __init__(self, urls: list[str], pace: Pace | None = None) -> None:
-        self.addresses = [Address(url) for url in urls]
-        self._pace = pace or Pace()
-        self._of_task: OrderedDict[int, Address] = OrderedDict()
+    def __init__(self, urls: list[str], rate_limiter: RateLimiter | None = None) -> None:
+        self.addresses = [Endpoint(url) for url in urls]
+        self._rate_limiter = rate_limiter or RateLimiter()
+        self._of_task: OrderedDict[int, Endpoint] = OrderedDict()
 
-    def resting(self) -> list[str]:
+    def cooling_down(self) -> list[str]:
         """The addresses that are being left alone."""
         several = len(self.addresses) > 1
-        return [address.shown for address in self.addresses if address.excused_s or (several and address.rests)]
+        return [
+            address.shown
+            for address in self.addresses
+            if address.retry_after_left or (several and address.is_cooling_down)
+        ]
 
     async def send(
         self,
@@ -138,71 +144,71 @@ class Pool:
         Raises:
             AttemptFailed: what the last address asked came to.
         """
-        tried: set[Address] = set()
+        tried: set[Endpoint] = set()
         while True:
-            address, ticket = await self._turn(task, tried, characters, output_tokens)
+            address, reservation = await self._turn(task, tried, characters, output_tokens)
             try:
                 answer = await _timed(address, send)
             except AttemptFailed as failure:
-                self._pace.give_back(ticket)
+                self._rate_limiter.cancel(reservation)
                 self._of_task.pop(task, None)
                 tried.add(address)
-                if failure.failure_class not in UNREACHED or len(tried) == len(self.addresses):
+                if failure.failure_class not in UNREACHABLE or len(tried) == len(self.addresses):
                     raise
             except BaseException:
-                self._pace.give_back(ticket)
+                self._rate_limiter.cancel(reservation)
                 raise
             else:
-                self._pace.settle(ticket, tokens_of(answer))
+                self._rate_limiter.settle(reservation, tokens_of(answer))
                 return answer
 
     async def _turn(
-        self, task: int, tried: set[Address], characters: int, output_tokens: int | None
-    ) -> tuple[Address, Ticket]:
+        self, task: int, tried: set[Endpoint], characters: int, output_tokens: int | None
+    ) -> tuple[Endpoint, Reservation]:
         """An address that may be asked, and the turn to ask it, whatever its rest after the longest there is."""
-        until = time.monotonic() + LONGEST_RETRY_AFTER_S
+        until = time.monotonic() + MAX_RETRY_AFTER_S
         while True:
-            await self._rest(task, tried, until)
-            ticket = await self._pace.wait(characters, output_tokens)
+            await self._wait_for_retry_after(task, tried, until)
+            reservation = await self._rate_limiter.wait(characters, output_tokens)
             address = self._pick(task, tried)
-            if not address.excused_s or time.monotonic() >= until:
-                return address, ticket
-            self._pace.give_back(ticket)
+            if not address.retry_after_left or time.monotonic() >= until:
+                return address, reservation
+            self._rate_limiter.cancel(reservation)
 
-    async def _rest(self, task: int, tried: set[Address], until: float) -> None:
+    async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], until: float) -> None:
         """Wait for as long as the best address asks for, others prolonging it or not, but not beyond `until`."""
-        while (address := self._pick(task, tried)).excused_s and (left := until - time.monotonic()) > 0:
-            excused = min(other.excused_s for other in self.addresses if other not in tried)
+        while (address := self._pick(task, tried)).retry_after_left and (left := until - time.monotonic()) > 0:
+            excused = min(other.retry_after_left for other in self.addresses if other not in tried)
             await asyncio.sleep(min(excused, left))
             # one after another over the time of a request, as they would come by themselves, not all at once
-            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.usual_s)))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.mean_seconds)))  # noqa: S311
 
-    def _pick(self, task: int, tried: set[Address]) -> Address:
+    def _pick(self, task: int, tried: set[Endpoint]) -> Endpoint:
         if len(self.addresses) == 1:
             return self.addresses[0]
-        least = min((address for address in self.addresses if address not in tried), key=Address.burden)
+        least = min((address for address in self.addresses if address not in tried), key=Endpoint.sort_key)
         known = self._of_task.get(task)
         most = max(least.in_flight + _MARGIN, least.in_flight * (1 + _MARGIN_SHARE))
-        if known is None or known in tried or known.rests or known.in_flight > most:
+        if known is None or known in tried or known.is_cooling_down or known.in_flight > most:
             self._remember(task, least)
             return least
         return known
 
-    def _remember(self, task: int, address: Address) -> None:
+    def _remember(self, task: int, address: Endpoint) -> None:
         self._of_task[task] = address
         if len(self._of_task) > _TASKS_REMEMBERED:
             self._of_task.popitem(last=False)
 
 
-async def _timed(address: Address, send: Callable[[str], Awaitable[T]]) -> T:
+async def _timed(address: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
     address.in_flight += 1
-    address.asked += 1
+    address.requests_sent += 1
     began = time.monotonic()
     try:
         answer = await send(address.url)
     except AttemptFailed as failure:
         failure.sent_at = began
-        address.went_wrong(failure)
+        address.record_failure(failure)
         raise
     else:
         address.succeeded(time.monotonic() - began)

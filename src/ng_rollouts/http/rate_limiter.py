@@ -19,16 +19,16 @@ _LOOK_AGAIN_S = 0.25
 
 
 @dataclass(slots=True)
-class Ticket:
+class Reservation:
     """A request that was let through, and by how many seconds it moved the next one."""
 
     cost_s: float
 
 
-_FREE = Ticket(0.0)
+_FREE = Reservation(0.0)
 
 
-class Pace:
+class RateLimiter:
     """Lets requests through one after another, never in bursts.
 
     Each request moves the time of the next by its share of a minute; when its reply tells what it really took, the
@@ -58,7 +58,7 @@ class Pace:
         """Whether there is nothing to wait for."""
         return not self._request_s and not self._token_s
 
-    async def wait(self, characters: int, output_tokens: int | None = None) -> Ticket:
+    async def wait(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """Wait for the turn of a request of so many characters; turns come in the order they are asked for."""
         if self.is_unbounded:
             return _FREE
@@ -73,31 +73,31 @@ class Pace:
         """Seconds until the next request may go."""
         return self._next_at - self._clock()
 
-    def take(self, characters: int, output_tokens: int | None = None) -> Ticket:
+    def take(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """The turn that has come."""
         guess = characters / _CHARACTERS_A_TOKEN + (output_tokens or _TOKENS_UNKNOWN)
         self._unsettled += 1
-        ticket = Ticket(self._cost_s(guess if self._usual is None else self._usual))
-        self._next_at = max(self._clock(), self._next_at) + ticket.cost_s
-        return ticket
+        reservation = Reservation(self._cost_s(guess if self._usual is None else self._usual))
+        self._next_at = max(self._clock(), self._next_at) + reservation.cost_s
+        return reservation
 
-    def settle(self, ticket: Ticket, tokens: int) -> None:
+    def settle(self, reservation: Reservation, tokens: int) -> None:
         """Tell what an answered request really took; 0 if that is unknown."""
-        if ticket is _FREE:
+        if reservation is _FREE:
             return
         self._unsettled -= 1
         if self._token_s and not tokens and self._usual is None:
             self._usual = _TOKENS_UNKNOWN
         if self._token_s and tokens:
             self._usual = tokens if self._usual is None else 0.9 * self._usual + 0.1 * tokens
-            self._next_at += self._cost_s(tokens) - ticket.cost_s
+            self._next_at += self._cost_s(tokens) - reservation.cost_s
 
-    def give_back(self, ticket: Ticket) -> None:
+    def cancel(self, reservation: Reservation) -> None:
         """Tell that a request was not sent, or not answered: it took no tokens."""
-        if ticket is _FREE:
+        if reservation is _FREE:
             return
         self._unsettled -= 1
-        self._next_at -= ticket.cost_s - min(ticket.cost_s, self._request_s)
+        self._next_at -= reservation.cost_s - min(reservation.cost_s, self._request_s)
 
     def _cost_s(self, tokens: float) -> float:
         return max(self._request_s, tokens * self._token_s)

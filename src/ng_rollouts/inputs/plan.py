@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 
 from ng_rollouts.inputs.task_parser import Task
-from ng_rollouts.types import Key
+from ng_rollouts.types import RolloutKey
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Plan:
             yield self._implied(row) if self._indices is None else self._indices[row], start, repeats
             start += repeats
 
-    def rollout_keys(self) -> Iterator[Key]:
+    def rollout_keys(self) -> Iterator[RolloutKey]:
         """The key of every position, in order."""
         taken: Counter[int] = Counter()
         for task_index, _, repeats in self.spans():
@@ -71,14 +71,14 @@ class Plan:
             first = taken[task_index]
             taken[task_index] += repeats
             for rollout_index in range(first, first + repeats):
-                yield Key(task_index, rollout_index)
+                yield RolloutKey(task_index, rollout_index)
 
-    def locator(self) -> Callable[[Key], int | None]:
+    def locator(self) -> Callable[[RolloutKey], int | None]:
         """Finds the position of a key; None for a key that is not planned."""
         if self._indices is None and isinstance(self._repeats, int):
             rows, repeats, first_index, stride = self.rows, self._repeats, self.first_index, self.stride
 
-            def by_arithmetic(key: Key) -> int | None:
+            def by_arithmetic(key: RolloutKey) -> int | None:
                 row, beside = divmod(key.task_index - first_index, stride)
                 planned = not beside and 0 <= row < rows and 0 <= key.rollout_index < repeats
                 return row * repeats + key.rollout_index if planned else None
@@ -110,9 +110,9 @@ class Plan:
             for _, span in spans:
                 yield from repeat(all(map(done, span)), len(span))
             return
-        lacking = {task_index for task_index, span in spans if not all(map(done, span))}
+        missing = {task_index for task_index, span in spans if not all(map(done, span))}
         for task_index, _, count in self.spans():
-            yield from repeat(task_index not in lacking, count)
+            yield from repeat(task_index not in missing, count)
 
     def _implied(self, row: int) -> int:
         return self.first_index + self.stride * row

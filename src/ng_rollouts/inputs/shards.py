@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.storage.compression import is_packed, stem_of
+from ng_rollouts.storage.compression import base_name, is_compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Shard:
         """The name of its own output."""
         output = Path(path)
         number = str(self.index).zfill(len(str(self.count - 1)))
-        packing = output.suffix if is_packed(output) else ""
-        return str(output.with_name(f"{stem_of(output)}_shard_{number}_of_{self.count}.jsonl{packing}"))
+        packing = output.suffix if is_compressed(output) else ""
+        return str(output.with_name(f"{base_name(output)}_shard_{number}_of_{self.count}.jsonl{packing}"))
 
 
 def shard_of(config: CollectConfig, environment: Mapping[str, str]) -> Shard | None:

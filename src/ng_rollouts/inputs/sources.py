@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
-from ng_rollouts.storage.compression import check_packing, is_packed, unpack_file
+from ng_rollouts.storage.compression import check_compression, decompress, is_compressed
 from ng_rollouts.storage.remote import is_url, opened_remote
 from ng_rollouts.types import Json
 
@@ -59,7 +59,7 @@ def _is_plain(source: Path, path: str) -> bool:
         raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"input_jsonl_fpath {path} is a folder: name a JSONL file")
-    return stat.S_ISREG(mode) and not is_packed(path) and source.suffix != ".parquet"
+    return stat.S_ISREG(mode) and not is_compressed(path) and source.suffix != ".parquet"
 
 
 @contextmanager
@@ -79,8 +79,8 @@ def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
     if name.endswith(".parquet"):
         _unpack_parquet(path, packed, plain)
     else:
-        check_packing(f"input_jsonl_fpath {name}")
-        unpack_file(name, packed, plain)
+        check_compression(f"input_jsonl_fpath {name}")
+        decompress(name, packed, plain)
 
 
 def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from ng_rollouts.errors import InputError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.shards import Shard
-from ng_rollouts.inputs.task_parser import Recipe, Task
+from ng_rollouts.inputs.task_parser import Task, TaskParser
 from ng_rollouts.jsonl import loads
-from ng_rollouts.types import Json, Key, Rollout
+from ng_rollouts.types import Json, Rollout, RolloutKey
 
 _REASONS_TOLD = 50
 """This many kinds of bad lines are told with their reason; the numbers of the others follow."""
@@ -32,7 +32,7 @@ class TaskFile:
     """The input: a file of tasks and the recipe that reads it."""
 
     path: Path
-    recipe: Recipe
+    recipe: TaskParser
     limit: int | None = None
     shown_as: str = ""
     shard: Shard | None = None
@@ -69,12 +69,12 @@ class TaskFile:
                 continue
             kinds.add(task.index is None)
             plan.add(task, plan.input_rows - 1)
-            plan.repeated_alike += task.repeats > 1 and self.recipe.makes_alike(task)
+            plan.repeated_alike += task.repeats > 1 and self.recipe.is_deterministic(task)
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())
         if bad:
-            raise InputError(_tell(self.name, bad))
+            raise InputError(_log_lines(self.name, bad))
         if not plan.input_rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
@@ -92,7 +92,7 @@ class TaskFile:
             except InputError as error:
                 bad.append((number, str(error)))
         if bad:
-            raise InputError(_tell(self.name, bad))
+            raise InputError(_log_lines(self.name, bad))
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout, in the finished order.
@@ -133,7 +133,7 @@ class TaskFile:
             message = f"input_jsonl_fpath {self.name} changed while it was being read: line {number}: {error}"
             raise InputError(message) from error
 
-    def _seed(self, row: Json, key: Key) -> int | None:
+    def _seed(self, row: Json, key: RolloutKey) -> int | None:
         if not self.recipe.add_seed:
             return None
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
@@ -170,7 +170,7 @@ def _unmarked(line: bytes) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf")
 
 
-def _prompt_id(row: Json, key: Key) -> str:
+def _prompt_id(row: Json, key: RolloutKey) -> str:
     for name in _PROMPT_ID_FIELDS:
         value = row.get(name)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
@@ -178,7 +178,7 @@ def _prompt_id(row: Json, key: Key) -> str:
     return str(key.task_index)
 
 
-def _tell(name: str, bad: list[tuple[int, str]]) -> str:
+def _log_lines(name: str, bad: list[tuple[int, str]]) -> str:
     by_reason: dict[str, list[int]] = {}
     for number, reason in bad:
         by_reason.setdefault(reason, []).append(number)

@@ -33,7 +33,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TaskParser:
     """How a row becomes a task.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recipe:
         agent = self._agent(row)
         return Task(row=row, agent=agent, index=_brought_index(row), repeats=self._repeats_for(agent))
 
-    def makes_alike(self, task: Task) -> bool:
+    def is_deterministic(self, task: Task) -> bool:
         """Whether the rollouts of a task are bound to be alike."""
         params = task.row["responses_create_params"]
         return params.get("temperature") == 0 or (params.get("seed") is not None and not self.add_seed)

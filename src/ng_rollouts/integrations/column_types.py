@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 
 from ng_rollouts.jsonl import dumps
 
-Shape: TypeAlias = "str | tuple[str, Shape] | dict[str, Shape] | None"
+ColumnType: TypeAlias = "str | tuple[str, ColumnType] | dict[str, ColumnType] | None"
 
 _MOST_FIELDS = 100
 """An object of more fields is a mapping rather than a record."""
 
 
-def shape_of(value: Any) -> Shape:
+def type_of_value(value: Any) -> ColumnType:
     """The shape of one value."""
     match value:
         case None:
@@ -31,30 +31,30 @@ def shape_of(value: Any) -> Shape:
         case str():
             return "text" if _is_unicode(value) else "json"
         case list():
-            inner: Shape = None
+            inner: ColumnType = None
             for each in value:
-                inner = joined(inner, shape_of(each))
+                inner = unify(inner, type_of_value(each))
             return "list", inner
         case _:
-            return _of_fields({name: shape_of(inner) for name, inner in value.items()})
+            return _of_fields({name: type_of_value(inner) for name, inner in value.items()})
 
 
-def joined(one: Shape, other: Shape) -> Shape:
+def unify(one: ColumnType, other: ColumnType) -> ColumnType:
     """The shape that holds values of both."""
     if one is None or one == other:
         return other
     if other is None:
         return one
     if isinstance(one, dict) and isinstance(other, dict):
-        return _of_fields({name: joined(one.get(name), other.get(name)) for name in {**one, **other}})
+        return _of_fields({name: unify(one.get(name), other.get(name)) for name in {**one, **other}})
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return "list", joined(one[1], other[1])
+        return "list", unify(one[1], other[1])
     if {str(one), str(other)} == {"int", "float"}:
         return "float"
     return "json"
 
 
-def shaped(value: Any, shape: Shape) -> Any:
+def coerce(value: Any, shape: ColumnType) -> Any:
     """A value as its column holds it."""
     if value is None or shape is None:
         return None
@@ -63,26 +63,26 @@ def shaped(value: Any, shape: Shape) -> Any:
     if shape == "float":
         return float(value)
     if isinstance(shape, tuple):
-        return [shaped(each, shape[1]) for each in value]
+        return [coerce(each, shape[1]) for each in value]
     if isinstance(shape, dict):
-        return {name: shaped(value.get(name), inner) for name, inner in shape.items()}
+        return {name: coerce(value.get(name), inner) for name, inner in shape.items()}
     return value
 
 
-def texts_in(shape: Shape, name: str = "") -> list[str]:
+def json_columns(shape: ColumnType, name: str = "") -> list[str]:
     """Dotted names of what is JSON text in a shape; a list's elements are `[]`."""
     if shape == "json":
         return [name]
     if isinstance(shape, tuple):
-        return texts_in(shape[1], f"{name}[]")
+        return json_columns(shape[1], f"{name}[]")
     if isinstance(shape, dict):
         return [
-            text for field, inner in shape.items() for text in texts_in(inner, f"{name}.{field}" if name else field)
+            text for field, inner in shape.items() for text in json_columns(inner, f"{name}.{field}" if name else field)
         ]
     return []
 
 
-def _of_fields(fields: dict[str, Shape]) -> Shape:
+def _of_fields(fields: dict[str, ColumnType]) -> ColumnType:
     if not 0 < len(fields) <= _MOST_FIELDS or not all(map(_is_unicode, fields)):
         return "json"
     return fields

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ng_rollouts.integrations.column_types import Shape, joined, shape_of, shaped, texts_in
+from ng_rollouts.integrations.column_types import ColumnType, coerce, json_columns, type_of_value, unify
 from ng_rollouts.integrations.runner import PRODUCTS
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.storage.compression import stem_of
+from ng_rollouts.storage.compression import base_name
 
 _ROWS_A_GROUP = 1000
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "json": pa.string()}
@@ -20,14 +20,14 @@ _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": 
 
 def write_parquet(output: Path) -> str:
     """Write <stem>.parquet beside a finished file, a thousand rows in memory at a time; say so."""
-    fields: dict[str, Shape] = {}
+    fields: dict[str, ColumnType] = {}
     rows = 0
     with output.open("rb") as lines:
         for row in map(loads, lines):
             rows += 1
             for name, value in row.items():
-                fields[name] = joined(fields.get(name), shape_of(value))
-    target = output.with_name(stem_of(output) + PRODUCTS["parquet"])
+                fields[name] = unify(fields.get(name), type_of_value(value))
+    target = output.with_name(base_name(output) + PRODUCTS["parquet"])
     temporary = target.with_name(target.name + ".writing")
     try:
         _write(output, fields, temporary)
@@ -37,16 +37,16 @@ def write_parquet(output: Path) -> str:
     return f"Parquet: {target} ({rows} rows)"
 
 
-def _write(output: Path, fields: dict[str, Shape], target: Path) -> None:
-    texts = [name for field, shape in fields.items() for name in texts_in(shape, field)]
+def _write(output: Path, fields: dict[str, ColumnType], target: Path) -> None:
+    texts = [name for field, shape in fields.items() for name in json_columns(shape, field)]
     schema = pa.schema([(name, _type(shape)) for name, shape in fields.items()], {"json_text": dumps(texts)})
     with output.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
         while chunk := list(map(loads, islice(lines, _ROWS_A_GROUP))):
-            rows = [{name: shaped(row.get(name), shape) for name, shape in fields.items()} for row in chunk]
+            rows = [{name: coerce(row.get(name), shape) for name, shape in fields.items()} for row in chunk]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _type(shape: Shape) -> Any:
+def _type(shape: ColumnType) -> Any:
     if shape is None:
         return pa.string()
     if isinstance(shape, tuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ng_rollouts.config.validation import EXPORTERS
+from ng_rollouts.config.validation import INTEGRATIONS
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.redaction import redact
 
@@ -22,23 +22,23 @@ PRODUCTS = {"parquet": ".parquet", "report": ".html"}
 _LONGEST_S = 900.0
 
 
-def check_exporters(names: Sequence[str]) -> None:
+def check_integrations(names: Sequence[str]) -> None:
     """Check that what these need is installed.
 
     Raises:
         ConfigError: it is not.
     """
     for name in names:
-        if importlib.util.find_spec(EXPORTERS[name]) is None:
-            raise ConfigError(f"export={name} needs {EXPORTERS[name]}: pip install 'ng_rollouts[{name}]'")
+        if importlib.util.find_spec(INTEGRATIONS[name]) is None:
+            raise ConfigError(f"export={name} needs {INTEGRATIONS[name]}: pip install 'ng_rollouts[{name}]'")
 
 
-async def export(names: Sequence[str], output: Path, project: str, tell: Callable[[str], None]) -> bool:
+async def export(names: Sequence[str], output: Path, project: str, log: Callable[[str], None]) -> bool:
     """Hand a finished run on to each of these, and tell what became of it; true at the end of all."""
     for name in names:
         arguments = ["-m", "ng_rollouts.integrations", name, str(output), project]
         shown = "report" if name == "report" else f"export={name}"
-        tell(f"{shown}: at work (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
+        log(f"{shown}: at work (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -50,11 +50,11 @@ async def export(names: Sequence[str], output: Path, project: str, tell: Callabl
             async with asyncio.timeout(_LONGEST_S):
                 printed, _ = await child.communicate()
         except TimeoutError:
-            tell(f"warning: {shown} took longer than {_LONGEST_S:g} s and was ended")
+            log(f"warning: {shown} took longer than {_LONGEST_S:g} s and was ended")
         else:
             said = next((line for line in reversed(printed.decode(errors="replace").splitlines()) if line.strip()), "")
             failed = "" if child.returncode == 0 else f"warning: {shown} failed: "
-            tell(failed + (redact(said.strip()) or f"exit code {child.returncode}"))
+            log(failed + (redact(said.strip()) or f"exit code {child.returncode}"))
         finally:
             if child.returncode is None:
                 with suppress(ProcessLookupError):

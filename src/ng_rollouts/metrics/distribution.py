@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ng_rollouts.metrics.running_stats import Moments
+from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
 
-FIGURES = ("mean", "max", "min", "median", "std")
+STATISTICS = ("mean", "max", "min", "median", "std")
 """What NeMo Gym tells of a column, in its order."""
 
 _DISTINCT = 50_000
@@ -23,10 +23,10 @@ _BARS = 10
 
 
 @dataclass(slots=True)
-class Column:
+class Distribution:
     """Values of one name; they are folded in by the hundred, which costs a fraction of one at a time."""
 
-    _moments: Moments = field(default_factory=Moments)
+    _moments: RunningStats = field(default_factory=RunningStats)
     _total: float = 0.0
     _lost: float = 0.0
     _least: float = math.inf
@@ -67,10 +67,10 @@ class Column:
         return self._moments.sd
 
     @property
-    def squares(self) -> float:
+    def sum_squared_deviations(self) -> float:
         """Sum of squared distances from the mean."""
         self._fold()
-        return self._moments.squares
+        return self._moments.sum_squared_deviations
 
     @property
     def least(self) -> float:
@@ -82,7 +82,7 @@ class Column:
         self._fold()
         return self._most
 
-    def merge(self, other: Column) -> None:
+    def merge(self, other: Distribution) -> None:
         """Take another column's values in."""
         other._fold()
         self._fold()
@@ -116,16 +116,16 @@ class Column:
             bars[min(_BARS - 1, int((value - low) / (high - low) * _BARS))] += count
         return bars
 
-    def of_nemo_gym(self, name: str) -> Json:
+    def nemo_gym_metrics(self, name: str) -> Json:
         """The five figures that NeMo Gym gives a column, by their keys."""
         figures = (self.mean, self.most, self.least, self.quantile(0.5), self.sd)
-        return {f"{figure}/{name}": value for figure, value in zip(FIGURES, figures, strict=True)}
+        return {f"{figure}/{name}": value for figure, value in zip(STATISTICS, figures, strict=True)}
 
     def _fold(self) -> None:
         values, self._waiting = self._waiting, []
         if not values:
             return
-        self._moments.merge(Moments.of(values))
+        self._moments.merge(RunningStats.of(values))
         self._add_to_total(math.fsum(values))
         self._least, self._most = min(self._least, *values), max(self._most, *values)
         self._values.update(map(self._binned, values) if self._step else values)

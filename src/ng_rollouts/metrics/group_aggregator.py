@@ -5,42 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ng_rollouts.metrics.aggregate import Aggregate, by_agent, group_figures
+from ng_rollouts.metrics.aggregate import AgentStats, by_agent, group_metrics
 from ng_rollouts.metrics.score_stats import scores_of
-from ng_rollouts.types import Facts, Json, Key
+from ng_rollouts.types import Json, RolloutKey, RolloutStats
 
-MOST_GROUPS_TOLD = 5000
+MAX_GROUPS_LISTED = 5000
 """So many tasks have their own figures in the aggregate file; `ng_reward_profile` has those of all."""
 
 
 @dataclass(slots=True)
-class AgentTally:
+class AgentMetrics:
     """The figures of one agent.
 
     Attributes:
         groups: its tasks by index; emptied once there are too many to tell.
     """
 
-    aggregate: Aggregate = field(default_factory=Aggregate)
-    groups: dict[int, list[Facts]] = field(default_factory=dict)
+    aggregate: AgentStats = field(default_factory=AgentStats)
+    groups: dict[int, list[RolloutStats]] = field(default_factory=dict)
     groups_left_out: bool = False
 
-    def add(self, task_index: int, group: list[Facts]) -> None:
+    def add(self, task_index: int, group: list[RolloutStats]) -> None:
         self.aggregate.add(group)
         if self.groups_left_out:
             return
         self.groups[task_index] = group
-        if len(self.groups) > MOST_GROUPS_TOLD:
+        if len(self.groups) > MAX_GROUPS_LISTED:
             self.groups_left_out = True
             self.groups.clear()
 
-    def group_figures(self) -> list[Json]:
+    def group_metrics(self) -> list[Json]:
         """The figures of its tasks, in order."""
-        return [group_figures(index, group, scores_of(group)) for index, group in sorted(self.groups.items())]
+        return [group_metrics(index, group, scores_of(group)) for index, group in sorted(self.groups.items())]
 
 
 @dataclass(slots=True)
-class Tally:
+class GroupAggregator:
     """Figures by agent.
 
     Args:
@@ -50,52 +50,52 @@ class Tally:
 
     group_size: Callable[[int], int]
     keep_incomplete: bool = False
-    agents: dict[str, AgentTally] = field(default_factory=dict)
-    _open: dict[int, dict[int, tuple[str, Facts]]] = field(default_factory=dict)
-    _lacking: set[int] = field(default_factory=set)
+    agents: dict[str, AgentMetrics] = field(default_factory=dict)
+    _open: dict[int, dict[int, tuple[str, RolloutStats]]] = field(default_factory=dict)
+    _missing: set[int] = field(default_factory=set)
 
-    def record(self, key: Key, agent: str, facts: Facts) -> None:
+    def record(self, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
         """Take a rollout in; the last one of its group has the group figured in."""
         if self.group_size(key.task_index) == 1:
-            self._of(agent).add(key.task_index, [facts])
+            self._of(agent).add(key.task_index, [stats])
             return
-        if key.task_index in self._lacking:
+        if key.task_index in self._missing:
             return
         group = self._open.setdefault(key.task_index, {})
-        group[key.rollout_index] = agent, facts
+        group[key.rollout_index] = agent, stats
         if len(group) == self.group_size(key.task_index):
             self._close(key.task_index)
 
-    def lack(self, key: Key) -> None:
+    def lack(self, key: RolloutKey) -> None:
         """A rollout failed for good, so that its group will not be whole."""
         if not self.keep_incomplete:
             self._open.pop(key.task_index, None)
-            self._lacking.add(key.task_index)
+            self._missing.add(key.task_index)
 
     def end(self) -> None:
         """No more will come."""
         for task_index in list(self._open) if self.keep_incomplete else ():
             self._close(task_index)
-        for tally in self.agents.values():
-            tally.aggregate.end()
+        for aggregator in self.agents.values():
+            aggregator.aggregate.end()
 
     def _close(self, task_index: int) -> None:
         group = self._open.pop(task_index)
         for agent, ordered in by_agent(group[index] for index in sorted(group)).items():
             self._of(agent).add(task_index, ordered)
 
-    def _of(self, agent: str) -> AgentTally:
-        tally = self.agents.get(agent)
-        if tally is None:
-            tally = self.agents[agent] = AgentTally()
-        return tally
+    def _of(self, agent: str) -> AgentMetrics:
+        aggregator = self.agents.get(agent)
+        if aggregator is None:
+            aggregator = self.agents[agent] = AgentMetrics()
+        return aggregator
 
 
-def tallied(groups: Iterable[tuple[int, str, list[Facts]]]) -> dict[str, AgentTally]:
+def aggregate_groups(groups: Iterable[tuple[int, str, list[RolloutStats]]]) -> dict[str, AgentMetrics]:
     """Figures by agent of groups that are there: task index, agent, rollouts in order."""
-    agents: dict[str, AgentTally] = {}
+    agents: dict[str, AgentMetrics] = {}
     for task_index, agent, group in groups:
-        agents.setdefault(agent, AgentTally()).add(task_index, group)
-    for tally in agents.values():
-        tally.aggregate.end()
+        agents.setdefault(agent, AgentMetrics()).add(task_index, group)
+    for aggregator in agents.values():
+        aggregator.aggregate.end()
     return agents

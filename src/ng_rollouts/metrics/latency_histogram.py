@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Latencies:
+class LatencyHistogram:
     """How long attempts took, in classes that are a twentieth wide: enough for percentiles."""
 
     _classes: array[int] = field(default_factory=lambda: array("q", [0]) * 400)
@@ -17,7 +17,7 @@ class Latencies:
         """Count one."""
         self._classes[min(399, max(0, int(math.log(max(seconds, 1e-4) / 1e-4) / _CLASS_WIDTH)))] += 1
 
-    def merge(self, other: Latencies) -> None:
+    def merge(self, other: LatencyHistogram) -> None:
         """Count those of another."""
         for number, count in enumerate(other._classes):
             self._classes[number] += count

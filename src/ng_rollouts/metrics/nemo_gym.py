@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ng_rollouts.jsonl import loads
-from ng_rollouts.metrics.aggregate import Aggregate
-from ng_rollouts.metrics.group_aggregator import AgentTally
+from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.group_aggregator import AgentMetrics
 from ng_rollouts.metrics.result_rows import numbers
-from ng_rollouts.metrics.score_table import first_first
+from ng_rollouts.metrics.score_table import reward_first
 from ng_rollouts.types import Json, agent_of
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -19,7 +19,7 @@ _KEY_FIGURES = ("mean/", "pass@", "majority@")
 
 
 def aggregate_metrics(
-    agents: Mapping[str, AgentTally], of_agents: Mapping[str, Json] = _NONE, of_command: Mapping[str, Json] = _NONE
+    agents: Mapping[str, AgentMetrics], of_agents: Mapping[str, Json] = _NONE, of_command: Mapping[str, Json] = _NONE
 ) -> list[Json]:
     """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
 
@@ -30,14 +30,14 @@ def aggregate_metrics(
     return [
         {
             "agent_ref": {"name": name},
-            "agent_metrics": (metrics := tally.aggregate.of_nemo_gym()),
+            "agent_metrics": (metrics := aggregator.aggregate.nemo_gym_metrics()),
             "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
-            "group_level_metrics": tally.group_figures(),
-            "group_level_metrics_left_out": tally.groups_left_out,
-            "statistics": {**tally.aggregate.figures(), **of_command.get(name, {})},
+            "group_level_metrics": aggregator.group_metrics(),
+            "group_level_metrics_left_out": aggregator.groups_left_out,
+            "statistics": {**aggregator.aggregate.figures(), **of_command.get(name, {})},
             **of_agents.get(name, {}),
         }
-        for name, tally in agents.items()
+        for name, aggregator in agents.items()
     ]
 
 
@@ -52,11 +52,11 @@ def averages_by_agent(output: Path) -> dict[str, Json]:
                 known[0] += value
                 known[1] += 1
     return {
-        agent: {name: found[name][0] / found[name][1] for name in first_first(found)} for agent, found in sums.items()
+        agent: {name: found[name][0] / found[name][1] for name in reward_first(found)} for agent, found in sums.items()
     }
 
 
-def histogram_told(aggregate: Aggregate, name: str = "reward") -> str | None:
+def format_histogram(aggregate: AgentStats, name: str = "reward") -> str | None:
     """A score's distribution in a line of blocks; None if there is none to see."""
     column = aggregate.columns.get(name)
     if column is None or column.count < 2:

@@ -6,9 +6,9 @@ from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import Facts, Json, Result, Rollout
+from ng_rollouts.types import Json, Result, Rollout, RolloutStats
 
-LARGEST_SCORE = 1e100
+MAX_SCORE = 1e100
 """What is larger is no score: sums of squares have to be finite."""
 
 _CLASS_CHARACTERS = 100
@@ -28,7 +28,7 @@ def result_of(
     """
     try:
         row = finished_row(rollout, reply, training_view=training_view, scored=scored)
-        return Result(line=dumps(row), facts=facts_of(row, answer_key))
+        return Result(line=dumps(row), stats=stats_of(row, answer_key))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
         raise AttemptFailed("odd_reply", message) from error
@@ -59,11 +59,11 @@ def numbers(row: Json) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in row.items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= LARGEST_SCORE
+        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= MAX_SCORE
     }
 
 
-def facts_of(row: Json, answer_key: str | None = None) -> Facts:
+def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     """What figures are made of.
 
     Args:
@@ -74,7 +74,7 @@ def facts_of(row: Json, answer_key: str | None = None) -> Facts:
     usage = response.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     answer = row.get(answer_key or "extracted_answer")
-    return Facts(
+    return RolloutStats(
         scores=numbers(row),
         tokens={name: count for name in _TOKENS if isinstance(count := usage.get(name), int)},
         truncated=bool(response.get("incomplete_details")),
@@ -103,7 +103,7 @@ def _check_reward(reply: Json) -> None:
     if not isinstance(reward, (int, float)):
         what = f"reward {str(reward)[:100]!r}" if "reward" in reply else "no reward"
         raise AttemptFailed("no_reward", f"the agent's reply has {what}; a number is needed")
-    if not abs(reward) <= LARGEST_SCORE:
+    if not abs(reward) <= MAX_SCORE:
         raise AttemptFailed("not_finite", f"the agent's reply has reward {str(reward)[:100]}")
 
 

@@ -11,10 +11,10 @@ from functools import lru_cache
 from itertools import accumulate
 from operator import truediv
 
-from ng_rollouts.metrics.distribution import Column
+from ng_rollouts.metrics.distribution import Distribution
 from ng_rollouts.metrics.estimators import majority_scores, pass_at_k, pass_hat_k, t_quantile
-from ng_rollouts.metrics.running_stats import Moments
-from ng_rollouts.types import Facts, Json
+from ng_rollouts.metrics.running_stats import RunningStats
+from ng_rollouts.types import Json, RolloutStats
 
 _BINARY = frozenset((0, 1))
 _COUNTING = range(1, sys.maxsize)
@@ -38,8 +38,8 @@ class GroupScore:
     @classmethod
     def of(cls, values: list[float], answers: Sequence[object]) -> GroupScore:
         """Of the values in rollout order, and the answers that majorities are formed of."""
-        answered = any(answer is not None for answer in answers)
-        majorities = majority_scores(answers, values) if answered else None
+        has_votes = any(answer is not None for answer in answers)
+        majorities = majority_scores(answers, values) if has_votes else None
         return cls(values, math.fsum(values), _BINARY.issuperset(values), majorities)
 
     @property
@@ -96,7 +96,7 @@ def _count_in(sums: _Sums, values: Mapping[str, float], tasks: int = 1) -> None:
 
 
 @dataclass(slots=True)
-class Prefixes:
+class PrefixMeans:
     """Sums over tasks of a figure of the first k rollouts; a task of fewer has all of its own counted for every k."""
 
     _at: list[float] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Prefixes:
 
 
 @dataclass(slots=True)
-class Score:
+class ScoreStats:
     """One score over tasks: what repeats and tasks each contribute, pass@k and its kin.
 
     Sums over tasks t of n (rollouts), s (sum of scores) and their products make the clustered standard error.
@@ -136,12 +136,12 @@ class Score:
     sum_ns: float = 0.0
     sum_ss: float = 0.0
     within: float = 0.0
-    task_means: Column = field(default_factory=Column)
+    task_means: Distribution = field(default_factory=Distribution)
     all_zero: int = 0
     all_one: int = 0
-    averages: Prefixes = field(default_factory=Prefixes)
-    majorities: Prefixes = field(default_factory=Prefixes)
-    answered: bool = False
+    averages: PrefixMeans = field(default_factory=PrefixMeans)
+    majorities: PrefixMeans = field(default_factory=PrefixMeans)
+    has_votes: bool = False
     patterns: Counter[tuple[int, int]] = field(default_factory=Counter)
     graded: _Sums = field(default_factory=dict)
 
@@ -152,29 +152,29 @@ class Score:
         self.tasks += 1
         self.sum_n, self.sum_s = self.sum_n + n, self.sum_s + s
         self.sum_nn, self.sum_ns, self.sum_ss = self.sum_nn + n * n, self.sum_ns + n * s, self.sum_ss + s * s
-        self.within += Moments.of(group.values).squares
+        self.within += RunningStats.of(group.values).sum_squared_deviations
         self.task_means.add(mean)
         self.all_zero += not any(group.values)
         self.all_one += group.binary and s == n
         self.averages.add(group.averages)
         self.majorities.add(group.majorities or [0.0] * n)
-        self.answered = self.answered or group.majorities is not None
+        self.has_votes = self.has_votes or group.majorities is not None
         if group.binary:
             self.patterns[group.pattern] += 1
         else:
             _count_in(self.graded, _best(group.values))
 
-    def add_singles(self, values: Column, answered: Column) -> None:
+    def add_singles(self, values: Distribution, has_votes: Distribution) -> None:
         """Take in tasks of one rollout each, all at once.
 
         Args:
             answered: the values of those that gave an answer.
         """
         count, zeros, ones = values.count, values.times(0), values.times(1)
-        squares = values.squares + count * values.mean**2
+        sum_squared_deviations = values.sum_squared_deviations + count * values.mean**2
         self.tasks, self.sum_n, self.sum_nn = self.tasks + count, self.sum_n + count, self.sum_nn + count
         self.sum_s, self.sum_ns = self.sum_s + values.total, self.sum_ns + values.total
-        self.sum_ss += squares
+        self.sum_ss += sum_squared_deviations
         self.task_means.merge(values)
         self.all_zero, self.all_one = self.all_zero + zeros, self.all_one + ones
         self.patterns[1, 0] += zeros
@@ -182,8 +182,8 @@ class Score:
         if others := count - zeros - ones:
             _count_in(self.graded, {"pass@1": (values.total - ones) / others}, others)
         self.averages.add([values.mean], count)
-        self.majorities.add([answered.total / count], count)
-        self.answered = self.answered or answered.count > 0
+        self.majorities.add([has_votes.total / count], count)
+        self.has_votes = self.has_votes or has_votes.count > 0
 
     @property
     def mean(self) -> float:
@@ -214,11 +214,11 @@ class Score:
             "share_all_one": self.all_one / self.tasks,
         }
 
-    def of_nemo_gym(self, name: str) -> Json:
+    def nemo_gym_metrics(self, name: str) -> Json:
         """pass@k and its kin, as shares from 0 to 1, by NeMo Gym's keys."""
         told = {f"{key}/{name}": total / tasks for key, (total, tasks) in self._passes().items()}
         told |= {f"pass@1[avg-of-{k}]/{name}": total / self.tasks for k, total in enumerate(self.averages.totals(), 1)}
-        if self.answered:
+        if self.has_votes:
             told |= {f"majority@{k}/{name}": total / self.tasks for k, total in enumerate(self.majorities.totals(), 1)}
         return told
 
@@ -234,10 +234,10 @@ class Score:
         return {key: known for key, known in sums.items() if not (self.graded and key.startswith("pass^"))}
 
 
-def scores_of(group: Sequence[Facts]) -> dict[str, GroupScore]:
+def scores_of(group: Sequence[RolloutStats]) -> dict[str, GroupScore]:
     """The scores of one task, by name."""
     found = {}
-    for name in dict.fromkeys(name for facts in group for name in facts.scores):
-        having = [facts for facts in group if name in facts.scores]
-        found[name] = GroupScore.of([facts.scores[name] for facts in having], [facts.answer for facts in having])
+    for name in dict.fromkeys(name for stats in group for name in stats.scores):
+        having = [stats for stats in group if name in stats.scores]
+        found[name] = GroupScore.of([stats.scores[name] for stats in having], [stats.answer for stats in having])
     return found

@@ -26,7 +26,7 @@ _SPARSE = 1024
 _FIRST = ("reward", "accuracy")
 
 
-class Column:
+class ScoreColumn:
     """One score of all rollouts: a byte a rollout while the values are small integers, else eight."""
 
     def __init__(self, rollouts: int) -> None:
@@ -66,23 +66,23 @@ class Column:
             self.record(position, value)
 
 
-class Scores:
+class ScoreTable:
     """The scores of all rollouts, by name and position."""
 
     def __init__(self, rollouts: int) -> None:
         self._rollouts = rollouts
-        self._columns: dict[str, Column] = {}
+        self._columns: dict[str, ScoreColumn] = {}
 
     @property
     def names(self) -> list[str]:
         """The scores there are: `reward` and `accuracy` first, then as they were first seen."""
-        return first_first(self._columns)
+        return reward_first(self._columns)
 
     def record(self, position: int, scores: dict[str, float]) -> None:
         """Keep the scores of one rollout."""
         for name, value in scores.items():
             if name not in self._columns:
-                self._columns[name] = Column(self._rollouts)
+                self._columns[name] = ScoreColumn(self._rollouts)
             self._columns[name].record(position, value)
 
     def averages(self, positions: Positions) -> Json:
@@ -102,7 +102,7 @@ class Scores:
         return found
 
 
-def first_first(names: Iterable[str]) -> list[str]:
+def reward_first(names: Iterable[str]) -> list[str]:
     """`reward` and `accuracy` before the others, which keep their order."""
     known = list(names)
     return [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]

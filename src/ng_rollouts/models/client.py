@@ -11,11 +11,11 @@ from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.errors import AttemptFailed, ConfigError, InputError, Unreachable
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
-from ng_rollouts.http.load_balancer import Address, Pool
+from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.models.from_chat_completions import error_message, response_of
+from ng_rollouts.models.from_chat_completions import error_message, to_response
 from ng_rollouts.models.request import Request, total_tokens
-from ng_rollouts.models.to_chat_completions import chat_request
+from ng_rollouts.models.to_chat_completions import to_chat_request
 from ng_rollouts.types import Json
 
 RESPONSES, CHAT = "responses", "chat_completions"
@@ -25,7 +25,7 @@ _ASK_EVERY_S = 0.5
 _LISTING_S = 10.0
 
 
-class ModelServer:
+class ModelClient:
     """Answers Responses requests over whichever of the two APIs the server speaks.
 
     Args:
@@ -35,8 +35,10 @@ class ModelServer:
         api_key: sent as a bearer token, if there is one.
     """
 
-    def __init__(self, pool: Pool, http: Http, *, api: str, model: str | None, api_key: str | None) -> None:
-        self.pool = pool
+    def __init__(
+        self, load_balancer: LoadBalancer, http: Http, *, api: str, model: str | None, api_key: str | None
+    ) -> None:
+        self.load_balancer = load_balancer
         self.model = model
         self._http = http
         self._api = api
@@ -80,9 +82,9 @@ class ModelServer:
         async def post(url: str) -> Json:
             reply = json_object(await self._http.post(url + request.path, body, request.headers))
             _check(reply)
-            return reply if api == RESPONSES else response_of(reply, params)
+            return reply if api == RESPONSES else to_response(reply, params)
 
-        response = await self.pool.send(
+        response = await self.load_balancer.send(
             task,
             post,
             characters=len(body),
@@ -121,10 +123,10 @@ class ModelServer:
         given = {name: value for name, value in params.items() if value is not None}
         extra = _take_extra_body(given)
         given.setdefault("model", self.model)
-        body = chat_request(given) if api == CHAT else _responses_request(given)
+        body = to_chat_request(given) if api == CHAT else _responses_request(given)
         return Request(PATHS[api], self._headers, {**body, **extra})
 
-    async def find_model(self, seconds: float, tell: Callable[[str], None]) -> None:
+    async def resolve_model(self, seconds: float, log: Callable[[str], None]) -> None:
         """Make sure that a server is there, takes the key, and has the model; a lone model needs no name.
 
         Of several servers one will do: the others are left alone until they are tried again.
@@ -136,14 +138,14 @@ class ModelServer:
         deadline = time.monotonic() + seconds
         while not (replies := await self._listings()):
             if time.monotonic() >= deadline or self._failure.failure_class == "certificate":
-                shown = ", ".join(address.shown for address in self.pool.addresses)
+                shown = ", ".join(address.shown for address in self.load_balancer.addresses)
                 told = f"{shown} cannot be reached ({self._failure.failure_class}: {self._failure.message})"
                 cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
                 raise Unreachable(f"the model server at {told}: {cure}") from self._failure
             await asyncio.sleep(min(_ASK_EVERY_S, max(0.0, deadline - time.monotonic())))
-        for address in self.pool.addresses:
+        for address in self.load_balancer.addresses:
             if address not in replies:
-                tell(f"warning: the model server at {address.shown} does not answer: it is tried again now and then")
+                log(f"warning: the model server at {address.shown} does not answer: it is tried again now and then")
         for address, reply in replies.items():
             if reply.status in (401, 403):
                 message = f"the model server at {address.shown} refuses the credentials (HTTP {reply.status})"
@@ -153,12 +155,12 @@ class ModelServer:
         if self.model is None:
             self.model = _only_model(names, address.shown)
         elif names and self.model not in names:
-            tell(f"warning: {address.shown} lists no model {self.model!r}, but {', '.join(names[:20])}")
+            log(f"warning: {address.shown} lists no model {self.model!r}, but {', '.join(names[:20])}")
 
-    async def _listings(self) -> dict[Address, Reply]:
+    async def _listings(self) -> dict[Endpoint, Reply]:
         """What each server that is there says of its models."""
         replies = {}
-        for address in self.pool.addresses:
+        for address in self.load_balancer.addresses:
             try:
                 async with asyncio.timeout(_LISTING_S):
                     replies[address] = await self._http.get(f"{address.url}/models", self._headers)
@@ -166,7 +168,7 @@ class ModelServer:
                 self._failure = AttemptFailed("timeout", f"no list of models within {_LISTING_S:g} s")
             except AttemptFailed as failure:
                 self._failure = failure
-                address.went_wrong(failure)
+                address.record_failure(failure)
         return replies
 
 
@@ -188,12 +190,12 @@ def _take_extra_body(given: Json) -> Json:
     if not metadata:
         del given["metadata"]
     try:
-        parsed = loads(extra.encode()) if isinstance(extra, str) else extra
+        parse_args = loads(extra.encode()) if isinstance(extra, str) else extra
     except ValueError as error:
         raise AttemptFailed("bad_request", f"metadata.extra_body is not JSON: {error}") from error
-    if not isinstance(parsed, dict):
+    if not isinstance(parse_args, dict):
         raise AttemptFailed("bad_request", "metadata.extra_body is not a JSON object")
-    return parsed
+    return parse_args
 
 
 def _responses_request(given: Json) -> Json:

@@ -19,7 +19,7 @@ _BROKEN_OFF = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
 
 
-def response_of(completion: Json, params: Json) -> Json:
+def to_response(completion: Json, params: Json) -> Json:
     """The Response object; `params` is the request, of which a Response repeats parts.
 
     Raises:

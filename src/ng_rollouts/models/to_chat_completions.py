@@ -43,7 +43,7 @@ _HANDLED = {
 _LOGPROBS = "message.output_text.logprobs"
 
 
-def chat_request(params: Json) -> Json:
+def to_chat_request(params: Json) -> Json:
     """The body for `/chat/completions`; fields that are null are left out.
 
     Raises:
@@ -52,7 +52,7 @@ def chat_request(params: Json) -> Json:
     given = {name: value for name, value in params.items() if value is not None}
     _refuse_if(sorted(given.keys() - _HANDLED))
     _refuse_if([name for name, unsaid in _UNSAID.items() if given.get(name, unsaid) != unsaid])
-    body: Json = {"messages": chat_messages_of(given)}
+    body: Json = {"messages": to_chat_messages(given)}
     body |= {name: given[name] for name in _AS_THEY_ARE if name in given}
     if "max_output_tokens" in given:
         body["max_tokens"] = given["max_output_tokens"]
@@ -64,7 +64,7 @@ def chat_request(params: Json) -> Json:
     return body
 
 
-def chat_messages_of(params: Json) -> list[Json]:
+def to_chat_messages(params: Json) -> list[Json]:
     """The messages of a Responses request: its instructions, then its input.
 
     Raises:

@@ -14,7 +14,7 @@ from ng_rollouts.outputs.reader import Scan, rows_of
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ExpectedCounts:
     """What was planned.
 
     Attributes:
@@ -26,7 +26,7 @@ class Planned:
     total: int | None = None
 
 
-def planned(source: Path, materialized_inputs: str | None, scanned: Scan) -> Planned:
+def planned(source: Path, materialized_inputs: str | None, scanned: Scan) -> ExpectedCounts:
     """By the planned rows that are given or lie beside the file, by its manifest, or by the file alone.
 
     Raises:
@@ -39,20 +39,20 @@ def planned(source: Path, materialized_inputs: str | None, scanned: Scan) -> Pla
         return _by_manifest(manifest)
     if paths.materialized_inputs.exists():
         return _by_rows(paths.materialized_inputs)
-    return Planned(lambda _, agent: scanned.most.get(agent, 0))
+    return ExpectedCounts(lambda _, agent: scanned.most.get(agent, 0))
 
 
-def _by_rows(path: Path) -> Planned:
-    counts: Counter[int] = Counter()
+def _by_rows(path: Path) -> ExpectedCounts:
+    counters: Counter[int] = Counter()
     for file, number, row in rows_of([path]):
         index = row.get("_ng_task_index")
         if not isinstance(index, int):
             raise InputError(f"{file}, line {number}: no _ng_task_index, so this is no materialized input")
-        counts[index] += 1
-    return Planned(lambda task_index, _: counts[task_index], counts.total())
+        counters[index] += 1
+    return ExpectedCounts(lambda task_index, _: counters[task_index], counters.total())
 
 
-def _by_manifest(manifest: Manifest) -> Planned:
+def _by_manifest(manifest: Manifest) -> ExpectedCounts:
     repeats = manifest.num_repeats
     total = manifest.rollouts or None
-    return Planned(lambda _, agent: repeats_for(repeats, agent) or 0, total)
+    return ExpectedCounts(lambda _, agent: repeats_for(repeats, agent) or 0, total)

@@ -14,11 +14,11 @@ from typing import Any
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import Attempt, Failure, Json, Key, agent_of, key_of
+from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EarlierFailure:
+class PriorFailure:
     """A failure that a failures file tells of."""
 
     attempts: int
@@ -68,11 +68,11 @@ class FailuresFile:
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def read_back(self) -> dict[Key, EarlierFailure]:
+    def read_back(self) -> dict[RolloutKey, PriorFailure]:
         """What earlier sessions left, by key; of several lines for one rollout the last counts."""
         return dict(_earlier(row) for row in self._rows() if key_of(row) is not None)
 
-    def settle(self, collected: Callable[[Key], bool]) -> None:
+    def settle(self, collected: Callable[[RolloutKey], bool]) -> None:
         """Take out what has since succeeded, and all but the last line of each rollout.
 
         Raises:
@@ -130,12 +130,12 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _earlier(row: Json) -> tuple[Key, EarlierFailure]:
+def _earlier(row: Json) -> tuple[RolloutKey, PriorFailure]:
     attempts = row.get("num_attempts", row.get("_ng_attempt_index"))
-    failure = EarlierFailure(
+    failure = PriorFailure(
         attempts=attempts if isinstance(attempts, int) else 1,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),
         failure_class=str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown"),
         agent=agent_of(row),
     )
-    return Key(row["_ng_task_index"], row["_ng_rollout_index"]), failure
+    return RolloutKey(row["_ng_task_index"], row["_ng_rollout_index"]), failure

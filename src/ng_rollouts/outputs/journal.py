@@ -22,16 +22,24 @@ from typing import Self
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.storage.atomic import moved_aside
-from ng_rollouts.storage.compression import packed_for
-from ng_rollouts.storage.line_index import COPY_BUFFER_BYTES, Copier, lines_of, pack, read_at, unpack, write_all
+from ng_rollouts.storage.atomic import back_up
+from ng_rollouts.storage.compression import compress_to_temp
+from ng_rollouts.storage.line_index import (
+    COPY_BUFFER_BYTES,
+    Copier,
+    decode_span,
+    encode_span,
+    lines_of,
+    read_at,
+    write_all,
+)
 from ng_rollouts.types import Json
 
 _NOWHERE, _ASIDE = -1, -2
 """Spots that are none: the row is not there; the row is in the incomplete file."""
 
 
-Place = Callable[[Json], int | None]
+PositionOf = Callable[[Json], int | None]
 """The position that a row found in a file belongs to; None for a row that is not wanted."""
 
 
@@ -65,7 +73,7 @@ class Journal:
         paths: OutputPaths,
         rollouts: int,
         *,
-        is_only_a_copy: bool = False,
+        is_decompressed_copy: bool = False,
         others: Sequence[Path] = (),
     ) -> None:
         self.moved: Path | None = None
@@ -78,30 +86,30 @@ class Journal:
         self._unsynced = False
         self._in_order = True
         self._last_position = -1
-        self._spots = array("q", [_NOWHERE]) * rollouts
+        self._spans = array("q", [_NOWHERE]) * rollouts
         self._aside: list[tuple[int, int]] = []
-        self._is_only_a_copy = is_only_a_copy
+        self._is_decompressed_copy = is_decompressed_copy
         self._others = others
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_only_a_copy:
+        if self._is_decompressed_copy:
             self._paths.output.unlink(missing_ok=True)
         os.close(self._fd)
 
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
-        return self._spots[position] != _NOWHERE
+        return self._spans[position] != _NOWHERE
 
     def rows(self) -> Iterator[tuple[int, Json]]:
         """Positions and rows of what the output itself holds, by position."""
-        for position, spot in enumerate(self._spots):
-            if spot >= 0:
-                yield position, loads(read_at(self._fd, *unpack(self._fd, spot)))
+        for position, span in enumerate(self._spans):
+            if span >= 0:
+                yield position, loads(read_at(self._fd, *decode_span(self._fd, span)))
 
-    def read_back(self, place: Place) -> None:
+    def read_back(self, position_of: PositionOf) -> None:
         """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
 
         Of several rows for one position the first counts. A last line without its newline is kept if it is whole and
@@ -110,7 +118,7 @@ class Journal:
         for offset, line, is_whole in lines_of(self._fd):
             row = _row(line)
             if row is not None:
-                self._take(place(row), pack(offset, len(line) + (not is_whole)))
+                self._take(position_of(row), encode_span(offset, len(line) + (not is_whole)))
             if row is None and not is_whole:
                 break
             if row is None:
@@ -118,10 +126,10 @@ class Journal:
                 self._in_order = False
             self._end = offset + len(line)
             self._needs_newline = not is_whole
-        for position, spot in self._rows_aside(place):
+        for position, span in self._rows_aside(position_of):
             self._in_order = False
-            self._aside.append((position, spot))
-            self._spots[position] = _ASIDE
+            self._aside.append((position, span))
+            self._spans[position] = _ASIDE
             self.count += 1
 
     def open_for_appending(self) -> None:
@@ -130,7 +138,7 @@ class Journal:
         Raises:
             StorageError: the output cannot be written.
         """
-        self._is_only_a_copy = False
+        self._is_decompressed_copy = False
         try:
             os.ftruncate(self._fd, self._end)
             if self._needs_newline:
@@ -157,7 +165,7 @@ class Journal:
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
         self.count += 1
-        self._spots[position] = pack(self._end, len(line) + 1)
+        self._spans[position] = encode_span(self._end, len(line) + 1)
         self._end += len(line) + 1
         self._unsynced = True
 
@@ -186,7 +194,7 @@ class Journal:
             StorageError: a file could not be written; the journal is as it was.
         """
         self.sync()
-        if not self._end or (self._in_order and self.count == len(self._spots)):
+        if not self._end or (self._in_order and self.count == len(self._spans)):
             self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
         try:
@@ -199,7 +207,7 @@ class Journal:
                 with contextlib.suppress(OSError):
                     _finishing(path).unlink()
 
-    def pack(self) -> list[Path]:
+    def compress(self) -> list[Path]:
         """Have the finished file under the name that was asked for, packed if that says so, and under no other.
 
         While it is locked, the plain file stays, empty.
@@ -212,13 +220,13 @@ class Journal:
         """
         output, finished = self._paths.output, self._paths.finished
         try:
-            ready = packed_for(finished, output)
-            moved = [moved_aside(path) for path in self._others]
+            ready = compress_to_temp(finished, output)
+            moved = [back_up(path) for path in self._others]
             if finished != output:
                 ready.replace(finished)
                 _sync_folder(output.parent)  # or a power cut could leave the emptied file alone
                 os.truncate(output, 0)
-                self._is_only_a_copy = True
+                self._is_decompressed_copy = True
             for path in self._paths.names:
                 if path not in (output, finished):
                     path.unlink(missing_ok=True)
@@ -227,36 +235,36 @@ class Journal:
             raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
         return moved
 
-    def _take(self, position: int | None, spot: int) -> None:
+    def _take(self, position: int | None, span: int) -> None:
         if position is None or self.has(position):
             self._in_order = False
             return
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
-        self._spots[position] = spot
+        self._spans[position] = span
         self.count += 1
 
-    def _rows_aside(self, place: Place) -> Iterator[tuple[int, int]]:
+    def _rows_aside(self, position_of: PositionOf) -> Iterator[tuple[int, int]]:
         """Positions and spots of the rows of the incomplete file that the output does not have."""
         with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
             for offset, line, _ in lines_of(file.fileno()):
                 row = _row(line)
-                position = None if row is None else place(row)
+                position = None if row is None else position_of(row)
                 if position is not None and not self.has(position):
-                    yield position, pack(offset, len(line))
+                    yield position, encode_span(offset, len(line))
 
     def _bring_back(self) -> None:
         with self._paths.incomplete.open("rb") as file:
-            for position, spot in self._aside:
+            for position, span in self._aside:
                 self.count -= 1
-                self.append(position, read_at(file.fileno(), *unpack(file.fileno(), spot)).rstrip(b"\n"))
+                self.append(position, read_at(file.fileno(), *decode_span(file.fileno(), span)).rstrip(b"\n"))
         self._aside = []
         self.sync()
         self._paths.incomplete.unlink()
 
     def _rewrite(self, whole: Iterable[bool]) -> Finished:
         output, incomplete = self._paths.output, self._paths.incomplete
-        counts = {True: 0, False: 0}
+        counters = {True: 0, False: 0}
         with (
             mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
             _finishing(output).open("wb", COPY_BUFFER_BYTES) as kept,
@@ -264,24 +272,24 @@ class Journal:
             Copier(self._fd, journal, kept) as keeping,
             Copier(self._fd, journal, aside) as setting_aside,
         ):
-            for spot, keep in zip(self._spots, whole, strict=True):
-                if spot >= 0:
-                    (keeping if keep else setting_aside).add(*unpack(self._fd, spot))
-                    counts[keep] += 1
+            for span, keep in zip(self._spans, whole, strict=True):
+                if span >= 0:
+                    (keeping if keep else setting_aside).add(*decode_span(self._fd, span))
+                    counters[keep] += 1
             keeping.finish()
             setting_aside.finish()
             fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = os.dup(kept.fileno())
         os.close(self._fd)
         self._fd = locked
-        if counts[False]:
+        if counters[False]:
             _finishing(incomplete).replace(incomplete)
         _finishing(output).chmod(output.stat().st_mode & 0o7777)
         _finishing(output).replace(output)
-        if not counts[False]:
+        if not counters[False]:
             incomplete.unlink(missing_ok=True)
         _sync_folder(output.parent)
-        return Finished(kept=counts[True], set_aside=counts[False])
+        return Finished(kept=counters[True], set_aside=counters[False])
 
 
 def _row(line: bytes) -> Json | None:

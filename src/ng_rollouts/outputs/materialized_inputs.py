@@ -10,7 +10,7 @@ from ng_rollouts.seeds import seed_in_extra_body
 from ng_rollouts.types import Rollout
 
 
-def write_planned_rows(path: Path, rollouts: Iterable[Rollout]) -> None:
+def write_materialized_inputs(path: Path, rollouts: Iterable[Rollout]) -> None:
     """Put a file in place, whole or not at all, that has a line for each planned rollout, as NeMo Gym has it.
 
     Raises:

@@ -17,12 +17,12 @@ from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.outputs.reader import opened_rollouts
 from ng_rollouts.storage.compression import opened
 from ng_rollouts.storage.lock import holder_of
-from ng_rollouts.types import Key, agent_of, key_of
+from ng_rollouts.types import RolloutKey, agent_of, key_of
 
 _TOLD = 10
 
 
-class Index:
+class RolloutIndex:
     """Where each rollout is: keys in order, file and offset of each; the first of equals counts.
 
     Raises:
@@ -31,13 +31,13 @@ class Index:
 
     def __init__(self, files: list[Path]) -> None:
         self._files = files
-        self.keys: dict[Key, int] = {}
+        self.keys: dict[RolloutKey, int] = {}
         self._offsets = array("q")
         self._file_numbers = array("i")
         self._agents = array("i")
         self._agent_numbers: dict[str, int] = {}
         self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
-        self._twice: list[Key] = []
+        self._twice: list[RolloutKey] = []
         self._oddities: list[str] = []
         for number, file in enumerate(files):
             self._read(number, file)
@@ -61,39 +61,39 @@ class Index:
         yield from self._oddities
         yield from self._unlike()
         yield from sorted(self._shards_not_there())
-        lacking = list(self._lacking())
-        owed = sum(count for _, count in lacking)
-        if lacking:
-            shown = ", ".join(f"{task} ({count})" for task, count in lacking[:_TOLD])
-            more = "" if len(lacking) <= _TOLD else ", ..."
-            yield f"{len(lacking)} tasks lack {owed} rollouts, by task: {shown}{more}"
-        if not_seen := self._not_seen(owed):
+        missing = list(self._missing())
+        remaining = sum(count for _, count in missing)
+        if missing:
+            shown = ", ".join(f"{task} ({count})" for task, count in missing[:_TOLD])
+            more = "" if len(missing) <= _TOLD else ", ..."
+            yield f"{len(missing)} tasks lack {remaining} rollouts, by task: {shown}{more}"
+        if not_seen := self._not_seen(remaining):
             there = {key.task_index for key in self.keys}
             first = next(task for task in count() if task not in there)
             yield f"{not_seen} rollouts of tasks that are not there at all are missing, from task {first} on"
 
-    def _lacking(self) -> Iterator[tuple[int, int]]:
+    def _missing(self) -> Iterator[tuple[int, int]]:
         """Tasks that are there and not whole, and how many rollouts each lacks."""
-        counts, most, agents, usual = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
+        counters, most, agents, usual = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
         for (task, rollout), place in self.keys.items():
             agent = agents[task] = self._agents[place]
-            counts[task] += 1
+            counters[task] += 1
             most[task] = max(most.get(task, 0), rollout + 1)
             usual[agent] = max(usual[agent], rollout + 1)
         planned = self._planned_by_agent() or usual
-        for task in sorted(counts):
+        for task in sorted(counters):
             expected = max(most[task], planned[agents[task]])
-            if counts[task] < expected:
-                yield task, expected - counts[task]
+            if counters[task] < expected:
+                yield task, expected - counters[task]
 
-    def _not_seen(self, lacking: int) -> int:
+    def _not_seen(self, missing: int) -> int:
         """Rollouts of whole tasks that are missing: by the manifests, else by gaps in the indices of what is dense."""
         plans = {(plan.rows_digest, plan.num_shards, plan.shard_index): plan for plan in self._manifests if plan}
         if all(self._manifests) and all(plan.rollouts for plan in plans.values() if plan.rows):
             whole = {plan.rows_digest: plan for plan in plans.values() if isinstance(plan.num_repeats, int)}
             planned = sum(plan.input_rows * int(plan.num_repeats) for plan in whole.values())
             planned += sum(plan.rollouts for plan in plans.values() if plan.rows_digest not in whole)
-            return max(0, planned - len(self.keys) - lacking)
+            return max(0, planned - len(self.keys) - missing)
         tasks = {key.task_index for key in self.keys}
         gaps = max(tasks) + 1 - len(tasks)
         return gaps * (max(key.rollout_index for key in self.keys) + 1) if gaps <= len(tasks) else 0
@@ -153,7 +153,7 @@ class Index:
                     self._note(*_named(file, line_number, line), number, offset)
                 offset += len(line)
 
-    def _note(self, key: Key, agent: str, number: int, offset: int) -> None:
+    def _note(self, key: RolloutKey, agent: str, number: int, offset: int) -> None:
         if key in self.keys:
             self._twice.append(key)
             return
@@ -163,7 +163,7 @@ class Index:
         self._agents.append(self._agent_numbers.setdefault(agent, len(self._agent_numbers)))
 
 
-def _named(file: Path, number: int, line: bytes) -> tuple[Key, str]:
+def _named(file: Path, number: int, line: bytes) -> tuple[RolloutKey, str]:
     """What names a rollout, and who answered it."""
     try:
         row = loads(line)
@@ -175,6 +175,6 @@ def _named(file: Path, number: int, line: bytes) -> tuple[Key, str]:
     return key, agent_of(row)
 
 
-def _listed(keys: list[Key]) -> str:
+def _listed(keys: list[RolloutKey]) -> str:
     shown = [f"task {key.task_index} rollout {key.rollout_index}" for key in keys[:_TOLD]]
     return ", ".join(shown) + (", ..." if len(keys) > _TOLD else "")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ng_rollouts.errors import OutputError
 from ng_rollouts.outputs.journal import Journal
-from ng_rollouts.outputs.paths import OutputPaths, has_content, move_aside, remove
-from ng_rollouts.storage.compression import unpack_file
+from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, remove
+from ng_rollouts.storage.compression import decompress
 from ng_rollouts.storage.lock import lock
 
 
-def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
+def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
     """Lock the output and start it anew, after moving an existing one aside, or removing it if told to.
 
     Raises:
@@ -30,7 +30,7 @@ def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journ
                 if overwrite:
                     remove(paths)
                 else:
-                    moved = move_aside(paths)
+                    moved = back_up_output(paths)
                 new = lock(paths.output)
             finally:
                 os.close(fd)
@@ -40,7 +40,7 @@ def open_journal(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journ
         return journal
 
 
-def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
+def open_for_resume(paths: OutputPaths, rollouts: int) -> Journal:
     """Lock the output as it is, to go on with it; if it is packed, an unpacked copy of it.
 
     Raises:
@@ -58,7 +58,7 @@ def reopen_journal(paths: OutputPaths, rollouts: int) -> Journal:
             finally:
                 os.close(fd)
             fd = new
-        return Journal(fd, paths, rollouts, is_only_a_copy=newest is not None, others=packed)
+        return Journal(fd, paths, rollouts, is_decompressed_copy=newest is not None, others=packed)
 
 
 def _unpack_into_place(packed: Path, output: Path) -> None:
@@ -66,7 +66,7 @@ def _unpack_into_place(packed: Path, output: Path) -> None:
     try:
         with packed.open("rb") as file, temporary.open("wb") as plain:
             try:
-                unpack_file(packed.name, file, plain)
+                decompress(packed.name, file, plain)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise

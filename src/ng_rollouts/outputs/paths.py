@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
-from ng_rollouts.storage.compression import check_packing, is_packed, packed_names, plain_name, stem_of
+from ng_rollouts.storage.compression import base_name, check_compression, compressed_names, is_compressed, plain_name
 
 _LONGEST_NAME = 255
 """Bytes, on the file systems in use."""
@@ -36,7 +36,7 @@ class OutputPaths:
     @property
     def names(self) -> tuple[Path, ...]:
         """All that an output may be called, packed or not: they share the files beside them, and are one output."""
-        return (self.output, *packed_names(self.output))
+        return (self.output, *compressed_names(self.output))
 
     @property
     def failures(self) -> Path:
@@ -91,14 +91,14 @@ class OutputPaths:
 
     def beside(self, ending: str) -> Path:
         """A file that has the output's name, but for its ending."""
-        return self.output.with_name(stem_of(self.output) + ending)
+        return self.output.with_name(base_name(self.output) + ending)
 
 
 def output_paths(path: str) -> OutputPaths:
     """The output of this name; a symbolic link stands for the file that it leads to."""
     named = Path(path).expanduser()
     output = named.resolve() if named.is_symlink() and not path.startswith("/dev/") else named
-    return OutputPaths(plain_name(output), output) if is_packed(output) else OutputPaths(output)
+    return OutputPaths(plain_name(output), output) if is_compressed(output) else OutputPaths(output)
 
 
 def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
@@ -111,7 +111,7 @@ def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
         OutputError: it is no file, or it, or a file that belongs to it, is the input.
         ConfigError: it is to be packed, and an extra is not installed.
     """
-    check_packing(f"output_jsonl_fpath {paths.finished}")
+    check_compression(f"output_jsonl_fpath {paths.finished}")
     for path in {paths.output, paths.finished}:
         check_replaceable(path)
     longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(".finishing")
@@ -145,7 +145,7 @@ def remove(paths: OutputPaths) -> None:
         path.unlink(missing_ok=True)
 
 
-def move_aside(paths: OutputPaths) -> Path:
+def back_up_output(paths: OutputPaths) -> Path:
     """Rename the output and what belongs to it to the first number that is free for all.
 
     Returns:

@@ -16,9 +16,9 @@ from ng_rollouts.chat import chat_output
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
-from ng_rollouts.metrics.result_rows import facts_of
+from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.storage.compression import opened
-from ng_rollouts.types import Facts, Json, Key, agent_of, key_of
+from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
 _TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
 _NUMBER = re.compile(rb"\s*:\s*(\d+)")
@@ -27,7 +27,7 @@ _NAMED = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
 GROUPINGS = ("auto", "task_index", "prompt_id", "input", "position")
 
 
-class Placed(NamedTuple):
+class RowAt(NamedTuple):
     """A row, the number of its line (0 if that is not known), and where in the file the line begins."""
 
     number: int
@@ -47,14 +47,14 @@ class Group:
 
     task_index: int
     first: Json
-    facts: list[Facts] = field(default_factory=list)
+    stats: list[RolloutStats] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     said: list[str | None] = field(default_factory=list)
 
-    def by_agent(self) -> dict[str, list[Facts]]:
+    def by_agent(self) -> dict[str, list[RolloutStats]]:
         """Its rollouts by the agent that answered."""
-        return by_agent(zip(self.agents, self.facts, strict=True))
+        return by_agent(zip(self.agents, self.stats, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def groups_of(
             if group:
                 yield group
             group = Group(key.task_index, row)
-        group.facts.append(facts_of(row, answer_key))
+        group.stats.append(stats_of(row, answer_key))
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
         if with_texts:
@@ -98,11 +98,11 @@ def groups_of(
 
 
 def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:
-    """The rows of each group, whole; see `placed_groups`."""
-    return ([placed.row for placed in group] for group in placed_groups(path, group_by, size))
+    """The rows of each group, whole; see `row_at_groups`."""
+    return ([row_at.row for row_at in group] for group in row_at_groups(path, group_by, size))
 
 
-def placed_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Placed]]:
+def row_at_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[RowAt]]:
     """The rows of each group, and where in the file they are.
 
     Args:
@@ -123,7 +123,7 @@ def placed_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator
         by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
         keyed = _rows_by(path, _prompt_id if by_prompt else _asked)
     for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
-        yield [placed for _, placed in pairs]
+        yield [row_at for _, row_at in pairs]
 
 
 def scan(path: Path) -> Scan:
@@ -170,21 +170,21 @@ def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
 
 
 def _first(path: Path) -> Json:
-    return next((placed.row for placed in _rows(path)), {})
+    return next((row_at.row for row_at in _rows(path)), {})
 
 
-def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[Key, Placed]]:
+def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[RolloutKey, RowAt]]:
     """Rows by task and rollout index."""
-    before: Key | None = None
-    for placed in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
-        key = _key(path, placed.number, placed.row)
+    before: RolloutKey | None = None
+    for row_at in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
+        key = _key(path, row_at.number, row_at.row)
         if key == before:
             raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
         before = key
-        yield key, placed
+        yield key, row_at
 
 
-def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Placed]]:
+def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[RolloutKey, RowAt]]:
     """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
     offsets: dict[bytes, array[int]] = {}
     offset = 0
@@ -198,8 +198,8 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[Key, Pla
                 offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
     for task_index, places in enumerate(offsets.values()):
-        for rollout_index, placed in enumerate(_rows_at(path, iter(places))):
-            yield Key(task_index, rollout_index), placed
+        for rollout_index, row_at in enumerate(_rows_at(path, iter(places))):
+            yield RolloutKey(task_index, rollout_index), row_at
 
 
 def _asked(row: Json) -> Any:
@@ -239,19 +239,19 @@ def _order(path: Path) -> Iterator[int]:
     return iter(array("q", [place for _, _, place in keys]))
 
 
-def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[Placed]:
+def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
     with opened_rollouts(path) as file:
         for offset in offsets:
             file.seek(offset)
-            yield Placed(0, offset, _parsed(path, 0, file.readline()))
+            yield RowAt(0, offset, _parsed(path, 0, file.readline()))
 
 
-def _rows(path: Path) -> Iterator[Placed]:
+def _rows(path: Path) -> Iterator[RowAt]:
     offset = 0
     with opened_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield Placed(number, offset, _parsed(path, number, line))
+                yield RowAt(number, offset, _parsed(path, number, line))
             offset += len(line)
 
 
@@ -265,7 +265,7 @@ def _parsed(path: Path, number: int, line: bytes) -> Json:
     return row
 
 
-def _key(path: Path, number: int, row: Json) -> Key:
+def _key(path: Path, number: int, row: Json) -> RolloutKey:
     key = key_of(row)
     if key is None:
         raise InputError(f"{path}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")

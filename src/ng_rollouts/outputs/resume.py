@@ -18,14 +18,14 @@ from ng_rollouts.outputs.manifest import Manifest, differences
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import rows_of
 from ng_rollouts.seeds import seed_of
-from ng_rollouts.types import Json, Key, Rollout, key_of
+from ng_rollouts.types import Json, Rollout, RolloutKey, key_of
 
 _COMPARED = ("temperature", "top_p", "max_output_tokens", "seed")
 """What rows without a manifest are compared by, beside what is asked, as far as they tell."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Earlier:
+class PriorFailures:
     """What earlier sessions left undone.
 
     Attributes:
@@ -34,12 +34,12 @@ class Earlier:
         terminal: how many of these no run should try again.
     """
 
-    attempts: dict[Key, int] = field(default_factory=dict)
+    attempts: dict[RolloutKey, int] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     terminal: int = 0
 
 
-Record = Callable[[int, Key, Json], None]
+Record = Callable[[int, RolloutKey, Json], None]
 """Position, key and row of a rollout that is there."""
 
 _DECIDING = ("policy_model_name", "verifier", "tools", "max_steps", "_target_")
@@ -116,7 +116,7 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
 
 
 def read_back(
-    journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile, planned_rows: Path
+    journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile, materialized_inputs: Path
 ) -> None:
     """Take over the rows that are there.
 
@@ -130,7 +130,7 @@ def read_back(
     """
     locate = plan.locator()
 
-    def place(row: Json) -> int | None:
+    def position_of(row: Json) -> int | None:
         key = key_of(row)
         position = None if key is None else locate(key)
         if key is None or position is None:
@@ -140,15 +140,15 @@ def read_back(
             record(position, key, row)
         return position
 
-    journal.read_back(place)
+    journal.read_back(position_of)
     if known is None:
-        _check_rows(journal, plan, tasks, _planned_params(planned_rows))
+        _check_rows(journal, plan, tasks, _planned_params(materialized_inputs))
 
 
-def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, retry: bool) -> Earlier:
+def prior_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, retry: bool) -> PriorFailures:
     """What failed in earlier sessions: to be tried again, or left as it is and counted as failed."""
     locate = plan.locator()
-    earlier = Earlier()
+    earlier = PriorFailures()
     for key, failure in failures.read_back().items():
         position = locate(key)
         if position is None or journal.has(position):
@@ -162,7 +162,7 @@ def earlier_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, re
     return earlier
 
 
-def _planned_params(path: Path) -> dict[Key, Json]:
+def _planned_params(path: Path) -> dict[RolloutKey, Json]:
     """The compared parameters of planned rows, as far as there are any."""
     if not path.exists():
         return {}
@@ -179,7 +179,7 @@ def _told(params: Json, names: Iterable[str]) -> Json:
     return told
 
 
-def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile, planned: Mapping[Key, Json]) -> None:
+def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile, planned: Mapping[RolloutKey, Json]) -> None:
     """Compare each row that is there with the task it is to be an answer to.
 
     Args:
@@ -236,5 +236,5 @@ def _content(item: Json) -> str:
     )
 
 
-def _named(key: Key) -> str:
+def _named(key: RolloutKey) -> str:
     return f"task {key.task_index}, rollout {key.rollout_index}"

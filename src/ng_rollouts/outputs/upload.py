@@ -19,9 +19,9 @@ from ng_rollouts.threads import in_thread
 
 T = TypeVar("T")
 
-Difference = Callable[[Manifest], str]
+DescribeDifference = Callable[[Manifest], str]
 
-LONGEST_IDLE_S = 600.0
+MAX_IDLE_S = 600.0
 """An upload that has not moved for so long is given up: at 50 MB a piece, that is less than 100 kB a second."""
 
 
@@ -44,7 +44,7 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def check(self, difference: Difference, collected: int) -> None:
+    async def check(self, difference: DescribeDifference, collected: int) -> None:
         """See that a run may go on there: that what is there is of it, and no more than is here.
 
         Args:
@@ -59,7 +59,7 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
-    async def claim(self, *, goes_on: bool, overwrite: bool) -> str | None:
+    async def claim(self, *, resumed: bool, overwrite: bool) -> str | None:
         """Make the place this run's, before anything is sent: what is there from now on is of it.
 
         Args:
@@ -73,7 +73,7 @@ class Upload:
             OutputError: it cannot be written.
         """
         try:
-            return await self._in_thread(lambda: self._claim(goes_on=goes_on, overwrite=overwrite))
+            return await self._in_thread(lambda: self._claim(resumed=resumed, overwrite=overwrite))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
@@ -108,8 +108,8 @@ class Upload:
     def _there(self) -> list[str]:
         return [path.name for path in self.paths.all if self.folder.has(path.name)]
 
-    def _claim(self, *, goes_on: bool, overwrite: bool) -> str | None:
-        there = [] if goes_on else self._there()
+    def _claim(self, *, resumed: bool, overwrite: bool) -> str | None:
+        there = [] if resumed else self._there()
         moved = self._moved_aside(there) if there and not overwrite else None
         if overwrite:
             for name in there:
@@ -117,12 +117,12 @@ class Upload:
         self._put(self.paths.manifest)
         return moved
 
-    def _check(self, difference: Difference, collected: int) -> None:
+    def _check(self, difference: DescribeDifference, collected: int) -> None:
         there = self._there()
         self._check_same_run(there, difference)
         self._check_behind(there, collected)
 
-    def _check_same_run(self, there: list[str], difference: Difference) -> None:
+    def _check_same_run(self, there: list[str], difference: DescribeDifference) -> None:
         """Raises: OutputError: what is there was collected for something else, or does not say what for."""
         name = self.paths.manifest.name
         if name not in there:
@@ -218,8 +218,8 @@ class Upload:
         outcome = in_thread(work)
         while not outcome.done():
             await asyncio.wait([outcome], timeout=1.0)
-            if time.monotonic() - self._moved_at > LONGEST_IDLE_S:
-                raise TimeoutError(0, f"nothing has moved for {LONGEST_IDLE_S:g} s")
+            if time.monotonic() - self._moved_at > MAX_IDLE_S:
+                raise TimeoutError(0, f"nothing has moved for {MAX_IDLE_S:g} s")
         return outcome.result()
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
-from ng_rollouts.console import tell
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
-from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.paired_comparison import difference_of
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.report.html import Blocks, page_head, write_page
-from ng_rollouts.report.overview import Parameters, overview_of
-from ng_rollouts.report.row_view import viewed
-from ng_rollouts.report.server import Places, serve
-from ng_rollouts.report.task_index import FAILED, Entry, Index, Names, entries_of, example_of, figure_in
+from ng_rollouts.report.overview import SharedParameters, overview_of
+from ng_rollouts.report.row_view import row_view
+from ng_rollouts.report.server import RowOffsets, serve
+from ng_rollouts.report.task_index import FAILED, Entry, Names, TaskIndex, add_stats, entries_of, example_of
 from ng_rollouts.types import Json
 
 _MB = 1e6
@@ -54,7 +54,7 @@ class ViewConfig:
             raise ConfigError("serve=true writes no page: leave output_html_fpath out")
 
 
-Place = Callable[[Index, Entry], None]
+StoreRow = Callable[[TaskIndex, Entry], None]
 """Notes where the row of an entry can be read."""
 
 
@@ -68,9 +68,9 @@ def page_of(config: ViewConfig) -> Path:
             for number in range(len(paths))
         ]
 
-        def placing(held: Blocks) -> Place:
-            def place(index: Index, entry: Entry) -> None:
-                block, line = held.add(viewed(entry.placed.row))
+        def placing(held: Blocks) -> StoreRow:
+            def place(index: TaskIndex, entry: Entry) -> None:
+                block, line = held.add(row_view(entry.row_at.row))
                 index.blocks.append(block)
                 index.lines.append(line)
 
@@ -83,7 +83,7 @@ def page_of(config: ViewConfig) -> Path:
         write_page(target, page.head(served=False), cast("BinaryIO", file))
     if page.rows_left_out:
         told = f"{page.rows_left_out} rollouts are in it by their heads alone, for max_page_mb={config.max_page_mb:g}"
-        tell(f"warning: {told}: +serve=true has them all")
+        log(f"warning: {told}: +serve=true has them all")
     return target
 
 
@@ -94,11 +94,11 @@ def _paths(config: ViewConfig) -> list[OutputPaths]:
 def serve_page(config: ViewConfig) -> None:
     """Serve the page on this machine until interrupted."""
     paths = _paths(config)
-    places = [Places() for _ in paths]
+    places = [RowOffsets() for _ in paths]
 
-    def placing(held: Places) -> Place:
-        def place(index: Index, entry: Entry) -> None:
-            held.add(entry.path, entry.placed.offset, len(index.tasks) - 1)
+    def placing(held: RowOffsets) -> StoreRow:
+        def place(index: TaskIndex, entry: Entry) -> None:
+            held.add(entry.path, entry.row_at.offset, len(index.tasks) - 1)
             index.blocks.append(-1)
             index.lines.append(-1)
 
@@ -119,7 +119,7 @@ class Page:
     def __init__(self, score: str) -> None:
         self._score = score
         self._names = Names()
-        self._indices: list[Index] = []
+        self._indices: list[TaskIndex] = []
         self._overviews: list[Json] = []
 
     @property
@@ -127,22 +127,22 @@ class Page:
         """Rollouts whose rows are not in the page."""
         return sum(index.blocks.count(-1) for index in self._indices)
 
-    def read(self, paths: OutputPaths, place: Place) -> None:
+    def read(self, paths: OutputPaths, place: StoreRow) -> None:
         """Take a file in.
 
         Raises:
             InputError: it has no rollouts, or none with the score.
         """
-        index, aggregate, failures, parameters = Index(), Aggregate(), Counter[str](), Parameters()
+        index, aggregate, failures, parameters = TaskIndex(), AgentStats(), Counter[str](), SharedParameters()
         for entries in entries_of(paths):
             examples = [example_of(entry) for entry in entries]
             index.add(entries, examples, self._names, self._score)
-            figure_in(aggregate, entries, examples)
+            add_stats(aggregate, entries, examples)
             for entry in entries:
                 place(index, entry)
-                parameters.add(entry.placed.row)
+                parameters.add(entry.row_at.row)
                 if entry.kind == FAILED:
-                    failures[str(entry.placed.row.get("failure_class"))] += 1
+                    failures[str(entry.row_at.row.get("failure_class"))] += 1
         aggregate.end()
         if not index.tasks:
             raise InputError(f"{paths.finished} has no rollouts")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.metrics.aggregate import Aggregate
+from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.report.task_index import ASIDE, FAILED, FINISHED, Index
+from ng_rollouts.report.task_index import ASIDE, FAILED, FINISHED, TaskIndex
 from ng_rollouts.types import Json
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
@@ -23,7 +23,7 @@ _MOST_VALUES = 8
 _OF_THE_MANIFEST = "agent_name num_repeats responses_create_params prompt_template model rows rows_digest".split()
 
 
-class Parameters:
+class SharedParameters:
     """What the rows themselves tell of model and sampling, where all agree or few values occur."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Parameters:
                 if len(known) <= _MOST_VALUES or str(value) in known:
                     known[str(value)[:80]] += 1
 
-    def facts(self) -> Iterator[list[str]]:
+    def stats(self) -> Iterator[list[str]]:
         """A line for each."""
         for name, values in self._values.items():
             if len(values) == 1:
@@ -55,10 +55,10 @@ class Parameters:
 
 def overview_of(
     paths: OutputPaths,
-    index: Index,
-    aggregate: Aggregate,
+    index: TaskIndex,
+    aggregate: AgentStats,
     failures: Counter[str],
-    parameters: Parameters,
+    parameters: SharedParameters,
     score: str,
 ) -> Json:
     """The overview of one file, as the page reads it."""
@@ -76,12 +76,12 @@ def overview_of(
         "facts": [
             *([name, summary[name]] for name in _OF_THE_SUMMARY if summary.get(name) is not None),
             *([name, manifest[name]] for name in _OF_THE_MANIFEST if manifest.get(name)),
-            *parameters.facts(),
+            *parameters.stats(),
         ],
     }
 
 
-def _cards(index: Index, figures: Json, summary: Json, score: str) -> Iterator[list[Any]]:
+def _cards(index: TaskIndex, figures: Json, summary: Json, score: str) -> Iterator[list[Any]]:
     yield ["tasks", len(index.tasks)]
     yield ["rollouts", index.kinds.count(FINISHED)]
     of_score = figures["scores"].get(score)
@@ -103,8 +103,8 @@ def _cards(index: Index, figures: Json, summary: Json, score: str) -> Iterator[l
         yield ["cost", summary["cost"]]
 
 
-def _curves(aggregate: Aggregate, score: str) -> Iterator[Json]:
-    metrics = aggregate.of_nemo_gym()
+def _curves(aggregate: AgentStats, score: str) -> Iterator[Json]:
+    metrics = aggregate.nemo_gym_metrics()
     for form in _CURVES:
         values: list[float] = []
         while (key := f"{form.format(len(values) + 1)}/{score}") in metrics:

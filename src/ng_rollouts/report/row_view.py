@@ -9,7 +9,7 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
 
-def viewed(row: Json) -> bytes:
+def row_view(row: Json) -> bytes:
     """The row as JSON, and after a tab what is to be shown instead of its own messages; null if those will do."""
     example = Example(row)
     view = {"input": example.prompt, "output": example.completion}

@@ -10,16 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ng_rollouts.console import say
+from ng_rollouts.console import print_result
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.report.row_view import said, viewed
+from ng_rollouts.report.row_view import row_view, said
 from ng_rollouts.storage.compression import opened
 
 _HOSTS = ("127.0.0.1", "localhost")
 
 
 @dataclass(slots=True)
-class Places:
+class RowOffsets:
     """Where the rows of a file of the page are, by their place in its index."""
 
     paths: list[Path] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Places:
     def rows(self, start: int, end: int) -> bytes:
         """The rows at these places, a line each."""
         places = range(max(0, start), min(end, len(self.offsets)))
-        return b"\n".join(viewed(loads(self._line(place))) for place in places)
+        return b"\n".join(row_view(loads(self._line(place))) for place in places)
 
     def holding(self, text: str) -> list[int]:
         """The tasks in which this was asked or answered, in whatever case."""
@@ -57,7 +57,7 @@ class Places:
 class _Handler(BaseHTTPRequestHandler):
     """Answers to who knows the path, under no name but this machine's."""
 
-    def __init__(self, page: bytes, places: list[Places], token: str, *of_request: object) -> None:
+    def __init__(self, page: bytes, places: list[RowOffsets], token: str, *of_request: object) -> None:
         self._page, self._places, self._token = page, places, token
         super().__init__(*of_request)  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ class _Server(ThreadingHTTPServer):
         """Nothing: a browser that leaves early is no error."""
 
 
-def serve(page: bytes, places: list[Places], port: int) -> None:
+def serve(page: bytes, places: list[RowOffsets], port: int) -> None:
     """Serve until interrupted.
 
     Raises:
@@ -114,5 +114,5 @@ def serve(page: bytes, places: list[Places], port: int) -> None:
     """
     token = secrets.token_urlsafe(12)
     with _Server(("127.0.0.1", port), partial(_Handler, page, places, token)) as server:
-        say(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C ends it)")
+        print_result(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C ends it)")
         server.serve_forever()

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from ng_rollouts.export.example import Example
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.metrics.aggregate import Aggregate
-from ng_rollouts.metrics.running_stats import Moments
+from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.outputs.reader import Placed, last_words, placed_groups
+from ng_rollouts.outputs.reader import RowAt, last_words, row_at_groups
 from ng_rollouts.types import Json, agent_of
 
 FINISHED, ASIDE, FAILED = range(3)
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     task_index: int
     kind: int
     path: Path
-    placed: Placed
+    row_at: RowAt
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Names:
 
 
 @dataclass(slots=True)
-class Index:
+class TaskIndex:
     """Columns: those of tasks, and those of rollouts, of which task t has starts[t] to starts[t + 1].
 
     Attributes:
@@ -80,12 +80,12 @@ class Index:
         self.prompts.append(_head(asked, _PROMPT_CHARACTERS))
         self.asked.append(hashlib.blake2b(dumps(prompt), digest_size=8).hexdigest())
         for entry, example in zip(entries, examples, strict=True):
-            failed, row = entry.kind == FAILED, entry.placed.row
+            failed, row = entry.kind == FAILED, entry.row_at.row
             number = row.get("_ng_rollout_index")
             self.numbers.append(number if isinstance(number, int) else None)
-            self.scores.append(None if failed else example.facts.scores.get(score))
-            self.tokens.append(None if failed else example.facts.tokens.get("output_tokens"))
-            self.truncated.append(0 if failed else int(example.facts.truncated))
+            self.scores.append(None if failed else example.stats.scores.get(score))
+            self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
+            self.truncated.append(0 if failed else int(example.stats.truncated))
             self.kinds.append(entry.kind)
             self.agents.append(names.number(agent_of(row)))
             said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_words(row) or ""
@@ -94,7 +94,7 @@ class Index:
         span = range(self.starts[-2], self.starts[-1])
         scores = [self.scores[place] for place in span if self.kinds[place] == FINISHED]
         known = [each for each in scores if each is not None]
-        moments = Moments.of(known) if known else None
+        moments = RunningStats.of(known) if known else None
         self.means.append(moments.mean if moments else None)
         self.sds.append(moments.sd if moments and moments.count > 1 else None)
 
@@ -111,25 +111,25 @@ def entries_of(paths: OutputPaths) -> Iterator[list[Entry]]:
         yield list(entries)
 
 
-def figure_in(aggregate: Aggregate, entries: list[Entry], examples: list[Example]) -> None:
+def add_stats(aggregate: AgentStats, entries: list[Entry], examples: list[Example]) -> None:
     """Fold the finished rollouts of a task in."""
     pairs = zip(entries, examples, strict=True)
-    if facts := [example.facts for entry, example in pairs if entry.kind == FINISHED]:
-        aggregate.add(facts)
+    if stats := [example.stats for entry, example in pairs if entry.kind == FINISHED]:
+        aggregate.add(stats)
 
 
 def example_of(entry: Entry) -> Example:
     """A row as chat messages; a failure's is the task that it was sent."""
-    row = entry.placed.row
+    row = entry.row_at.row
     sent = row.get("row")
     return Example(sent if entry.kind == FAILED and isinstance(sent, dict) else row)
 
 
 def _entries(kind: int, path: Path) -> Iterator[Entry]:
-    for number, group in enumerate(placed_groups(path)):
-        for placed in group:
-            index = placed.row.get("_ng_task_index")
-            yield Entry(index if isinstance(index, int) else number, kind, path, placed)
+    for number, group in enumerate(row_at_groups(path)):
+        for row_at in group:
+            index = row_at.row.get("_ng_task_index")
+            yield Entry(index if isinstance(index, int) else number, kind, path, row_at)
 
 
 def _head(text: str, most: int) -> str:

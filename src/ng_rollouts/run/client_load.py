@@ -16,7 +16,7 @@ _BOUND = 0.85
 
 
 @dataclass(slots=True)
-class Load:
+class ClientLoad:
     """What a client had to do, while it did it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Load:
     worst_lag_s: float = 0.0
 
     @property
-    def is_bound(self) -> bool:
+    def is_bottleneck(self) -> bool:
         """Whether servers waited for the client; short runs, of which starting is a good part, do not tell."""
         return self.busy >= _BOUND and self.seconds >= _LONG_ENOUGH_S
 
@@ -41,13 +41,13 @@ class Load:
         """In one line, with what to do about it if there is anything."""
         line = f"client busy {self.busy:.0%}, event loop late by up to {self.worst_lag_s * 1000:.0f} ms"
         cure = ": it, not the servers, sets the pace: split the run or lower num_samples_in_parallel"
-        return line + cure * self.is_bound
+        return line + cure * self.is_bottleneck
 
 
 @asynccontextmanager
-async def watching_load() -> AsyncIterator[Load]:
+async def measure_client_load() -> AsyncIterator[ClientLoad]:
     """Measure for as long as the block runs; the figures are whole once it ends."""
-    load = Load()
+    load = ClientLoad()
     began, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
     sampling = asyncio.create_task(_sample_lag(load))
     try:
@@ -59,7 +59,7 @@ async def watching_load() -> AsyncIterator[Load]:
         load.busy = min(1.0, max(time.thread_time() - own, (time.process_time() - all_threads) / cores) / wall)
 
 
-async def _sample_lag(load: Load) -> None:
+async def _sample_lag(load: ClientLoad) -> None:
     samples = 0
     while True:
         due = time.monotonic() + _SAMPLE_EVERY_S

@@ -7,42 +7,42 @@ from collections.abc import Iterator
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.model_agent import ModelAgent
-from ng_rollouts.agents.remote_agent import ServerAgent
+from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.models.request import masked
 from ng_rollouts.redaction import mask_known
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Rollout
 
 
-def plan_told(plan: Plan, counts: Counts) -> str:
+def format_plan(plan: Plan, counters: RunCounters) -> str:
     """The plan in one line: rows, rollouts, and what a resume would still owe."""
     repeats = "" if plan.rollouts == plan.rows else f", repeated to {plan.rollouts} rollouts"
-    there = f", {counts.collected} of them collected and {counts.failed} failed" if counts.settled else ""
-    return f"plan: {plan.rows} rows{repeats}{there}, {counts.planned - counts.settled} to do"
+    there = f", {counters.collected} of them collected and {counters.failed} failed" if counters.settled else ""
+    return f"plan: {plan.rows} rows{repeats}{there}, {counters.planned - counters.settled} to do"
 
 
-def agents_told(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
+def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
     """A line for each agent, whose servers have all been found to answer."""
     for name, agent in agents.items():
         servers = ", ".join(
-            f"{address.shown} {'does not answer' if address.rests else 'answers'}"
-            for pool in agent.pools
-            for address in pool.addresses
+            f"{address.shown} {'does not answer' if address.is_cooling_down else 'answers'}"
+            for load_balancer in agent.load_balancers
+            for address in load_balancer.addresses
         )
         model = f" for the model {agent.server.model}" if isinstance(agent, ModelAgent) else ""
         yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'}{model}"
 
 
-def request_told(agent: Agent, rollout: Rollout) -> Iterator[str]:
+def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:
     """The first request as it would be sent, secrets masked."""
     row = rollout.request()
-    if not isinstance(agent, (ModelAgent, ServerAgent)):
+    if not isinstance(agent, (ModelAgent, RemoteAgent)):
         yield "the first row as the agent would be handed it:"
         yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
         return
     request = agent.first_request(row)
-    url = agent.pools[0].addresses[0].shown.removesuffix(request.path)
+    url = agent.load_balancers[0].addresses[0].shown.removesuffix(request.path)
     yield f"the first request: POST {url}{request.path}"
     yield from (f"{name}: {value}" for name, value in masked(request.headers).items())
     yield mask_known(json.dumps(request.body, indent=2, ensure_ascii=False))

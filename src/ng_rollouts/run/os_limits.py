@@ -15,7 +15,7 @@ _PORTS_NOT_OURS = 1000
 """Local ports left to others, and to connections that are still being closed."""
 
 
-def in_flight_possible() -> tuple[int, str]:
+def max_connections() -> tuple[int, str]:
     """How many connections can be open at once, and what sets that bound. Raises the limit on open files as it may."""
     return min(_bounds())
 

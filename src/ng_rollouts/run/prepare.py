@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import tell
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.sampling_warnings import warnings
 from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.inputs.sources import readable_twice
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import Recipe
+from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.paths import OutputPaths, check_output, output_paths
 from ng_rollouts.outputs.resume import check_same_run, manifest_of
@@ -25,7 +25,7 @@ from ng_rollouts.templates import load_template
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """The tasks, what is to be collected of them, and where it goes; the tasks can be read while the block lasts."""
 
     tasks: TaskFile
@@ -36,7 +36,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared(config: CollectConfig) -> Iterator[Prepared]:
+def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     """Check what is asked for, and have it ready.
 
     Raises:
@@ -49,7 +49,7 @@ def prepared(config: CollectConfig) -> Iterator[Prepared]:
         _check_status_file(config, paths, source)
         upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
         if upload and config.resume_from_cache and upload.fetch():
-            tell(f"there was no {paths.finished}: what {upload.folder.url} has of it was copied here")
+            log(f"there was no {paths.finished}: what {upload.folder.url} has of it was copied here")
         known = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(
             path=source,
@@ -63,14 +63,14 @@ def prepared(config: CollectConfig) -> Iterator[Prepared]:
         if known:
             check_same_run(paths, known, manifest, plan)
         if shard:
-            tell(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.finished}")
+            log(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.finished}")
         for warning in warnings(config, plan):
-            tell(f"warning: {warning}")
-        yield Prepared(tasks, plan, paths, manifest, upload)
+            log(f"warning: {warning}")
+        yield PreparedRun(tasks, plan, paths, manifest, upload)
 
 
-def _recipe(config: CollectConfig) -> Recipe:
-    return Recipe(
+def _recipe(config: CollectConfig) -> TaskParser:
+    return TaskParser(
         overrides=config.responses_create_params,
         agent_name=config.agent_name,
         serves_all=config.agent_url is not None or config.policy_base_url is not None,

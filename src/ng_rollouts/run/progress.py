@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
 from ng_rollouts.console import is_quiet
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.counters import RunCounters
 
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1
@@ -37,7 +37,7 @@ class _Display(Protocol):
 
 
 @asynccontextmanager
-async def progress(counts: Counts, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
+async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
     """Show the counts as they change, for as long as the block runs; the last state is always shown.
 
     Args:
@@ -47,7 +47,7 @@ async def progress(counts: Counts, notes: Notes = tuple, stream: TextIO | None =
         yield
         return
     stream = stream or sys.stderr
-    display: _Display = _Bar(counts, notes, stream) if stream.isatty() else _Lines(counts, notes, stream)
+    display: _Display = _Bar(counters, notes, stream) if stream.isatty() else _Lines(counters, notes, stream)
     ticking = asyncio.create_task(_tick(display))
     try:
         yield
@@ -65,15 +65,15 @@ async def _tick(display: _Display) -> None:
 class _Bar:
     every_s = _BAR_EVERY_S
 
-    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
+    def __init__(self, counters: RunCounters, notes: Notes, stream: TextIO) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
 
         size = os.get_terminal_size(stream.fileno())
-        self._counts = counts
+        self._counters = counters
         self._notes = notes
         self._bar = tqdm(
-            total=counts.planned,
-            initial=counts.settled,
+            total=counters.planned,
+            initial=counters.settled,
             desc=TITLE,
             file=stream,
             bar_format="{l_bar}{bar:12}{r_bar}",
@@ -82,9 +82,9 @@ class _Bar:
         )
 
     def show(self) -> None:
-        notes = [f"failed={self._counts.failed}"] if self._counts.failed else []
-        self._bar.set_postfix_str(" ".join([*notes, *self._notes(), *_lateness(self._counts)]), refresh=False)
-        self._bar.n = self._counts.settled
+        notes = [f"failed={self._counters.failed}"] if self._counters.failed else []
+        self._bar.set_postfix_str(" ".join([*notes, *self._notes(), *_lateness(self._counters)]), refresh=False)
+        self._bar.n = self._counters.settled
         self._bar.refresh()
 
     def close(self) -> None:
@@ -95,12 +95,12 @@ class _Bar:
 class _Lines:
     every_s = _LINE_EVERY_S
 
-    def __init__(self, counts: Counts, notes: Notes, stream: TextIO) -> None:
-        self._counts = counts
+    def __init__(self, counters: RunCounters, notes: Notes, stream: TextIO) -> None:
+        self._counters = counters
         self._notes = notes
         self._stream = stream
         self._started = time.monotonic()
-        self._settled_before = counts.settled
+        self._settled_before = counters.settled
         self._shown_any = False
 
     def show(self) -> None:
@@ -112,30 +112,30 @@ class _Lines:
         self._print()
 
     def _print(self) -> None:
-        counts = self._counts
+        counters = self._counters
         elapsed = time.monotonic() - self._started
-        rate = (counts.settled - self._settled_before) / max(elapsed, 1e-9)
-        left = f"{(counts.planned - counts.settled) / rate:.0f}s" if rate else "?"
+        rate = (counters.settled - self._settled_before) / max(elapsed, 1e-9)
+        left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate else "?"
         with contextlib.suppress(OSError):
             self._write(elapsed, rate, left)
 
     def _write(self, elapsed: float, rate: float, left: str) -> None:
-        counts = self._counts
-        notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counts)])
+        counters = self._counters
+        notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counters)])
         self._stream.write(
-            f"{TITLE}: collected={counts.collected} failed={counts.failed} planned={counts.planned} "
-            f"in_flight={counts.in_flight} waiting={counts.waiting} "
+            f"{TITLE}: collected={counters.collected} failed={counters.failed} planned={counters.planned} "
+            f"in_flight={counters.in_flight} waiting={counters.waiting} "
             f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{notes}\n"
         )
         self._stream.flush()
 
 
-def _lateness(counts: Counts) -> list[str]:
+def _lateness(counters: RunCounters) -> list[str]:
     """Names the oldest rollout in flight once it takes much longer than others did."""
-    oldest = counts.oldest()
+    oldest = counters.oldest()
     if oldest is None:
         return []
     key, seconds = oldest
-    usual = counts.answered_s / counts.answered if counts.answered else 0.0
+    usual = counters.attempt_seconds / counters.attempts_done if counters.attempts_done else 0.0
     is_late = seconds > max(_LATE_S, _LATE_TIMES * usual)
     return [f"oldest=task_{key.task_index}/rollout_{key.rollout_index}:{seconds:.0f}s"] if is_late else []

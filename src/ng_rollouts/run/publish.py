@@ -14,25 +14,25 @@ from ng_rollouts.scheduling.stop import Stop
 
 
 @dataclass(frozen=True, slots=True)
-class HandingOn:
+class Publisher:
     """What is done with the files of a run, unless that is stopped."""
 
     config: CollectConfig
     paths: OutputPaths
     stop: Stop
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     @property
     def _wanted(self) -> list[str]:
         return [*self.config.export, *(["report"] if self.config.report else [])]
 
-    async def to_exporters(self) -> None:
+    async def run_integrations(self) -> None:
         """Hand a finished run on; what fails is told."""
         wanted = self._wanted
         if wanted and not await self.stop.unless_asked(
-            export(wanted, self.paths.output, self.config.export_project, self.tell)
+            export(wanted, self.paths.output, self.config.export_project, self.log)
         ):
-            self.tell(f"note: left before all was handed on: {', '.join(wanted)}")
+            self.log(f"note: left before all was handed on: {', '.join(wanted)}")
 
     async def upload(self, upload: Upload, *, may_be_left: bool) -> None:
         """Copy the files.
@@ -44,11 +44,11 @@ class HandingOn:
             UploadFailed: not all are there.
         """
         made = [self.paths.beside(PRODUCTS[name]) for name in self._wanted if name in PRODUCTS]
-        self.tell(f"uploading to {upload.folder.url} (Ctrl-C leaves it)")
+        self.log(f"uploading to {upload.folder.url} (Ctrl-C leaves it)")
         copying = upload.copy(made)
         copied = await (self.stop.unless_asked(copying, again=True) if may_be_left else copying)
         if copied is None:
             raise UploadFailed(
                 f"upload_to {upload.folder.url}: left before all was there; +resume_from_cache=true tries again"
             )
-        self.tell(f"uploaded {copied} files to {upload.folder.url}")
+        self.log(f"uploaded {copied} files to {upload.folder.url}")

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from ng_rollouts.console import tell
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.console import log
+from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
 _OLDEST_TOLD = 5
@@ -31,7 +31,7 @@ class Received:
 
 
 @contextmanager
-def heeding_signals(stop: Stop, counts: Counts) -> Iterator[Received]:
+def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
     """Have signals end or report on the run, for as long as the block lasts."""
     loop = asyncio.get_running_loop()
     received = Received()
@@ -41,8 +41,8 @@ def heeding_signals(stop: Stop, counts: Counts) -> Iterator[Received]:
         heeded.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in (*heeded, signal.SIGUSR1)}
     for number in heeded:
-        loop.add_signal_handler(number, _stop, number, received, stop, counts)
-    loop.add_signal_handler(signal.SIGUSR1, lambda: tell(report(counts, time.monotonic() - began)))
+        loop.add_signal_handler(number, _stop, number, received, stop, counters)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log(report(counters, time.monotonic() - began)))
     try:
         yield received
     finally:
@@ -51,30 +51,30 @@ def heeding_signals(stop: Stop, counts: Counts) -> Iterator[Received]:
             signal.signal(number, handler)
 
 
-def report(counts: Counts, seconds: float) -> str:
+def report(counters: RunCounters, seconds: float) -> str:
     """What is in flight, the oldest first."""
-    rate = counts.answered / max(seconds, 1e-9)
-    mean = counts.answered_s / counts.answered if counts.answered else 0.0
+    rate = counters.attempts_done / max(seconds, 1e-9)
+    mean = counters.attempt_seconds / counters.attempts_done if counters.attempts_done else 0.0
     first = (
-        f"collected={counts.collected} failed={counts.failed} planned={counts.planned} in_flight={counts.in_flight} "
-        f"waiting={counts.waiting} attempts={counts.answered} rate={rate:.2f}/s mean_attempt={mean:.2f}s"
+        f"collected={counters.collected} failed={counters.failed} planned={counters.planned} in_flight={counters.in_flight} "
+        f"waiting={counters.waiting} attempts={counters.attempts_done} rate={rate:.2f}/s mean_attempt={mean:.2f}s"
     )
     now = time.monotonic()
-    oldest = list(islice(counts.started.items(), _OLDEST_TOLD))
+    oldest = list(islice(counters.in_flight_since.items(), _OLDEST_TOLD))
     ages = [f"  task {key.task_index}, rollout {key.rollout_index}: {now - at:.1f} s in flight" for key, at in oldest]
     return "\n".join([first, *ages])
 
 
-def _stop(number: int, received: Received, stop: Stop, counts: Counts) -> None:
+def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) -> None:
     received.count += 1
     received.first = received.first or number
     if received.count == 1:
         stop.asked.set()
         name, drain = signal.Signals(number).name, f"{stop.drain_s:g} s to finish (once more: stop at once)"
-        if counts.in_flight or counts.settled < counts.planned:
-            tell(f"{name}: no new rollouts; the {counts.in_flight} in flight have {drain}")
+        if counters.in_flight or counters.settled < counters.planned:
+            log(f"{name}: no new rollouts; the {counters.in_flight} in flight have {drain}")
         else:
-            tell(f"{name}: all rollouts are collected; what is still waited for is left")
+            log(f"{name}: all rollouts are collected; what is still waited for is left")
     elif received.count == 2:
         stop.at_once.set()
     else:

@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ng_rollouts.http.load_balancer import Pool
-from ng_rollouts.metrics.group_aggregator import Tally
-from ng_rollouts.metrics.result_rows import facts_of
-from ng_rollouts.metrics.score_table import Scores
+from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.metrics.group_aggregator import GroupAggregator
+from ng_rollouts.metrics.result_rows import stats_of
+from ng_rollouts.metrics.score_table import ScoreTable
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
-from ng_rollouts.outputs.resume import Earlier
-from ng_rollouts.run.client_load import Load
-from ng_rollouts.scheduling.circuit_breaker import Breaker
-from ng_rollouts.scheduling.counters import Counts
-from ng_rollouts.types import Attempt, Facts, Failure, Json, Key, Result, Rollout, agent_of
+from ng_rollouts.outputs.resume import PriorFailures
+from ng_rollouts.run.client_load import ClientLoad
+from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
+from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout, RolloutKey, RolloutStats, agent_of
 
 
 @dataclass(slots=True, kw_only=True)
-class Book:
+class RunState:
     """Files, counts and figures of a run.
 
     Attributes:
@@ -37,18 +37,18 @@ class Book:
 
     journal: Journal
     failures: FailuresFile
-    scores: Scores
-    tally: Tally
-    counts: Counts
-    breakers: dict[str, Breaker]
+    scores: ScoreTable
+    aggregator: GroupAggregator
+    counters: RunCounters
+    circuit_breakers: dict[str, CircuitBreaker]
     answer_key: str | None = None
-    goes_on: bool = False
+    resumed: bool = False
     collected_before: int = 0
     given: dict[str, set[str]] = field(default_factory=dict)
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PriorFailures = field(default_factory=PriorFailures)
     terminal: int = 0
-    load: Load | None = None
-    pools: list[Pool] = field(default_factory=list)
+    load: ClientLoad | None = None
+    load_balancers: list[LoadBalancer] = field(default_factory=list)
     unscored: bool = False
     executor_told: list[str] = field(default_factory=list)
     seen: Callable[[bytes], None] | None = None
@@ -58,40 +58,40 @@ class Book:
     began: float = field(default_factory=time.time)
 
     @property
-    def owes_any(self) -> bool:
+    def has_remaining(self) -> bool:
         """Whether anything is left to collect."""
-        return self.counts.settled < self.counts.planned
+        return self.counters.settled < self.counters.planned
 
     @property
     def resumable(self) -> bool:
         """Whether a resume would have anything to do."""
-        return self.owes_any or self.counts.failed > self.terminal
+        return self.has_remaining or self.counters.failed > self.terminal
 
     def failed_of(self, score: str) -> int:
         """Failures that would have given a score; of an agent that gave nothing at all, only a reward is expected."""
         by_agent = self.failures.by_agent.items()
         return sum(count for agent, count in by_agent if score in self.given.get(agent, ("reward",)))
 
-    def take_over(self, position: int, key: Key, row: Json) -> None:
+    def restore(self, position: int, key: RolloutKey, row: Json) -> None:
         """Figure in a row that an earlier command collected."""
-        facts = facts_of(row, self.answer_key)
-        self._figure_in(position, key, agent_of(row), facts)
-        self.counts.earlier_input_tokens += facts.tokens.get("input_tokens", 0)
-        self.counts.earlier_output_tokens += facts.tokens.get("output_tokens", 0)
+        stats = stats_of(row, self.answer_key)
+        self._add_to_metrics(position, key, agent_of(row), stats)
+        self.counters.earlier_input_tokens += stats.tokens.get("input_tokens", 0)
+        self.counters.earlier_output_tokens += stats.tokens.get("output_tokens", 0)
 
-    def keep(self, rollout: Rollout, result: Result) -> None:
+    def record(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout down, and count it."""
         self.journal.append(rollout.position, result.line)
         if self.seen:
             self.seen(result.line)
-        self._figure_in(rollout.position, rollout.key, rollout.agent, result.facts)
-        self.counts.collected += 1
-        counts = self.counts.by_agent[rollout.agent]
-        counts.collected += 1
-        counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
-        self.counts.input_tokens += result.facts.tokens.get("input_tokens", 0)
-        self.counts.output_tokens += result.facts.tokens.get("output_tokens", 0)
-        self.breakers[rollout.agent].success()
+        self._add_to_metrics(rollout.position, rollout.key, rollout.agent, result.stats)
+        self.counters.collected += 1
+        counters = self.counters.by_agent[rollout.agent]
+        counters.collected += 1
+        counters.output_tokens += result.stats.tokens.get("output_tokens", 0)
+        self.counters.input_tokens += result.stats.tokens.get("input_tokens", 0)
+        self.counters.output_tokens += result.stats.tokens.get("output_tokens", 0)
+        self.circuit_breakers[rollout.agent].success()
 
     def give_up(self, failure: Failure) -> None:
         """Write a failure down, and count it.
@@ -100,17 +100,17 @@ class Book:
             StoppedEarly: there is no point in going on.
         """
         self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
-        self.tally.lack(failure.rollout.key)
+        self.aggregator.lack(failure.rollout.key)
         if self.lost:
             self.lost(failure.rollout.key.task_index)
-        self.counts.failed += 1
+        self.counters.failed += 1
         self.terminal += failure.terminal
         self.last_failure = last = failure.attempts[-1]
-        self.breakers[failure.rollout.agent].failure(last.failure_class, last.message)
+        self.circuit_breakers[failure.rollout.agent].failure(last.failure_class, last.message)
 
-    def _figure_in(self, position: int, key: Key, agent: str, facts: Facts) -> None:
-        self.scores.record(position, facts.scores)
-        self.tally.record(key, agent, facts)
-        self.given.setdefault(agent, set()).update(facts.scores)
-        if "reward" in facts.scores:
-            self.counts.reward.add(facts.scores["reward"])
+    def _add_to_metrics(self, position: int, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
+        self.scores.record(position, stats.scores)
+        self.aggregator.record(key, agent, stats)
+        self.given.setdefault(agent, set()).update(stats.scores)
+        if "reward" in stats.scores:
+            self.counters.reward.add(stats.scores["reward"])

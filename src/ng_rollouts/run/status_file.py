@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Json
 
 _EVERY_S = 1.0
 
 
 @asynccontextmanager
-async def status(path: Path, counts: Counts) -> AsyncIterator[None]:
+async def status(path: Path, counters: RunCounters) -> AsyncIterator[None]:
     """Keep the file up to date for as long as the block runs. A file that cannot be written is done without."""
-    writing = asyncio.create_task(_write_often(path, counts))
+    writing = asyncio.create_task(_write_often(path, counters))
     try:
         yield
     finally:
@@ -29,16 +29,16 @@ async def status(path: Path, counts: Counts) -> AsyncIterator[None]:
                 left.unlink(missing_ok=True)
 
 
-async def _write_often(path: Path, counts: Counts) -> None:
-    began, before = time.monotonic(), counts.settled
+async def _write_often(path: Path, counters: RunCounters) -> None:
+    began, before = time.monotonic(), counters.settled
     with suppress(OSError):
         while True:
             elapsed = time.monotonic() - began
-            _replace(path, state_of(counts, elapsed, counts.settled - before))
+            _replace(path, state_of(counters, elapsed, counters.settled - before))
             await asyncio.sleep(_EVERY_S)
 
 
-def state_of(counts: Counts, elapsed_s: float, settled: int) -> Json:
+def state_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
     """The state of a run.
 
     Args:
@@ -48,17 +48,17 @@ def state_of(counts: Counts, elapsed_s: float, settled: int) -> Json:
     return {
         "pid": os.getpid(),
         "updated": time.time(),
-        "planned": counts.planned,
-        "collected": counts.collected,
-        "failed": counts.failed,
-        "in_flight": counts.in_flight,
-        "waiting": counts.waiting,
-        "reward": counts.reward.mean if counts.reward.count else None,
+        "planned": counters.planned,
+        "collected": counters.collected,
+        "failed": counters.failed,
+        "in_flight": counters.in_flight,
+        "waiting": counters.waiting,
+        "reward": counters.reward.mean if counters.reward.count else None,
         "elapsed_s": round(elapsed_s, 3),
         "rollouts_per_s": round(rate, 3),
-        "left_s": round((counts.planned - counts.settled) / rate, 1) if rate else None,
-        "input_tokens": counts.input_tokens,
-        "output_tokens": counts.output_tokens,
+        "left_s": round((counters.planned - counters.settled) / rate, 1) if rate else None,
+        "input_tokens": counters.input_tokens,
+        "output_tokens": counters.output_tokens,
     }
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ng_rollouts.http.load_balancer import Pool
+from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.redaction import shown_command
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.redaction import display_command
+from ng_rollouts.scheduling.counters import RunCounters
 
 _NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
 
 
 def summary(
-    counts: Counts, failures: FailuresFile, paths: OutputPaths, finished: Finished | None, command: Sequence[str]
+    counters: RunCounters, failures: FailuresFile, paths: OutputPaths, finished: Finished | None, command: Sequence[str]
 ) -> Iterator[str]:
     """The lines, in order.
 
@@ -23,17 +23,17 @@ def summary(
         finished: what finishing left; None if the run ended before.
         command: what was typed, to be shown as the command that goes on.
     """
-    told = f"collected {counts.collected} of {counts.planned} planned rollouts"
-    if counts.failed:
+    told = f"collected {counters.collected} of {counters.planned} planned rollouts"
+    if counters.failed:
         classes = ", ".join(f"{name}: {count}" for name, count in failures.by_class.most_common())
-        told += f", failed {counts.failed} ({classes})"
+        told += f", failed {counters.failed} ({classes})"
     if finished and finished.set_aside:
         told += f", set aside {finished.set_aside}"
-    owed = counts.planned - counts.settled
-    if owed:
-        told += f", not done {owed}"
+    remaining = counters.planned - counters.settled
+    if remaining:
+        told += f", not done {remaining}"
     yield told
-    if counts.failed and failures.path.exists():
+    if counters.failed and failures.path.exists():
         yield f"what failed is in {failures.path}"
     if finished and finished.set_aside:
         yield f"rollouts whose group is not complete are in {paths.incomplete}"
@@ -43,19 +43,24 @@ def summary(
         yield f"to go on: {resume_command(command)}"
 
 
-def servers_told(pools: Sequence[Pool]) -> Iterator[str]:
+def server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
     """A line for each server of a pool that has several: how much it was asked, and how long it took."""
-    for address in (address for pool in pools if len(pool.addresses) > 1 for address in pool.addresses):
-        answered = address.asked - address.failed - address.in_flight
+    for address in (
+        address
+        for load_balancer in load_balancers
+        if len(load_balancer.addresses) > 1
+        for address in load_balancer.addresses
+    ):
+        answered = address.requests_sent - address.failed - address.in_flight
         line = f"{address.shown}: {answered} answered"
         if address.failed:
             line += f", {address.failed} failed"
         if answered > 0:
-            line += f", {address.usual_s:.2f} s on average"
+            line += f", {address.mean_seconds:.2f} s on average"
         yield line
 
 
 def resume_command(command: Sequence[str]) -> str:
     """The command that goes on where this one ended."""
     kept = [word for word in command if not word.lstrip("+").startswith(_NOT_FOR_A_RESUME)]
-    return shown_command([*kept, "+resume_from_cache=true"])
+    return display_command([*kept, "+resume_from_cache=true"])

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from ng_rollouts.errors import UNREACHED, StoppedEarly
+from ng_rollouts.errors import UNREACHABLE, StoppedEarly
 
-_POINTLESS = UNREACHED | {"certificate", "http_401", "http_403", "http_404"}
+_FATAL = UNREACHABLE | {"certificate", "http_401", "http_403", "http_404"}
 """Classes that no other task is likely to escape: nobody there or to be trusted, credentials refused, no such agent."""
 
 
-_POINTLESS_AT_FIRST = 3
+_FATAL_AT_FIRST = 3
 
 
-_POINTLESS_LATER = 10
+_FATAL_LATER = 10
 
 
 _ALIKE_AT_FIRST = 20
 
 
-class Breaker:
+class CircuitBreaker:
     """Ends a run that is going nowhere, by the failures of one agent.
 
-    Before the first success: `_POINTLESS` failures of a few rollouts, or any class shared by the first twenty. After
-    it: `_POINTLESS` failures of ten rollouts in a row.
+    Before the first success: `_FATAL` failures of a few rollouts, or any class shared by the first twenty. After
+    it: `_FATAL` failures of ten rollouts in a row.
 
     Args:
         agent: its name.
@@ -46,7 +46,7 @@ class Breaker:
         Raises:
             StoppedEarly: there is no point in going on.
         """
-        kind = "pointless" if failure_class in _POINTLESS else failure_class
+        kind = "pointless" if failure_class in _FATAL else failure_class
         self._in_a_row = self._in_a_row + 1 if kind == self._kind else 1
         self._kind = kind
         if self._in_a_row >= self._most():
@@ -58,5 +58,5 @@ class Breaker:
 
     def _most(self) -> float:
         if self._kind == "pointless":
-            return _POINTLESS_LATER if self._succeeded else min(_POINTLESS_AT_FIRST, self._rollouts)
+            return _FATAL_LATER if self._succeeded else min(_FATAL_AT_FIRST, self._rollouts)
         return float("inf") if self._succeeded else _ALIKE_AT_FIRST

@@ -27,7 +27,7 @@ _LONGEST_CALM_S = 120.0
 _REFUSALS = (429, 503)
 
 
-class Limit(Protocol):
+class ConcurrencyLimit(Protocol):
     """A limit that may change with what comes back."""
 
     @property
@@ -35,11 +35,11 @@ class Limit(Protocol):
         """How many may be in flight."""
         ...
 
-    def answered(self, now: float) -> None:
+    def record_success(self, now: float) -> None:
         """An attempt was answered."""
         ...
 
-    def failed(self, failure: AttemptFailed, started: float, now: float) -> None:
+    def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
         """An attempt that started then failed now."""
         ...
 
@@ -50,10 +50,10 @@ class FixedLimit:
     def __init__(self, limit: int) -> None:
         self.now = limit
 
-    def answered(self, now: float) -> None:
+    def record_success(self, now: float) -> None:
         """Nothing changes."""
 
-    def failed(self, failure: AttemptFailed, started: float, now: float) -> None:
+    def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
         """Nothing changes."""
 
 
@@ -76,7 +76,7 @@ class AdaptiveLimit:
         """How many may be in flight."""
         return max(1, int(self._limit))
 
-    def answered(self, now: float) -> None:
+    def record_success(self, now: float) -> None:
         """A share of a window's growth for each answer, so that a window of them makes the whole."""
         if self._pause > 0:
             self._pause -= 1
@@ -88,7 +88,7 @@ class AdaptiveLimit:
             self._growth_a_window *= 1 + 1 / self._limit if self._calm_s else 1.0
             self._has_grown = True
 
-    def failed(self, failure: AttemptFailed, started: float, now: float) -> None:
+    def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
         """A refusal cuts, once an episode; another server error only pauses growth for a window."""
         if failure.status in _REFUSALS:
             if started > self._fell:
@@ -129,7 +129,7 @@ class AdaptiveLimit:
 class Slots:
     """Slots for as many as the limit says; those who wait get them in order."""
 
-    def __init__(self, limit: Limit) -> None:
+    def __init__(self, limit: ConcurrencyLimit) -> None:
         self.limit = limit
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()

@@ -6,18 +6,18 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from ng_rollouts.metrics.latency_histogram import Latencies
-from ng_rollouts.metrics.running_stats import Moments
-from ng_rollouts.types import Json, Key
+from ng_rollouts.metrics.latency_histogram import LatencyHistogram
+from ng_rollouts.metrics.running_stats import RunningStats
+from ng_rollouts.types import Json, RolloutKey
 
 
 @dataclass(slots=True)
-class AgentCounts:
+class AgentCounters:
     """What an agent did for this command."""
 
     collected: int = 0
     output_tokens: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def figures(self, seconds: float) -> Json:
         """Latency percentiles in seconds, and how much a second."""
@@ -29,7 +29,7 @@ class AgentCounts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
+class RunCounters:
     """Where the planned rollouts are; those in none of these have not been taken up.
 
     Attributes:
@@ -45,37 +45,37 @@ class Counts:
     collected: int = 0
     failed: int = 0
     waiting: int = 0
-    started: dict[Key, float] = field(default_factory=dict)
-    answered: int = 0
-    answered_s: float = 0.0
+    in_flight_since: dict[RolloutKey, float] = field(default_factory=dict)
+    attempts_done: int = 0
+    attempt_seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
     most_in_flight: int = 0
-    by_agent: defaultdict[str, AgentCounts] = field(default_factory=lambda: defaultdict(AgentCounts))
-    reward: Moments = field(default_factory=Moments)
+    by_agent: defaultdict[str, AgentCounters] = field(default_factory=lambda: defaultdict(AgentCounters))
+    reward: RunningStats = field(default_factory=RunningStats)
 
     @property
-    def latencies(self) -> Latencies:
+    def latencies(self) -> LatencyHistogram:
         """Of all attempts."""
-        merged = Latencies()
-        for counts in self.by_agent.values():
-            merged.merge(counts.latencies)
+        merged = LatencyHistogram()
+        for counters in self.by_agent.values():
+            merged.merge(counters.latencies)
         return merged
 
     @property
     def in_flight(self) -> int:
         """Rollouts that are being tried."""
-        return len(self.started)
+        return len(self.in_flight_since)
 
     @property
     def settled(self) -> int:
         """Rollouts that will not be tried again."""
         return self.collected + self.failed
 
-    def oldest(self) -> tuple[Key, float] | None:
+    def oldest(self) -> tuple[RolloutKey, float] | None:
         """The rollout that has been in flight longest, and for how many seconds."""
-        for key, started in self.started.items():
-            return key, time.monotonic() - started
+        for key, in_flight_since in self.in_flight_since.items():
+            return key, time.monotonic() - in_flight_since
         return None

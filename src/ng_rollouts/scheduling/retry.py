@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ng_rollouts.errors import LONGEST_RETRY_AFTER_S, AttemptFailed
+from ng_rollouts.errors import MAX_RETRY_AFTER_S, AttemptFailed
 
 FIRST_WAIT_S = 0.5
 """Upper bound of the first wait; each following one doubles it."""
 
-LONGEST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 """No wait of our own is longer: a server that is back should not stand idle."""
 
 
@@ -43,7 +43,7 @@ class RetryPolicy:
         refused = self.patient and failure.status in (429, 503)
         if not failure.retryable or attempts >= (_MOST_REFUSALS if refused else self.max_attempts):
             return None
-        bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 16))
-        asked = min(LONGEST_RETRY_AFTER_S, failure.retry_after_s or 0.0)
+        bound = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempts - 1, 16))
+        asked = min(MAX_RETRY_AFTER_S, failure.retry_after_s or 0.0)
         wait = asked + bound * self.jitter()
         return None if self.budget_s is not None and spent_s + wait > self.budget_s else wait

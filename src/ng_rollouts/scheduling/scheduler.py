@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
-from ng_rollouts.scheduling.concurrency import Limit, Slots
-from ng_rollouts.scheduling.counters import Counts
+from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, Slots
+from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Attempt, Failure, Result, Rollout
@@ -31,10 +31,10 @@ Call = Callable[[Rollout, int], Awaitable[Result]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlet:
+class ResultSink:
     """Where outcomes go, and are counted; what these raise ends the run."""
 
-    keep: Callable[[Rollout, Result], None]
+    record: Callable[[Rollout, Result], None]
     give_up: Callable[[Failure], None]
 
 
@@ -48,14 +48,14 @@ class _Work:
     attempts: tuple[Attempt, ...] = field(default=(), compare=False)
 
 
-async def collect(
+async def schedule(
     rollouts: Iterator[Rollout],
     call: Call,
-    outlet: Outlet,
+    sink: ResultSink,
     *,
-    limit: Limit,
+    limit: ConcurrencyLimit,
     policy: RetryPolicy,
-    counts: Counts,
+    counters: RunCounters,
     stop: Stop,
 ) -> None:
     """Have every rollout answered or given up, at most `limit` at once, taken up in order.
@@ -66,11 +66,11 @@ async def collect(
     Raises:
         NgRolloutsError: what the outlet or the source of rollouts raised; attempts in flight are cancelled.
     """
-    loop = _Loop(call, outlet, limit, policy, counts)
+    scheduler = _Scheduler(call, sink, limit, policy, counters)
     try:
         async with asyncio.TaskGroup() as tasks:
-            feeding = tasks.create_task(loop.feed(rollouts, tasks))
-            draining = tasks.create_task(loop.drain_when_asked(stop, feeding))
+            feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
+            draining = tasks.create_task(scheduler.drain_when_asked(stop, feeding))
             await asyncio.wait([feeding])
             if not stop.asked.is_set():
                 draining.cancel()
@@ -78,14 +78,16 @@ async def collect(
         raise _cause(group) from group
 
 
-class _Loop:
-    def __init__(self, call: Call, outlet: Outlet, limit: Limit, policy: RetryPolicy, counts: Counts) -> None:
+class _Scheduler:
+    def __init__(
+        self, call: Call, sink: ResultSink, limit: ConcurrencyLimit, policy: RetryPolicy, counters: RunCounters
+    ) -> None:
         self._call = call
-        self._outlet = outlet
+        self._sink = sink
         self._limit = limit
         self._slots = Slots(limit)
         self._policy = policy
-        self._counts = counts
+        self._counters = counters
         self._waiting: list[_Work] = []
         self._in_flight: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
@@ -99,8 +101,8 @@ class _Loop:
             work = await self._next(rollouts)
             if work is None:
                 return
-            self._counts.started[work.rollout.key] = time.monotonic()
-            self._counts.most_in_flight = max(self._counts.most_in_flight, len(self._counts.started))
+            self._counters.in_flight_since[work.rollout.key] = time.monotonic()
+            self._counters.most_in_flight = max(self._counters.most_in_flight, len(self._counters.in_flight_since))
             task = tasks.create_task(self._attempt(work))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
@@ -120,7 +122,7 @@ class _Loop:
             task.cancel()
 
     async def _until_idle(self) -> None:
-        while self._counts.started:
+        while self._counters.in_flight_since:
             self._settled.clear()
             await self._settled.wait()
 
@@ -135,7 +137,7 @@ class _Loop:
                 rollout = next(rollouts, None)
                 if rollout is not None:
                     return _Work(now, rollout.position, rollout)
-            if not self._waiting and not self._counts.started:
+            if not self._waiting and not self._counters.in_flight_since:
                 return None
             await self._until_settled(self._waiting[0].ready_at - now if self._waiting else None)
 
@@ -147,21 +149,21 @@ class _Loop:
             return
 
     async def _attempt(self, work: _Work) -> None:
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
-            self._limit.failed(failure, failure.sent_at or started, time.monotonic())
-            self._failed(work, failure, time.monotonic() - started)
+            self._limit.record_failure(failure, failure.sent_at or began, time.monotonic())
+            self._failed(work, failure, time.monotonic() - began)
         else:
-            self._limit.answered(time.monotonic())
-            self._outlet.keep(work.rollout, result)
+            self._limit.record_success(time.monotonic())
+            self._sink.record(work.rollout, result)
         finally:
-            self._counts.answered += 1
-            seconds = time.monotonic() - started
-            self._counts.answered_s += seconds
-            self._counts.by_agent[work.rollout.agent].latencies.add(seconds)
-            del self._counts.started[work.rollout.key]
+            self._counters.attempts_done += 1
+            seconds = time.monotonic() - began
+            self._counters.attempt_seconds += seconds
+            self._counters.by_agent[work.rollout.agent].latencies.add(seconds)
+            del self._counters.in_flight_since[work.rollout.key]
             self._slots.release()
             self._settled.set()
 
@@ -173,15 +175,15 @@ class _Loop:
             given_up = Failure(
                 rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
             )
-            self._outlet.give_up(given_up)
+            self._sink.give_up(given_up)
         elif not self._draining:
             work.ready_at = time.monotonic() + wait_s
             heapq.heappush(self._waiting, work)
-            self._counts.waiting = len(self._waiting)
+            self._counters.waiting = len(self._waiting)
 
     def _pop(self) -> _Work:
         work = heapq.heappop(self._waiting)
-        self._counts.waiting = len(self._waiting)
+        self._counters.waiting = len(self._waiting)
         return work
 
 

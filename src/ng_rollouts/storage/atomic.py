@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def moved_aside(path: Path) -> Path:
+def back_up(path: Path) -> Path:
     """Rename a file to the first number that is free; where to."""
     aside = next(name for number in itertools.count(1) if not (name := Path(f"{path}.{number}")).exists())
     path.rename(aside)

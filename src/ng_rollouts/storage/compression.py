@@ -30,27 +30,27 @@ _KEPT_UNPACKED = 4
 """They take room in the temporary folder for as long as the program runs."""
 
 
-def is_packed(name: str | Path) -> bool:
+def is_compressed(name: str | Path) -> bool:
     """Whether a name says so."""
     return str(name).lower().endswith(ENDINGS)
 
 
 def plain_name(path: Path) -> Path:
     """The name of what is in a packed file; of another, its own."""
-    return path.with_suffix("") if is_packed(path) else path
+    return path.with_suffix("") if is_compressed(path) else path
 
 
-def packed_names(plain: Path) -> list[Path]:
+def compressed_names(plain: Path) -> list[Path]:
     """What a plain file may be packed into."""
     return [plain.with_name(plain.name + ending) for ending in ENDINGS]
 
 
-def stem_of(path: Path) -> str:
+def base_name(path: Path) -> str:
     """The name that those of side files begin with: without .jsonl, packed or not."""
     return plain_name(path).name.removesuffix(".jsonl")
 
 
-def check_packing(what: str) -> None:
+def check_compression(what: str) -> None:
     """Check that there is what it takes to pack or unpack a file.
 
     Args:
@@ -74,7 +74,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be read, or is not what its name says.
         ConfigError: an extra is not installed.
     """
-    if not is_packed(path):
+    if not is_compressed(path):
         with path.open("rb") as file:
             yield file
         return
@@ -87,29 +87,29 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 @lru_cache(_KEPT_UNPACKED)
 def _unpacked(path: Path, _mtime_ns: int, _size: int) -> IO[bytes]:
     """An unpacked copy, gone when nothing refers to it any longer."""
-    check_packing(str(path))
+    check_compression(str(path))
     copy = tempfile.NamedTemporaryFile(prefix="ng_rollouts_unpacked_", suffix=".jsonl")  # noqa: SIM115
     with path.open("rb") as packed:
-        unpack_file(path.name, packed, copy)
+        decompress(path.name, packed, copy)
     copy.flush()
     return copy
 
 
-def unpack_file(name: str, packed: Any, plain: IO[bytes]) -> None:
+def decompress(name: str, packed: Any, plain: IO[bytes]) -> None:
     """Copy what is in a file that may be packed.
 
     Raises:
         OSError: it is not what its name says, or not all of it.
     """
     try:
-        if is_packed(name) and (opener := _OPENERS.get(Path(name.lower()).suffix)):
+        if is_compressed(name) and (opener := _OPENERS.get(Path(name.lower()).suffix)):
             with opener(packed) as unpacked:
                 shutil.copyfileobj(unpacked, plain, _CHUNK_BYTES)
-        elif is_packed(name):
+        elif is_compressed(name):
             _unpack_zstd(packed, plain)
         else:
             shutil.copyfileobj(packed, plain, _CHUNK_BYTES)
-        if is_packed(name) and not packed.tell():
+        if is_compressed(name) and not packed.log():
             raise EOFError("it is empty, which no packed file is")
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise OSError(errno.EINVAL, str(error), name) from error
@@ -134,13 +134,13 @@ def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
         raise EOFError("it ends in the middle of a compressed frame")
 
 
-def packed_for(target: Path, plain: Path) -> Path:
+def compress_to_temp(target: Path, plain: Path) -> Path:
     """A file, on the disk itself, that is ready to be renamed to the target: a packed copy, or the plain file itself.
 
     Raises:
         OSError: it could not be written.
     """
-    if not is_packed(target):
+    if not is_compressed(target):
         return plain
     packed = plain.with_name(plain.name + ".packing")
     try:

@@ -72,13 +72,13 @@ class Copier:
             self._mapped.madvise(mmap.MADV_DONTNEED)  # keeps memory flat: what is mapped counts as ours
 
 
-def pack(offset: int, length: int) -> int:
+def encode_span(offset: int, length: int) -> int:
     """Where a line is, in one number; the length of a very long one is left to be found out."""
     return offset << _LENGTH_BITS | (length if length < 1 << _LENGTH_BITS else 0)
 
 
-def unpack(fd: int, spot: int) -> tuple[int, int]:
-    offset, length = spot >> _LENGTH_BITS, spot & ((1 << _LENGTH_BITS) - 1)
+def decode_span(fd: int, span: int) -> tuple[int, int]:
+    offset, length = span >> _LENGTH_BITS, span & ((1 << _LENGTH_BITS) - 1)
     return offset, length or _length_at(fd, offset)
 
 

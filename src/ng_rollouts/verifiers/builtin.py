@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import boxed, final_answer, letter, normalised, output_text
-from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.verifiers.process_pool import ProcessPool
 
 ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label", "solution", "gold")
 """Where the expected answer is looked for, unless a field is named."""
@@ -102,7 +102,7 @@ class Regex:
     Without a field for the expected answer, finding anything is enough.
     """
 
-    workers: Workers
+    process_pool: ProcessPool
     pattern: str
     answer_field: str | None = None
     seconds: float = 5.0
@@ -114,7 +114,7 @@ class Regex:
 
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
-        found = await self.workers.run(last_match, self.pattern, text, seconds=self.seconds)
+        found = await self.process_pool.run(last_match, self.pattern, text, seconds=self.seconds)
         if not self.answer_field:
             return verdict(correct=found is not None, extracted=found, expected=None)
         expected = Expected(answer_field=self.answer_field).text_of(row)
@@ -128,7 +128,7 @@ class Regex:
 class Math:
     """The answer is the expected one as mathematics has it, by the math-verify library."""
 
-    workers: Workers
+    process_pool: ProcessPool
     answer_field: str | None = None
     seconds: float = 10.0
     scores: ClassVar[bool] = True
@@ -139,7 +139,7 @@ class Math:
     async def verify(self, row: Json, response: Json) -> Json:
         expected = Expected(answer_field=self.answer_field).text_of(row)
         text = output_text(response)
-        correct, found = await self.workers.run(equal_in_mathematics, expected, text, seconds=self.seconds)
+        correct, found = await self.process_pool.run(equal_in_mathematics, expected, text, seconds=self.seconds)
         extracted = boxed(text)
         return verdict(correct=correct, extracted=found if extracted is None else extracted, expected=expected)
 
@@ -151,7 +151,7 @@ class JsonSchema:
     The schema is the row's, under `schema_field`, or one for all.
     """
 
-    workers: Workers
+    process_pool: ProcessPool
     schema: Json | None = None
     schema_field: str = "schema"
     seconds: float = 5.0
@@ -175,7 +175,7 @@ class JsonSchema:
 
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
-        complaint = await self.workers.run(schema_complaint, self._schema(row), text, seconds=self.seconds)
+        complaint = await self.process_pool.run(schema_complaint, self._schema(row), text, seconds=self.seconds)
         return {**verdict(correct=complaint is None, extracted=text, expected=None), "schema_error": complaint}
 
     def _schema(self, row: Json) -> Any:

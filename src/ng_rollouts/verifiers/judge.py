@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.models.client import ModelServer
+from ng_rollouts.models.client import ModelClient
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.templates import Template, template_of
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, Expected, last_match, verdict
-from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.verifiers.process_pool import ProcessPool
 
 TEMPLATE = """You grade an answer to a task.
 
@@ -52,8 +52,8 @@ _READ_S = 5.0
 class Judge:
     """Asks a model server, again if its verdict cannot be read."""
 
-    server: ModelServer
-    workers: Workers
+    server: ModelClient
+    process_pool: ProcessPool
     template: Template
     params: Json
     verdict_pattern: str = VERDICT
@@ -106,7 +106,7 @@ class Judge:
     async def _verdict(self, said: str) -> str | None:
         if self.verdict_pattern == VERDICT:
             return last_match(VERDICT, said)
-        return await self.workers.run(last_match, self.verdict_pattern, said, seconds=_READ_S)
+        return await self.process_pool.run(last_match, self.verdict_pattern, said, seconds=_READ_S)
 
     def _prompt(self, row: Json, text: str) -> list[Json]:
         fields = {"question": _question(row), **row, "response": text}

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 
-MOST_WORKERS = 4
+MAX_PROCESSES = 4
 _PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
 
 
-class Workers:
+class ProcessPool:
     """Starts its processes when they are first needed.
 
     Attributes:
@@ -30,7 +30,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.preload: set[str] = set()
-        self._pool: Any = None
+        self._load_balancer: Any = None
 
     async def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> T:
         """What a function, importable by name, returns.
@@ -54,24 +54,24 @@ class Workers:
 
     def stop(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+        if self._load_balancer is not None:
+            self._load_balancer.stop()
+            self._load_balancer.join()
+            self._load_balancer = None
 
     def _started(self) -> Any:
-        if self._pool is None:
+        if self._load_balancer is None:
             from pebble import ProcessPool  # noqa: PLC0415 - few runs need it
 
-            count = min(MOST_WORKERS, os.cpu_count() or 1)
+            count = min(MAX_PROCESSES, os.cpu_count() or 1)
             # a fork would copy the threads' locks in whatever state they are
-            self._pool = ProcessPool(
+            self._load_balancer = ProcessPool(
                 max_workers=count,
                 context=get_context("spawn"),
                 initializer=_prepare,
                 initargs=[sorted(self.preload)],
             )
-        return self._pool
+        return self._load_balancer
 
 
 def _prepare(modules: list[str]) -> None:

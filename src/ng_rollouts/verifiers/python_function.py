@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.types import Json
-from ng_rollouts.user_code import contained, imported
-from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.user_code import guarded, import_callable
+from ng_rollouts.verifiers.process_pool import ProcessPool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class PythonFunction:
     """`(row, response) -> reward or fields`: a coroutine function runs in the loop, any other in a worker process."""
 
     name: str
-    workers: Workers
+    process_pool: ProcessPool
     seconds: float = 30.0
     scores: ClassVar[bool] = True
 
@@ -26,19 +26,19 @@ class PythonFunction:
         """Any row will do."""
 
     async def verify(self, row: Json, response: Json) -> Json:
-        function = imported(self.name)
+        function = import_callable(self.name)
         if not inspect.iscoroutinefunction(function):
-            return fields_of(await self.workers.run(called, self.name, row, response, seconds=self.seconds))
+            return fields_of(await self.process_pool.run(called, self.name, row, response, seconds=self.seconds))
         try:
             async with asyncio.timeout(self.seconds):
-                return fields_of(await contained(function(row, response), "verifier_error", self.name))
+                return fields_of(await guarded(function(row, response), "verifier_error", self.name))
         except TimeoutError as error:
             raise AttemptFailed("verifier_timeout", f"{self.name} took more than {self.seconds:g} s") from error
 
 
 def called(name: str, row: Json, response: Json) -> Any:
     """What a function returns; for a worker, which is handed names."""
-    return imported(name)(row, response)
+    return import_callable(name)(row, response)
 
 
 def fields_of(returned: Any) -> Json:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.models.client import ModelServer
+from ng_rollouts.models.client import ModelClient
 from ng_rollouts.types import Json
-from ng_rollouts.user_code import imported
+from ng_rollouts.user_code import import_callable
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, Unscored
 from ng_rollouts.verifiers.judge import VERDICT, Judge, judge_template
-from ng_rollouts.verifiers.process_pool import Workers
+from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
 OPTIONS = {
@@ -77,7 +77,7 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
     return options
 
 
-def build_verifier(options: Json, workers: Workers, judge_server: Callable[[Json], ModelServer]) -> Verifier:
+def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Callable[[Json], ModelClient]) -> Verifier:
     """The verifier for checked options.
 
     Args:
@@ -88,22 +88,22 @@ def build_verifier(options: Json, workers: Workers, judge_server: Callable[[Json
     """
     given = {name: option for name, option in options.items() if name != "kind"}
     if options["kind"] in _NEEDS:
-        workers.preload.add(_NEEDS[options["kind"]])
+        process_pool.preload.add(_NEEDS[options["kind"]])
     match options["kind"]:
         case "exact_match":
             return ExactMatch(**given)
         case "mcqa":
             return Mcqa(**given)
         case "math":
-            return Math(workers=workers, **given)
+            return Math(process_pool=process_pool, **given)
         case "regex":
-            return Regex(workers=workers, **given)
+            return Regex(process_pool=process_pool, **given)
         case "json_schema":
-            return JsonSchema(workers=workers, **given)
+            return JsonSchema(process_pool=process_pool, **given)
         case "judge":
             return Judge(
                 server=judge_server(given),
-                workers=workers,
+                process_pool=process_pool,
                 template=judge_template(_text_or_file(given.get("template"))),
                 params=given.get("responses_create_params") or {},
                 verdict_pattern=given.get("verdict_pattern", VERDICT),
@@ -111,9 +111,9 @@ def build_verifier(options: Json, workers: Workers, judge_server: Callable[[Json
                 attempts=given.get("attempts", 3),
             )
         case "python":
-            imported(given["function"])
+            import_callable(given["function"])
             seconds = {"seconds": given["seconds"]} if "seconds" in given else {}
-            return PythonFunction(name=given["function"], workers=workers, **seconds)
+            return PythonFunction(name=given["function"], process_pool=process_pool, **seconds)
     return Unscored()
 
 
