@@ -24,6 +24,7 @@ from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
 from ng_rollouts.http.client import TimeLimits, open_http
 from ng_rollouts.redaction import without_credentials
 from ng_rollouts.seeds import seed_in_extra_body, seed_of
+from ng_rollouts.types import AgentRequest
 
 from .conftest import Served
 
@@ -111,7 +112,7 @@ def test_connections_are_used_again(serve: Serve, engine: str) -> None:
         async with open_http(TimeLimits(), engine) as http:
             agent = RemoteAgent([server.url], http)
             for _ in range(10):
-                await agent.run(ROW)
+                await agent.run(AgentRequest(0, ROW))
 
     asyncio.run(ask_ten_times())
     assert server.stats()["connections"] == 2
@@ -166,8 +167,8 @@ def test_a_seed_goes_where_the_agent_takes_it(serve: Serve) -> None:
     async def ask_often() -> list[Any]:
         async with open_http(TimeLimits()) as http:
             agent = RemoteAgent([refusing.url], http)
-            first = await asyncio.gather(*(agent.run(row) for _ in range(5)))
-            return [*first, await agent.run(row)]
+            first = await asyncio.gather(*(agent.run(AgentRequest(0, row)) for _ in range(5)))
+            return [*first, await agent.run(AgentRequest(0, row))]
 
     replies = asyncio.run(ask_often())
     assert refusing.stats()["total"] == 5 + 5 + 1
@@ -206,7 +207,7 @@ def test_several_addresses_share_the_load(serve: Serve) -> None:
     async def ask_all() -> None:
         async with open_http(TimeLimits()) as http:
             agent = RemoteAgent([server.url for server in servers], http)
-            await asyncio.gather(*(agent.run({**ROW, "_ng_task_index": task}) for task in range(9)))
+            await asyncio.gather(*(agent.run(AgentRequest(task, ROW)) for task in range(9)))
 
     asyncio.run(ask_all())
     assert [server.stats()["total"] for server in servers] == [3, 3, 3]
@@ -304,7 +305,7 @@ async def _rollouts(name: str, count: int, params: Any) -> list[Any]:
             {"_ng_task_index": 0, "_ng_rollout_index": index, "responses_create_params": {"input": prompt, **params}}
             for index in range(count)
         ]
-        return [await agent.run(row) for row in rows]
+        return [await agent.run(AgentRequest(0, row)) for row in rows]
 
 
 def simulated(count: int = 1, name: str = "example_math_agent", **params: Any) -> list[Any]:

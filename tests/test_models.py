@@ -551,7 +551,7 @@ def test_a_server_that_dies_is_left_alone_and_comes_back() -> None:
         assert [await load_balancer.send(task, send) for task in range(10)] == ["http://b"] * 10
         assert log.count("http://a") == 1
         assert load_balancer.cooling_down() == ["http://a"]
-        load_balancer.addresses[0]._cooldown_until = 1e-9
+        load_balancer.endpoints[0]._cooldown_until = 1e-9
         log.clear()
         dead.clear()
         await asyncio.gather(*(load_balancer.send(task, send) for task in range(100, 110)))
@@ -596,7 +596,7 @@ def test_the_pace_is_kept_evenly(rate: float, tokens: float, sizes: list[int]) -
     for size in sizes:
         now += max(0.0, rate_limiter.seconds_to_turn())
         turns.append(now)
-        reservation = rate_limiter.take(size)
+        reservation = rate_limiter.reserve(size)
         rate_limiter.settle(reservation, size)
     gaps = [after - before for before, after in itertools.pairwise(turns)]
     assert all(gap >= 60 / rate - 1e-6 for gap in gaps)
@@ -846,12 +846,12 @@ def test_the_pace_mends_itself_while_requests_wait() -> None:
     """What replies tell they took moves the turns of those who wait already."""
     now = 0.0
     rate_limiter = RateLimiter(None, 60_000, clock=lambda: now)
-    first = rate_limiter.take(0, output_tokens=30_000)
+    first = rate_limiter.reserve(0, output_tokens=30_000)
     assert rate_limiter.seconds_to_turn() == pytest.approx(30)
     rate_limiter.settle(first, 1000)
     assert rate_limiter.seconds_to_turn() == pytest.approx(1)
     now += 1
-    second = rate_limiter.take(0, output_tokens=30_000)
+    second = rate_limiter.reserve(0, output_tokens=30_000)
     assert rate_limiter.seconds_to_turn() == pytest.approx(1)
     rate_limiter.cancel(second)
     assert rate_limiter.seconds_to_turn() == pytest.approx(0)

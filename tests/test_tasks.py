@@ -142,7 +142,7 @@ def test_overrides_are_laid_shallowly_over_the_row(tmp_path: Path) -> None:
     row = {"keep": 1, "responses_create_params": {"input": "hi", "reasoning": {"effort": "low", "x": 1}, "top_p": 0.5}}
     recipe = TaskParser(agent_name="a", overrides={"reasoning": {"effort": "high"}, "temperature": 0.0})
     _, [rollout] = expanded(written(tmp_path, lines([row])), recipe)
-    assert rollout.request() == {
+    assert rollout.request().body == {
         "keep": 1,
         "responses_create_params": {
             "input": [{"role": "user", "content": "hi"}],
@@ -162,7 +162,7 @@ def test_each_rollout_may_have_a_seed_of_its_own(tmp_path: Path) -> None:
     for given_seed, expected in ((None, [0, 1, 0, 1]), (40, [40, 41, 40, 41])):
         overrides = {} if given_seed is None else {"seed": given_seed}
         _, rollouts = expanded(path, TaskParser(agent_name="a", repeats=2, add_seed=True, overrides=overrides))
-        assert [rollout.request()["responses_create_params"]["seed"] for rollout in rollouts] == expected
+        assert [rollout.request().body["responses_create_params"]["seed"] for rollout in rollouts] == expected
 
 
 def test_a_rows_own_agent_wins(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_rows_own_agent_wins(tmp_path: Path) -> None:
     rows = [{**PLAIN, "agent_ref": {"type": "responses_api_agents", "name": "mine"}}, PLAIN]
     _, rollouts = expanded(written(tmp_path, lines(rows)))
     assert [rollout.agent for rollout in rollouts] == ["mine", "a"]
-    assert rollouts[0].request()["agent_ref"] == {"type": "responses_api_agents", "name": "mine"}
+    assert rollouts[0].request().body["agent_ref"] == {"type": "responses_api_agents", "name": "mine"}
 
 
 def test_a_row_without_an_agent_is_bad(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_commands_read_what_is_packed(command: Command, tmp_path: Path) -> None:
         profiled = command(f"+rollouts_jsonl_fpath={folder}/{name}", script="ng_reward_profile")
         rows = [f"+input_jsonl_fpath={folder}/{name}", f"+output_jsonl_fpath={folder}/sft.jsonl", "+recipe=sft"]
         exported = command(*rows, script="ng_export_rollouts")
-        row_view = command(f"+input_jsonl_fpath={folder}/{name}", script="ng_view_rollouts")
-        assert (profiled.code, exported.code, row_view.code) == (0, 0, 0), row_view.stderr
+        page = command(f"+input_jsonl_fpath={folder}/{name}", script="ng_view_rollouts")
+        assert (profiled.code, exported.code, page.code) == (0, 0, 0), page.stderr
         told[folder] = (profiled.stdout.replace("b/", "a/"), (tmp_path / folder / "sft.jsonl").read_bytes())
         assert names(tmp_path / folder) >= {"r_reward_profiling.jsonl", "r_agent_metrics.json", "r.html"}
     assert told["a"] == told["b"]
@@ -441,7 +441,7 @@ def test_an_output_is_locked_until_all_is_done(tmp_path: Path) -> None:
     with open_new(paths, 2, overwrite=False) as journal:
         journal.append(1, b'{"row": 1}')
         journal.append(0, b'{"row": 0}')
-        for step in (lambda: journal.finish([True, True]), journal.pack):
+        for step in (lambda: journal.finish([True, True]), journal.compress):
             step()
             with pytest.raises(OutputError, match="is being written by"):
                 open_for_resume(paths, 2)

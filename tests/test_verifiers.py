@@ -32,9 +32,9 @@ def said(text: str) -> Any:
 @pytest.fixture(scope="module")
 def process_pool() -> Iterator[ProcessPool]:
     """Worker processes for the tests of this module."""
-    load_balancer = ProcessPool()
-    yield load_balancer
-    load_balancer.stop()
+    processes = ProcessPool()
+    yield processes
+    processes.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,31 @@
-"""Every error that this program raises on purpose, each with the exit code it ends the command with.
+"""Every exception that this program raises on purpose, with the exit code it ends the command with.
 
-    NgRolloutsError               4  an unexpected error of ours
-    ├── UsageError                2  the command, the config or the input is wrong; nothing was sent
+    NgRolloutsError               4  an unexpected error of this program
+    ├── UsageError                2  the command, config or input is wrong; nothing was sent
     │   ├── ConfigError              a parameter
     │   ├── InputError               the tasks
-    │   └── OutputError              the place where results are to go
-    ├── RolloutsFailed            1  finished, and more rollouts failed than was allowed
-    ├── UploadFailed              1  finished, and not everywhere that it was to be
-    ├── GateMissed                5  finished, and below what was asked for
-    ├── StoppedEarly              3  going on was pointless
+    │   └── OutputError              the output cannot be written where it was asked for
+    ├── RolloutsFailed            1  finished, but more rollouts failed than allowed
+    ├── UploadFailed              1  finished, but not every file was uploaded
+    ├── GateMissed                5  finished, but below min_mean or min_coverage
+    ├── StoppedEarly              3  stopped because continuing was pointless
     │   ├── Unreachable              a server that the run needs does not answer
-    │   └── StorageError             what was collected can no longer be written
+    │   └── StorageError             results can no longer be written
     ├── Interrupted         130, 143  a signal ended the run
-    └── AttemptFailed             -  one attempt at a rollout failed; stays within the run
+    └── AttemptFailed             -  one attempt at a rollout failed; never leaves the run
 
-A message is one line: what is wrong, which value, and the cure.
+A message is one line: what is wrong, which value, and how to fix it.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 MESSAGE_CHARACTERS = 2000
-"""What is kept of a server's own words."""
+"""How much of a server's own message is kept."""
+
+MAX_RETRY_AFTER_S = 120.0
+"""Upper bound of an honoured `Retry-After`, so that a server with a wrong clock does not stop a run."""
 
 
 class NgRolloutsError(Exception):
@@ -30,75 +35,142 @@ class NgRolloutsError(Exception):
 
 
 class UsageError(NgRolloutsError):
-    """The command, the config or the input is wrong, and nothing was sent."""
+    """The command, config or input is wrong; nothing was sent."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A parameter is unknown, malformed, out of range, or at odds with another."""
+    """A parameter is unknown, malformed, out of range, or contradicts another."""
 
 
 class InputError(UsageError):
-    """The tasks cannot be read as they are."""
+    """The tasks cannot be read."""
 
 
 class OutputError(UsageError):
     """The output cannot be written where it was asked for."""
 
 
-class GateMissed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
-    """The run is finished, and what it measured is below what was asked for."""
+class GateMissed(NgRolloutsError):  # noqa: N818 - names how the run ended
+    """The run is finished, but a mean or the coverage is below its minimum."""
 
     exit_code = 5
 
 
-class RolloutsFailed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
-    """More rollouts failed than a program has said that may."""
+class RolloutsFailed(NgRolloutsError):  # noqa: N818 - names how the run ended
+    """More rollouts failed than `max_failed_rollouts` allows."""
 
     exit_code = 1
 
 
-class UploadFailed(NgRolloutsError):  # noqa: N818 - the run's end, told as such
-    """What there is could not be copied to where it was to go; it is here."""
+class UploadFailed(NgRolloutsError):  # noqa: N818 - names how the run ended
+    """Not every file could be copied to `upload_to`; all of them are on this machine."""
 
     exit_code = 1
 
 
-class StoppedEarly(NgRolloutsError):  # noqa: N818 - the run's end, told as such
-    """The run ended before its work was done because going on was pointless."""
+class StoppedEarly(NgRolloutsError):  # noqa: N818 - names how the run ended
+    """The run ended before its work was done, because continuing was pointless."""
 
     exit_code = 3
 
 
 class Unreachable(StoppedEarly):
-    """A server that the run cannot do without does not answer."""
+    """A server that the run needs does not answer."""
 
 
 class StorageError(StoppedEarly):
-    """A result could not be written, so nothing more is asked for."""
+    """A result could not be written, so nothing more is requested."""
 
 
-class Interrupted(NgRolloutsError):  # noqa: N818 - the run's end, told as such
-    """A signal ended the run; what was collected is in the output."""
+class Interrupted(NgRolloutsError):  # noqa: N818 - names how the run ended
+    """A signal ended the run; everything collected is in the output."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by signal {signal_number}")
         self.exit_code = 128 + signal_number
 
 
+class FailureClass(StrEnum):
+    """Why an attempt failed: the name in files and messages, whether it is retried, and what it means.
+
+    Three kinds of names are open-ended and therefore not members: `http_<status>`, `judge_<class>` for a failed call
+    of the judge, and a class that an agent gives itself in `_ng_failure_class`.
+    """
+
+    is_retryable: bool
+    meaning: str
+
+    def __new__(cls, name: str, is_retryable: bool, meaning: str) -> FailureClass:  # noqa: FBT001 - a column below
+        """Make a member of its name, whether another attempt may succeed, and its line in the documents."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.is_retryable = is_retryable
+        member.meaning = meaning
+        return member
+
+    # no server was reached
+    CONNECTION_REFUSED = "connection_refused", True, "No server accepts connections at the address."
+    DNS = "dns", True, "The host name cannot be resolved."
+    CONNECT_TIMEOUT = "connect_timeout", True, "No connection within `connect_timeout_s`."
+    CONNECT_FAILED = "connect_failed", True, "The connection failed for another reason."
+    CERTIFICATE = (
+        "certificate",
+        False,
+        "The server's TLS certificate is not trusted. `SSL_CERT_FILE` adds a certificate authority.",
+    )
+    # the connection broke
+    CONNECTION_LOST = "connection_lost", True, "The connection was reset, or closed before a reply."
+    TIMEOUT = "timeout", True, "No reply within `rollout_timeout_s`, or no bytes for `idle_timeout_s`."
+    TRUNCATED = "truncated", True, "The connection closed in the middle of a reply."
+    # the reply is wrong
+    NOT_JSON = "not_json", True, "The reply is not JSON."
+    NOT_OBJECT = "not_object", False, "The reply is JSON, but not an object."
+    NO_REWARD = "no_reward", False, "The reply has no number in `reward`."
+    NOT_FINITE = "not_finite", False, "The reply has NaN or an infinite number."
+    ODD_REPLY = "odd_reply", True, "The reply has an unexpected structure, or is nested too deeply to store."
+    MODEL_ERROR = "model_error", True, "The model server replied with a response that reports an error."
+    NO_PERSIST = "no_persist", False, "The agent set `_ng_no_persist`. Counted, but not written to the failures file."
+    # the request cannot be sent
+    BAD_REQUEST = "bad_request", False, "The request or its address is malformed."
+    UNSUPPORTED_PARAMETER = "unsupported_parameter", False, "The model server's API has no field for a parameter."
+    NO_MODEL = "no_model", False, "A Python agent called the model, but no `policy_base_url` is set."
+    # code of the user, and verifiers
+    AGENT_ERROR = "agent_error", True, "A Python agent (`_target_`) raised an exception."
+    TOOL_ERROR = "tool_error", False, "A Python tool raised an exception. The model receives it as the tool's output."
+    VERIFIER_ERROR = "verifier_error", False, "The verifier raised an exception, or returned no score."
+    VERIFIER_TIMEOUT = "verifier_timeout", False, "The verifier took longer than its `seconds`."
+    VERIFIER_CRASHED = "verifier_crashed", False, "The verifier's process ended."
+    UNREADABLE = "unreadable", True, "The judge gave no verdict that can be read. Recorded as `judge_unreadable`."
+    # executors
+    ACTOR_LOST = "actor_lost", False, "With `executor=ray`: three actors that ran the rollout were lost."
+    WORKER_ERROR = "worker_error", True, "With `executor=ray`: an actor raised an unexpected exception."
+
+
+UNREACHABLE = frozenset(
+    {
+        FailureClass.CONNECTION_REFUSED,
+        FailureClass.DNS,
+        FailureClass.CONNECT_FAILED,
+        FailureClass.CONNECT_TIMEOUT,
+    }
+)
+"""No server was reached, so another endpoint may be tried at once."""
+
+
 class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
     """One attempt at a rollout failed.
 
     Attributes:
-        failure_class: name of the kind of failure, as files and messages give it.
-        message: what happened, in the server's own words where it said any.
-        status: the HTTP status, where there was one.
-        retryable: whether another attempt may end differently.
-        terminal: whether the agent said that no run should try this rollout again.
-        persist: whether the failure is to be written down.
-        retry_after_s: seconds the server asked to be left alone for.
-        sent_at: when the request that failed was sent (`time.monotonic`), where that is known.
+        failure_class: a `FailureClass`, or one of its open-ended names.
+        message: what happened, in the server's own words if it gave any.
+        status: the HTTP status, if there was one.
+        retryable: whether another attempt may succeed.
+        terminal: whether the agent said that no run should retry this rollout.
+        persist: whether the failure is written to the failures file.
+        retry_after_s: seconds that the server asked clients to wait.
+        sent_at: when the failed request was sent (`time.monotonic`), if known.
     """
 
     def __init__(
@@ -107,25 +179,18 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         message: str,
         *,
         status: int | None = None,
-        retryable: bool = False,
+        retryable: bool | None = None,
         terminal: bool = False,
         persist: bool = True,
         retry_after_s: float | None = None,
     ) -> None:
+        """Describe a failed attempt; `retryable` defaults to what the failure class says."""
         self.failure_class = failure_class
         self.message = message[:MESSAGE_CHARACTERS]
         super().__init__(f"{failure_class}: {self.message}")
         self.status = status
-        self.retryable = retryable
+        self.retryable = getattr(failure_class, "is_retryable", False) if retryable is None else retryable
         self.terminal = terminal
         self.persist = persist
         self.retry_after_s = retry_after_s
         self.sent_at: float | None = None
-
-
-MAX_RETRY_AFTER_S = 120.0
-"""A server that asks for more gets this much, so that a wrong clock does not stop a run."""
-
-
-UNREACHABLE = frozenset({"connection_refused", "dns", "connect_failed", "connect_timeout"})
-"""Classes of failures in which no server was there."""

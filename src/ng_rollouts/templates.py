@@ -68,13 +68,13 @@ def _parse(text: Any, where: str) -> tuple[Part, ...]:
     if not isinstance(text, str):
         raise ConfigError(f"{where} must be text, got {text!r}")
     try:
-        parse_args = list(Formatter().parse(text))
+        parsed = list(Formatter().parse(text))
     except ValueError as error:
         raise ConfigError(f"{where}: {error} (write {{{{ and }}}} for literal braces)") from error
-    for _, name, spec, conversion in parse_args:
+    for _, name, spec, conversion in parsed:
         if name is not None and (not name or spec or conversion):
             raise ConfigError(f"{where}: a placeholder is a field's name, as in {{question}}")
-    return tuple((literal, name) for literal, name, _, _ in parse_args)
+    return tuple((literal, name) for literal, name, _, _ in parsed)
 
 
 def _fill(parts: tuple[Part, ...], row: Json) -> str:

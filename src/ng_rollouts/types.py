@@ -36,8 +36,8 @@ class Rollout:
     row: Json
     seed: int | None = None
 
-    def request(self, attempt_index: int = 0) -> Json:
-        """The body of `POST /run`: the whole row, what names the rollout, and the attempts before this one."""
+    def request(self, attempt_index: int = 0) -> AgentRequest:
+        """The request to the agent: the whole row, the rollout's key, and the number of attempts before this one."""
         body = dict(self.row)
         if self.seed is not None:
             body["responses_create_params"] = {**body["responses_create_params"], "seed": self.seed}
@@ -46,7 +46,19 @@ class Rollout:
         if attempt_index:
             body["_ng_attempt_index"] = attempt_index
         body["agent_ref"] = agent_ref(self.row, self.agent)
-        return body
+        return AgentRequest(self.key.task_index, body)
+
+
+class AgentRequest(NamedTuple):
+    """A request to an agent.
+
+    Attributes:
+        task_index: `_ng_task_index`; requests of one task go to the same server where possible.
+        body: the body of `POST /run`.
+    """
+
+    task_index: int
+    body: Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +128,11 @@ class Failure:
 def agent_ref(row: Json, agent: str) -> Json:
     """The row's own `agent_ref`, with `agent` as its name."""
     return {**(row.get("agent_ref") or {}), "name": agent}
+
+
+def task_index_of(row: Json) -> int:
+    """The `_ng_task_index` of a row; 0 if it has none."""
+    return int(row.get("_ng_task_index") or 0)
 
 
 def key_of(row: Json) -> RolloutKey | None:

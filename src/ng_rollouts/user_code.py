@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def import_module(path: str) -> Any:
         raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
 
-async def guarded(answer: Awaitable[T], failure_class: str, who: str, *, retryable: bool = False) -> T:
+async def guarded(answer: Awaitable[T], failure_class: FailureClass, who: str) -> T:
     """What a coroutine of the user's returns.
 
     Raises:
@@ -65,10 +65,10 @@ async def guarded(answer: Awaitable[T], failure_class: str, who: str, *, retryab
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise AttemptFailed(failure_class, f"{who}: it was cancelled from within", retryable=retryable) from error
+        raise AttemptFailed(failure_class, f"{who}: it was cancelled from within") from error
     except (Exception, SystemExit) as error:
         message = f"{who}: {type(error).__name__}: {error}"
-        raise AttemptFailed(failure_class, message, retryable=retryable) from error
+        raise AttemptFailed(failure_class, message) from error
 
 
 async def in_a_thread(function: Callable[..., T], **arguments: Any) -> T:

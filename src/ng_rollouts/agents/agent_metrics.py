@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.remote_agent import RemoteAgent, usage_of
+from ng_rollouts.agents.remote_agent import usage_of
 from ng_rollouts.console import Log
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits
@@ -25,20 +25,19 @@ _NOT_SENT = frozenset({"response", "responses_create_params"})
 _FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
 
 
-def listed(agents: Mapping[str, Agent]) -> dict[str, RemoteAgent]:
-    """Those that a head server lists."""
-    return {name: agent for name, agent in agents.items() if isinstance(agent, RemoteAgent) and agent.is_listed}
+def metrics_urls(agents: Mapping[str, Agent]) -> dict[str, str]:
+    """The agents that aggregate their own metrics, with the URL to ask."""
+    return {name: url for name, agent in agents.items() if (url := agent.aggregate_metrics_url)}
 
 
-async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, log: Log) -> dict[str, Json]:
+async def agent_side_metrics(urls: Mapping[str, str], output: Path, log: Log) -> dict[str, Json]:
     """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
 
     The bodies are sent from disk: they are as long as the output.
     """
-    asked = listed(agents)
     with ExitStack() as stack:
         try:
-            bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in asked}
+            bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in urls}
             await asyncio.to_thread(_write_bodies, output, bodies)
         except OSError as error:
             log(f"note: agents are not asked for their own metrics: {error.strerror}")
@@ -46,19 +45,19 @@ async def agent_side_metrics(agents: Mapping[str, Agent], output: Path, log: Log
         telling = asyncio.get_running_loop().call_later(
             _TOLD_AFTER_S,
             log,
-            f"waiting for the metrics of {', '.join(asked)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
+            f"waiting for the metrics of {', '.join(urls)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
         )
         try:
-            replies = await asyncio.gather(*(_ask(name, agent, bodies[name], log) for name, agent in asked.items()))
+            replies = await asyncio.gather(*(_ask(name, url, bodies[name], log) for name, url in urls.items()))
         finally:
             telling.cancel()
-    return {name: reply for name, reply in zip(asked, replies, strict=True) if reply is not None}
+    return {name: reply for name, reply in zip(urls, replies, strict=True) if reply is not None}
 
 
-async def _ask(name: str, agent: RemoteAgent, body: IO[bytes], log: Log) -> Json | None:
+async def _ask(name: str, url: str, body: IO[bytes], log: Log) -> Json | None:
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415 - few runs need it
 
-    length, url = body.tell(), agent.urls[0].rstrip("/") + "/aggregate_metrics"
+    length = body.tell()
     body.seek(0)
     try:
         async with HttpxClient(_LIMITS) as http:

@@ -1,15 +1,16 @@
-"""What answers a rollout."""
+"""The `Agent` protocol: what the rest of the program asks of anything that answers rollouts."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.types import Json
+from ng_rollouts.models.request import Request
+from ng_rollouts.types import AgentRequest, Json
 
 
 class Agent(Protocol):
-    """Answers one rollout at a time, many at once."""
+    """Answers one rollout per call, with many calls in flight."""
 
     @property
     def scores(self) -> bool:
@@ -17,22 +18,44 @@ class Agent(Protocol):
         ...
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is a server behind HTTP, which checks its own tasks and whose client enforces the time limits."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model that it calls, as far as this process knows."""
+        ...
+
+    @property
     def load_balancers(self) -> list[LoadBalancer]:
-        """The servers it asks."""
+        """The servers that it sends requests to."""
+        ...
+
+    @property
+    def aggregate_metrics_url(self) -> str | None:
+        """Where it aggregates its own metrics (`POST`); None if it does not."""
         ...
 
     def check(self, row: Json) -> None:
-        """Look at a task before anything is sent.
+        """Check a task before anything is sent.
 
         Raises:
-            InputError: what is wrong with it.
+            InputError: this agent cannot answer the task.
         """
         ...
 
-    async def run(self, request: Json) -> Json:
-        """The reply to a whole row: an object with `reward`, usually `response` and the verifier's fields.
+    def first_request(self, row: Json) -> Request | None:
+        """The first HTTP request for a row, for a dry run; None if the agent's own code decides."""
+        ...
+
+    async def run(self, request: AgentRequest) -> Json:
+        """Answer a rollout.
+
+        Returns:
+            An object with `reward`, and usually `response` and the verifier's fields.
 
         Raises:
-            AttemptFailed: this attempt did not end in such a reply.
+            AttemptFailed: the attempt did not end in such an object.
         """
         ...

@@ -72,7 +72,7 @@ async def resolve_agents(
     if unknown:
         listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
         found |= {name: maker.server([url], is_listed=True) for name, url in listed.items()}
-    servers = [agent for name, agent in found.items() if isinstance(agent, RemoteAgent) and name not in EXAMPLE_AGENTS]
+    servers = [agent for name, agent in found.items() if agent.is_remote and name not in EXAMPLE_AGENTS]
     load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
     load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(maker.resources)]
     await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine, log)

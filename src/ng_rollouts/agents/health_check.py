@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from ng_rollouts.console import Log
-from ng_rollouts.errors import UNREACHABLE, AttemptFailed, Unreachable
+from ng_rollouts.errors import UNREACHABLE, AttemptFailed, FailureClass, Unreachable
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 
@@ -32,11 +32,11 @@ async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: floa
 
 async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http, log: Log) -> None:
     told = False
-    while len(absent := await _absent(load_balancer, http)) == len(load_balancer.addresses):
+    while len(absent := await _absent(load_balancer, http)) == len(load_balancer.endpoints):
         left = deadline - time.monotonic()
         shown, failure = ", ".join(map(_shown, absent)), next(iter(absent.values()))
         message = f"the server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
-        if failure.failure_class == "certificate":
+        if failure.failure_class == FailureClass.CERTIFICATE:
             raise Unreachable(f"{message}: name its authority's certificate by SSL_CERT_FILE=FILE in the environment")
         if left <= 0:
             raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
@@ -54,7 +54,7 @@ def _shown(address: Endpoint) -> str:
 
 
 async def _absent(load_balancer: LoadBalancer, http: Http) -> dict[Endpoint, AttemptFailed]:
-    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in load_balancer.addresses}
+    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in load_balancer.endpoints}
     return {address: failure for address, failure in absent.items() if failure is not None}
 
 
@@ -62,5 +62,5 @@ async def _absence(url: str, http: Http) -> AttemptFailed | None:
     try:
         await http.get(url)
     except AttemptFailed as failure:
-        return failure if failure.failure_class in {*UNREACHABLE, "certificate"} else None
+        return failure if failure.failure_class in {*UNREACHABLE, FailureClass.CERTIFICATE} else None
     return None

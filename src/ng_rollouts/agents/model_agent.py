@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ng_rollouts.agents.resources_server import ResourcesSession
 from ng_rollouts.agents.tools import PythonTools
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import Http
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.models.request import Request
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.types import Json
+from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.verifiers.base import Verifier
-from ng_rollouts.verifiers.judge import Judge
 
 _ATTEMPTS_WITHIN = 3
 _OWN_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
@@ -45,6 +44,8 @@ class ModelAgent:
     resources_url: str | None = None
     tools: PythonTools | None = None
     max_steps: int = 32
+    is_remote: ClassVar[bool] = False
+    aggregate_metrics_url: ClassVar[None] = None
 
     @property
     def scores(self) -> bool:
@@ -52,10 +53,14 @@ class ModelAgent:
         return self.verifier.scores or self.resources_url is not None
 
     @property
+    def model(self) -> str | None:
+        """The model that it asks for."""
+        return self.server.model
+
+    @property
     def load_balancers(self) -> list[LoadBalancer]:
         """What it sends by."""
-        judge = [self.verifier.server.load_balancer] if isinstance(self.verifier, Judge) else []
-        return list(dict.fromkeys([self.server.load_balancer, *judge]))
+        return list(dict.fromkeys([self.server.load_balancer, *self.verifier.load_balancers]))
 
     def check(self, row: Json) -> None:
         """Look at a task before anything is sent.
@@ -70,7 +75,7 @@ class ModelAgent:
         """What the model server would be sent first."""
         return self.server.request(self._params(row))
 
-    async def run(self, request: Json) -> Json:
+    async def run(self, request: AgentRequest) -> Json:
         """The reply to a whole row.
 
         Raises:
@@ -80,15 +85,15 @@ class ModelAgent:
             return await self._run(request)
         except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
             message = f"a reply cannot be made sense of: {type(error).__name__}: {error}"
-            raise AttemptFailed("odd_reply", message, retryable=True) from error
+            raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
-    async def _run(self, request: Json) -> Json:
+    async def _run(self, request: AgentRequest) -> Json:
         session = ResourcesSession(self.resources_url, self.http) if self.resources_url else None
         if session:
-            await session.seed(request)
-        params = self._params(request)
-        response = await self._converse(params, int(request.get("_ng_task_index") or 0), session)
-        asked = {**request, "responses_create_params": params}
+            await session.seed(request.body)
+        params = self._params(request.body)
+        response = await self._converse(params, request.task_index, session)
+        asked = {**request.body, "responses_create_params": params}
         if session and not self.verifier.scores:
             scored = await session.verify(asked, response)
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.models.client import ModelClient
-from ng_rollouts.types import Json
+from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.user_code import guarded, import_callable
 
 Answer = Callable[[Json, "PolicyClient"], Awaitable[Json]]
@@ -21,11 +22,11 @@ class PolicyClient:
 
     Attributes:
         server: the model server; None if none is configured.
-        task: the row's task, whose requests stay with one address of a pool.
+        task_index: the row's task, whose requests stay with one address of a pool.
     """
 
     server: ModelClient | None
-    task: int = 0
+    task_index: int = 0
 
     async def respond(self, params: Json) -> Json:
         """The OpenAI Response object for the fields of a Responses request.
@@ -34,8 +35,8 @@ class PolicyClient:
             AttemptFailed: there was none; let it pass, and the rollout is tried again.
         """
         if self.server is None:
-            raise AttemptFailed("no_model", "the agent asks a model, and no policy_base_url is given")
-        return await self.server.respond(params, self.task)
+            raise AttemptFailed(FailureClass.NO_MODEL, "the agent asks a model, and no policy_base_url is given")
+        return await self.server.respond(params, self.task_index)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class PythonAgent:
     target: str
     client: PolicyClient
     scores: bool = True
+    is_remote: ClassVar[bool] = False
+    aggregate_metrics_url: ClassVar[None] = None
     _answer: Answer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,11 @@ class PythonAgent:
         self._answer = function
 
     @property
+    def model(self) -> str | None:
+        """The model that the client asks for."""
+        return self.client.server.model if self.client.server else None
+
+    @property
     def load_balancers(self) -> list[LoadBalancer]:
         """What it sends by."""
         return [self.client.server.load_balancer] if self.client.server else []
@@ -65,14 +73,17 @@ class PythonAgent:
     def check(self, row: Json) -> None:
         """Any row will do."""
 
-    async def run(self, request: Json) -> Json:
+    def first_request(self, row: Json) -> None:
+        """The function decides what it sends."""
+
+    async def run(self, request: AgentRequest) -> Json:
         """What the function returns.
 
         Raises:
             AttemptFailed: it raised, or returned something else than a dict.
         """
-        client = replace(self.client, task=request.get("_ng_task_index") or 0)
-        reply = await guarded(self._answer(request, client), "agent_error", self.target, retryable=True)
+        client = replace(self.client, task_index=request.task_index)
+        reply = await guarded(self._answer(request.body, client), FailureClass.AGENT_ERROR, self.target)
         if not isinstance(reply, dict):
-            raise AttemptFailed("not_object", f"{self.target} returned {type(reply).__name__}, not a dict")
+            raise AttemptFailed(FailureClass.NOT_OBJECT, f"{self.target} returned {type(reply).__name__}, not a dict")
         return reply

@@ -10,7 +10,7 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.redaction import remember_password_of
 from ng_rollouts.seeds import seed_in_extra_body
-from ng_rollouts.types import Json
+from ng_rollouts.types import AgentRequest, Json
 
 _FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
 
@@ -26,30 +26,38 @@ class RemoteAgent:
     """
 
     scores = True
+    is_remote = True
+    model = None
 
     def __init__(
         self, urls: list[str], http: Http, rate_limiter: RateLimiter | None = None, *, is_listed: bool = False
     ) -> None:
-        self.urls = urls
-        self.is_listed = is_listed
+        self._is_listed = is_listed
+        self._urls = urls
         for url in urls:
             remember_password_of(url)
         self.load_balancers = [LoadBalancer([_run_url(url) for url in urls], rate_limiter)]
         self._http = http
         self._refuses_seed = False
 
+    @property
+    def aggregate_metrics_url(self) -> str | None:
+        """NeMo Gym's `/aggregate_metrics`, if a head server listed this agent."""
+        return self._urls[0].rstrip("/") + "/aggregate_metrics" if self._is_listed else None
+
     def check(self, row: Json) -> None:
-        """The server knows what it needs."""
+        """The server checks its tasks itself."""
 
     def first_request(self, row: Json) -> Request:
         """What the server would be sent."""
         return Request("/run", {}, row)
 
-    async def run(self, request: Json) -> Json:
-        """Send the row to the best address."""
-        task = request.get("_ng_task_index") or 0
+    async def run(self, request: AgentRequest) -> Json:
+        """Send the row to the best endpoint."""
         return await self.load_balancers[0].send(
-            task, lambda url: self._run_at(url, request), tokens_of=lambda reply: total_tokens(usage_of(reply))
+            request.task_index,
+            lambda url: self._run_at(url, request.body),
+            tokens_of=lambda reply: total_tokens(usage_of(reply)),
         )
 
     async def _run_at(self, url: str, request: Json) -> Json:

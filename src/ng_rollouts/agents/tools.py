@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import guarded, import_module, in_a_thread
@@ -43,7 +43,7 @@ class PythonTools:
             inspect.signature(function).bind(**arguments)
             plain = not inspect.iscoroutinefunction(function)
             answer = in_a_thread(function, **arguments) if plain else function(**arguments)
-            value = await guarded(answer, "tool_error", name)
+            value = await guarded(answer, FailureClass.TOOL_ERROR, name)
             return value if isinstance(value, str) else dumps(value).decode()
         except (AttemptFailed, TypeError, ValueError) as error:  # the model is to read it
             return dumps({"error": str(error)}).decode()

@@ -18,7 +18,7 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
-from ng_rollouts.outputs.expected_counts import ExpectedCounts, planned
+from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
 from ng_rollouts.outputs.reader import Group, groups_of, scan
 from ng_rollouts.storage.atomic import write_json
 from ng_rollouts.storage.compression import base_name
@@ -73,7 +73,7 @@ def run(config: ProfileConfig) -> int:
     """Write both files, show the table; the exit code."""
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     scanned = scan(source)
-    profile = Profile(planned(source, config.materialized_inputs_jsonl_fpath, scanned))
+    profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
     agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
     temporary = per_task.with_name(per_task.name + ".writing")

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.metrics.result_rows import result_of
-from ng_rollouts.types import Json, Result, Rollout
+from ng_rollouts.types import AgentRequest, Json, Result, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class LocalExecutor:
         """Make one attempt."""
         agent = self.agents[rollout.agent]
         request = rollout.request(attempts)
-        reply = await (agent.run(request) if isinstance(agent, RemoteAgent) else self._answer(agent, request))
+        reply = await (agent.run(request) if agent.is_remote else self._answer(agent, request))
         return result_of(
             rollout,
             reply,
@@ -40,11 +39,11 @@ class LocalExecutor:
             answer_key=self.config.answer_key,
         )
 
-    async def _answer(self, agent: Agent, request: Json) -> Json:
+    async def _answer(self, agent: Agent, request: AgentRequest) -> Json:
         """The reply of an agent in this process, which is given no more time than a request to a server is."""
         try:
             async with asyncio.timeout(self.config.rollout_timeout_s):
                 return await agent.run(request)
         except TimeoutError as error:
             message = f"no answer within {self.config.rollout_timeout_s:g} s"
-            raise AttemptFailed("timeout", message, retryable=True) from error
+            raise AttemptFailed(FailureClass.TIMEOUT, message) from error

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import Log
-from ng_rollouts.errors import AttemptFailed, ConfigError, StoppedEarly, Unreachable
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, StoppedEarly, Unreachable
 from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
 from ng_rollouts.types import Result, Rollout
 
@@ -146,8 +146,8 @@ class RayExecutor:
             task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                finalizer = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
-                await asyncio.gather(*finalizer, return_exceptions=True)
+                closed = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
+                await asyncio.gather(*closed, return_exceptions=True)
         for actor in self._actors:
             ray.kill(actor.handle)
         ray.shutdown()
@@ -185,7 +185,7 @@ class RayExecutor:
             finally:
                 actor.pending.pop(number, None)
                 self._room.set()
-        raise AttemptFailed("actor_lost", f"{_LOSSES_OF_A_ROLLOUT} actors were lost that held it")
+        raise AttemptFailed(FailureClass.ACTOR_LOST, f"{_LOSSES_OF_A_ROLLOUT} actors were lost that held it")
 
     def _connect(self) -> int:
         """Join the cluster, or start one; how many actors there are to be."""

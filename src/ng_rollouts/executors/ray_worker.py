@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.executors.local import LocalExecutor
 from ng_rollouts.types import Result, Rollout
 
@@ -94,7 +94,7 @@ class RayWorker:
             outcome = AttemptOutcome(number, None, failure_as_values(failure))
         except Exception as error:
             outcome = AttemptOutcome(
-                number, None, ("worker_error", f"{type(error).__name__}: {error}", {"retryable": True})
+                number, None, (FailureClass.WORKER_ERROR, f"{type(error).__name__}: {error}", {"retryable": True})
             )
         self._running.pop(number, None)
         self._done.append(outcome)

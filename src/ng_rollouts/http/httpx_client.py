@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 
 from ng_rollouts._version import __version__
-from ng_rollouts.errors import AttemptFailed, ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.http.client import (
     KEEPALIVE_EXPIRY_S,
     NO_HEADERS,
@@ -47,10 +47,10 @@ _SOCKET_OPTIONS = [
 
 
 _OF_AIOHTTP = {
-    "ServerDisconnectedError": "connection_lost",
-    "ClientOSError": "connection_lost",
-    "ClientConnectorDNSError": "dns",
-    "ClientPayloadError": "truncated",
+    "ServerDisconnectedError": FailureClass.CONNECTION_LOST,
+    "ClientOSError": FailureClass.CONNECTION_LOST,
+    "ClientConnectorDNSError": FailureClass.DNS,
+    "ClientPayloadError": FailureClass.TRUNCATED,
 }
 """Errors of aiohttp that httpx-aiohttp calls by another name."""
 
@@ -67,14 +67,14 @@ class HttpxClient:
 
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
         self._limits = limits
-        load_balancer = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport = _network(load_balancer) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
+        pool_limits = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        transport = _network(pool_limits) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
             self._client = httpx.AsyncClient(
                 transport=transport,
                 trust_env=app is None,
                 timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
-                limits=load_balancer,
+                limits=pool_limits,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # cookies belong to rollouts, not to us
                 headers={"user-agent": f"ng_rollouts/{__version__}"},
             )
@@ -101,23 +101,23 @@ class HttpxClient:
                 response = await self._client.request(method, url, **content)
         except TimeoutError as error:
             message = f"no reply within {self._limits.total_s:g} s"
-            raise AttemptFailed("timeout", message, retryable=True) from error
+            raise AttemptFailed(FailureClass.TIMEOUT, message) from error
         except httpx.HTTPError as error:
             raise _failure(error) from error
         except httpx.InvalidURL as error:
-            raise AttemptFailed("bad_request", f"{without_credentials(url)}: {error}") from error
+            raise AttemptFailed(FailureClass.BAD_REQUEST, f"{without_credentials(url)}: {error}") from error
         read = response.content
         response.stream = _READ  # its own refers back to it: together they would wait for the garbage collection
         return Reply(response.status_code, response.headers.get, response.headers.get_list, read)
 
 
-def _network(load_balancer: httpx.Limits) -> httpx.AsyncBaseTransport | None:
+def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
     """Over httpx-aiohttp if that is installed, else httpx's own; None leaves proxies of the environment to httpx."""
     try:
         from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         proxies = urllib.request.getproxies().keys() - {"no"}
-        return None if proxies else httpx.AsyncHTTPTransport(limits=load_balancer, socket_options=_SOCKET_OPTIONS)
+        return None if proxies else httpx.AsyncHTTPTransport(limits=pool_limits, socket_options=_SOCKET_OPTIONS)
     return AiohttpTransport(client=_aiohttp_session)
 
 
@@ -134,33 +134,37 @@ def _aiohttp_session() -> Any:
 def _failure(error: httpx.HTTPError) -> AttemptFailed:
     message = str(error) or type(error).__name__
     if is_certificate_failure(message):
-        return AttemptFailed("certificate", message)
+        return AttemptFailed(FailureClass.CERTIFICATE, message)
     if under := _OF_AIOHTTP.get(type(error.__cause__).__name__):
-        return AttemptFailed(under, message, retryable=True)
+        return AttemptFailed(under, message)
     match error:
         case httpx.ConnectTimeout():
-            name, message = "connect_timeout", "no connection within the time allowed"
+            name, message = FailureClass.CONNECT_TIMEOUT, "no connection within the time allowed"
         case httpx.ConnectError():
             name = _connect_failure(error)
         case httpx.TimeoutException():
-            name, message = "timeout", "the server sent nothing for too long"
+            name, message = FailureClass.TIMEOUT, "the server sent nothing for too long"
         case httpx.RemoteProtocolError() if "without sending a response" not in message:
-            name = "truncated"
+            name = FailureClass.TRUNCATED
         case httpx.RemoteProtocolError() | httpx.NetworkError() | httpx.ProxyError():
-            name, message = "connection_lost", str(error) or "the connection was reset"
+            name, message = FailureClass.CONNECTION_LOST, str(error) or "the connection was reset"
         case httpx.DecodingError():
-            name = "truncated"
+            name = FailureClass.TRUNCATED
         case _:
-            return AttemptFailed("bad_request", message)
-    return AttemptFailed(name, message, retryable=True)
+            return AttemptFailed(FailureClass.BAD_REQUEST, message)
+    return AttemptFailed(name, message)
 
 
-def _connect_failure(error: BaseException) -> str:
+def _connect_failure(error: BaseException) -> FailureClass:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, socket.gaierror):
-            return "dns"
+            return FailureClass.DNS
         if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
-            return "connection_refused"
+            return FailureClass.CONNECTION_REFUSED
         cause = cause.__cause__ or cause.__context__
-    return "connection_refused" if "All connection attempts failed" in str(error) else "connect_failed"
+    return (
+        FailureClass.CONNECTION_REFUSED
+        if "All connection attempts failed" in str(error)
+        else FailureClass.CONNECT_FAILED
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed
+from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.http.client import Reply
 from ng_rollouts.http.retry_after import is_retryable, retry_after_s
 from ng_rollouts.jsonl import loads
@@ -31,12 +31,14 @@ def json_object(reply: Reply) -> Json:
         result = loads(reply.body)
     except ValueError as error:
         if _is_json_but_for_numbers(reply.body):
-            raise AttemptFailed("not_finite", "the reply has NaN or infinite numbers", status=reply.status) from error
+            raise AttemptFailed(
+                FailureClass.NOT_FINITE, "the reply has NaN or infinite numbers", status=reply.status
+            ) from error
         message = f"the reply is not JSON ({error}): {_words(reply.body[:200])}"
-        raise AttemptFailed("not_json", message, status=reply.status, retryable=True) from error
+        raise AttemptFailed(FailureClass.NOT_JSON, message, status=reply.status) from error
     if not isinstance(result, dict):
         message = f"the reply is not an object: {_words(reply.body[:200])}"
-        raise AttemptFailed("not_object", message, status=reply.status)
+        raise AttemptFailed(FailureClass.NOT_OBJECT, message, status=reply.status)
     return result
 
 

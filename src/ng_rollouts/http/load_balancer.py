@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed
+from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed, FailureClass
 from ng_rollouts.http.rate_limiter import RateLimiter, Reservation
 from ng_rollouts.redaction import without_credentials
 
@@ -25,7 +25,7 @@ MAX_COOLDOWN_S = 60.0
 _FAILURES_TO_COOL_DOWN = 3
 """So many failures in a row count as failing; fewer may be the fault of rows."""
 
-_OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", "unsupported_parameter"})
+_OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", FailureClass.UNSUPPORTED_PARAMETER})
 """Classes that say nothing of the server."""
 
 _MARGIN = 8
@@ -88,7 +88,7 @@ class Endpoint:
         """What orders addresses, the one to ask first."""
         return self.is_cooling_down, self.in_flight, self.requests_sent
 
-    def succeeded(self, seconds: float) -> None:
+    def record_success(self, seconds: float) -> None:
         self.reply_seconds += seconds
         self._failures_in_a_row, self._cooldown_s, self._cooldown_until = 0, FIRST_COOLDOWN_S, 0.0
 
@@ -98,7 +98,7 @@ class Endpoint:
             requests_sent = min(failure.retry_after_s, MAX_RETRY_AFTER_S)
             self._retry_after_until = max(self._retry_after_until, time.monotonic() + requests_sent)
             return
-        is_gone = failure.failure_class in UNREACHABLE or failure.failure_class == "connection_lost"
+        is_gone = failure.failure_class in UNREACHABLE or failure.failure_class == FailureClass.CONNECTION_LOST
         self._failures_in_a_row += failure.failure_class not in _OF_THE_ROW
         if is_gone or self._failures_in_a_row >= _FAILURES_TO_COOL_DOWN:
             self._cooldown_until = time.monotonic() + self._cooldown_s
@@ -113,17 +113,17 @@ class LoadBalancer:
     """
 
     def __init__(self, urls: list[str], rate_limiter: RateLimiter | None = None) -> None:
-        self.addresses = [Endpoint(url) for url in urls]
+        self.endpoints = [Endpoint(url) for url in urls]
         self._rate_limiter = rate_limiter or RateLimiter()
         self._of_task: OrderedDict[int, Endpoint] = OrderedDict()
 
     def cooling_down(self) -> list[str]:
         """The addresses that are being left alone."""
-        several = len(self.addresses) > 1
+        several = len(self.endpoints) > 1
         return [
-            address.shown
-            for address in self.addresses
-            if address.retry_after_left or (several and address.is_cooling_down)
+            endpoint.shown
+            for endpoint in self.endpoints
+            if endpoint.retry_after_left or (several and endpoint.is_cooling_down)
         ]
 
     async def send(
@@ -146,14 +146,14 @@ class LoadBalancer:
         """
         tried: set[Endpoint] = set()
         while True:
-            address, reservation = await self._turn(task, tried, characters, output_tokens)
+            endpoint, reservation = await self._turn(task, tried, characters, output_tokens)
             try:
-                answer = await _timed(address, send)
+                answer = await _timed(endpoint, send)
             except AttemptFailed as failure:
                 self._rate_limiter.cancel(reservation)
                 self._of_task.pop(task, None)
-                tried.add(address)
-                if failure.failure_class not in UNREACHABLE or len(tried) == len(self.addresses):
+                tried.add(endpoint)
+                if failure.failure_class not in UNREACHABLE or len(tried) == len(self.endpoints):
                     raise
             except BaseException:
                 self._rate_limiter.cancel(reservation)
@@ -169,24 +169,24 @@ class LoadBalancer:
         until = time.monotonic() + MAX_RETRY_AFTER_S
         while True:
             await self._wait_for_retry_after(task, tried, until)
-            reservation = await self._rate_limiter.wait(characters, output_tokens)
-            address = self._pick(task, tried)
-            if not address.retry_after_left or time.monotonic() >= until:
-                return address, reservation
+            reservation = await self._rate_limiter.acquire(characters, output_tokens)
+            endpoint = self._pick(task, tried)
+            if not endpoint.retry_after_left or time.monotonic() >= until:
+                return endpoint, reservation
             self._rate_limiter.cancel(reservation)
 
     async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], until: float) -> None:
         """Wait for as long as the best address asks for, others prolonging it or not, but not beyond `until`."""
-        while (address := self._pick(task, tried)).retry_after_left and (left := until - time.monotonic()) > 0:
-            excused = min(other.retry_after_left for other in self.addresses if other not in tried)
+        while (endpoint := self._pick(task, tried)).retry_after_left and (left := until - time.monotonic()) > 0:
+            excused = min(other.retry_after_left for other in self.endpoints if other not in tried)
             await asyncio.sleep(min(excused, left))
             # one after another over the time of a request, as they would come by themselves, not all at once
-            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, address.mean_seconds)))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, endpoint.mean_seconds)))  # noqa: S311
 
     def _pick(self, task: int, tried: set[Endpoint]) -> Endpoint:
-        if len(self.addresses) == 1:
-            return self.addresses[0]
-        least = min((address for address in self.addresses if address not in tried), key=Endpoint.sort_key)
+        if len(self.endpoints) == 1:
+            return self.endpoints[0]
+        least = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
         known = self._of_task.get(task)
         most = max(least.in_flight + _MARGIN, least.in_flight * (1 + _MARGIN_SHARE))
         if known is None or known in tried or known.is_cooling_down or known.in_flight > most:
@@ -194,24 +194,24 @@ class LoadBalancer:
             return least
         return known
 
-    def _remember(self, task: int, address: Endpoint) -> None:
-        self._of_task[task] = address
+    def _remember(self, task: int, endpoint: Endpoint) -> None:
+        self._of_task[task] = endpoint
         if len(self._of_task) > _TASKS_REMEMBERED:
             self._of_task.popitem(last=False)
 
 
-async def _timed(address: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
-    address.in_flight += 1
-    address.requests_sent += 1
+async def _timed(endpoint: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
+    endpoint.in_flight += 1
+    endpoint.requests_sent += 1
     began = time.monotonic()
     try:
-        answer = await send(address.url)
+        answer = await send(endpoint.url)
     except AttemptFailed as failure:
         failure.sent_at = began
-        address.record_failure(failure)
+        endpoint.record_failure(failure)
         raise
     else:
-        address.succeeded(time.monotonic() - began)
+        endpoint.record_success(time.monotonic() - began)
         return answer
     finally:
-        address.in_flight -= 1
+        endpoint.in_flight -= 1

@@ -15,7 +15,7 @@ from pyreqwest.exceptions import (
 from pyreqwest.request import ConsumedRequest
 
 from ng_rollouts._version import __version__
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import (
     KEEPALIVE_EXPIRY_S,
     NO_HEADERS,
@@ -72,19 +72,19 @@ def _failure(error: DetailedPyreqwestError | ValueError, url: str) -> AttemptFai
     message = causes[-1] if causes else str(error)
     while_connecting = any("(Connect)" in cause for cause in causes)
     if is_certificate_failure(message):
-        return AttemptFailed("certificate", message)
+        return AttemptFailed(FailureClass.CERTIFICATE, message)
     match error:
         case RequestTimeoutError():
-            name = "connect_timeout" if while_connecting else "timeout"
+            name = FailureClass.CONNECT_TIMEOUT if while_connecting else FailureClass.TIMEOUT
         case NetworkError():
-            name = _connect_failure(causes) if while_connecting else "connection_lost"
+            name = _connect_failure(causes) if while_connecting else FailureClass.CONNECTION_LOST
         case DecodeError():
-            name = "truncated"
+            name = FailureClass.TRUNCATED
         case ValueError():
-            return AttemptFailed("bad_request", f"{without_credentials(url)}: {message}")
+            return AttemptFailed(FailureClass.BAD_REQUEST, f"{without_credentials(url)}: {message}")
         case _:
-            name = "connection_lost"
-    return AttemptFailed(name, message, retryable=True)
+            name = FailureClass.CONNECTION_LOST
+    return AttemptFailed(name, message)
 
 
 def _client(limits: TimeLimits) -> Client:
@@ -109,8 +109,8 @@ def _client(limits: TimeLimits) -> Client:
     return builder.build()
 
 
-def _connect_failure(causes: list[str]) -> str:
+def _connect_failure(causes: list[str]) -> FailureClass:
     said = " ".join(causes).lower()
-    if "dns" in said:
-        return "dns"
-    return "connection_refused" if "refused" in said else "connect_failed"
+    if FailureClass.DNS in said:
+        return FailureClass.DNS
+    return FailureClass.CONNECTION_REFUSED if "refused" in said else FailureClass.CONNECT_FAILED

@@ -58,7 +58,7 @@ class RateLimiter:
         """Whether there is nothing to wait for."""
         return not self._request_s and not self._token_s
 
-    async def wait(self, characters: int, output_tokens: int | None = None) -> Reservation:
+    async def acquire(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """Wait for the turn of a request of so many characters; turns come in the order they are asked for."""
         if self.is_unbounded:
             return _FREE
@@ -67,13 +67,13 @@ class RateLimiter:
                 await asyncio.sleep(_LOOK_AGAIN_S)
             while (seconds := self.seconds_to_turn()) > 0:  # noqa: ASYNC110 - what is waited for is time
                 await asyncio.sleep(min(seconds, _LOOK_AGAIN_S))
-            return self.take(characters, output_tokens)
+            return self.reserve(characters, output_tokens)
 
     def seconds_to_turn(self) -> float:
         """Seconds until the next request may go."""
         return self._next_at - self._clock()
 
-    def take(self, characters: int, output_tokens: int | None = None) -> Reservation:
+    def reserve(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """The turn that has come."""
         guess = characters / _CHARACTERS_A_TOKEN + (output_tokens or _TOKENS_UNKNOWN)
         self._unsettled += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ng_rollouts.chat import chat_input, chat_output
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json, Result, Rollout, RolloutStats
@@ -31,7 +31,7 @@ def result_of(
         return Result(line=dumps(row), stats=stats_of(row, answer_key))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
-        raise AttemptFailed("odd_reply", message) from error
+        raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
 
 def finished_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Json:
@@ -86,7 +86,7 @@ def _check_sentinels(reply: Json) -> None:
     """NeMo Gym's agents say in a 200 reply that a rollout failed, for good or not, or is not to be written down."""
     failure_class = reply.get("_ng_failure_class")
     if reply.get("_ng_no_persist"):
-        name = _class_name(failure_class) if failure_class is not None else "no_persist"
+        name = _class_name(failure_class) if failure_class is not None else FailureClass.NO_PERSIST
         raise AttemptFailed(name, "the agent asks for this rollout not to be written down", persist=False)
     if failure_class is not None:
         terminal = bool(reply.get("_ng_failure_terminal"))
@@ -102,9 +102,9 @@ def _check_reward(reply: Json) -> None:
     reward = reply.get("reward")
     if not isinstance(reward, (int, float)):
         what = f"reward {str(reward)[:100]!r}" if "reward" in reply else "no reward"
-        raise AttemptFailed("no_reward", f"the agent's reply has {what}; a number is needed")
+        raise AttemptFailed(FailureClass.NO_REWARD, f"the agent's reply has {what}; a number is needed")
     if not abs(reward) <= MAX_SCORE:
-        raise AttemptFailed("not_finite", f"the agent's reply has reward {str(reward)[:100]}")
+        raise AttemptFailed(FailureClass.NOT_FINITE, f"the agent's reply has reward {str(reward)[:100]}")
 
 
 def _add_training_view(row: Json, rollout: Rollout) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
-from ng_rollouts.errors import AttemptFailed, ConfigError, InputError, Unreachable
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
@@ -42,7 +42,7 @@ class ModelClient:
         self.model = model
         self._http = http
         self._api = api
-        self._failure = AttemptFailed("connect_failed", "")
+        self._failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def respond(self, params: Json, task: int = 0) -> Json:
@@ -92,7 +92,7 @@ class ModelClient:
             tokens_of=lambda response: total_tokens(response.get("usage")),
         )
         if not isinstance(response.get("output"), list):
-            raise AttemptFailed("odd_reply", "the model server's reply has no output", retryable=True)
+            raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no output")
         return response
 
     def check(self, params: Json) -> None:
@@ -137,13 +137,13 @@ class ModelClient:
         """
         deadline = time.monotonic() + seconds
         while not (replies := await self._listings()):
-            if time.monotonic() >= deadline or self._failure.failure_class == "certificate":
-                shown = ", ".join(address.shown for address in self.load_balancer.addresses)
+            if time.monotonic() >= deadline or self._failure.failure_class == FailureClass.CERTIFICATE:
+                shown = ", ".join(address.shown for address in self.load_balancer.endpoints)
                 told = f"{shown} cannot be reached ({self._failure.failure_class}: {self._failure.message})"
                 cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
                 raise Unreachable(f"the model server at {told}: {cure}") from self._failure
             await asyncio.sleep(min(_ASK_EVERY_S, max(0.0, deadline - time.monotonic())))
-        for address in self.load_balancer.addresses:
+        for address in self.load_balancer.endpoints:
             if address not in replies:
                 log(f"warning: the model server at {address.shown} does not answer: it is tried again now and then")
         for address, reply in replies.items():
@@ -160,12 +160,12 @@ class ModelClient:
     async def _listings(self) -> dict[Endpoint, Reply]:
         """What each server that is there says of its models."""
         replies = {}
-        for address in self.load_balancer.addresses:
+        for address in self.load_balancer.endpoints:
             try:
                 async with asyncio.timeout(_LISTING_S):
                     replies[address] = await self._http.get(f"{address.url}/models", self._headers)
             except TimeoutError:
-                self._failure = AttemptFailed("timeout", f"no list of models within {_LISTING_S:g} s")
+                self._failure = AttemptFailed(FailureClass.TIMEOUT, f"no list of models within {_LISTING_S:g} s")
             except AttemptFailed as failure:
                 self._failure = failure
                 address.record_failure(failure)
@@ -190,12 +190,12 @@ def _take_extra_body(given: Json) -> Json:
     if not metadata:
         del given["metadata"]
     try:
-        parse_args = loads(extra.encode()) if isinstance(extra, str) else extra
+        parsed = loads(extra.encode()) if isinstance(extra, str) else extra
     except ValueError as error:
-        raise AttemptFailed("bad_request", f"metadata.extra_body is not JSON: {error}") from error
-    if not isinstance(parse_args, dict):
-        raise AttemptFailed("bad_request", "metadata.extra_body is not a JSON object")
-    return parse_args
+        raise AttemptFailed(FailureClass.BAD_REQUEST, f"metadata.extra_body is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise AttemptFailed(FailureClass.BAD_REQUEST, "metadata.extra_body is not a JSON object")
+    return parsed
 
 
 def _responses_request(given: Json) -> Json:
@@ -204,7 +204,7 @@ def _responses_request(given: Json) -> Json:
     if unknown:
         told = f"/responses has no place for {', '.join(unknown)}"
         cure = "leave it out, use policy_api=chat_completions, or put it in metadata.extra_body"
-        raise AttemptFailed("unsupported_parameter", f"{told}: {cure}")
+        raise AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, f"{told}: {cure}")
     return given
 
 
@@ -217,9 +217,9 @@ def _check(reply: Json) -> None:
     error = reply.get("error")
     if reply.get("status") not in (None, "completed", "incomplete"):
         told = error_message(error) if error else f"the response is {reply['status']}"
-        raise AttemptFailed("model_error", told, retryable=True)
+        raise AttemptFailed(FailureClass.MODEL_ERROR, told)
     if error and not reply.get("output") and not reply.get("choices"):
-        raise AttemptFailed("model_error", error_message(error), retryable=True)
+        raise AttemptFailed(FailureClass.MODEL_ERROR, error_message(error))
 
 
 def _models(reply: Reply) -> list[str]:

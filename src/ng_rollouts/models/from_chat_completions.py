@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
@@ -29,7 +29,7 @@ def to_response(completion: Json, params: Json) -> Json:
         return _response(completion, params)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         message = f"the model server's reply is no chat completion ({type(error).__name__}: {error})"
-        raise AttemptFailed("odd_reply", message, retryable=True) from error
+        raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
 
 def error_message(error: Any) -> str:
@@ -42,7 +42,7 @@ def _response(completion: Json, params: Json) -> Json:
     choice = completion["choices"][0]
     if choice.get("error") or choice.get("finish_reason") in _BROKEN_OFF:
         told = error_message(choice.get("error") or f"the answer was broken off ({choice.get('finish_reason')})")
-        raise AttemptFailed("model_error", told, retryable=True)
+        raise AttemptFailed(FailureClass.MODEL_ERROR, told)
     items = _items(choice, completion)
     reason = _INCOMPLETE.get(choice.get("finish_reason") or "")
     created = completion.get("created")

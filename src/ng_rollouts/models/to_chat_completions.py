@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.types import Json
 
 _AS_THEY_ARE = (
@@ -230,4 +230,4 @@ def _refuse_if(names: list[str]) -> None:
 def _refusal(names: list[str]) -> AttemptFailed:
     told = ", ".join(names)
     message = f"/chat/completions has no place for {told}: leave it out, or use policy_api=responses"
-    return AttemptFailed("unsupported_parameter", message)
+    return AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, message)

@@ -26,7 +26,7 @@ class ExpectedCounts:
     total: int | None = None
 
 
-def planned(source: Path, materialized_inputs: str | None, scanned: Scan) -> ExpectedCounts:
+def expected_counts(source: Path, materialized_inputs: str | None, scanned: Scan) -> ExpectedCounts:
     """By the planned rows that are given or lie beside the file, by its manifest, or by the file alone.
 
     Raises:

@@ -20,7 +20,7 @@ def write_materialized_inputs(path: Path, rollouts: Iterable[Rollout]) -> None:
     try:
         with temporary.open("wb") as file:
             for rollout in rollouts:
-                request = rollout.request()
+                request = rollout.request().body
                 has_seed = request["responses_create_params"].get("seed") is not None
                 file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")
         temporary.replace(path)

@@ -202,7 +202,7 @@ def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None
     agent = reference.get("name") if isinstance(reference, dict) else None
     if agent not in (None, rollout.agent):
         return f"is of agent {agent!r}, not {rollout.agent!r}"
-    asked, params = row.get("responses_create_params"), rollout.request()["responses_create_params"]
+    asked, params = row.get("responses_create_params"), rollout.request().body["responses_create_params"]
     if not isinstance(asked, dict):
         return None
     if _messages(asked) != _messages(params):

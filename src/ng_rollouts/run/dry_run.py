@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.model_agent import ModelAgent
-from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.models.request import masked
 from ng_rollouts.redaction import mask_known
@@ -28,21 +26,21 @@ def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
         servers = ", ".join(
             f"{address.shown} {'does not answer' if address.is_cooling_down else 'answers'}"
             for load_balancer in agent.load_balancers
-            for address in load_balancer.addresses
+            for address in load_balancer.endpoints
         )
-        model = f" for the model {agent.server.model}" if isinstance(agent, ModelAgent) else ""
+        model = f" for the model {agent.model}" if agent.model else ""
         yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'}{model}"
 
 
 def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:
     """The first request as it would be sent, secrets masked."""
-    row = rollout.request()
-    if not isinstance(agent, (ModelAgent, RemoteAgent)):
+    row = rollout.request().body
+    request = agent.first_request(row)
+    if request is None:
         yield "the first row as the agent would be handed it:"
         yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
         return
-    request = agent.first_request(row)
-    url = agent.load_balancers[0].addresses[0].shown.removesuffix(request.path)
+    url = agent.load_balancers[0].endpoints[0].shown.removesuffix(request.path)
     yield f"the first request: POST {url}{request.path}"
     yield from (f"{name}: {value}" for name, value in masked(request.headers).items())
     yield mask_known(json.dumps(request.body, indent=2, ensure_ascii=False))

@@ -174,11 +174,12 @@ class Finalizer:
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":
             return {}
-        from ng_rollouts.agents.agent_metrics import agent_side_metrics, listed  # noqa: PLC0415 - few agents have them
+        from ng_rollouts.agents.agent_metrics import agent_side_metrics, metrics_urls  # noqa: PLC0415 - few agents have them
 
-        if not listed(self.agents):
+        urls = metrics_urls(self.agents)
+        if not urls:
             return {}
-        metrics = await self.stop.unless_asked(agent_side_metrics(self.agents, self.paths.output, log))
+        metrics = await self.stop.unless_asked(agent_side_metrics(urls, self.paths.output, log))
         if metrics is None:
             log("note: agents are not waited for any longer; the figures are this program's")
             return {}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.factory import resolve_agents
-from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import (
@@ -225,7 +224,7 @@ class Run:
 
     def _check_tasks(self, agents: dict[str, Agent]) -> None:
         """Have agents in this process look at their tasks, and tell if they will not score them."""
-        if any(not isinstance(agent, RemoteAgent) for agent in agents.values()):
+        if any(not agent.is_remote for agent in agents.values()):
             self.tasks.check(lambda task: agents[task.agent].check(task.row))
         if any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")

@@ -48,8 +48,8 @@ def server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
     for address in (
         address
         for load_balancer in load_balancers
-        if len(load_balancer.addresses) > 1
-        for address in load_balancer.addresses
+        if len(load_balancer.endpoints) > 1
+        for address in load_balancer.endpoints
     ):
         answered = address.requests_sent - address.failed - address.in_flight
         line = f"{address.shown}: {answered} answered"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ng_rollouts.errors import UNREACHABLE, StoppedEarly
+from ng_rollouts.errors import UNREACHABLE, FailureClass, StoppedEarly
 
-_FATAL = UNREACHABLE | {"certificate", "http_401", "http_403", "http_404"}
+_FATAL = UNREACHABLE | {FailureClass.CERTIFICATE, "http_401", "http_403", "http_404"}
 """Classes that no other task is likely to escape: nobody there or to be trusted, credentials refused, no such agent."""
 
 

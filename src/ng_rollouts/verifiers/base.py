@@ -1,33 +1,43 @@
-"""What scores an answer: a task's row and the model's response in, `reward` and the fields beside it out."""
+"""The `Verifier` protocol: the row of a task and the model's response in, `reward` and related fields out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.types import Json
 
 
 class Verifier(Protocol):
-    """Scores one answer at a time, many at once.
+    """Scores one answer per call, with many calls in flight.
 
     Attributes:
         scores: whether it gives a reward at all.
     """
 
-    scores: ClassVar[bool]
+    scores: ClassVar[bool] = True
+
+    @property
+    def load_balancers(self) -> Sequence[LoadBalancer]:
+        """The servers that it sends requests to."""
+        return ()
 
     def check(self, row: Json) -> None:
-        """Look at a task before anything is sent.
+        """Check a task before anything is sent.
 
         Raises:
-            InputError: the row lacks what an answer is held against.
+            InputError: the row lacks the expected answer, or has one that this verifier cannot use.
         """
-        ...
+        return
 
     async def verify(self, row: Json, response: Json) -> Json:
-        """`reward`, `accuracy`, `extracted_answer`, and whatever else there is to tell.
+        """Score an answer.
+
+        Returns:
+            `reward`, `accuracy`, `extracted_answer`, and further fields of the verifier.
 
         Raises:
-            AttemptFailed: there is no telling; that is a failure, never a zero.
+            AttemptFailed: the answer cannot be scored; that is a failure, never a reward of 0.
         """
         ...

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import boxed, final_answer, letter, normalised, output_text
+from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label", "solution", "gold")
@@ -56,7 +57,7 @@ class Expected:
 
 
 @dataclass(slots=True, kw_only=True)
-class ExactMatch:
+class ExactMatch(Verifier):
     """The answer (what is boxed, else stated as final, else all of it) is the expected one, letter for letter.
 
     Case and white space do not count; a row's own `case_sensitive` decides for it.
@@ -64,7 +65,6 @@ class ExactMatch:
 
     answer_field: str | None = None
     case_sensitive: bool = False
-    scores: ClassVar[bool] = True
 
     def check(self, row: Json) -> None:
         Expected(answer_field=self.answer_field).of(row)
@@ -78,11 +78,10 @@ class ExactMatch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Mcqa:
+class Mcqa(Verifier):
     """The letter chosen is the expected one."""
 
     answer_field: str | None = None
-    scores: ClassVar[bool] = True
 
     def check(self, row: Json) -> None:
         expected = Expected(answer_field=self.answer_field).text_of(row)
@@ -96,7 +95,7 @@ class Mcqa:
 
 
 @dataclass(slots=True, kw_only=True)
-class Regex:
+class Regex(Verifier):
     """What a pattern finds last (its group `answer`, its first group, or all of it) is the expected answer.
 
     Without a field for the expected answer, finding anything is enough.
@@ -106,7 +105,6 @@ class Regex:
     pattern: str
     answer_field: str | None = None
     seconds: float = 5.0
-    scores: ClassVar[bool] = True
 
     def check(self, row: Json) -> None:
         if self.answer_field:
@@ -125,13 +123,12 @@ class Regex:
 
 
 @dataclass(slots=True, kw_only=True)
-class Math:
+class Math(Verifier):
     """The answer is the expected one as mathematics has it, by the math-verify library."""
 
     process_pool: ProcessPool
     answer_field: str | None = None
     seconds: float = 10.0
-    scores: ClassVar[bool] = True
 
     def check(self, row: Json) -> None:
         Expected(answer_field=self.answer_field).of(row)
@@ -145,7 +142,7 @@ class Math:
 
 
 @dataclass(slots=True, kw_only=True)
-class JsonSchema:
+class JsonSchema(Verifier):
     """The answer is JSON, bare or in a fenced block, that a schema admits.
 
     The schema is the row's, under `schema_field`, or one for all.
@@ -155,7 +152,6 @@ class JsonSchema:
     schema: Json | None = None
     schema_field: str = "schema"
     seconds: float = 5.0
-    scores: ClassVar[bool] = True
     _seen: set[str] = field(default_factory=set)
 
     def check(self, row: Json) -> None:
@@ -190,13 +186,10 @@ class JsonSchema:
         return value
 
 
-class Unscored:
+class Unscored(Verifier):
     """No verifier: rewards are absent."""
 
     scores: ClassVar[bool] = False
-
-    def check(self, row: Json) -> None:
-        """Any row will do."""
 
     async def verify(self, row: Json, response: Json) -> Json:  # noqa: ARG002 - the interface's
         return {}

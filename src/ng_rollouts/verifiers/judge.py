@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.templates import Template, template_of
-from ng_rollouts.types import Json
+from ng_rollouts.types import Json, task_index_of
 from ng_rollouts.verifiers.answer_extraction import output_text
+from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, Expected, last_match, verdict
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
@@ -49,7 +51,7 @@ _READ_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Judge:
+class Judge(Verifier):
     """Asks a model server, again if its verdict cannot be read."""
 
     server: ModelClient
@@ -59,7 +61,11 @@ class Judge:
     verdict_pattern: str = VERDICT
     answer_field: str | None = None
     attempts: int = 3
-    scores: ClassVar[bool] = True
+
+    @property
+    def load_balancers(self) -> Sequence[LoadBalancer]:
+        """The judge's servers."""
+        return [self.server.load_balancer]
 
     def check(self, row: Json) -> None:
         self._prompt(row, "")
@@ -72,7 +78,7 @@ class Judge:
         while True:
             tried += 1
             try:
-                reward, said = await self._grade(prompt, int(row.get("_ng_task_index") or 0))
+                reward, said = await self._grade(prompt, task_index_of(row))
                 break
             except AttemptFailed as failure:
                 wait = policy.wait_s(failure, tried)
@@ -93,15 +99,15 @@ class Judge:
         response = await self.server.respond({**self.params, "input": prompt}, task)
         said = output_text(response)
         if response.get("incomplete_details"):
-            raise AttemptFailed("unreadable", f"the judge was cut off: {said[-200:]!r}", retryable=True)
+            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge was cut off: {said[-200:]!r}")
         found = await self._verdict(said)
         if found is None:
-            raise AttemptFailed("unreadable", f"the judge gave no verdict: {said[-200:]!r}", retryable=True)
+            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge gave no verdict: {said[-200:]!r}")
         word = found.lower()
         try:
             return _WORDS[word] if word in _WORDS else float(word), said
         except ValueError as error:
-            raise AttemptFailed("unreadable", f"the judge's verdict {word!r} is no number", retryable=True) from error
+            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge's verdict {word!r} is no number") from error
 
     async def _verdict(self, said: str) -> str | None:
         if self.verdict_pattern == VERDICT:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from ng_rollouts.errors import AttemptFailed, NgRolloutsError
+from ng_rollouts.errors import AttemptFailed, FailureClass, NgRolloutsError
 
 MAX_PROCESSES = 4
 _PR_SET_PDEATHSIG = 1
@@ -30,7 +30,7 @@ class ProcessPool:
 
     def __init__(self) -> None:
         self.preload: set[str] = set()
-        self._load_balancer: Any = None
+        self._pool: Any = None
 
     async def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> T:
         """What a function, importable by name, returns.
@@ -44,34 +44,34 @@ class ProcessPool:
         try:
             return await asyncio.wrap_future(future)
         except TimeoutError as error:
-            raise AttemptFailed("verifier_timeout", f"the verifier took more than {seconds:g} s") from error
+            raise AttemptFailed(FailureClass.VERIFIER_TIMEOUT, f"the verifier took more than {seconds:g} s") from error
         except ProcessExpired as error:
-            raise AttemptFailed("verifier_crashed", f"the verifier's process ended: {error}") from error
+            raise AttemptFailed(FailureClass.VERIFIER_CRASHED, f"the verifier's process ended: {error}") from error
         except NgRolloutsError:
             raise
         except Exception as error:
-            raise AttemptFailed("verifier_error", f"{type(error).__name__}: {error}") from error
+            raise AttemptFailed(FailureClass.VERIFIER_ERROR, f"{type(error).__name__}: {error}") from error
 
     def stop(self) -> None:
         """End the processes."""
-        if self._load_balancer is not None:
-            self._load_balancer.stop()
-            self._load_balancer.join()
-            self._load_balancer = None
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
 
     def _started(self) -> Any:
-        if self._load_balancer is None:
+        if self._pool is None:
             from pebble import ProcessPool  # noqa: PLC0415 - few runs need it
 
             count = min(MAX_PROCESSES, os.cpu_count() or 1)
             # a fork would copy the threads' locks in whatever state they are
-            self._load_balancer = ProcessPool(
+            self._pool = ProcessPool(
                 max_workers=count,
                 context=get_context("spawn"),
                 initializer=_prepare,
                 initargs=[sorted(self.preload)],
             )
-        return self._load_balancer
+        return self._pool
 
 
 def _prepare(modules: list[str]) -> None:

@@ -5,38 +5,37 @@ from __future__ import annotations
 import asyncio
 import inspect
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import guarded, import_callable
+from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 
 @dataclass(slots=True, kw_only=True)
-class PythonFunction:
+class PythonFunction(Verifier):
     """`(row, response) -> reward or fields`: a coroutine function runs in the loop, any other in a worker process."""
 
     name: str
     process_pool: ProcessPool
     seconds: float = 30.0
-    scores: ClassVar[bool] = True
-
-    def check(self, row: Json) -> None:
-        """Any row will do."""
 
     async def verify(self, row: Json, response: Json) -> Json:
         function = import_callable(self.name)
         if not inspect.iscoroutinefunction(function):
-            return fields_of(await self.process_pool.run(called, self.name, row, response, seconds=self.seconds))
+            return fields_of(await self.process_pool.run(call_by_name, self.name, row, response, seconds=self.seconds))
         try:
             async with asyncio.timeout(self.seconds):
-                return fields_of(await guarded(function(row, response), "verifier_error", self.name))
+                return fields_of(await guarded(function(row, response), FailureClass.VERIFIER_ERROR, self.name))
         except TimeoutError as error:
-            raise AttemptFailed("verifier_timeout", f"{self.name} took more than {self.seconds:g} s") from error
+            raise AttemptFailed(
+                FailureClass.VERIFIER_TIMEOUT, f"{self.name} took more than {self.seconds:g} s"
+            ) from error
 
 
-def called(name: str, row: Json, response: Json) -> Any:
+def call_by_name(name: str, row: Json, response: Json) -> Any:
     """What a function returns; for a worker, which is handed names."""
     return import_callable(name)(row, response)
 
@@ -51,4 +50,6 @@ def fields_of(returned: Any) -> Json:
         return {"reward": float(returned)}
     if isinstance(returned, dict):
         return returned
-    raise AttemptFailed("verifier_error", f"the verifier returned {type(returned).__name__}, not a number or a dict")
+    raise AttemptFailed(
+        FailureClass.VERIFIER_ERROR, f"the verifier returned {type(returned).__name__}, not a number or a dict"
+    )
