@@ -37,7 +37,7 @@ def ask(url: str, row: Any = ROW, engine: str = "httpx", **limits: Any) -> Any:
 
     async def asked() -> Any:
         async with open_http(TimeLimits(**limits), engine) as http:
-            return await RemoteAgent([url], http).run(row)
+            return await RemoteAgent([url], http).run(AgentRequest(0, row))
 
     return asyncio.run(asked())
 

@@ -413,7 +413,7 @@ def read_all(terminal: int) -> bytes:
 def test_typos_are_found_before_hydra_is_imported() -> None:
     """A mistake costs milliseconds; help does too."""
     for arguments, code in ((["+num_repeat=1"], 2), (["--help"], 0)):
-        script = f"import sys; sys.argv = ['x', *{arguments!r}]\nfrom ng_rollouts.cli import _guarded, _main\n"
+        script = f"import sys; sys.argv = ['x', *{arguments!r}]\nfrom ng_rollouts.cli.collect import _guarded, _main\n"
         script += "code = _guarded(lambda: _main(sys.argv[1:]))\nprint(code, sorted({'hydra', 'omegaconf', 'httpx', 'tqdm', 'stamina'} & set(sys.modules)))"
         done = subprocess.run([SCRIPTS / "python", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == f"{code} []"

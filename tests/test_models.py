@@ -902,7 +902,7 @@ def test_requests_that_end_otherwise_do_not_keep_others_waiting() -> None:
 
 def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request waits longer than one rest may take, however often others prolong it."""
-    monkeypatch.setattr("ng_rollouts.http.load_balancer.LONGEST_RETRY_AFTER_S", 0.3)
+    monkeypatch.setattr("ng_rollouts.http.load_balancer.MAX_RETRY_AFTER_S", 0.3)
     load_balancer = LoadBalancer(["http://a"])
     loop_times: list[float] = []
 

@@ -250,13 +250,13 @@ def test_a_disk_that_fills_while_finishing(command: Command, serve: Serve, tasks
     (tmp_path / "r_manifest.json").unlink()
     rows = (tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "r.jsonl").write_bytes(b"".join(reversed(rows)))
-    (tmp_path / "r.jsonl.finishing").mkdir()
+    (tmp_path / "r.jsonl.writing").mkdir()
     ran = command(*FILES, "+agent_url=http://127.0.0.1:9", "+limit=39", RESUME)
     assert ran.code == 3, ran.stderr
     assert "cannot be written: Is a directory; all rows are in it, in completion order" in ran.stderr
     assert "to go on: " in ran.stderr
     assert (tmp_path / "r.jsonl").read_bytes() == b"".join(reversed(rows))
-    (tmp_path / "r.jsonl.finishing").rmdir()
+    (tmp_path / "r.jsonl.writing").rmdir()
     assert command(*FILES, "+agent_url=http://127.0.0.1:9", "+limit=39", RESUME).code == 0
     check_complete(tmp_path, 39, 1)
 

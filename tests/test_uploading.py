@@ -25,7 +25,7 @@ from ng_rollouts.outputs import upload as uploading
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.upload import Upload, upload_of
-from ng_rollouts.storage.compression import ENDINGS, compress_to_temp, decompress, opened
+from ng_rollouts.storage.compression import ENDINGS, compress_in_place, decompress, opened
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
 from .test_command import wait_until
@@ -81,8 +81,8 @@ def test_what_is_packed_comes_out_again(tmp_path: Path, kind: str) -> None:
     plain, target = tmp_path / "p", tmp_path / f"r.jsonl{kind}"
     plain.write_bytes(b"a row\n" * 100_000)
     plain.chmod(0o640)
-    compress_to_temp(target, plain).replace(target)
-    plain.unlink(missing_ok=True)
+    compress_in_place(plain, target)
+    plain.replace(target)
     with opened(target) as file:
         assert file.read() == b"a row\n" * 100_000
     assert (names(tmp_path), target.stat().st_mode & 0o777) == ({target.name}, 0o640)
@@ -375,7 +375,7 @@ def test_a_copy_that_fails_is_an_error_and_costs_nothing(serve: Serve, tasks: Ta
 
 def test_an_upload_that_does_not_move_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for it goes on."""
-    monkeypatch.setattr(uploading, "LONGEST_IDLE_S", 0.01)
+    monkeypatch.setattr(uploading, "MAX_IDLE_S", 0.01)
     let_go = threading.Event()
 
     class Stuck:
@@ -536,7 +536,7 @@ def test_a_damaged_summary_there_is_no_obstacle(command: Command, tmp_path: Path
 
 def test_what_cannot_be_packed_is_copied_as_it_is(command: Command, tmp_path: Path) -> None:
     """The rollouts are wherever they were to be, and the exit code says that something is wrong."""
-    (tmp_path / "r.jsonl.packing").mkdir()
+    (tmp_path / "r.jsonl.zst.writing").mkdir()
     ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl.zst", "+upload_to=away")
     assert (ran.code, "r.jsonl.zst cannot be written" in ran.stderr) == (3, True), ran.stderr
     assert len(read_rows(tmp_path / "away" / "r.jsonl")) == 10

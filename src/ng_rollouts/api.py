@@ -20,7 +20,7 @@ from ng_rollouts.redaction import redact
 from ng_rollouts.run.prepare import prepare
 from ng_rollouts.run.run import Consumer, Run
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.threads import in_thread
+from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Json
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ async def _begun(
 
 async def _entered(context: AbstractContextManager[T]) -> AbstractContextManager[T]:
     """A context that has been entered, in a thread: inputs may be long, far away, or not there yet."""
-    entered = await in_thread(context.__enter__)
+    entered = await run_in_thread(context.__enter__)
 
     @contextmanager
     def leaving() -> Iterator[T]:

@@ -19,6 +19,8 @@ A message is one line: what is wrong, which value, and how to fix it.
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
 from enum import StrEnum
 
 MESSAGE_CHARACTERS = 2000
@@ -194,3 +196,34 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.persist = persist
         self.retry_after_s = retry_after_s
         self.sent_at: float | None = None
+
+
+def did_you_mean(name: object, known: Iterable[str], *, form: str = "{}", otherwise: str = "") -> str:
+    """The end of a message about an unknown name: `, did you mean NAME?`, or `otherwise` if no known name is near.
+
+    Args:
+        form: how a name is written where it is used, such as `+{}=`.
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
+
+    near = get_close_matches(str(name), list(known), n=1)
+    return f", did you mean {form.format(near[0])}?" if near else otherwise
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an optional dependency."""
+    return f"pip install 'ng_rollouts[{extra}]'"
+
+
+def require_extra(module: str, extra: str, what: str) -> None:
+    """Check that an optional dependency is installed.
+
+    Args:
+        module: the module to import, named in the message.
+        what: the setting or file that needs it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(f"{what} needs {module}: {install_extra(extra)}")

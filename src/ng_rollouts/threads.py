@@ -1,4 +1,4 @@
-"""Work that blocks, in a thread that nobody has to wait for: the process may end while it still goes on."""
+"""Blocking work in daemon threads: the process may exit while a thread is still running."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """What some work will come to; whoever no longer waits for it leaves it to itself."""
+def run_in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run a function in a daemon thread, with a copy of the current context.
+
+    `asyncio.to_thread` would not do: its threads keep the interpreter from exiting until they return.
+
+    Returns:
+        A future with the result. Cancelling it does not stop the thread; its result is then dropped.
+    """
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def settle(settling: Callable[[Any], None], result: Any) -> None:
-        if not outcome.done():
-            settling(result)
+    def settle(setter: Callable[[Any], None], outcome: Any) -> None:
+        if not future.done():
+            setter(outcome)
 
-    def work_out() -> None:
+    def call() -> None:
         try:
-            settling: Callable[[Any], None] = outcome.set_result
-            result: Any = work()
+            setter: Callable[[Any], None] = future.set_result
+            outcome: Any = work()
         except Exception as error:
-            settling, result = outcome.set_exception, error
+            setter, outcome = future.set_exception, error
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, settling, result)
+            loop.call_soon_threadsafe(settle, setter, outcome)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work_out,), daemon=True, name="ng_rollouts").start()
-    return outcome
+    threading.Thread(target=context.run, args=(call,), daemon=True, name="ng_rollouts").start()
+    return future

@@ -6,13 +6,12 @@ import asyncio
 import importlib
 import importlib.util
 import sys
-import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
+from ng_rollouts.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -71,30 +70,20 @@ async def guarded(answer: Awaitable[T], failure_class: FailureClass, who: str) -
         raise AttemptFailed(failure_class, message) from error
 
 
-async def in_a_thread(function: Callable[..., T], **arguments: Any) -> T:
-    """What a plain function returns, from a thread that keeps nothing from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+async def call_in_thread(function: Callable[..., T], **arguments: Any) -> T:
+    """Call a plain function in a daemon thread.
 
-    def settle(value: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+    Raises:
+        RuntimeError: it raised anything, including SystemExit and KeyboardInterrupt.
+    """
 
-    def work() -> None:
-        value, raised = None, None
+    def call() -> T:
         try:
-            value = function(**arguments)
+            return function(**arguments)
         except BaseException as error:
-            raised = error
-        with suppress(RuntimeError):  # the loop may be gone by now
-            loop.call_soon_threadsafe(settle, value, raised)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
-    threading.Thread(target=work, daemon=True).start()
-    return await future
+    return await run_in_thread(call)
 
 
 def _loaded(path: Path) -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ng_rollouts.agents.urls import addresses
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.console import Log
-from ng_rollouts.errors import ConfigError, Unreachable
+from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
@@ -127,7 +126,7 @@ class AgentFactory:
         if not isinstance(entry, dict):
             raise ConfigError(f"agents.{name} needs an address: +agents.{name}.url=http://127.0.0.1:8000")
         for key in entry.keys() - {*ENTRY_KEYS, "url", "_target_"}:
-            raise ConfigError(f"agents.{name} has no {key!r}{_nearest(str(key), [*ENTRY_KEYS, 'url', '_target_'])}")
+            raise ConfigError(f"agents.{name} has no {key!r}{did_you_mean(key, [*ENTRY_KEYS, 'url', '_target_'])}")
         if "url" in entry:
             return self.server(addresses(entry["url"], f"agents.{name}.url"))
         from ng_rollouts.agents.python_agent import PolicyClient, PythonAgent
@@ -214,7 +213,7 @@ async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, en
     """Addresses of these agents, as the head server lists them."""
     from ng_rollouts.agents.head_server import ask_head_server
 
-    sought = ", ".join(f"{name!r}{_nearest(name, known)}, the agent of {rows} rows" for name, rows in names.items())
+    sought = ", ".join(f"{name!r}{did_you_mean(name, known)}, the agent of {rows} rows" for name, rows in names.items())
     try:
         listed = await ask_head_server(head, sought, engine)
     except Unreachable as error:
@@ -223,11 +222,6 @@ async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, en
     for name, rows in names.items():
         if name not in listed:
             where = f"head server http://{head.host}:{head.port}, config and examples know: {', '.join(known)}"
-            message = f"no agent is called {name!r} (the agent of {rows} rows){_nearest(name, known)}: {where}"
+            message = f"no agent is called {name!r} (the agent of {rows} rows){did_you_mean(name, known)}: {where}"
             raise ConfigError(message)
     return {name: listed[name] for name in names}
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -11,7 +11,7 @@ from typing import Any
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
-from ng_rollouts.user_code import guarded, import_module, in_a_thread
+from ng_rollouts.user_code import call_in_thread, guarded, import_module
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
@@ -42,7 +42,7 @@ class PythonTools:
         try:
             inspect.signature(function).bind(**arguments)
             plain = not inspect.iscoroutinefunction(function)
-            answer = in_a_thread(function, **arguments) if plain else function(**arguments)
+            answer = call_in_thread(function, **arguments) if plain else function(**arguments)
             value = await guarded(answer, FailureClass.TOOL_ERROR, name)
             return value if isinstance(value, str) else dumps(value).decode()
         except (AttemptFailed, TypeError, ValueError) as error:  # the model is to read it

@@ -19,8 +19,8 @@ from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, check_replaceable, has_content, output_paths
 from ng_rollouts.outputs.reader import groups_of
-from ng_rollouts.storage.atomic import write_json
-from ng_rollouts.storage.compression import check_compression, compress_to_temp, plain_name
+from ng_rollouts.storage.atomic import replacing, write_json
+from ng_rollouts.storage.compression import check_compression, compress_in_place, plain_name
 from ng_rollouts.types import RolloutStats
 
 _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
@@ -52,17 +52,18 @@ def run(config: AggregationConfig) -> int:
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} names files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = paths.output.with_name(paths.output.name + ".merging")
-    try:
+    with replacing(paths.finished) as temporary:
         index.write(temporary)
-        figures = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
+        metrics = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
         if config.merge_shards:
-            ready = compress_to_temp(paths.finished, temporary)
-            _put_in_place(ready, paths, config)
-            _write_beside(paths, sources, index)
-        write_json(paths.aggregate_metrics, figures)
-    finally:
-        temporary.unlink(missing_ok=True)
+            compress_in_place(temporary, paths.finished)
+            _back_up_existing(paths, config)
+        else:
+            temporary.unlink()
+    if config.merge_shards:
+        _remove_stale_side_files(paths)
+        _write_beside(paths, sources, index)
+    write_json(paths.aggregate_metrics, metrics)
     print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
@@ -76,12 +77,14 @@ def run(config: AggregationConfig) -> int:
     return 1 if complaints else 0
 
 
-def _put_in_place(written: Path, paths: OutputPaths, config: AggregationConfig) -> None:
-    """Make a file the output; one that was there is moved aside with what belongs to it, unless it may go."""
+def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:
+    """Rename an existing output and its side files, unless they may be replaced."""
     if paths.there and not config.overwrite:
-        moved = back_up_output(paths)
-        log(f"{moved.with_suffix('')} was there: moved to {moved}, with what belongs to it")
-    written.replace(paths.finished)
+        backup = back_up_output(paths)
+        log(f"{backup.with_suffix('')} exists: renamed to {backup}, with its side files")
+
+
+def _remove_stale_side_files(paths: OutputPaths) -> None:
     for path in paths.all:
         if path != paths.finished:
             path.unlink(missing_ok=True)

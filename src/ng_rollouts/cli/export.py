@@ -16,8 +16,8 @@ from ng_rollouts.export.formats import RECIPES, ExportFormat
 from ng_rollouts.export.writer import RowWriter, writable
 from ng_rollouts.outputs.paths import check_replaceable
 from ng_rollouts.outputs.reader import row_groups
-from ng_rollouts.storage.atomic import back_up
-from ng_rollouts.storage.compression import base_name, check_compression, compress_to_temp, is_compressed
+from ng_rollouts.storage.atomic import back_up, replacing
+from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed
 from ng_rollouts.types import Json
 
 
@@ -72,15 +72,11 @@ def _place(sink: RowWriter, target: Path, config: ExportConfig) -> dict[Path, in
     if config.validation_fraction:
         parts[_validation(target)] = validation
     for path, places in parts.items():
-        temporary = path.with_name(path.name + ".writing")
-        try:
+        with replacing(path) as temporary:
             sink.write(places, temporary)
-            ready = compress_to_temp(path, temporary)
+            compress_in_place(temporary, path)
             if not config.overwrite:
                 _set_aside(path)
-            ready.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     if not config.validation_fraction:
         _leave_no_validation(target, config)
     return {path: len(places) for path, places in parts.items()}

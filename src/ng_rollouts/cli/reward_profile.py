@@ -20,7 +20,7 @@ from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
 from ng_rollouts.outputs.reader import Group, groups_of, scan
-from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.atomic import replacing, write_json
 from ng_rollouts.storage.compression import base_name
 from ng_rollouts.types import Json
 
@@ -76,17 +76,13 @@ def run(config: ProfileConfig) -> int:
     profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
     agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
-    temporary = per_task.with_name(per_task.name + ".writing")
     table = Table(config)
-    try:
+    with replacing(per_task) as temporary:
         with temporary.open("wb") as file:
             for group in groups_of(source, config.answer_key, scanned, with_texts=True):
                 file.write(dumps(profile.of_task(group)) + b"\n")
                 table.add(group)
         _check(profile, source, config)
-        temporary.replace(per_task)
-    finally:
-        temporary.unlink(missing_ok=True)
     write_json(agents, profile.of_agents())
     for line in (*table.lines(), *profile.told()):
         print_result(line)

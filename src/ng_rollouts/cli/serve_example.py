@@ -12,7 +12,7 @@ from typing import Any, cast
 from ng_rollouts.agents.example.app import App, example_app, json_app
 from ng_rollouts.agents.factory import EXAMPLE_AGENTS
 from ng_rollouts.config.overrides import Keys
-from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.errors import ConfigError, NgRolloutsError, require_extra
 
 _USAGE = """\
 Serve the packaged example agents, and a head server that lists them, until interrupted.
@@ -86,10 +86,8 @@ def _parsed(arguments: list[str]) -> ServeConfig:
 
 
 async def _serve(config: ServeConfig) -> None:
-    try:
-        import uvicorn  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError("ng_serve_example needs uvicorn: pip install 'ng_rollouts[serve]'") from error
+    require_extra("uvicorn", "serve", "ng_serve_example")
+    import uvicorn  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
         ports = [config.port + place if config.port else 0 for place in range(len(EXAMPLE_AGENTS))]

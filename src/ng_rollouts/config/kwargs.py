@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,7 +12,7 @@ from typing import Any, Literal, Required, TypedDict, TypeVar, get_args, get_ori
 
 from ng_rollouts.config.groups import group_names, group_values, members
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, did_you_mean
 from ng_rollouts.types import Json
 
 T = TypeVar("T")
@@ -130,9 +129,8 @@ def _made(kind: type[T], values: Mapping[str, Any], prefix: str) -> T:
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            near = get_close_matches(str(name), [*known, *(group_names() if not prefix else ())], n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"there is no parameter {prefix}{name}{hint}")
+            nearby = [*known, *(group_names() if not prefix else ())]
+            raise ConfigError(f"unknown parameter {prefix}{name}{did_you_mean(name, nearby)}")
     return kind(**{name: _fitting(f"{prefix}{name}", value, hints[name]) for name, value in values.items()})
 
 

@@ -11,10 +11,9 @@ import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, get_origin, get_type_hints
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, did_you_mean
 
 _FLAGS_WITH_VALUE = frozenset(
     "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --experimental-rerun".split()
@@ -83,18 +82,18 @@ class Keys:
         root = name.partition(".")[0]
         if root in _FREE_KEYS and name != root:
             return f"++{name}={_value(value, text=False, sweep=sweep)}"
-        raise ConfigError(f"there is no parameter {name!r}{self._nearest(name)}")
+        raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
     def _without_value(self, override: str, name: str) -> str:
         if name in self.parameters or name in self.groups:
             return f"{override} needs a value: +{name}=VALUE"
-        return f"{override!r} is no override: write +key=value{self._nearest(name)}"
+        return f"{override!r} is not an override: write +key=value{self._nearest(name)}"
 
     def _nearest(self, name: str) -> str:
         if cure := _OF_NEMO_GYM.get(name.partition(".")[0]):
-            return f", which NeMo Gym's command has: {cure}"
-        near = get_close_matches(name, [*self.parameters, *self.groups], n=1)
-        return f", did you mean +{near[0]}=?" if near else " (--help lists them all)"
+            return f", a parameter of NeMo Gym: {cure}"
+        known = [*self.parameters, *self.groups]
+        return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
 
 
 def quoted(text: str) -> str:

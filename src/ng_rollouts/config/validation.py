@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, require_extra
 
 _RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 
@@ -67,8 +66,7 @@ def executor_options(options: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
     found = {**_RAY, **options}
     _check_ray(found)
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("executor=ray needs ray: pip install 'ng_rollouts[ray]'")
+    require_extra("ray", "ray", "executor=ray")
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS, CollectConfig
+from ng_rollouts.errors import did_you_mean
 from ng_rollouts.inputs.plan import Plan
 
 
@@ -29,6 +29,5 @@ def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
                 yield f"num_repeats lists {agent!r}, which no row is for"
     for name in params:
         if name not in RESPONSES_PARAMETERS:
-            near = get_close_matches(name, RESPONSES_PARAMETERS, n=1)
-            hint = f", did you mean {near[0]}?" if near else ";"
-            yield f"responses_create_params.{name} is no parameter of the Responses API{hint} it is sent as it is"
+            hint = did_you_mean(name, RESPONSES_PARAMETERS, otherwise=";")
+            yield f"responses_create_params.{name} is not a parameter of the Responses API{hint} it is sent as it is"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.errors import InputError, require_extra
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.storage.compression import check_compression, decompress, is_compressed
@@ -85,10 +85,9 @@ def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
 
 def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
     """A line for each row; columns that hold JSON text, by the file's own word, are what they were."""
-    try:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"input_jsonl_fpath {path} needs pyarrow: pip install 'ng_rollouts[parquet]'") from error
+    require_extra("pyarrow", "parquet", f"input_jsonl_fpath {path}")
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
+
     for batch in pq.ParquetFile(packed).iter_batches(_ROWS_AT_ONCE):
         plain.writelines(_line_of(row) for row in batch.to_pylist())
 

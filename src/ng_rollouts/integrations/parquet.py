@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ng_rollouts.integrations.column_types import ColumnType, coerce, json_columns, type_of_value, unify
 from ng_rollouts.integrations.runner import PRODUCTS
 from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.compression import base_name
 
 _ROWS_A_GROUP = 1000
@@ -28,12 +29,8 @@ def write_parquet(output: Path) -> str:
             for name, value in row.items():
                 fields[name] = unify(fields.get(name), type_of_value(value))
     target = output.with_name(base_name(output) + PRODUCTS["parquet"])
-    temporary = target.with_name(target.name + ".writing")
-    try:
+    with replacing(target) as temporary:
         _write(output, fields, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return f"Parquet: {target} ({rows} rows)"
 
 

@@ -6,14 +6,13 @@ Each exporter runs in a process of its own, so that one that fails, hangs, print
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ng_rollouts.config.validation import INTEGRATIONS
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import require_extra
 from ng_rollouts.redaction import redact
 
 PRODUCTS = {"parquet": ".parquet", "report": ".html"}
@@ -29,8 +28,7 @@ def check_integrations(names: Sequence[str]) -> None:
         ConfigError: it is not.
     """
     for name in names:
-        if importlib.util.find_spec(INTEGRATIONS[name]) is None:
-            raise ConfigError(f"export={name} needs {INTEGRATIONS[name]}: pip install 'ng_rollouts[{name}]'")
+        require_extra(INTEGRATIONS[name], name, f"export={name}")
 
 
 async def export(names: Sequence[str], output: Path, project: str, log: Callable[[str], None]) -> bool:

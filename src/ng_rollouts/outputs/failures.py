@@ -14,6 +14,8 @@ from typing import Any
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.redaction import redact
+from ng_rollouts.storage.atomic import replacing
+from ng_rollouts.storage.line_index import write_all
 from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_of
 
 
@@ -62,9 +64,11 @@ class FailuresFile:
             with self.path.open("ab", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 line = dumps(row) + b"\n"
-                if file.write(line) != len(line):
+                try:
+                    write_all(file.fileno(), line)
+                except OSError:
                     file.truncate(end)
-                    raise OSError(28, "No space left on device")
+                    raise
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -86,12 +90,8 @@ class FailuresFile:
             if not keep:
                 self.path.unlink()
                 return
-            temporary = self.path.with_name(self.path.name + ".finishing")
-            with temporary.open("wb") as file:
+            with replacing(self.path) as temporary, temporary.open("wb") as file:
                 file.writelines(dumps(row) + b"\n" for number, row in enumerate(self._rows()) if number in keep)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 

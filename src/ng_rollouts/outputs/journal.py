@@ -22,8 +22,8 @@ from typing import Self
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.storage.atomic import back_up
-from ng_rollouts.storage.compression import compress_to_temp
+from ng_rollouts.storage.atomic import back_up, replacing, sync, temporary_name
+from ng_rollouts.storage.compression import compress
 from ng_rollouts.storage.line_index import (
     COPY_BUFFER_BYTES,
     Copier,
@@ -205,7 +205,7 @@ class Journal:
         finally:
             for path in (self._paths.output, self._paths.incomplete):
                 with contextlib.suppress(OSError):
-                    _finishing(path).unlink()
+                    temporary_name(path).unlink()
 
     def compress(self) -> list[Path]:
         """Have the finished file under the name that was asked for, packed if that says so, and under no other.
@@ -220,19 +220,23 @@ class Journal:
         """
         output, finished = self._paths.output, self._paths.finished
         try:
-            ready = compress_to_temp(finished, output)
-            moved = [back_up(path) for path in self._others]
-            if finished != output:
-                ready.replace(finished)
-                _sync_folder(output.parent)  # or a power cut could leave the emptied file alone
-                os.truncate(output, 0)
-                self._is_decompressed_copy = True
+            moved = self._compress_into(finished) if finished != output else list(map(back_up, self._others))
             for path in self._paths.names:
                 if path not in (output, finished):
                     path.unlink(missing_ok=True)
-            _sync_folder(output.parent)
+            sync(output.parent)
         except OSError as error:
             raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
+        return moved
+
+    def _compress_into(self, finished: Path) -> list[Path]:
+        output = self._paths.output
+        with replacing(finished) as temporary:
+            compress(output, temporary, finished)
+            moved = list(map(back_up, self._others))
+        sync(output.parent)  # or a power cut could leave only the emptied file
+        os.truncate(output, 0)
+        self._is_decompressed_copy = True
         return moved
 
     def _take(self, position: int | None, span: int) -> None:
@@ -267,8 +271,8 @@ class Journal:
         counters = {True: 0, False: 0}
         with (
             mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
-            _finishing(output).open("wb", COPY_BUFFER_BYTES) as kept,
-            _finishing(incomplete).open("wb", COPY_BUFFER_BYTES) as aside,
+            temporary_name(output).open("wb", COPY_BUFFER_BYTES) as kept,
+            temporary_name(incomplete).open("wb", COPY_BUFFER_BYTES) as aside,
             Copier(self._fd, journal, kept) as keeping,
             Copier(self._fd, journal, aside) as setting_aside,
         ):
@@ -283,12 +287,12 @@ class Journal:
         os.close(self._fd)
         self._fd = locked
         if counters[False]:
-            _finishing(incomplete).replace(incomplete)
-        _finishing(output).chmod(output.stat().st_mode & 0o7777)
-        _finishing(output).replace(output)
+            temporary_name(incomplete).replace(incomplete)
+        temporary_name(output).chmod(output.stat().st_mode & 0o7777)
+        temporary_name(output).replace(output)
         if not counters[False]:
             incomplete.unlink(missing_ok=True)
-        _sync_folder(output.parent)
+        sync(output.parent)
         return Finished(kept=counters[True], set_aside=counters[False])
 
 
@@ -298,19 +302,6 @@ def _row(line: bytes) -> Json | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def _finishing(path: Path) -> Path:
-    """What a file is called while it is being put in order."""
-    return path.with_name(path.name + ".finishing")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _storage_message(path: Path, error: OSError) -> str:

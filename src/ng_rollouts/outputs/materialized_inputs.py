@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.seeds import seed_in_extra_body
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.types import Rollout
 
 
@@ -16,13 +17,8 @@ def write_materialized_inputs(path: Path, rollouts: Iterable[Rollout]) -> None:
     Raises:
         OSError: it could not be written.
     """
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        with temporary.open("wb") as file:
-            for rollout in rollouts:
-                request = rollout.request().body
-                has_seed = request["responses_create_params"].get("seed") is not None
-                file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for rollout in rollouts:
+            request = rollout.request().body
+            has_seed = request["responses_create_params"].get("seed") is not None
+            file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")

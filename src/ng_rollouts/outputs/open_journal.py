@@ -11,6 +11,7 @@ from pathlib import Path
 from ng_rollouts.errors import OutputError
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, remove
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.compression import decompress
 from ng_rollouts.storage.lock import lock
 
@@ -62,24 +63,15 @@ def open_for_resume(paths: OutputPaths, rollouts: int) -> Journal:
 
 
 def _unpack_into_place(packed: Path, output: Path) -> None:
-    temporary = output.with_name(output.name + ".unpacking")
     try:
-        with packed.open("rb") as file, temporary.open("wb") as plain:
-            try:
-                decompress(packed.name, file, plain)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                cure = "move it away to begin anew, or to have a copy fetched from upload_to"
-                raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
-            plain.flush()
-            os.fsync(plain.fileno())
-        temporary.replace(output)
-    except (OSError, OutputError):
+        with replacing(output) as temporary, packed.open("rb") as file, temporary.open("wb") as plain:
+            decompress(packed.name, file, plain)
+    except OSError as error:
         output.unlink(missing_ok=True)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        if error.errno != errno.EINVAL:
+            raise
+        cure = "move it away to start again, or to fetch a copy from upload_to"
+        raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
 
 
 @contextlib.contextmanager

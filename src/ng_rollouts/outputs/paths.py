@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.storage.atomic import TEMPORARY_SUFFIX
 from ng_rollouts.storage.compression import base_name, check_compression, compressed_names, is_compressed, plain_name
 
 _LONGEST_NAME = 255
@@ -114,7 +115,7 @@ def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
     check_compression(f"output_jsonl_fpath {paths.finished}")
     for path in {paths.output, paths.finished}:
         check_replaceable(path)
-    longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(".finishing")
+    longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(TEMPORARY_SUFFIX)
     if longest > _LONGEST_NAME:
         raise OutputError(f"output_jsonl_fpath {paths.output}: the name is too long by {longest - _LONGEST_NAME} bytes")
     for path, source in product(paths.all, sources):

@@ -14,8 +14,9 @@ from ng_rollouts.errors import ConfigError, OutputError, UploadFailed
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.manifest import Manifest, manifest_from
 from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.storage.atomic import temporary_name
 from ng_rollouts.storage.remote import Folder, folder
-from ng_rollouts.threads import in_thread
+from ng_rollouts.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -194,7 +195,7 @@ class Upload:
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
         wanted = [path for path in self.paths.all if path.name in names]
-        fetched = {path: path.with_name(path.name + ".fetching") for path in reversed(wanted)}
+        fetched = {path: temporary_name(path) for path in reversed(wanted)}
         try:
             for path, temporary in fetched.items():
                 self.folder.get(path.name, temporary)
@@ -215,7 +216,7 @@ class Upload:
             OSError: it failed, or does not move.
         """
         self._moved()
-        outcome = in_thread(work)
+        outcome = run_in_thread(work)
         while not outcome.done():
             await asyncio.wait([outcome], timeout=1.0)
             if time.monotonic() - self._moved_at > MAX_IDLE_S:

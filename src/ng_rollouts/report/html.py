@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ng_rollouts.jsonl import dumps
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.types import Json
 
 _BLOCK_BYTES = 512 * 1024
@@ -85,16 +86,11 @@ def write_page(target: Path, head: bytes, blocks: BinaryIO) -> None:
     Raises:
         OSError: it could not be written.
     """
-    temporary = target.with_name(target.name + ".writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(head)
-            blocks.seek(0)
-            shutil.copyfileobj(blocks, file)
-            file.write(b"</body>\n</html>\n")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        file.write(head)
+        blocks.seek(0)
+        shutil.copyfileobj(blocks, file)
+        file.write(b"</body>\n</html>\n")
 
 
 def _packed(data: bytes) -> bytes:

@@ -40,7 +40,7 @@ from ng_rollouts.run.signals import Received, handle_signals
 from ng_rollouts.run.state import RunState
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.threads import in_thread
+from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Rollout
 
 
@@ -117,7 +117,7 @@ class Run:
             Interrupted: a signal ended it; likewise.
         """
         async with AsyncExitStack() as stack:
-            state = await in_thread(lambda: restored_state(self.config, self.ready, stack))
+            state = await run_in_thread(lambda: restored_state(self.config, self.ready, stack))
             agents: dict[str, Agent] = {}
             if self.config.dry_run:
                 self._tell_plan(state)

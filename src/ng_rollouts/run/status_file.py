@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.types import Json
 
 _EVERY_S = 1.0
@@ -24,9 +25,8 @@ async def status(path: Path, counters: RunCounters) -> AsyncIterator[None]:
         yield
     finally:
         writing.cancel()
-        for left in (path, _temporary(path)):
-            with suppress(OSError):
-                left.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 async def _write_often(path: Path, counters: RunCounters) -> None:
@@ -63,9 +63,5 @@ def state_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
 
 
 def _replace(path: Path, state: Json) -> None:
-    _temporary(path).write_text(json.dumps(state) + "\n", encoding="utf-8")
-    _temporary(path).replace(path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".writing")
+    with replacing(path, durable=False) as temporary:
+        temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")

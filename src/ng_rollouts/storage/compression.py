@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, BinaryIO
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import require_extra
+from ng_rollouts.storage.atomic import replacing
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ENDINGS = (".zst", *_OPENERS)
@@ -60,10 +61,7 @@ def check_compression(what: str) -> None:
         ConfigError: an extra is not installed.
     """
     if what.lower().endswith(".zst"):
-        try:
-            _zstandard()
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"{what} needs zstandard: pip install 'ng_rollouts[zstd]'") from error
+        require_extra("zstandard", "zstd", what)
 
 
 @contextmanager
@@ -109,7 +107,7 @@ def decompress(name: str, packed: Any, plain: IO[bytes]) -> None:
             _unpack_zstd(packed, plain)
         else:
             shutil.copyfileobj(packed, plain, _CHUNK_BYTES)
-        if is_compressed(name) and not packed.log():
+        if is_compressed(name) and not packed.tell():
             raise EOFError("it is empty, which no packed file is")
     except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise OSError(errno.EINVAL, str(error), name) from error
@@ -134,29 +132,35 @@ def _unpack_zstd(packed: Any, plain: IO[bytes]) -> None:
         raise EOFError("it ends in the middle of a compressed frame")
 
 
-def compress_to_temp(target: Path, plain: Path) -> Path:
-    """A file, on the disk itself, that is ready to be renamed to the target: a packed copy, or the plain file itself.
+def compress(source: Path, target: Path, name: str | Path) -> None:
+    """Write a copy of a file, compressed as an extension says.
+
+    Args:
+        target: the file to write; it gets the permissions of `source`.
+        name: a name with the extension, usually that which `target` will be renamed to.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the copy could not be written.
     """
-    if not is_compressed(target):
-        return plain
-    packed = plain.with_name(plain.name + ".packing")
-    try:
-        with plain.open("rb") as rows, packed.open("wb") as file:
-            if opener := _OPENERS.get(target.suffix.lower()):
-                with opener(file, "wb", **_LEVELS.get(target.suffix.lower(), {})) as packing:
-                    shutil.copyfileobj(rows, packing, _CHUNK_BYTES)
-            else:
-                _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
-            file.flush()
-            os.fsync(file.fileno())
-        packed.chmod(plain.stat().st_mode & 0o7777)
-    except BaseException:
-        packed.unlink(missing_ok=True)
-        raise
-    return packed
+    extension = Path(name).suffix.lower()
+    with source.open("rb") as rows, target.open("wb") as file:
+        if opener := _OPENERS.get(extension):
+            with opener(file, "wb", **_LEVELS.get(extension, {})) as compressed:
+                shutil.copyfileobj(rows, compressed, _CHUNK_BYTES)
+        else:
+            _zstandard().ZstdCompressor().copy_stream(rows, file, size=os.fstat(rows.fileno()).st_size)
+    target.chmod(source.stat().st_mode & 0o7777)
+
+
+def compress_in_place(file: Path, name: str | Path) -> None:
+    """Compress a file as the extension of the name it will get says; does nothing for other names.
+
+    Raises:
+        OSError: the compressed file could not be written; `file` stays as it was.
+    """
+    if is_compressed(name):
+        with replacing(file) as compressed:
+            compress(file, compressed, name)
 
 
 def _zstandard() -> ModuleType:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.errors import ConfigError, NgRolloutsError, install_extra, require_extra
 from ng_rollouts.redaction import redact
+from ng_rollouts.storage.atomic import replacing
 
 _BUCKETS = frozenset("s3 s3a gs gcs abfs abfss az oss hf".split())
 """Where names need no folder; making one would make the bucket that a mistyped name stands for."""
@@ -144,15 +145,10 @@ def _protocols_of(system: Any) -> frozenset[str]:
 
 def _copy(file: Path, target: Path, moved: Callable[[], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".uploading")
-    try:
-        with file.open("rb") as source, temporary.open("wb") as copy:
-            while chunk := source.read(_CHUNK_BYTES):
-                copy.write(chunk)
-                moved()
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, file.open("rb") as source, temporary.open("wb") as copy:
+        while chunk := source.read(_CHUNK_BYTES):
+            copy.write(chunk)
+            moved()
 
 
 def _callback(moved: Callable[[], None]) -> Any:
@@ -163,18 +159,20 @@ def _callback(moved: Callable[[], None]) -> Any:
 
 def _system(parameter: str, url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
-    cure = "pip install 'ng_rollouts[remote]'"
-    try:
-        from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{parameter} {redact(url)} needs fsspec: {cure}") from error
+    require_extra("fsspec", "remote", f"{parameter} {redact(url)}")
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
+
     for name in _DRIVERS:
         logging.getLogger(name).addHandler(logging.NullHandler())  # or Python shows it where nobody has set logging up
     try:
         with _told(redact(url)):
             found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False, **_options(url))
     except OSError as error:
-        reason = f"{error.strerror}: {cure}" if isinstance(error.__cause__, ImportError) else error.strerror
+        reason = (
+            f"{error.strerror}: {install_extra('remote')}"
+            if isinstance(error.__cause__, ImportError)
+            else error.strerror
+        )
         raise ConfigError(f"{parameter} {redact(url)}: {reason}") from error
     return found
 

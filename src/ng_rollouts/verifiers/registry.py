@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, did_you_mean, require_extra
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import import_callable
@@ -58,11 +56,10 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
         raise ConfigError(f"{parameter} must be one of {', '.join(OPTIONS)}, got {kind!r}")
     options = {name: option for name, option in options.items() if option is not None}
     for name in options.keys() - {*OPTIONS[kind], "kind"}:
-        near = get_close_matches(str(name), OPTIONS[kind], n=1)
-        hint = f", did you mean {near[0]}?" if near else f": it has {', '.join(OPTIONS[kind]) or 'none'}"
+        hint = did_you_mean(name, OPTIONS[kind], otherwise=f": its options are {', '.join(OPTIONS[kind]) or 'none'}")
         raise ConfigError(f"{parameter}={kind} has no option {name!r}{hint}")
-    if kind in _NEEDS and importlib.util.find_spec(_NEEDS[kind]) is None:
-        raise ConfigError(f"{parameter}={kind} needs {_NEEDS[kind]}: pip install 'ng_rollouts[verifiers]'")
+    if kind in _NEEDS:
+        require_extra(_NEEDS[kind], "verifiers", f"{parameter}={kind}")
     for needed in {"regex": ("pattern",), "python": ("function",)}.get(kind, ()):
         if needed not in options:
             raise ConfigError(f"{parameter}={kind} needs +{parameter}.{needed}=...")
