@@ -47,7 +47,7 @@ def found(names: list[str], **parameters: Any) -> dict[str, Agent]:
 
     async def find() -> dict[str, Agent]:
         async with AsyncExitStack() as stack:
-            return await resolve_agents(dict.fromkeys(names, 1), config, stack, print)
+            return await resolve_agents(dict.fromkeys(names, 1), config, stack)
 
     return asyncio.run(find())
 
@@ -300,7 +300,7 @@ async def _rollouts(name: str, count: int, params: Any) -> list[Any]:
     config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o")
     prompt = [{"role": "user", "content": "Ana has 6 pens. Ana buys 2, buys 5 and then loses 1 pens. How many?"}]
     async with AsyncExitStack() as stack:
-        agent = (await resolve_agents({name: 1}, config, stack, print))[name]
+        agent = (await resolve_agents({name: 1}, config, stack))[name]
         rows = [
             {"_ng_task_index": 0, "_ng_rollout_index": index, "responses_create_params": {"input": prompt, **params}}
             for index in range(count)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import ng_rollouts
-from ng_rollouts import Parameters, collect, collect_groups, read_rollouts
+from ng_rollouts import Parameters, collect, collect_groups, read_groups
 from ng_rollouts.config.groups import group_names, group_values
 from ng_rollouts.config.kwargs import config_of
 from ng_rollouts.config.parameters import CollectConfig, HeadServer, Prices
@@ -47,7 +47,7 @@ def test_rows_as_they_complete(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert sorted(rows, key=key) == read_rows(output)
     assert keys_of(output) == [(task, index) for task in range(20) for index in range(3)]
     assert capfd.readouterr() == ("", "")
-    assert [len(group) for group in read_rollouts(output)] == [3] * 20
+    assert [len(group) for group in read_groups(output)] == [3] * 20
 
 
 def test_groups_are_whole_and_in_order(

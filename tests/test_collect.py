@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,19 @@ from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.scheduling.concurrency import FixedLimit
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.scheduling.scheduler import FEWEST_WAITING, ResultSink, schedule
+from ng_rollouts.scheduling.scheduler import MIN_WAITING, schedule
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Failure, Result, Rollout, RolloutKey, RolloutStats
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
+
+
+@dataclass(kw_only=True)
+class Sink:
+    """A result sink of two functions."""
+
+    record: Callable[[Rollout, Result], None]
+    give_up: Callable[[Failure], None]
 
 
 def planned(repeats: list[int]) -> Plan:
@@ -84,7 +93,7 @@ def run(plan: Plan, call: Fake, journal: Journal, parallel: int) -> list[Failure
         failures.append(failure)
         counters.failed += 1
 
-    outlet = ResultSink(record=record, give_up=give_up)
+    outlet = Sink(record=record, give_up=give_up)
     asyncio.run(
         schedule(
             rollouts_of(plan), call, outlet, limit=FixedLimit(parallel), policy=NO_WAIT, counters=counters, stop=Stop(0)
@@ -138,7 +147,7 @@ def test_retries_mix_with_fresh_rollouts(tmp_path: Path) -> None:
 
     plan = planned([50])
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.01)
-    outlet = ResultSink(record=lambda *_: None, give_up=lambda _: None)
+    outlet = Sink(record=lambda *_: None, give_up=lambda _: None)
     asyncio.run(
         schedule(
             rollouts_of(plan),
@@ -165,13 +174,13 @@ def test_waiting_work_is_bounded() -> None:
 
     policy = RetryPolicy(max_attempts=2, jitter=lambda: 0.001)
     given_up: list[Failure] = []
-    outlet = ResultSink(record=lambda *_: None, give_up=given_up.append)
+    outlet = Sink(record=lambda *_: None, give_up=given_up.append)
     plan = planned([500])
     asyncio.run(
         schedule(rollouts_of(plan), call, outlet, limit=FixedLimit(5), policy=policy, counters=counters, stop=Stop(0))
     )
     assert len(given_up) == 500
-    assert 5 < most <= FEWEST_WAITING + 5
+    assert 5 < most <= MIN_WAITING + 5
 
 
 def test_an_outlet_that_fails_ends_the_run() -> None:
@@ -185,7 +194,7 @@ def test_an_outlet_that_fails_ends_the_run() -> None:
             schedule(
                 rollouts_of(planned([100])),
                 Fake({}),
-                ResultSink(record=full, give_up=full),
+                Sink(record=full, give_up=full),
                 limit=FixedLimit(10),
                 policy=NO_WAIT,
                 counters=RunCounters(planned=100),
@@ -230,7 +239,7 @@ def test_an_existing_output_is_moved_aside_unless_told_otherwise(tmp_path: Path,
     paths.failures.write_text("old failures\n")
     (tmp_path / "out_failures.jsonl.1").write_text("older\n")
     with open_new(paths, 1, overwrite=overwrite) as journal:
-        assert journal.moved == (None if overwrite else tmp_path / "out.jsonl.2")
+        assert journal.backup == (None if overwrite else tmp_path / "out.jsonl.2")
     kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path.stat().st_size}
     older = {"out_failures.jsonl.1": "older\n"}
     moved = {"out.jsonl.2": "old\n", "out_failures.jsonl.2": "old failures\n"}
@@ -312,7 +321,7 @@ def test_nothing_is_held_beyond_what_is_in_flight() -> None:
         return Result(line=b"", stats=RolloutStats(scores={}))
 
     counters = RunCounters(planned=total)
-    outlet = ResultSink(record=lambda _, __: None, give_up=lambda _: None)
+    outlet = Sink(record=lambda _, __: None, give_up=lambda _: None)
     asyncio.run(
         schedule(rollouts(), call, outlet, limit=FixedLimit(slots), policy=NO_WAIT, counters=counters, stop=Stop(1))
     )

@@ -174,7 +174,7 @@ def test_an_unknown_certificate_ends_a_run_before_anything_is_sent(tls_port: int
     """Waiting does not make it known."""
 
     async def wait() -> None:
-        await wait_for_servers([LoadBalancer([f"https://127.0.0.1:{tls_port}"])], 60, "auto", print)
+        await wait_for_servers([LoadBalancer([f"https://127.0.0.1:{tls_port}"])], 60, "auto")
 
     with pytest.raises(Unreachable, match="SSL_CERT_FILE"):
         asyncio.run(wait())

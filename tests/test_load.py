@@ -30,5 +30,5 @@ def test_a_busy_client_is_told_from_an_idle_one() -> None:
 def test_what_to_do_is_told_where_something_can_be_done(seconds: float, busy: float, *, told: bool) -> None:
     """Of long runs that the client bounds."""
     load = ClientLoad(seconds=seconds, busy=busy)
-    assert ("split the run" in load.told()) == told
-    assert f"client busy {busy:.0%}" in load.told()
+    assert ("split the run" in load.describe()) == told
+    assert f"client busy {busy:.0%}" in load.describe()

@@ -143,9 +143,9 @@ def test_the_order_of_completion_does_not_matter(groups: list[list[RolloutStats]
         aggregator.record(key, "a", stats)
     aggregator.end()
     batch = aggregate_groups((task, "a", group) for task, group in enumerate(groups))
-    assert flat(aggregator.agents["a"].aggregate.figures()) == pytest.approx(flat(batch["a"].aggregate.figures()))
-    assert flat(aggregator.agents["a"].aggregate.nemo_gym_metrics()) == pytest.approx(
-        flat(batch["a"].aggregate.nemo_gym_metrics())
+    assert flat(aggregator.agents["a"].stats.figures()) == pytest.approx(flat(batch["a"].stats.figures()))
+    assert flat(aggregator.agents["a"].stats.nemo_gym_metrics()) == pytest.approx(
+        flat(batch["a"].stats.nemo_gym_metrics())
     )
     assert aggregator.agents["a"].group_metrics() == batch["a"].group_metrics()
     assert not aggregator._open
@@ -163,11 +163,11 @@ def test_groups_that_cannot_be_whole_are_let_go() -> None:
     """And nothing is kept of them."""
     aggregator = GroupAggregator(lambda _: 2)
     aggregator.record(RolloutKey(0, 0), "a", RolloutStats(scores={"reward": 1.0}))
-    aggregator.lack(RolloutKey(0, 1))
+    aggregator.mark_incomplete(RolloutKey(0, 1))
     aggregator.record(RolloutKey(1, 0), "a", RolloutStats(scores={"reward": 0.0}))
     aggregator.record(RolloutKey(1, 1), "a", RolloutStats(scores={"reward": 1.0}))
     aggregator.end()
-    assert aggregator.agents["a"].aggregate.columns["reward"].mean == 0.5
+    assert aggregator.agents["a"].stats.columns["reward"].mean == 0.5
     assert not aggregator._open
 
 
@@ -177,7 +177,7 @@ def test_a_task_asked_of_two_agents_counts_for_each() -> None:
     for index, (agent, reward) in enumerate([("a", 1.0), ("a", 1.0), ("b", 0.0), ("b", 0.0)]):
         aggregator.record(RolloutKey(0, index), agent, RolloutStats(scores={"reward": reward}))
     aggregator.end()
-    means = {agent: figures.aggregate.columns["reward"].mean for agent, figures in aggregator.agents.items()}
+    means = {agent: figures.stats.columns["reward"].mean for agent, figures in aggregator.agents.items()}
     assert means == {"a": 1.0, "b": 0.0}
 
 

@@ -617,7 +617,7 @@ def simulated(limit: Any, *, admits: int, latency: float, rollouts: int) -> tupl
     in_flight: list[tuple[float, float]] = []
     now, record_success, refused, late_refused, remaining = 0.0, 0, 0, 0, rollouts
     while record_success < rollouts:
-        while len(in_flight) < limit.now and remaining:
+        while len(in_flight) < limit.current and remaining:
             if len(in_flight) >= admits:
                 refused += 1
                 late_refused += record_success > rollouts / 2
@@ -653,17 +653,17 @@ def test_adaptive_parallelism_follows_a_server_that_takes_less() -> None:
     for _ in range(500):
         now += 0.01
         limit.record_success(now)
-    before = limit.now
+    before = limit.current
     refusal = AttemptFailed("http_429", "", status=429)
     for _ in range(50):
         limit.record_failure(refusal, now - 1, now)
-    once = limit.now
+    once = limit.current
     assert 0.5 * before <= once < 0.7 * before
     limit.record_failure(AttemptFailed("http_500", "", status=500), now, now)
     limit.record_success(now)
-    assert limit.now == once
+    assert limit.current == once
     limit.record_failure(refusal, now + 1, now + 1)
-    assert limit.now < 0.7 * once
+    assert limit.current < 0.7 * once
 
 
 def test_slots_are_given_in_order_and_follow_the_limit() -> None:
@@ -682,7 +682,7 @@ def test_slots_are_given_in_order_and_follow_the_limit() -> None:
         waiting = [asyncio.create_task(take(number)) for number in range(4)]
         await asyncio.sleep(0)
         waiting[1].cancel()
-        limit.now = 3
+        limit.current = 3
         slots.release()
         await asyncio.sleep(0)
         assert order == [0, 2, 3]

@@ -387,20 +387,20 @@ def test_breakers() -> None:
     """Alike from the start, or nobody there later on: an end. Failures between successes: none."""
     circuit_breaker = CircuitBreaker("a", 1000)
     for _ in range(19):
-        circuit_breaker.failure("http_500", "")
+        circuit_breaker.record_failure("http_500", "")
     with pytest.raises(StoppedEarly, match="the first 20 rollouts of agent 'a' failed alike"):
-        circuit_breaker.failure("http_500", "")
+        circuit_breaker.record_failure("http_500", "")
     mixed = CircuitBreaker("a", 1000)
     for number in range(200):
-        mixed.failure(f"http_50{number % 2}", "")
+        mixed.record_failure(f"http_50{number % 2}", "")
     later = CircuitBreaker("a", 1000)
-    later.success()
+    later.record_success()
     for _ in range(100):
-        later.failure("http_400", "")
+        later.record_failure("http_400", "")
     for _ in range(9):
-        later.failure("connection_refused", "")
+        later.record_failure("connection_refused", "")
     with pytest.raises(StoppedEarly, match="the last 10 rollouts"):
-        later.failure("connection_refused", "")
+        later.record_failure("connection_refused", "")
     with pytest.raises(StoppedEarly, match="the rollout of agent"):
         CircuitBreaker("a", 1).failure("http_401", "no")
 

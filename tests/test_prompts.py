@@ -55,6 +55,6 @@ def test_a_template_makes_the_input_and_never_replaces_one(tmp_path: Path) -> No
     """A row with a non-empty input is an error; an empty one is filled."""
     recipe = TaskParser(agent_name="a", template=template(tmp_path, "user: '{q}'"))
     for row in (b'{"q": "hi"}', b'{"q": "hi", "responses_create_params": {"input": []}}'):
-        assert recipe.task(row).row["responses_create_params"]["input"] == [{"role": "user", "content": "hi"}]
+        assert recipe.parse(row).row["responses_create_params"]["input"] == [{"role": "user", "content": "hi"}]
     with pytest.raises(InputError, match="already has an input"):
-        recipe.task(b'{"q": "hi", "responses_create_params": {"input": "there"}}')
+        recipe.parse(b'{"q": "hi", "responses_create_params": {"input": "there"}}')

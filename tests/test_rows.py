@@ -148,7 +148,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
         order = list(range(len(rows)))
         random.Random(seed).shuffle(order)
         for position in order:
-            scores.record(position, rows[position])
+            scores.record(position, "a", rows[position])
     averages = scores.averages(lambda: iter(range(len(rows))))
     for name in ("reward", "accuracy", "b"):
         total, count = 0.0, 0
@@ -165,7 +165,7 @@ def test_averages_are_those_of_jq() -> None:
     rewards = [random.Random(5).random() for _ in range(1)] + [random.Random(seed).random() for seed in range(500)]
     scores = ScoreTable(len(rewards))
     for position in reversed(range(len(rewards))):
-        scores.record(position, {"reward": rewards[position]})
+        scores.record(position, "a", {"reward": rewards[position]})
     text = "\n".join(json.dumps({"reward": reward}) for reward in rewards)
     done = subprocess.run(
         ["jq", "-s", "map(.reward) | add/length"], input=text, capture_output=True, text=True, check=True

@@ -45,11 +45,11 @@ def test_shards_share_a_plan(
         for number, index in enumerate(brought)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = TaskFile(path=path, recipe=TaskParser(repeats=repeats))
+    whole = TaskFile(path=path, parser=TaskParser(repeats=repeats))
     expected = {rollout.key: rollout.row for rollout in whole.rollouts(whole.plan())}
     found = {}
     for index in range(count):
-        part = TaskFile(path=path, recipe=TaskParser(repeats=repeats), shard=Shard(index, count))
+        part = TaskFile(path=path, parser=TaskParser(repeats=repeats), shard=Shard(index, count))
         plan = part.plan()
         rollouts = list(part.rollouts(plan))
         assert plan.digest == whole.plan().digest

@@ -18,7 +18,7 @@ from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.types import Rollout
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
-RECIPE = TaskParser(agent_name="a")
+PARSER = TaskParser(agent_name="a")
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -31,8 +31,8 @@ def lines(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def expanded(path: Path, recipe: TaskParser = RECIPE, limit: int | None = None) -> tuple[Plan, list[Rollout]]:
-    file = TaskFile(path=path, recipe=recipe, limit=limit)
+def expanded(path: Path, recipe: TaskParser = PARSER, limit: int | None = None) -> tuple[Plan, list[Rollout]]:
+    file = TaskFile(path=path, parser=recipe, limit=limit)
     plan = file.plan()
     return plan, list(file.rollouts(plan))
 
@@ -93,7 +93,7 @@ def test_all_bad_lines_are_named_by_physical_number(tmp_path: Path) -> None:
         json.dumps(PLAIN).encode(),
     ]
     with pytest.raises(InputError) as error:
-        TaskFile(path=written(tmp_path, b"\n".join(bad)), recipe=RECIPE).plan()
+        TaskFile(path=written(tmp_path, b"\n".join(bad)), parser=PARSER).plan()
     told = str(error.value)
     assert "10 bad lines" in told
     assert [f"line {number}:" in told for number in range(1, 13)] == [True, False, *[True] * 9, False]
@@ -103,7 +103,7 @@ def test_all_bad_lines_are_named_by_physical_number(tmp_path: Path) -> None:
 def test_many_bad_lines_are_told_in_ranges(tmp_path: Path) -> None:
     """Every bad line is named, those with the same reason together."""
     with pytest.raises(InputError) as error:
-        TaskFile(path=written(tmp_path, "x\n" * 70 + json.dumps(PLAIN) + "\nx\n"), recipe=RECIPE).plan()
+        TaskFile(path=written(tmp_path, "x\n" * 70 + json.dumps(PLAIN) + "\nx\n"), parser=PARSER).plan()
     assert "71 bad lines" in str(error.value)
     assert "lines 1-70, 72: not JSON: " in str(error.value)
 
@@ -119,7 +119,7 @@ def test_limit_counts_rows_and_looks_no_further(tmp_path: Path) -> None:
 def test_an_empty_file_is_an_error(tmp_path: Path, text: str) -> None:
     """Nothing to do is not what anyone meant."""
     with pytest.raises(InputError, match="has no rows"):
-        TaskFile(path=written(tmp_path, text), recipe=RECIPE).plan()
+        TaskFile(path=written(tmp_path, text), parser=PARSER).plan()
 
 
 def test_identical_rows_are_tasks_of_their_own(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_identical_rows_are_tasks_of_their_own(tmp_path: Path) -> None:
 
 def test_an_index_by_position_may_not_collide_with_a_brought_one(tmp_path: Path) -> None:
     """Two tasks never share a group by accident."""
-    file = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 1}, PLAIN])), recipe=RECIPE)
+    file = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 1}, PLAIN])), parser=PARSER)
     with pytest.raises(InputError, match="line 2: its task index is its position, 1, which line 1 brings"):
         file.plan()
-    apart = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 9}, PLAIN])), recipe=RECIPE)
+    apart = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 9}, PLAIN])), parser=PARSER)
     assert [key.task_index for key in apart.plan().rollout_keys()] == [9, 1]
 
 
@@ -176,7 +176,7 @@ def test_a_rows_own_agent_wins(tmp_path: Path) -> None:
 def test_a_row_without_an_agent_is_bad(tmp_path: Path) -> None:
     """Neither `agent_name` nor `agent_ref`: the cure is named."""
     with pytest.raises(InputError, match=r"no agent specified: give \+agent_name=NAME"):
-        TaskFile(path=written(tmp_path, lines([PLAIN])), recipe=TaskParser()).plan()
+        TaskFile(path=written(tmp_path, lines([PLAIN])), parser=TaskParser()).plan()
 
 
 def test_repeats_by_agent(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_prompt_id_is_the_rows_own_or_its_index(tmp_path: Path, row: Any, prompt
 def test_a_file_that_changes_under_the_run_is_told(tmp_path: Path) -> None:
     """The second pass notices lines that went away or went bad."""
     path = written(tmp_path, lines([PLAIN, PLAIN]))
-    file = TaskFile(path=path, recipe=RECIPE)
+    file = TaskFile(path=path, parser=PARSER)
     plan = file.plan()
     for text in (lines([PLAIN]), "broken\n"):
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""Collect LLM rollouts by the thousand: in order, whole groups, nothing lost."""
+"""Collect LLM rollouts by the thousand: ordered, complete groups, resumable, no row lost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from ng_rollouts._version import __version__
 
 if TYPE_CHECKING:
-    from ng_rollouts.api import collect, collect_groups, read_rollouts
+    from ng_rollouts.api import collect, collect_groups, read_groups, read_rollouts
     from ng_rollouts.config.kwargs import Parameters
 
-__all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_rollouts"]
+__all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_groups", "read_rollouts"]
 
 
 if not TYPE_CHECKING:  # or every name would be known

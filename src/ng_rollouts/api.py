@@ -1,4 +1,4 @@
-"""The command as a library: rows, or whole groups, while they are collected, with all that the command promises."""
+"""The Python API: collect rows or groups while they complete, and read files of rollouts."""
 
 from __future__ import annotations
 
@@ -25,110 +25,139 @@ from ng_rollouts.types import Json
 
 T = TypeVar("T")
 
-_WAITING = 256
-"""So many rows may wait for their consumer before no more attempts are begun."""
+_MAX_QUEUED = 256
+"""Rows that may wait for the caller before no more attempts start."""
 
 
 class _RowQueue:
-    """Rows on their way to who takes them; the end is None."""
+    """Rows on their way to the caller (a `RowSubscriber`); None marks the end.
 
-    def __init__(self) -> None:
+    Args:
+        drop_task: called for each task of which a rollout failed.
+    """
+
+    def __init__(self, drop_task: Callable[[int], None]) -> None:
+        self.drop_task = drop_task
         self._rows: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._has_capacity = asyncio.Event()
+        self._has_capacity.set()
 
-    def put(self, row: bytes | None) -> None:
-        self._rows.put_nowait(row)
-        if self._rows.qsize() >= _WAITING:
-            self._room.clear()
+    def put(self, line: bytes | None) -> None:
+        """Add a row, as JSON, or the end."""
+        self._rows.put_nowait(line)
+        if self._rows.qsize() >= _MAX_QUEUED:
+            self._has_capacity.clear()
 
-    async def room(self) -> None:
-        await self._room.wait()
+    async def wait_for_capacity(self) -> None:
+        """Wait until the caller has taken enough rows."""
+        await self._has_capacity.wait()
 
-    def open(self) -> None:
-        """Have nobody wait any longer."""
-        self._room.set()
+    def release(self) -> None:
+        """Let everything that waits for capacity continue: no more rows will be taken."""
+        self._has_capacity.set()
 
-    async def take(self) -> bytes | None:
+    async def get(self) -> bytes | None:
+        """Remove and return the next row."""
         row = await self._rows.get()
-        if self._rows.qsize() < _WAITING:
-            self._room.set()
+        if self._rows.qsize() < _MAX_QUEUED:
+            self._has_capacity.set()
         return row
 
 
 async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None]:
-    """Rows as they complete, each already on disk; with `resume_from_cache`, those that were there come first.
+    """Collect rollouts, and yield each row as it completes.
+
+    With `resume_from_cache`, the rows of earlier runs are yielded first.
 
     Args:
-        parameters: those of the command, as keywords; nested ones as dicts, config groups by name.
+        parameters: the parameters of the command as keywords: nested ones as dicts, config groups by name.
 
     Yields:
-        Rows as they are in the output. When it ends by itself, the output is the finished file; when it is left
-        early, it is that of an interrupted run (leave by `contextlib.aclosing`, so that it has ended by then).
+        Rows as they are in the output; each is on disk already. After the last one, the output is the finished file.
+        To stop early, wrap the iterator in `contextlib.aclosing`: the output can then be resumed.
 
     Raises:
-        UsageError: something is wrong that can be known before anything is sent.
-        StoppedEarly: going on was pointless; what was collected is in the output.
-        UploadFailed: what was collected is here, and not where `upload_to` says.
-        RolloutsFailed: more failed than `max_failed_rollouts` allows, if that was given.
-        GateMissed: the averages are below what was asked for.
+        UsageError: something is wrong that can be known before the first request.
+        StoppedEarly: continuing was pointless; everything collected is in the output.
+        UploadFailed: not every file could be copied to `upload_to`.
+        RolloutsFailed: more rollouts failed than `max_failed_rollouts` allows, if that was given.
+        GateMissed: a mean or the coverage is below its minimum.
     """
-    async with _begun(parameters, lambda _: None) as (rows, _), aclosing(rows):
+    async with _running(parameters, lambda _: None) as (rows, _), aclosing(rows):
         async for row in rows:
             yield row
 
 
 async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[list[Json], None]:
-    """Whole groups as they complete, their rows in order: what group-relative methods want.
+    """Collect rollouts, and yield each complete group with its rows in order, as group-relative methods need them.
 
-    Tasks some of whose rollouts failed for good give no group. See `collect`.
+    A task of which a rollout failed yields no group. Parameters and exceptions are those of `collect`.
     """
-    waiting: dict[int, list[Json]] = {}
-    missing: set[int] = set()
+    incomplete: dict[int, list[Json]] = {}
+    dropped: set[int] = set()
 
-    def lose(task_index: int) -> None:
-        missing.add(task_index)
-        waiting.pop(task_index, None)
+    def drop_task(task_index: int) -> None:
+        dropped.add(task_index)
+        incomplete.pop(task_index, None)
 
-    async with _begun(parameters, lose) as (rows, plan), aclosing(rows):
+    async with _running(parameters, drop_task) as (rows, plan), aclosing(rows):
         size = plan.group_size()
         async for row in rows:
             task_index = row["_ng_task_index"]
-            if task_index in missing:
+            if task_index in dropped:
                 continue
-            group = waiting.setdefault(task_index, [])
+            group = incomplete.setdefault(task_index, [])
             group.append(row)
             if len(group) == size(task_index):
-                del waiting[task_index]
+                del incomplete[task_index]
                 yield sorted(group, key=lambda each: each["_ng_rollout_index"])
 
 
+def read_rollouts(path: str | Path) -> Iterator[Json]:
+    """Read the rows of a file of rollouts, group by group, in whatever order the file is.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not a rollout.
+    """
+    for group in read_groups(path):
+        yield from group
+
+
+def read_groups(path: str | Path) -> Iterator[list[Json]]:
+    """Read the groups of a file of rollouts, in whatever order the file is.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not a rollout.
+    """
+    return row_groups(Path(path))
+
+
 @asynccontextmanager
-async def _begun(
-    parameters: Parameters, lose: Callable[[int], None]
+async def _running(
+    parameters: Parameters, drop_task: Callable[[int], None]
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
-    """A run that goes on while the block does: its rows, and its plan. It has ended when the block is left."""
-    with _masked():
+    """A run in the background: its rows, and its plan. It has ended when the block is left."""
+    with _redacted_errors():
         config = config_of(parameters)
-        queue = _RowQueue()
-        consumer = Consumer(stop=Stop(config.drain_s), take=queue.put, lose=lose, room=queue.room)
+        queue = _RowQueue(drop_task)
+        consumer = Consumer(stop=Stop(config.drain_s), rows=queue)
         with ExitStack() as stack:
-            with quietly():  # as what is begun within it stays
+            with quietly():  # the task copies the context, so it stays quiet
                 check_integrations(config.export)
-                ready = stack.enter_context(await _entered(prepare(config)))
-                running = asyncio.create_task(Run(config, ready, consumer=consumer).collect())
+                prepared = stack.enter_context(await _enter_in_thread(prepare(config)))
+                running = asyncio.create_task(Run(config, prepared, consumer=consumer).collect())
             running.add_done_callback(lambda _: queue.put(None))
             try:
-                yield _rows(queue, running, config if "max_failed_rollouts" in parameters else None), ready.plan
+                yield _rows(queue, running, config if "max_failed_rollouts" in parameters else None), prepared.plan
             finally:
-                consumer.stop.asked.set()
+                consumer.stop.requested.set()
                 consumer.stop.at_once.set()
-                queue.open()
+                queue.release()
                 await _end(running, consumer)
 
 
-async def _entered(context: AbstractContextManager[T]) -> AbstractContextManager[T]:
-    """A context that has been entered, in a thread: inputs may be long, far away, or not there yet."""
+async def _enter_in_thread(context: AbstractContextManager[T]) -> AbstractContextManager[T]:
+    """Enter a context in a thread, because inputs may be long, remote or not written yet."""
     entered = await run_in_thread(context.__enter__)
 
     @contextmanager
@@ -142,7 +171,7 @@ async def _entered(context: AbstractContextManager[T]) -> AbstractContextManager
 
 
 async def _end(running: asyncio.Task[int], consumer: Consumer) -> None:
-    """Have a run end, properly if it has begun; whoever cancels that has it end at once."""
+    """Wait for a run to end. It is cancelled if it has not begun, or if this task is cancelled."""
     if not consumer.began.is_set():
         running.cancel()
     try:
@@ -153,12 +182,12 @@ async def _end(running: asyncio.Task[int], consumer: Consumer) -> None:
         raise
     finally:
         if running.done() and not running.cancelled():
-            running.exception()  # what ended a run that was left early is of no concern to who left it
+            running.exception()  # retrieved, so that asyncio does not report it: the caller has left early
 
 
 @contextmanager
-def _masked() -> Iterator[None]:
-    """Errors without the secrets that addresses may hold."""
+def _redacted_errors() -> Iterator[None]:
+    """Mask secrets of addresses in the messages of exceptions."""
     try:
         yield
     except NgRolloutsError as error:
@@ -169,16 +198,12 @@ def _masked() -> Iterator[None]:
 async def _rows(
     queue: _RowQueue, running: asyncio.Task[int], strict: CollectConfig | None
 ) -> AsyncGenerator[Json, None]:
-    while (row := await queue.take()) is not None:
+    """The rows of a run.
+
+    Args:
+        strict: the configuration, if more failures than it allows raise an exception.
+    """
+    while (row := await queue.get()) is not None:
         yield loads(row)
     if await running and strict:
         raise RolloutsFailed(f"more rollouts failed than max_failed_rollouts={strict.max_failed_rollouts} allows")
-
-
-def read_rollouts(path: str | Path) -> Iterator[list[Json]]:
-    """The groups of a file of rollouts, one at a time, whatever order it is in.
-
-    Raises:
-        InputError: it cannot be read, or a line is no rollout.
-    """
-    return row_groups(Path(path))

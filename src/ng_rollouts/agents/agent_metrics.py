@@ -11,7 +11,7 @@ from typing import IO
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.remote_agent import usage_of
-from ng_rollouts.console import Log
+from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits
 from ng_rollouts.http.json_reply import json_object
@@ -30,7 +30,7 @@ def metrics_urls(agents: Mapping[str, Agent]) -> dict[str, str]:
     return {name: url for name, agent in agents.items() if (url := agent.aggregate_metrics_url)}
 
 
-async def agent_side_metrics(urls: Mapping[str, str], output: Path, log: Log) -> dict[str, Json]:
+async def agent_side_metrics(urls: Mapping[str, str], output: Path) -> dict[str, Json]:
     """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
 
     The bodies are sent from disk: they are as long as the output.
@@ -48,13 +48,13 @@ async def agent_side_metrics(urls: Mapping[str, str], output: Path, log: Log) ->
             f"waiting for the metrics of {', '.join(urls)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
         )
         try:
-            replies = await asyncio.gather(*(_ask(name, url, bodies[name], log) for name, url in urls.items()))
+            replies = await asyncio.gather(*(_ask(name, url, bodies[name]) for name, url in urls.items()))
         finally:
             telling.cancel()
     return {name: reply for name, reply in zip(urls, replies, strict=True) if reply is not None}
 
 
-async def _ask(name: str, url: str, body: IO[bytes], log: Log) -> Json | None:
+async def _ask(name: str, url: str, body: IO[bytes]) -> Json | None:
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415 - few runs need it
 
     length = body.tell()

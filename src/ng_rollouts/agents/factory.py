@@ -15,7 +15,6 @@ from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.urls import addresses
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
 from ng_rollouts.config.validation import check_sampling
-from ng_rollouts.console import Log
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -35,9 +34,7 @@ EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """Agents that come with this package and run within the process."""
 
 
-async def resolve_agents(
-    names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack, log: Log
-) -> dict[str, Agent]:
+async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack) -> dict[str, Agent]:
     """The agents that answer for these names, all there; their connections are closed with the stack.
 
     Args:
@@ -74,9 +71,9 @@ async def resolve_agents(
     servers = [agent for name, agent in found.items() if agent.is_remote and name not in EXAMPLE_AGENTS]
     load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
     load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(maker.resources)]
-    await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine, log)
+    await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine)
     for model_server in maker.model_servers:
-        await model_server.resolve_model(config.wait_for_agent_s, log)
+        await model_server.resolve_model(config.wait_for_agent_s)
     return found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from ng_rollouts.console import Log
+from ng_rollouts.console import log
 from ng_rollouts.errors import UNREACHABLE, AttemptFailed, FailureClass, Unreachable
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
@@ -16,7 +16,7 @@ _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
 """Being there is what counts: an answer is not waited for."""
 
 
-async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: float, engine: str, log: Log) -> None:
+async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: float, engine: str) -> None:
     """Wait until a server of each pool accepts a request; whatever it answers, it is there.
 
     The others of a pool are left alone until they are tried again.
@@ -27,10 +27,10 @@ async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: floa
     async with open_http(_LIMITS, engine) as http:
         deadline = time.monotonic() + seconds
         for load_balancer in load_balancers:
-            await _wait_for(load_balancer, deadline, http, log)
+            await _wait_for(load_balancer, deadline, http)
 
 
-async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http, log: Log) -> None:
+async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http) -> None:
     told = False
     while len(absent := await _absent(load_balancer, http)) == len(load_balancer.endpoints):
         left = deadline - time.monotonic()
@@ -50,7 +50,7 @@ async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http, lo
 
 
 def _shown(address: Endpoint) -> str:
-    return address.shown.removesuffix("/run")
+    return address.display_url.removesuffix("/run")
 
 
 async def _absent(load_balancer: LoadBalancer, http: Http) -> dict[Endpoint, AttemptFailed]:

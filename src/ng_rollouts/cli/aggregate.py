@@ -79,7 +79,7 @@ def run(config: AggregationConfig) -> int:
 
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:
     """Rename an existing output and its side files, unless they may be replaced."""
-    if paths.there and not config.overwrite:
+    if paths.existing and not config.overwrite:
         backup = back_up_output(paths)
         log(f"{backup.with_suffix('')} exists: renamed to {backup}, with its side files")
 

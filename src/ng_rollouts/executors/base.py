@@ -8,7 +8,6 @@ from typing import Protocol
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import Log
 from ng_rollouts.types import Result, Rollout
 
 
@@ -28,13 +27,13 @@ class Executor(Protocol):
         """So many it has room for; None if there is no bound."""
         ...
 
-    def told(self) -> Iterable[str]:
+    def summary_lines(self) -> Iterable[str]:
         """What there is to tell of it at the end."""
         ...
 
 
 def open_executor(
-    config: CollectConfig, agents: Mapping[str, Agent], rows: Mapping[str, int], log: Log
+    config: CollectConfig, agents: Mapping[str, Agent], rows: Mapping[str, int]
 ) -> AbstractAsyncContextManager[Executor]:
     """The executor that the config asks for.
 
@@ -45,7 +44,7 @@ def open_executor(
     if config.executor.get("kind") == "ray":
         from ng_rollouts.executors.ray import RayExecutor  # noqa: PLC0415 - an extra
 
-        return RayExecutor(config, rows, log)
+        return RayExecutor(config, rows)
     from ng_rollouts.executors.local import LocalExecutor  # noqa: PLC0415
 
     return nullcontext(LocalExecutor(config, agents))

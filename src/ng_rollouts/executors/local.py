@@ -22,7 +22,7 @@ class LocalExecutor:
 
     max_concurrency = None
 
-    def told(self) -> Iterable[str]:
+    def summary_lines(self) -> Iterable[str]:
         """Nothing beside what is told of agents."""
         return ()
 

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import Log
+from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, StoppedEarly, Unreachable
 from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
 from ng_rollouts.types import Result, Rollout
@@ -93,10 +93,9 @@ class RayExecutor:
         Unreachable: there is no such cluster, or no actor could be started.
     """
 
-    def __init__(self, config: CollectConfig, rows: Mapping[str, int], log: Log) -> None:
+    def __init__(self, config: CollectConfig, rows: Mapping[str, int]) -> None:
         self._config = config
         self._rows = dict(rows)
-        self._log_lines = log
         self._options = config.executor
         self._actors: list[_Actor] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +122,7 @@ class RayExecutor:
         there = (
             f"{len(self._actors)} actors" if len(self._actors) == wanted else f"{len(self._actors)} of {wanted} actors"
         )
-        self._log_lines(f"Ray: {there} on {nodes} nodes")
+        log(f"Ray: {there} on {nodes} nodes")
         return self
 
     async def _those_that_come(self, wanted: int) -> list[_Actor]:
@@ -157,7 +156,7 @@ class RayExecutor:
         """What all actors together have room for."""
         return len(self._actors) * int(self._options["max_in_flight_per_actor"])
 
-    def told(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         """What was lost."""
         if self._lost_actors:
             yield f"Ray: {self._lost_actors} actors were lost, {self._asked_again} attempts they held were made again"

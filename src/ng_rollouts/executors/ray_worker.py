@@ -57,7 +57,7 @@ class RayWorker:
             workers: how many there are, which share what is allowed a minute.
         """
         self._config = share_of(self._config, process_pool)
-        agents = await resolve_agents(self._rows, self._config, self._stack, lambda _: None)
+        agents = await resolve_agents(self._rows, self._config, self._stack)
         self._executor = LocalExecutor(self._config, agents)
 
     async def submit(self, calls: Sequence[AttemptRequest]) -> None:

@@ -59,7 +59,7 @@ class Endpoint:
     _retry_after_until: float = 0.0
 
     @property
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """As it may be shown."""
         return without_credentials(self.url)
 
@@ -121,7 +121,7 @@ class LoadBalancer:
         """The addresses that are being left alone."""
         several = len(self.endpoints) > 1
         return [
-            endpoint.shown
+            endpoint.display_url
             for endpoint in self.endpoints
             if endpoint.retry_after_left or (several and endpoint.is_cooling_down)
         ]

@@ -32,7 +32,7 @@ class TaskFile:
     """The input: a file of tasks and the recipe that reads it."""
 
     path: Path
-    recipe: TaskParser
+    parser: TaskParser
     limit: int | None = None
     shown_as: str = ""
     shard: Shard | None = None
@@ -63,13 +63,13 @@ class TaskFile:
             if not self._has(plan.input_rows - 1, line):
                 continue
             try:
-                task = self.recipe.task(line)
+                task = self.parser.parse(line)
             except InputError as error:
                 bad.append((number, str(error)))
                 continue
             kinds.add(task.index is None)
             plan.add(task, plan.input_rows - 1)
-            plan.repeated_alike += task.repeats > 1 and self.recipe.is_deterministic(task)
+            plan.repeated_alike += task.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())
@@ -119,7 +119,7 @@ class TaskFile:
 
     def _colliding_indices(self) -> Iterator[tuple[int, str]]:
         """Rows that are given, by their position, a task index that another row brings."""
-        rows = [(number, self.recipe.task(line).index) for number, line in self._lines()]
+        rows = [(number, self.parser.parse(line).index) for number, line in self._lines()]
         brought = {index: number for number, index in rows if index is not None}
         for position, (number, index) in enumerate(rows):
             if index is None and position in brought:
@@ -128,13 +128,13 @@ class TaskFile:
 
     def _task_again(self, number: int, line: bytes) -> Task:
         try:
-            return self.recipe.task(line)
+            return self.parser.parse(line)
         except InputError as error:
             message = f"input_jsonl_fpath {self.name} changed while it was being read: line {number}: {error}"
             raise InputError(message) from error
 
     def _seed(self, row: Json, key: RolloutKey) -> int | None:
-        if not self.recipe.add_seed:
+        if not self.parser.add_seed:
             return None
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
 

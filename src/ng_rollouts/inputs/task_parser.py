@@ -52,7 +52,7 @@ class TaskParser:
     add_seed: bool = False
     template: Template | None = None
 
-    def task(self, line: bytes) -> Task:
+    def parse(self, line: bytes) -> Task:
         """Read one line of the input.
 
         Raises:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ng_rollouts.config.validation import INTEGRATIONS
+from ng_rollouts.console import log
 from ng_rollouts.errors import require_extra
 from ng_rollouts.redaction import redact
 
@@ -31,7 +32,7 @@ def check_integrations(names: Sequence[str]) -> None:
         require_extra(INTEGRATIONS[name], name, f"export={name}")
 
 
-async def export(names: Sequence[str], output: Path, project: str, log: Callable[[str], None]) -> bool:
+async def run_integrations(names: Sequence[str], output: Path, project: str) -> None:
     """Hand a finished run on to each of these, and tell what became of it; true at the end of all."""
     for name in names:
         arguments = ["-m", "ng_rollouts.integrations", name, str(output), project]
@@ -58,4 +59,3 @@ async def export(names: Sequence[str], output: Path, project: str, log: Callable
                 with suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
-    return True

@@ -40,7 +40,7 @@ class Tracked:
             figures |= {f"{agent}/{key}": value for key, value in _numbers(entry["agent_metrics"])}
             figures |= {f"key_metrics/{agent}/{key}": value for key, value in _numbers(entry["key_metrics"])}
         parameters = {**manifest, "command": summary.get("command"), "versions": summary.get("versions")}
-        files = paths.there
+        files = paths.existing
         return cls(name=paths.output.stem, parameters=parameters, figures=figures, files=files)
 
 

@@ -21,12 +21,12 @@ class AgentMetrics:
         groups: its tasks by index; emptied once there are too many to tell.
     """
 
-    aggregate: AgentStats = field(default_factory=AgentStats)
+    stats: AgentStats = field(default_factory=AgentStats)
     groups: dict[int, list[RolloutStats]] = field(default_factory=dict)
     groups_left_out: bool = False
 
     def add(self, task_index: int, group: list[RolloutStats]) -> None:
-        self.aggregate.add(group)
+        self.stats.add(group)
         if self.groups_left_out:
             return
         self.groups[task_index] = group
@@ -66,7 +66,7 @@ class GroupAggregator:
         if len(group) == self.group_size(key.task_index):
             self._close(key.task_index)
 
-    def lack(self, key: RolloutKey) -> None:
+    def mark_incomplete(self, key: RolloutKey) -> None:
         """A rollout failed for good, so that its group will not be whole."""
         if not self.keep_incomplete:
             self._open.pop(key.task_index, None)
@@ -77,7 +77,7 @@ class GroupAggregator:
         for task_index in list(self._open) if self.keep_incomplete else ():
             self._close(task_index)
         for aggregator in self.agents.values():
-            aggregator.aggregate.end()
+            aggregator.stats.end()
 
     def _close(self, task_index: int) -> None:
         group = self._open.pop(task_index)
@@ -97,5 +97,5 @@ def aggregate_groups(groups: Iterable[tuple[int, str, list[RolloutStats]]]) -> d
     for task_index, agent, group in groups:
         agents.setdefault(agent, AgentMetrics()).add(task_index, group)
     for aggregator in agents.values():
-        aggregator.aggregate.end()
+        aggregator.stats.end()
     return agents

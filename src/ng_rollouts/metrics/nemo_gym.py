@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.group_aggregator import AgentMetrics
-from ng_rollouts.metrics.result_rows import numbers
-from ng_rollouts.metrics.score_table import reward_first
-from ng_rollouts.types import Json, agent_of
+from ng_rollouts.types import Json
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _NONE: Mapping[str, Json] = MappingProxyType({})
@@ -30,30 +26,15 @@ def aggregate_metrics(
     return [
         {
             "agent_ref": {"name": name},
-            "agent_metrics": (metrics := aggregator.aggregate.nemo_gym_metrics()),
+            "agent_metrics": (metrics := aggregator.stats.nemo_gym_metrics()),
             "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
             "group_level_metrics": aggregator.group_metrics(),
             "group_level_metrics_left_out": aggregator.groups_left_out,
-            "statistics": {**aggregator.aggregate.figures(), **of_command.get(name, {})},
+            "statistics": {**aggregator.stats.figures(), **of_command.get(name, {})},
             **of_agents.get(name, {}),
         }
         for name, aggregator in agents.items()
     ]
-
-
-def averages_by_agent(output: Path) -> dict[str, Json]:
-    """The means of each agent's scores in a finished file, summed in its order, as jq sums them."""
-    sums: dict[str, dict[str, list[float]]] = {}
-    with output.open("rb") as lines:
-        for row in map(loads, lines):
-            of_agent = sums.setdefault(agent_of(row), {})
-            for name, value in numbers(row).items():
-                known = of_agent.setdefault(name, [0.0, 0])
-                known[0] += value
-                known[1] += 1
-    return {
-        agent: {name: found[name][0] / found[name][1] for name in reward_first(found)} for agent, found in sums.items()
-    }
 
 
 def format_histogram(aggregate: AgentStats, name: str = "reward") -> str | None:

@@ -10,8 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ng_rollouts.types import Json
-
 Positions = Callable[[], Iterator[int]]
 """Hands out the positions to average over, in order, as often as asked."""
 
@@ -67,27 +65,48 @@ class ScoreColumn:
 
 
 class ScoreTable:
-    """The scores of all rollouts, by name and position."""
+    """The scores of all rollouts, by name and position, and which agent gave them.
+
+    Args:
+        rollouts: how many are planned.
+    """
 
     def __init__(self, rollouts: int) -> None:
         self._rollouts = rollouts
         self._columns: dict[str, ScoreColumn] = {}
+        self._agents: dict[str, int] = {}
+        self._names_of: dict[str, set[str]] = {}
+        self._agent_at: array[int] | None = None  # of every position, once there are two agents
 
     @property
     def names(self) -> list[str]:
-        """The scores there are: `reward` and `accuracy` first, then as they were first seen."""
+        """All scores: `reward` and `accuracy` first, then in the order in which they were first recorded."""
         return reward_first(self._columns)
 
-    def record(self, position: int, scores: dict[str, float]) -> None:
-        """Keep the scores of one rollout."""
+    def names_of(self, agent: str) -> set[str]:
+        """The scores that an agent has given; empty before its first row."""
+        return self._names_of.get(agent, set())
+
+    def record(self, position: int, agent: str, scores: dict[str, float]) -> None:
+        """Store the scores of one rollout."""
+        self._record_agent(position, agent)
+        self._names_of[agent].update(scores)
         for name, value in scores.items():
             if name not in self._columns:
                 self._columns[name] = ScoreColumn(self._rollouts)
             self._columns[name].record(position, value)
 
-    def averages(self, positions: Positions) -> Json:
+    def averages(self, positions: Positions) -> dict[str, float]:
         """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
         return {name: total / count for name, (total, count) in self.sums(positions).items()}
+
+    def averages_by_agent(self, positions: Positions) -> dict[str, dict[str, float]]:
+        """The same for each agent; agents in the order of their first position."""
+        if self._agent_at is None:
+            return {agent: self.averages(positions) for agent in self._agents if any(True for _ in positions())}
+        agents, agent_at = list(self._agents), self._agent_at
+        numbers = dict.fromkeys(agent_at[position] for position in positions())
+        return {agents[number]: self.averages(_only(positions, agent_at, number)) for number in numbers}
 
     def sums(self, positions: Positions) -> Sums:
         """The sum of each score over the positions that have it, and how many those are."""
@@ -100,6 +119,19 @@ class ScoreTable:
             if count:
                 found[name] = total, count
         return found
+
+    def _record_agent(self, position: int, agent: str) -> None:
+        if agent not in self._agents:
+            self._agents[agent] = len(self._agents)
+            self._names_of[agent] = set()
+            if len(self._agents) == 2:
+                self._agent_at = array("i", [0]) * self._rollouts
+        if self._agent_at is not None:
+            self._agent_at[position] = self._agents[agent]
+
+
+def _only(positions: Positions, agent_at: array[int], number: int) -> Positions:
+    return lambda: (position for position in positions() if agent_at[position] == number)
 
 
 def reward_first(names: Iterable[str]) -> list[str]:

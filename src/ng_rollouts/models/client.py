@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
+from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
@@ -126,7 +126,7 @@ class ModelClient:
         body = to_chat_request(given) if api == CHAT else _responses_request(given)
         return Request(PATHS[api], self._headers, {**body, **extra})
 
-    async def resolve_model(self, seconds: float, log: Callable[[str], None]) -> None:
+    async def resolve_model(self, seconds: float) -> None:
         """Make sure that a server is there, takes the key, and has the model; a lone model needs no name.
 
         Of several servers one will do: the others are left alone until they are tried again.
@@ -138,24 +138,26 @@ class ModelClient:
         deadline = time.monotonic() + seconds
         while not (replies := await self._listings()):
             if time.monotonic() >= deadline or self._failure.failure_class == FailureClass.CERTIFICATE:
-                shown = ", ".join(address.shown for address in self.load_balancer.endpoints)
+                shown = ", ".join(address.display_url for address in self.load_balancer.endpoints)
                 told = f"{shown} cannot be reached ({self._failure.failure_class}: {self._failure.message})"
                 cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
                 raise Unreachable(f"the model server at {told}: {cure}") from self._failure
             await asyncio.sleep(min(_ASK_EVERY_S, max(0.0, deadline - time.monotonic())))
         for address in self.load_balancer.endpoints:
             if address not in replies:
-                log(f"warning: the model server at {address.shown} does not answer: it is tried again now and then")
+                log(
+                    f"warning: the model server at {address.display_url} does not answer: it is tried again now and then"
+                )
         for address, reply in replies.items():
             if reply.status in (401, 403):
-                message = f"the model server at {address.shown} refuses the credentials (HTTP {reply.status})"
+                message = f"the model server at {address.display_url} refuses the credentials (HTTP {reply.status})"
                 raise Unreachable(f"{message}: check policy_api_key")
         address, reply = next(iter(replies.items()))
         names = _models(reply)
         if self.model is None:
-            self.model = _only_model(names, address.shown)
+            self.model = _only_model(names, address.display_url)
         elif names and self.model not in names:
-            log(f"warning: {address.shown} lists no model {self.model!r}, but {', '.join(names[:20])}")
+            log(f"warning: {address.display_url} lists no model {self.model!r}, but {', '.join(names[:20])}")
 
     async def _listings(self) -> dict[Endpoint, Reply]:
         """What each server that is there says of its models."""

@@ -62,7 +62,7 @@ class Journal:
         others: files that have the output's name packed, and are not what it was unpacked from.
 
     Attributes:
-        moved: where an output that was there has gone, if it was moved aside.
+        backup: the new name of an output that existed, if it was renamed.
         count: rollouts that are written.
         unreadable: lines that were found and could not be read.
     """
@@ -76,7 +76,7 @@ class Journal:
         is_decompressed_copy: bool = False,
         others: Sequence[Path] = (),
     ) -> None:
-        self.moved: Path | None = None
+        self.backup: Path | None = None
         self.count = 0
         self.unreadable = 0
         self._fd = fd

@@ -25,19 +25,19 @@ def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
     with _as_output_error(paths.output):
         paths.output.parent.mkdir(parents=True, exist_ok=True)
         fd = lock(paths.output)
-        moved = None
+        backup = None
         if any(has_content(path) for path in paths.all):
             try:
                 if overwrite:
                     remove(paths)
                 else:
-                    moved = back_up_output(paths)
+                    backup = back_up_output(paths)
                 new = lock(paths.output)
             finally:
                 os.close(fd)
             fd = new
         journal = Journal(fd, paths, rollouts)
-        journal.moved = moved
+        journal.backup = backup
         return journal
 
 

@@ -23,16 +23,16 @@ class OutputPaths:
 
     Attributes:
         output: the journal while a run goes on, and the finished file, unless that is packed.
-        packed: what the finished file is packed into, if its name asks for it.
+        compressed: what the finished file is packed into, if its name asks for it.
     """
 
     output: Path
-    packed: Path | None = None
+    compressed: Path | None = None
 
     @property
     def finished(self) -> Path:
         """The finished file."""
-        return self.packed or self.output
+        return self.compressed or self.output
 
     @property
     def names(self) -> tuple[Path, ...]:
@@ -42,37 +42,37 @@ class OutputPaths:
     @property
     def failures(self) -> Path:
         """Rollouts that failed, one a line."""
-        return self.beside("_failures.jsonl")
+        return self.side_file("_failures.jsonl")
 
     @property
     def incomplete(self) -> Path:
         """Rollouts whose group is not complete, one a line."""
-        return self.beside("_incomplete.jsonl")
+        return self.side_file("_incomplete.jsonl")
 
     @property
     def manifest(self) -> Path:
         """What the output was collected for."""
-        return self.beside("_manifest.json")
+        return self.side_file("_manifest.json")
 
     @property
     def aggregate_metrics(self) -> Path:
         """Figures by agent, as NeMo Gym writes them, and more."""
-        return self.beside("_aggregate_metrics.json")
+        return self.side_file("_aggregate_metrics.json")
 
     @property
     def summary(self) -> Path:
         """What became of the run."""
-        return self.beside("_summary.json")
+        return self.side_file("_summary.json")
 
     @property
     def status(self) -> Path:
         """How far a run is, while it runs."""
-        return self.beside("_status.json")
+        return self.side_file("_status.json")
 
     @property
     def materialized_inputs(self) -> Path:
         """The planned rows, as NeMo Gym's collector writes them."""
-        return self.beside("_materialized_inputs.jsonl")
+        return self.side_file("_materialized_inputs.jsonl")
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -81,7 +81,7 @@ class OutputPaths:
         return (*self.names, *beside, self.materialized_inputs)
 
     @property
-    def there(self) -> list[Path]:
+    def existing(self) -> list[Path]:
         """Those of them that are there; an empty output beside a packed one is but its lock."""
         packed = any(path.exists() for path in self.names[1:])
         return [
@@ -90,7 +90,7 @@ class OutputPaths:
             if path.exists() and not (path == self.output and packed and not has_content(path))
         ]
 
-    def beside(self, ending: str) -> Path:
+    def side_file(self, ending: str) -> Path:
         """A file that has the output's name, but for its ending."""
         return self.output.with_name(base_name(self.output) + ending)
 
@@ -152,7 +152,7 @@ def back_up_output(paths: OutputPaths) -> Path:
     Returns:
         Where the first of them went.
     """
-    moved = paths.there
+    moved = paths.existing
     for number in itertools.count(1):
         targets = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
         if not any(target.exists() for target in targets.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,20 @@ class PriorFailures:
 
     Attributes:
         attempts: attempts that failed, by key, of rollouts that are to be tried again.
-        left: positions of failed rollouts that are not to be tried again.
+        not_retried: positions of failed rollouts that are not to be tried again.
         terminal: how many of these no run should try again.
     """
 
     attempts: dict[RolloutKey, int] = field(default_factory=dict)
-    left: set[int] = field(default_factory=set)
+    not_retried: set[int] = field(default_factory=set)
     terminal: int = 0
 
 
 Record = Callable[[int, RolloutKey, Json], None]
-"""Position, key and row of a rollout that is there."""
+"""Takes position, key and row of a rollout that is in the output."""
+
+Locate = Callable[[RolloutKey], int | None]
+"""Gives the position of a key; None if it is not planned."""
 
 _DECIDING = ("policy_model_name", "verifier", "tools", "max_steps", "_target_")
 _NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
@@ -48,7 +51,7 @@ _NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
 
 def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
     """The fingerprint of what is asked for now."""
-    template = tasks.recipe.template
+    template = tasks.parser.template
     return Manifest(
         rows=plan.rows,
         rows_digest=plan.digest,
@@ -115,51 +118,64 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
         raise OutputError(f"{paths.output} was collected for something else: {listed}: {cure}")
 
 
-def read_back(
-    journal: Journal, plan: Plan, record: Record, known: Manifest | None, tasks: TaskFile, materialized_inputs: Path
-) -> None:
-    """Take over the rows that are there.
+def read_back(journal: Journal, locate: Locate, record: Record) -> None:
+    """Read the rows of an existing output into the journal.
 
     Args:
-        planned_rows: what NeMo Gym's collector was to send, if it wrote the output.
-        record: is told of each, once.
-        known: the manifest of the output. Without one, each row is compared with the input.
+        locate: the position of a key; None if it is not planned.
+        record: called once for each row.
 
     Raises:
-        OutputError: a row is not planned, or asks something else than the input does.
+        OutputError: a row is not planned.
     """
-    locate = plan.locator()
 
     def position_of(row: Json) -> int | None:
         key = key_of(row)
         position = None if key is None else locate(key)
         if key is None or position is None:
-            what = "a row without _ng_task_index and _ng_rollout_index" if key is None else f"a row for {_named(key)}"
-            raise OutputError(f"the output to go on with has {what}, which this input does not plan")
+            what = "a row without _ng_task_index and _ng_rollout_index" if key is None else _named(key)
+            raise OutputError(f"cannot resume: the output has {what}, which this input does not contain")
         if not journal.has(position):
             record(position, key, row)
         return position
 
     journal.read_back(position_of)
-    if known is None:
-        _check_rows(journal, plan, tasks, _planned_params(materialized_inputs))
 
 
-def prior_failures(failures: FailuresFile, plan: Plan, journal: Journal, *, retry: bool) -> PriorFailures:
-    """What failed in earlier sessions: to be tried again, or left as it is and counted as failed."""
-    locate = plan.locator()
-    earlier = PriorFailures()
+def prior_failures(failures: FailuresFile, locate: Locate, journal: Journal, *, retry: bool) -> PriorFailures:
+    """What failed in earlier commands, split into what is retried and what stays failed."""
+    prior = PriorFailures()
     for key, failure in failures.read_back().items():
         position = locate(key)
         if position is None or journal.has(position):
             continue
         if retry and not failure.terminal:
-            earlier.attempts[key] = failure.attempts
+            prior.attempts[key] = failure.attempts
         else:
-            earlier.left.add(position)
-            earlier.terminal += failure.terminal
+            prior.not_retried.add(position)
+            prior.terminal += failure.terminal
             failures.count(failure.failure_class, failure.agent)
-    return earlier
+    return prior
+
+
+def check_rows(journal: Journal, plan: Plan, tasks: TaskFile, materialized_inputs: Path) -> None:
+    """Compare each row of an output without a manifest with the task that it answers.
+
+    Args:
+        materialized_inputs: what NeMo Gym's collector planned to send, if it wrote the output: better known than rows.
+
+    Raises:
+        OutputError: a row answers another prompt, or was sampled with other parameters.
+    """
+    planned = _planned_params(materialized_inputs)
+    rollouts = tasks.rollouts(plan)
+    for position, row in journal.rows():
+        rollout = next(rollout for rollout in rollouts if rollout.position == position)
+        difference = _difference(row, rollout, planned.get(rollout.key))
+        if difference:
+            raise OutputError(
+                f"cannot resume: the output was collected for something else: {_named(rollout.key)} {difference}"
+            )
 
 
 def _planned_params(path: Path) -> dict[RolloutKey, Json]:
@@ -177,24 +193,6 @@ def _told(params: Json, names: Iterable[str]) -> Json:
     if "seed" in told:
         told["seed"] = seed_of(params)
     return told
-
-
-def _check_rows(journal: Journal, plan: Plan, tasks: TaskFile, planned: Mapping[RolloutKey, Json]) -> None:
-    """Compare each row that is there with the task it is to be an answer to.
-
-    Args:
-        planned: parameters that are known by something better than the row itself.
-
-    Raises:
-        OutputError: one asks something else, or asks it otherwise.
-    """
-    rollouts = tasks.rollouts(plan)
-    for position, row in journal.rows():
-        rollout = next(rollout for rollout in rollouts if rollout.position == position)
-        difference = _difference(row, rollout, planned.get(rollout.key))
-        if difference:
-            message = f"its row for {_named(rollout.key)} {difference}"
-            raise OutputError(f"the output to go on with was collected for something else: {message}")
 
 
 def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None:

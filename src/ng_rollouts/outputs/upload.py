@@ -41,7 +41,7 @@ class Upload:
             OutputError: it cannot.
         """
         try:
-            await self._in_thread(lambda: self.folder.probe(self.paths.beside("_upload_probe").name))
+            await self._in_thread(lambda: self.folder.probe(self.paths.side_file("_upload_probe").name))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
@@ -60,7 +60,7 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
-    async def claim(self, *, resumed: bool, overwrite: bool) -> str | None:
+    async def claim(self, *, is_resumed: bool, overwrite: bool) -> str | None:
         """Make the place this run's, before anything is sent: what is there from now on is of it.
 
         Args:
@@ -74,7 +74,7 @@ class Upload:
             OutputError: it cannot be written.
         """
         try:
-            return await self._in_thread(lambda: self._claim(resumed=resumed, overwrite=overwrite))
+            return await self._in_thread(lambda: self._claim(is_resumed=is_resumed, overwrite=overwrite))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
@@ -109,8 +109,8 @@ class Upload:
     def _there(self) -> list[str]:
         return [path.name for path in self.paths.all if self.folder.has(path.name)]
 
-    def _claim(self, *, resumed: bool, overwrite: bool) -> str | None:
-        there = [] if resumed else self._there()
+    def _claim(self, *, is_resumed: bool, overwrite: bool) -> str | None:
+        there = [] if is_resumed else self._there()
         moved = self._moved_aside(there) if there and not overwrite else None
         if overwrite:
             for name in there:
@@ -176,7 +176,7 @@ class Upload:
 
     def _copy(self, besides: Iterable[Path]) -> int:
         """The summary last: where it is, all is."""
-        there = [*self.paths.there, *(path for path in besides if path.exists())]
+        there = [*self.paths.existing, *(path for path in besides if path.exists())]
         there.sort(key=lambda path: path == self.paths.summary)
         for path in there:
             self._put(path)

@@ -180,7 +180,7 @@ class Page:
 
 
 def _target(config: ViewConfig, paths: OutputPaths) -> Path:
-    target = Path(config.output_html_fpath).expanduser() if config.output_html_fpath else paths.beside(".html")
+    target = Path(config.output_html_fpath).expanduser() if config.output_html_fpath else paths.side_file(".html")
     if target.is_dir():
         raise OutputError(f"output_html_fpath {target} is a folder: name a file")
     if target.suffix.lower() not in (".html", ".htm"):

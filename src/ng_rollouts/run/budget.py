@@ -1,4 +1,4 @@
-"""What tokens cost, and whether there are any left to spend."""
+"""The token budget of a run, and what its tokens cost."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Prices and a budget, over a run's counts."""
+    """A token budget and prices.
+
+    Attributes:
+        prices: per million tokens, in any currency.
+        max_tokens: input and output tokens of this command after which no new rollouts start; None for no limit.
+    """
 
     prices: Prices
     max_tokens: int | None
 
     @property
     def has_prices(self) -> bool:
-        """Whether there is a price."""
+        """Whether the cost can be computed."""
         return self.prices.input is not None or self.prices.output is not None
 
     def spent(self, counters: RunCounters) -> float:
-        """What the tokens of this command cost so far, in the currency of the prices."""
-        return self.price(counters.input_tokens, counters.output_tokens)
+        """The cost of this command so far."""
+        return self.cost(counters.input_tokens, counters.output_tokens)
 
-    def price(self, input_tokens: int, output_tokens: int) -> float:
-        """What so many tokens cost."""
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """The cost of a number of tokens, in the currency of the prices."""
         return (input_tokens * (self.prices.input or 0.0) + output_tokens * (self.prices.output or 0.0)) / _MILLION
 
     def is_spent(self, counters: RunCounters) -> bool:
-        """Whether no new rollouts are to be taken up."""
+        """Whether the token budget is used up."""
         return self.max_tokens is not None and counters.input_tokens + counters.output_tokens >= self.max_tokens
 
-    def notes(self, counters: RunCounters, collected_before: int) -> Iterator[str]:
-        """The cost so far, and of all planned rollouts if the rest costs as much each."""
+    def progress_notes(self, counters: RunCounters, collected_before: int) -> Iterator[str]:
+        """The cost so far, and the projected cost of all planned rollouts."""
         if not self.has_prices:
             return
         cost = self.spent(counters)
@@ -44,15 +49,16 @@ class Budget:
         if collected := counters.collected - collected_before:
             yield f"projected={cost + cost / collected * (counters.planned - counters.settled):.4g}"
 
-    def told(self, counters: RunCounters) -> Iterator[str]:
-        """The last lines on what was spent."""
+    def summary_lines(self, counters: RunCounters) -> Iterator[str]:
+        """Tokens, cost and budget, for the end of a run."""
         if counters.input_tokens or counters.output_tokens:
             line = f"tokens: {counters.input_tokens} in, {counters.output_tokens} out"
             yield line + (f", cost {self.spent(counters):.4g}" if self.has_prices else "")
         elif counters.collected and (self.max_tokens is not None or self.has_prices):
-            yield "warning: the replies tell no usage, so neither a budget of tokens nor a cost can be kept"
+            yield "warning: replies report no token usage, so budget and cost cannot be tracked"
         if self.is_spent(counters) and counters.settled < counters.planned:
+            remaining = counters.planned - counters.settled
             yield (
-                f"the budget of max_total_tokens={self.max_tokens} is spent: no more rollouts were taken up, "
-                f"{counters.planned - counters.settled} are left for a resume with a budget of its own"
+                f"the budget max_total_tokens={self.max_tokens} is spent: no more rollouts were started; "
+                f"resume to collect the remaining {remaining}, with a new budget"
             )

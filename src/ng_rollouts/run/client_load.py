@@ -1,4 +1,4 @@
-"""How busy the client itself was: whether a run waited for servers or servers waited for it."""
+"""How busy this process was: whether the run waited for the servers, or the servers for the client."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 _SAMPLE_EVERY_S = 0.1
+
 _LONG_ENOUGH_S = 5.0
-_BOUND = 0.85
-"""A client this busy sets the pace itself."""
+"""In a shorter run, start-up is too large a share of the time to judge by."""
+
+_BOTTLENECK = 0.85
+"""From this share of the time on, the client limits the throughput."""
 
 
 @dataclass(slots=True)
 class ClientLoad:
-    """What a client had to do, while it did it.
+    """Load of this process while rollouts were in flight.
 
     Attributes:
-        busy: share of the time, from 0 to 1, in which the event loop's thread, or all threads on all cores that the
-            process may use, whichever is more, had work.
-        mean_lag_s: by how much the event loop was late, on average.
-        worst_lag_s: at most.
-        seconds: for how long it was looked at.
+        busy: share of the time, from 0 to 1, in which it used the CPU: the event loop's thread, or all threads over
+            all cores that the process may use, whichever is larger.
+        mean_lag_s, worst_lag_s: delay of the event loop.
+        seconds: how long it was measured.
     """
 
     seconds: float = 0.0
@@ -34,19 +36,19 @@ class ClientLoad:
 
     @property
     def is_bottleneck(self) -> bool:
-        """Whether servers waited for the client; short runs, of which starting is a good part, do not tell."""
-        return self.busy >= _BOUND and self.seconds >= _LONG_ENOUGH_S
+        """Whether the servers waited for the client."""
+        return self.busy >= _BOTTLENECK and self.seconds >= _LONG_ENOUGH_S
 
-    def told(self) -> str:
-        """In one line, with what to do about it if there is anything."""
-        line = f"client busy {self.busy:.0%}, event loop late by up to {self.worst_lag_s * 1000:.0f} ms"
-        cure = ": it, not the servers, sets the pace: split the run or lower num_samples_in_parallel"
-        return line + cure * self.is_bottleneck
+    def describe(self) -> str:
+        """The load in one line, with advice if the client is the bottleneck."""
+        line = f"client busy {self.busy:.0%}, event loop delayed by up to {self.worst_lag_s * 1000:.0f} ms"
+        advice = ": the client is the bottleneck: split the run into shards or lower num_samples_in_parallel"
+        return line + advice * self.is_bottleneck
 
 
 @asynccontextmanager
 async def measure_client_load() -> AsyncIterator[ClientLoad]:
-    """Measure for as long as the block runs; the figures are whole once it ends."""
+    """Measure the load while the block runs; the figures are complete when it ends."""
     load = ClientLoad()
     began, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
     sampling = asyncio.create_task(_sample_lag(load))
@@ -71,6 +73,7 @@ async def _sample_lag(load: ClientLoad) -> None:
 
 
 def _cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

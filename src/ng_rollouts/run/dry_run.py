@@ -1,4 +1,4 @@
-"""A dry run: what a run would do, told without doing it."""
+"""A dry run: shows the plan, the agents and the first request without sending a rollout."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Rollout
 
 
-def format_plan(plan: Plan, counters: RunCounters) -> str:
-    """The plan in one line: rows, rollouts, and what a resume would still owe."""
+def format_plan(plan: Plan, counters: RunCounters | None) -> str:
+    """The plan in one line: rows, rollouts, and how many remain.
+
+    Args:
+        counters: those of the output to resume, if there is one.
+    """
     repeats = "" if plan.rollouts == plan.rows else f", repeated to {plan.rollouts} rollouts"
-    there = f", {counters.collected} of them collected and {counters.failed} failed" if counters.settled else ""
-    return f"plan: {plan.rows} rows{repeats}{there}, {counters.planned - counters.settled} to do"
+    if counters is None or not counters.settled:
+        return f"plan: {plan.rows} rows{repeats}, {plan.rollouts} to do"
+    settled = f"{counters.collected} of them collected and {counters.failed} failed"
+    return f"plan: {plan.rows} rows{repeats}, {settled}, {plan.rollouts - counters.settled} to do"
 
 
 def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
-    """A line for each agent, whose servers have all been found to answer."""
+    """A line for each agent, with its servers and its model."""
     for name, agent in agents.items():
         servers = ", ".join(
-            f"{address.shown} {'does not answer' if address.is_cooling_down else 'answers'}"
-            for load_balancer in agent.load_balancers
-            for address in load_balancer.endpoints
+            f"{endpoint.display_url} {'does not answer' if endpoint.is_cooling_down else 'answers'}"
+            for balancer in agent.load_balancers
+            for endpoint in balancer.endpoints
         )
         model = f" for the model {agent.model}" if agent.model else ""
-        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'within this process'}{model}"
+        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'in this process'}{model}"
 
 
 def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:
-    """The first request as it would be sent, secrets masked."""
+    """The first request as it would be sent, with secrets masked."""
     row = rollout.request().body
     request = agent.first_request(row)
     if request is None:
-        yield "the first row as the agent would be handed it:"
+        yield "the first row that the agent receives:"
         yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
         return
-    url = agent.load_balancers[0].endpoints[0].shown.removesuffix(request.path)
+    url = agent.load_balancers[0].endpoints[0].display_url.removesuffix(request.path)
     yield f"the first request: POST {url}{request.path}"
     yield from (f"{name}: {value}" for name, value in masked(request.headers).items())
     yield mask_known(json.dumps(request.body, indent=2, ensure_ascii=False))

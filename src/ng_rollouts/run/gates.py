@@ -8,15 +8,18 @@ from ng_rollouts.types import Json
 
 
 def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
-    """Hold the figures against what was asked for.
+    """Check averages and coverage against `min_mean` and `min_coverage`.
+
+    Args:
+        coverage: finished rows as a share of the planned rollouts.
 
     Raises:
-        GateMissed: some are below it, all of which are named.
+        GateMissed: one or more are below their minimum; the message names all of them.
     """
     missed = [
-        f"{name} is {_shown(averages.get(name))}, below min_mean.{name}={least:g}"
-        for name, least in config.min_mean.items()
-        if averages.get(name) is None or averages[name] < least
+        f"{name} is {_formatted(averages.get(name))}, below min_mean.{name}={minimum:g}"
+        for name, minimum in config.min_mean.items()
+        if averages.get(name) is None or averages[name] < minimum
     ]
     if coverage < config.min_coverage:
         missed.append(f"coverage is {coverage:.4g}, below min_coverage={config.min_coverage:g}")
@@ -24,5 +27,5 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
         raise GateMissed("; ".join(missed))
 
 
-def _shown(value: float | None) -> str:
-    return "not there" if value is None else f"{value:.6g}"
+def _formatted(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""How many rollouts this machine lets be in flight: each takes a connection, which takes an open file and a port."""
+"""How many connections the operating system allows: each takes an open file and a local port."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_FILES_NOT_CONNECTIONS = 64
-"""Open files kept for the output, the loop and libraries."""
+_OTHER_FILES = 64
+"""Open files reserved for the output, the event loop and libraries."""
 
-_PORTS_NOT_OURS = 1000
-"""Local ports left to others, and to connections that are still being closed."""
+_OTHER_PORTS = 1000
+"""Local ports reserved for other programs, and for connections that are still closing."""
 
 
 def max_connections() -> tuple[int, str]:
-    """How many connections can be open at once, and what sets that bound. Raises the limit on open files as it may."""
-    return min(_bounds())
+    """How many connections can be open at once, and which limit determines that.
+
+    Raises the soft limit on open files to the hard limit.
+    """
+    return min(_limits())
 
 
-def _bounds() -> Iterator[tuple[int, str]]:
-    yield max(1, _open_files_allowed() - _FILES_NOT_CONNECTIONS), "open files (ulimit -n)"
+def _limits() -> Iterator[tuple[int, str]]:
+    yield max(1, _max_open_files() - _OTHER_FILES), "open files (ulimit -n)"
     with suppress(OSError, ValueError):
         low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
-        yield max(1, high - low - _PORTS_NOT_OURS), "local ports (net.ipv4.ip_local_port_range)"
+        yield max(1, high - low - _OTHER_PORTS), "local ports (net.ipv4.ip_local_port_range)"
 
 
-def _open_files_allowed() -> int:
+def _max_open_files() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What is asked for -> what is to be collected, into which files: all that can be known before anything is sent."""
+"""From the configuration to what is collected into which files: everything that can be known before the first request."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.paths import OutputPaths, check_output, output_paths
 from ng_rollouts.outputs.resume import check_same_run, manifest_of
 from ng_rollouts.outputs.upload import Upload, upload_of
+from ng_rollouts.run.budget import Budget
 from ng_rollouts.templates import load_template
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
-    """The tasks, what is to be collected of them, and where it goes; the tasks can be read while the block lasts."""
+    """A run that has been checked and can begin. Its tasks can be read while the block of `prepare` lasts.
+
+    Attributes:
+        tasks: the input.
+        plan: the rollouts to collect.
+        paths: the output and its side files.
+        manifest: the fingerprint of this run.
+        prior_manifest: that of the output to resume, if there is one.
+        upload: the remote copy of the output, with `upload_to`.
+        budget: prices and token budget.
+    """
 
     tasks: TaskFile
     plan: Plan
     paths: OutputPaths
     manifest: Manifest
+    prior_manifest: Manifest | None
     upload: Upload | None
+    budget: Budget
 
 
 @contextmanager
 def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
-    """Check what is asked for, and have it ready.
+    """Check the configuration, the input and the output.
 
     Raises:
-        UsageError: something is wrong that can be known before anything is sent.
+        UsageError: something is wrong that can be known before the first request.
     """
     shard = shard_of(config, os.environ)
     paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
@@ -49,27 +62,35 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
         _check_status_file(config, paths, source)
         upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
         if upload and config.resume_from_cache and upload.fetch():
-            log(f"there was no {paths.finished}: what {upload.folder.url} has of it was copied here")
-        known = read_manifest(paths.manifest) if config.resume_from_cache else None
+            log(f"{paths.finished} is missing: copied it from {upload.folder.url}")
+        prior_manifest = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(
             path=source,
-            recipe=_recipe(config),
+            parser=_task_parser(config),
             limit=config.limit,
             shown_as=config.input_jsonl_fpath,
             shard=shard,
         )
-        plan = tasks.plan(known.input_rows if known else None)
+        plan = tasks.plan(prior_manifest.input_rows if prior_manifest else None)
         manifest = manifest_of(config, tasks, plan)
-        if known:
-            check_same_run(paths, known, manifest, plan)
+        if prior_manifest:
+            check_same_run(paths, prior_manifest, manifest, plan)
         if shard:
             log(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.finished}")
         for warning in warnings(config, plan):
             log(f"warning: {warning}")
-        yield PreparedRun(tasks, plan, paths, manifest, upload)
+        yield PreparedRun(
+            tasks=tasks,
+            plan=plan,
+            paths=paths,
+            manifest=manifest,
+            prior_manifest=prior_manifest,
+            upload=upload,
+            budget=Budget(config.price_per_million, config.max_total_tokens),
+        )
 
 
-def _recipe(config: CollectConfig) -> TaskParser:
+def _task_parser(config: CollectConfig) -> TaskParser:
     return TaskParser(
         overrides=config.responses_create_params,
         agent_name=config.agent_name,
@@ -81,15 +102,15 @@ def _recipe(config: CollectConfig) -> TaskParser:
 
 
 def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) -> None:
-    """The status file is replaced all the time, and removed: it had better be nothing else.
+    """Check that the status file, which is replaced every second and removed at the end, is not another file.
 
     Raises:
-        ConfigError: it is the input, the output or a file that belongs to it, or cannot be written.
+        ConfigError: it is the input, the output or a side file, or cannot be written.
     """
     if config.status_file is None:
         return
-    wanted = Path(config.status_file).expanduser()
-    if wanted.resolve() in {path.resolve() for path in (source, *paths.all)}:
-        raise ConfigError(f"status_file {config.status_file} is a file of the run itself: name another")
-    if wanted.is_dir() or not wanted.parent.is_dir() or not os.access(wanted.parent, os.W_OK):
-        raise ConfigError(f"status_file {config.status_file} cannot be written: name a file in a folder that is there")
+    status_file = Path(config.status_file).expanduser()
+    if status_file.resolve() in {path.resolve() for path in (source, *paths.all)}:
+        raise ConfigError(f"status_file {config.status_file} is another file of the run: choose a different name")
+    if status_file.is_dir() or not status_file.parent.is_dir() or not os.access(status_file.parent, os.W_OK):
+        raise ConfigError(f"status_file {config.status_file} cannot be written: choose a file in an existing folder")

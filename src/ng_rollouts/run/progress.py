@@ -22,7 +22,7 @@ _LINE_EVERY_S = 10.0
 
 _LATE_S = 10.0
 _LATE_TIMES = 5.0
-"""A rollout is late after ten seconds or five times the usual, whichever is more."""
+"""A rollout is late after ten seconds or five times the mean, whichever is more."""
 
 
 Notes = Callable[[], Iterable[str]]
@@ -38,10 +38,11 @@ class _Display(Protocol):
 
 @asynccontextmanager
 async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
-    """Show the counts as they change, for as long as the block runs; the last state is always shown.
+    """Show the counters while the block runs; the final state is always shown.
 
     Args:
-        notes: what else there is to show, as `key=value`.
+        notes: further items to show, as `key=value`.
+        stream: where to show them; stderr by default.
     """
     if is_quiet():
         yield
@@ -131,11 +132,11 @@ class _Lines:
 
 
 def _lateness(counters: RunCounters) -> list[str]:
-    """Names the oldest rollout in flight once it takes much longer than others did."""
+    """The oldest rollout in flight, if it takes much longer than others did."""
     oldest = counters.oldest()
     if oldest is None:
         return []
     key, seconds = oldest
-    usual = counters.attempt_seconds / counters.attempts_done if counters.attempts_done else 0.0
-    is_late = seconds > max(_LATE_S, _LATE_TIMES * usual)
+    mean_s = counters.attempt_seconds / counters.attempts_done if counters.attempts_done else 0.0
+    is_late = seconds > max(_LATE_S, _LATE_TIMES * mean_s)
     return [f"oldest=task_{key.task_index}/rollout_{key.rollout_index}:{seconds:.0f}s"] if is_late else []

@@ -1,54 +1,67 @@
-"""Where a run's files go once it has ended: to exporters, into a page, to where `upload_to` says."""
+"""What happens to the files of a finished run: integrations, the report page, compression, the remote copy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from dataclasses import dataclass
 
 from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import log
 from ng_rollouts.errors import UploadFailed
-from ng_rollouts.integrations.runner import PRODUCTS, export
+from ng_rollouts.integrations.runner import PRODUCTS, run_integrations
+from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.upload import Upload
-from ng_rollouts.scheduling.stop import Stop
+from ng_rollouts.scheduling.stop import Stop, StopRequested
 
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """What is done with the files of a run, unless that is stopped."""
+    """Publishes the files of a run, unless it is asked to stop."""
 
     config: CollectConfig
     paths: OutputPaths
     stop: Stop
-    log: Callable[[str], None]
 
     @property
     def _wanted(self) -> list[str]:
         return [*self.config.export, *(["report"] if self.config.report else [])]
 
-    async def run_integrations(self) -> None:
-        """Hand a finished run on; what fails is told."""
-        wanted = self._wanted
-        if wanted and not await self.stop.unless_asked(
-            export(wanted, self.paths.output, self.config.export_project, self.log)
-        ):
-            self.log(f"note: left before all was handed on: {', '.join(wanted)}")
+    async def integrate(self) -> None:
+        """Run the integrations and the report over a finished output; errors are warnings."""
+        if not (wanted := self._wanted):
+            return
+        try:
+            await self.stop.unless_requested(run_integrations(wanted, self.paths.output, self.config.export_project))
+        except StopRequested:
+            log(f"note: stopped before these were finished: {', '.join(wanted)}")
 
-    async def upload(self, upload: Upload, *, may_be_left: bool) -> None:
-        """Copy the files.
-
-        Args:
-            may_be_left: whether a signal that comes from now on ends it.
+    async def compress(self, journal: Journal) -> None:
+        """Compress the output, if its name asks for that.
 
         Raises:
-            UploadFailed: not all are there.
+            StorageError: the compressed file could not be written; the plain one is complete.
         """
-        made = [self.paths.beside(PRODUCTS[name]) for name in self._wanted if name in PRODUCTS]
-        self.log(f"uploading to {upload.folder.url} (Ctrl-C leaves it)")
-        copying = upload.copy(made)
-        copied = await (self.stop.unless_asked(copying, again=True) if may_be_left else copying)
-        if copied is None:
+        for backup in await asyncio.to_thread(journal.compress):
+            log(f"{backup.with_suffix('')} was another file: renamed to {backup}")
+
+    async def upload(self, upload: Upload, *, may_be_stopped: bool) -> None:
+        """Copy all files to the remote folder.
+
+        Args:
+            may_be_stopped: whether a signal that arrives from now on cancels the copy.
+
+        Raises:
+            UploadFailed: not every file was copied.
+        """
+        extra = [self.paths.side_file(PRODUCTS[name]) for name in self._wanted if name in PRODUCTS]
+        log(f"uploading to {upload.folder.url} (Ctrl-C cancels)")
+        copying = upload.copy(extra)
+        try:
+            copied = await (self.stop.unless_requested(copying, from_now=True) if may_be_stopped else copying)
+        except StopRequested as error:
+            cure = "+resume_from_cache=true uploads the rest"
             raise UploadFailed(
-                f"upload_to {upload.folder.url}: left before all was there; +resume_from_cache=true tries again"
-            )
-        self.log(f"uploaded {copied} files to {upload.folder.url}")
+                f"upload_to {upload.folder.url}: stopped before all files were copied; {cure}"
+            ) from error
+        log(f"uploaded {copied} files to {upload.folder.url}")

@@ -1,13 +1,12 @@
-"""One run: plan, what is there already, agents; then out and to the end."""
+"""One run from start to finish: restore or create the state, resolve agents, dispatch, finalize, publish."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
@@ -25,20 +24,17 @@ from ng_rollouts.errors import (
 )
 from ng_rollouts.executors.base import Executor, open_executor
 from ng_rollouts.inputs.plan import Plan
-from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
-from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.run.dispatch import dispatch
+from ng_rollouts.run.dispatch import Dispatcher
 from ng_rollouts.run.finalize import Finalizer
-from ng_rollouts.run.opening import new_state, restored_state
 from ng_rollouts.run.prepare import PreparedRun, prepare
 from ng_rollouts.run.publish import Publisher
 from ng_rollouts.run.signals import Received, handle_signals
-from ng_rollouts.run.state import RunState
-from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.run.state import RowSubscriber, RunState, new_state, restored_state
+from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Rollout
@@ -46,36 +42,31 @@ from ng_rollouts.types import Rollout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumer:
-    """A program that takes rows while they are collected, and ends the run when it has enough.
+    """A Python program that receives rows while they are collected, and stops the run when it has enough.
 
     Attributes:
-        began: set once there is an output to be ended properly; until then the run can simply be cancelled.
-        take: a row that was written, as JSON.
-        lose: a task that a rollout failed of for good.
-        room: returns once it can take more.
+        began: set once there is an output that has to be finished; before that, the run can be cancelled.
     """
 
     stop: Stop
-    take: Callable[[bytes], None]
-    lose: Callable[[int], None]
-    room: Callable[[], Awaitable[None]]
+    rows: RowSubscriber
     began: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
-    """Collect what the config asks for; the exit code.
+    """Collect rollouts; the exit code.
 
     Args:
-        command: what was typed, to be shown as the command that goes on with an unfinished run.
+        command: the command that was typed, for the resume command.
 
     Raises:
-        UsageError: something is wrong that can be known before anything is sent.
-        StoppedEarly: going on was pointless; what was collected is in the output.
-        Interrupted: a signal ended it; likewise.
+        UsageError: something is wrong that can be known before the first request.
+        StoppedEarly: continuing was pointless; everything collected is in the output.
+        Interrupted: a signal ended the run; everything collected is in the output.
     """
     check_integrations(config.export)
-    with prepare(config) as ready, asyncio.Runner(loop_factory=_fast_loop()) as runner:
-        return runner.run(Run(config, ready, command).collect())
+    with prepare(config) as prepared, asyncio.Runner(loop_factory=_uvloop()) as runner:
+        return runner.run(Run(config, prepared, command).collect())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,86 +74,59 @@ class Run:
     """A run that is ready to begin.
 
     Attributes:
-        command: what was typed, if anything was.
-        consumer: who takes the rows, beside the output.
+        command: the command that was typed; empty for a Python program.
+        consumer: the program that receives the rows, if there is one.
     """
 
     config: CollectConfig
-    ready: PreparedRun
+    prepared: PreparedRun
     command: Sequence[str] = ()
     consumer: Consumer | None = None
 
-    @property
-    def tasks(self) -> TaskFile:
-        return self.ready.tasks
-
-    @property
-    def plan(self) -> Plan:
-        return self.ready.plan
-
-    @property
-    def paths(self) -> OutputPaths:
-        return self.ready.paths
-
-    @property
-    def status_path(self) -> Path:
-        """The file by which others watch the run."""
-        return Path(self.config.status_file or self.paths.status).expanduser()
-
     async def collect(self) -> int:
-        """Collect, and finish; the exit code.
+        """Collect and finish; the exit code.
 
         Raises:
-            StoppedEarly: going on was pointless; what was collected is in the output.
-            Interrupted: a signal ended it; likewise.
+            StoppedEarly: continuing was pointless; everything collected is in the output.
+            Interrupted: a signal ended the run; everything collected is in the output.
         """
+        plan = self.prepared.plan
         async with AsyncExitStack() as stack:
-            state = await run_in_thread(lambda: restored_state(self.config, self.ready, stack))
-            agents: dict[str, Agent] = {}
+            state = await run_in_thread(lambda: restored_state(self.config, self.prepared, stack))
             if self.config.dry_run:
-                self._tell_plan(state)
-            if state is None or state.has_remaining:
-                agents = await resolve_agents(self.plan.agents, self.config, stack, log)
-                self._check_tasks(agents)
-            if self.ready.upload:
-                await self.ready.upload.reach()
-                if state:
-                    await self.ready.upload.check(self._difference_from, state.collected_before)
+                self._print_plan(state)
+            agents = await self._resolve_agents(stack) if state is None or state.has_remaining else {}
+            await self._check_upload(state)
             if self.config.dry_run:
-                return self._rehearse(agents, state)
-            executor = open_executor(self.config, agents, self.plan.agents, log) if agents else nullcontext()
+                self._print_dry_run(agents, state)
+                return 0
+            executor = open_executor(self.config, agents, plan.agents) if agents else nullcontext()
             async with executor as opened:
                 if self.consumer:
                     self.consumer.began.set()
-                return await self._collect_into(state or new_state(self.config, self.ready, stack), agents, opened)
+                state = state or new_state(self.config, self.prepared, stack)
+                return await self._collect_into(state, agents, opened)
 
     async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
+        """Collect into a state, and bring the run to its end, whatever that is; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
+        balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
+        report = DispatchReport(load_balancers=list(balancers.values()))
         finalizer = Finalizer(
             config=self.config,
             command=self.command,
-            plan=self.plan,
-            paths=self.paths,
+            prepared=self.prepared,
             state=state,
             agents=agents,
             stop=stop,
+            report=report,
         )
         with nullcontext(Received()) if self.consumer else handle_signals(stop, state.counters) as received:
             try:
-                await self._start(state)
-                state.load_balancers = list(
-                    {
-                        id(load_balancer): load_balancer
-                        for agent in agents.values()
-                        for load_balancer in agent.load_balancers
-                    }.values()
-                )
-                state.unscored = any(not agent.scores for agent in agents.values())
-                if self.consumer:
-                    await self._hand_over(self.consumer, state)
-                if state.has_remaining and executor:
-                    await self._send_out(state, executor, stop)
-                if stop.asked.is_set() and state.has_remaining:
+                await self._begin(state)
+                if executor:
+                    await self._dispatch(state, executor, stop, report)
+                if stop.requested.is_set() and state.has_remaining:
                     raise Interrupted(received.first or signal.SIGINT)
                 code = await finalizer.finish()
             except UsageError as error:
@@ -171,122 +135,137 @@ class Run:
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
-                if failure := await self._put_away(finalizer, error.exit_code, received):
+                if failure := await self._publish(finalizer, error.exit_code, received):
                     log(f"warning: {failure}")
                 raise
             except BaseException:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
-            code = 128 + received.first if received.first else code
-            if failure := await self._put_away(finalizer, code, received):
+            code = received.exit_code(code)
+            if failure := await self._publish(finalizer, code, received):
                 raise failure
             return code
 
-    async def _send_out(self, state: RunState, executor: Executor, stop: Stop) -> None:
-        room = self.consumer.room if self.consumer else None
-        try:
-            await dispatch(self.config, executor, self._remaining(state), state, stop, self.status_path, room)
-        finally:
-            state.executor_told = list(executor.told())
-            for line in state.executor_told:
-                log(line)
-
-    async def _hand_over(self, consumer: Consumer, state: RunState) -> None:
-        """Have the consumer take what was there before, and from then on what is collected."""
-        for _, row in state.journal.rows():
-            await consumer.room()
-            if consumer.stop.asked.is_set():
-                return
-            consumer.take(dumps(row))
-        state.seen, state.lost = consumer.take, consumer.lose
-
-    async def _put_away(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
-        """Bring what there is to wherever it is to go; why not all of it is there."""
-        finalizer.write_summary(code)
-        publisher = Publisher(self.config, self.paths, finalizer.stop, log)
-        failure: NgRolloutsError | None = None
-        if finalizer.state.finished:
-            await publisher.run_integrations()
-            try:
-                for moved in await asyncio.to_thread(finalizer.state.journal.compress):
-                    log(f"{moved.with_suffix('')} was another file of that name: moved to {moved}")
-            except StorageError as error:
-                failure = error
-        try:
-            if self.ready.upload:
-                await publisher.upload(self.ready.upload, may_be_left=not self.consumer)
-        except UploadFailed as error:
-            failure = failure or error
-        if failure:
-            failure.exit_code = 128 + received.first if received.first else failure.exit_code
-            finalizer.write_summary(code or failure.exit_code)
-        return failure
-
-    def _check_tasks(self, agents: dict[str, Agent]) -> None:
-        """Have agents in this process look at their tasks, and tell if they will not score them."""
-        if any(not agent.is_remote for agent in agents.values()):
-            self.tasks.check(lambda task: agents[task.agent].check(task.row))
-        if any(not agent.scores for agent in agents.values()):
-            log("warning: no verifier scores the answers, so rollouts have no reward: +verifier=exact_match is one")
-
-    def _tell_plan(self, state: RunState | None) -> None:
-        from ng_rollouts.run.dry_run import format_plan  # noqa: PLC0415 - only rehearsals need it
-
-        _announce(self.config, self.plan)
-        print_result(format_plan(self.plan, state.counters if state else RunCounters(planned=self.plan.rollouts)))
-
-    def _rehearse(self, agents: dict[str, Agent], state: RunState | None) -> int:
-        from ng_rollouts.run.dry_run import format_agents, format_request  # noqa: PLC0415 - only rehearsals need it
-
-        for line in format_agents(self.plan, agents):
-            print_result(line)
-        remaining = self._remaining(state) if state else self.tasks.rollouts(self.plan)
-        for rollout in islice(remaining, 1):
-            for line in format_request(agents[rollout.agent], rollout):
-                print_result(line)
-        return 0
-
-    async def _start(self, state: RunState) -> None:
-        """Make the files ready for writing, and say what is about to happen."""
+    async def _begin(self, state: RunState) -> None:
+        """Open the output for writing, write manifest and materialized inputs, claim the remote folder."""
+        paths, tasks, plan = self.prepared.paths, self.prepared.tasks, self.prepared.plan
         state.journal.open_for_appending()
         state.failures.settle(lambda _: False)
         try:
-            write_manifest(self.paths.manifest, self.ready.manifest)
-            if self.config.materialized_inputs or self.paths.materialized_inputs.exists():
-                write_materialized_inputs(self.paths.materialized_inputs, self.tasks.rollouts(self.plan))
+            write_manifest(paths.manifest, self.prepared.manifest)
+            if self.config.materialized_inputs or paths.materialized_inputs.exists():
+                write_materialized_inputs(paths.materialized_inputs, tasks.rollouts(plan))
         except OSError as error:
-            raise OutputError(f"{error.filename or self.paths.manifest} cannot be written: {error.strerror}") from error
-        if self.ready.upload:
-            moved = await self.ready.upload.claim(resumed=state.resumed, overwrite=self.config.overwrite)
-            if moved:
-                log(f"{self.ready.upload.folder.url} had an output: moved to {moved} there, with what belongs to it")
-        _announce(self.config, self.plan)
+            raise OutputError(f"{error.filename or paths.manifest} cannot be written: {error.strerror}") from error
+        if upload := self.prepared.upload:
+            backup = await upload.claim(is_resumed=state.is_resumed, overwrite=self.config.overwrite)
+            if backup:
+                log(f"{upload.folder.url} has an output: renamed to {backup} there, with its side files")
+        _print_announcement(self.config, plan)
+
+    async def _dispatch(self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport) -> None:
+        """Collect the remaining rollouts; a consumer first receives the rows of earlier commands."""
+        if self.consumer:
+            await self._replay(self.consumer, state)
+        if not state.has_remaining:
+            return
+        dispatcher = Dispatcher(
+            config=self.config,
+            executor=executor,
+            state=state,
+            stop=stop,
+            budget=self.prepared.budget,
+            status_path=Path(self.config.status_file or self.prepared.paths.status).expanduser(),
+            report=report,
+            wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,
+        )
+        await dispatcher.dispatch(self._remaining(state))
+
+    async def _replay(self, consumer: Consumer, state: RunState) -> None:
+        for _, row in state.journal.rows():
+            await consumer.rows.wait_for_capacity()
+            if consumer.stop.requested.is_set():
+                return
+            consumer.rows.put(dumps(row))
+        state.subscribe(consumer.rows)
+
+    async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
+        """Write the summary and publish the files; the first failure, after everything has been tried."""
+        finalizer.write_summary(code)
+        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop)
+        failure: NgRolloutsError | None = None
+        try:
+            if finalizer.state.finished:
+                await publisher.integrate()
+                await publisher.compress(finalizer.state.journal)
+        except StorageError as error:
+            failure = error
+        try:
+            if self.prepared.upload:
+                await publisher.upload(self.prepared.upload, may_be_stopped=not self.consumer)
+        except UploadFailed as error:
+            failure = failure or error
+        if failure:
+            failure.exit_code = received.exit_code(failure.exit_code)
+            finalizer.write_summary(code or failure.exit_code)
+        return failure
+
+    async def _resolve_agents(self, stack: AsyncExitStack) -> dict[str, Agent]:
+        """The agents of the plan, whose servers answer; agents in this process have checked their tasks."""
+        agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
+        if any(not agent.is_remote for agent in agents.values()):
+            self.prepared.tasks.check(lambda task: agents[task.agent].check(task.row))
+        if any(not agent.scores for agent in agents.values()):
+            log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
+        return agents
+
+    async def _check_upload(self, state: RunState | None) -> None:
+        if upload := self.prepared.upload:
+            await upload.reach()
+            if state:
+                await upload.check(self._difference_from, state.collected_before)
+
+    def _print_plan(self, state: RunState | None) -> None:
+        from ng_rollouts.run.dry_run import format_plan  # noqa: PLC0415 - only dry runs need it
+
+        _print_announcement(self.config, self.prepared.plan)
+        print_result(format_plan(self.prepared.plan, state.counters if state else None))
+
+    def _print_dry_run(self, agents: dict[str, Agent], state: RunState | None) -> None:
+        from ng_rollouts.run.dry_run import format_agents, format_request  # noqa: PLC0415 - only dry runs need it
+
+        for line in format_agents(self.prepared.plan, agents):
+            print_result(line)
+        remaining = self._remaining(state) if state else self.prepared.tasks.rollouts(self.prepared.plan)
+        if rollout := next(remaining, None):
+            for line in format_request(agents[rollout.agent], rollout):
+                print_result(line)
 
     def _difference_from(self, other: Manifest) -> str:
-        """What keeps this run from going on with another."""
-        digest = self.tasks.plan(other.input_rows).first_digest
-        return "; ".join(differences(other, self.ready.manifest, digest))
+        """Why this run cannot resume the run of another manifest; empty if it can."""
+        digest = self.prepared.tasks.plan(other.input_rows).first_digest
+        return "; ".join(differences(other, self.prepared.manifest, digest))
 
     def _remaining(self, state: RunState) -> Iterator[Rollout]:
-        left = state.earlier.left
+        not_retried = state.prior.not_retried
         return (
             rollout
-            for rollout in self.tasks.rollouts(self.plan)
-            if not state.journal.has(rollout.position) and rollout.position not in left
+            for rollout in self.prepared.tasks.rollouts(self.prepared.plan)
+            if not state.journal.has(rollout.position) and rollout.position not in not_retried
         )
 
 
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed, else asyncio's own."""
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop if it is installed; None for asyncio's own loop."""
     try:
-        import uvloop  # noqa: PLC0415 - not everywhere
+        import uvloop  # noqa: PLC0415 - not available on every platform
     except ModuleNotFoundError:
         return None
     return uvloop.new_event_loop
 
 
-def _announce(config: CollectConfig, plan: Plan) -> None:
-    """The lines that NeMo Gym prints before it collects, in its words and order."""
+def _print_announcement(config: CollectConfig, plan: Plan) -> None:
+    """Print the lines that NeMo Gym prints before it collects, in its words and order."""
     if config.limit:
         print_result(f"Limiting the number of rows to {config.limit}!")
     print_result(f"Found {plan.rows} rows!")

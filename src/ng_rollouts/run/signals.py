@@ -1,7 +1,7 @@
-"""Signals -> what a run does about them.
+"""Signal handling.
 
-The first SIGINT, SIGTERM, SIGHUP or SIGUSR2 (by which Slurm announces the end of a job) asks the run to stop, the
-second has it stop at once, the third ends the process where it stands. SIGUSR1 tells what is in flight.
+The first SIGINT, SIGTERM, SIGHUP or SIGUSR2 (with which Slurm announces the end of a job) drains the run, the second
+cancels what is in flight, the third exits at once. SIGUSR1 reports what is in flight.
 """
 
 from __future__ import annotations
@@ -19,28 +19,37 @@ from ng_rollouts.console import log
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
-_OLDEST_TOLD = 5
+_OLDEST_SHOWN = 5
 
 
 @dataclass(slots=True)
 class Received:
-    """The signals that came, if any."""
+    """The signals that arrived.
+
+    Attributes:
+        first: the number of the first one.
+        count: how many arrived.
+    """
 
     first: int | None = None
     count: int = 0
 
+    def exit_code(self, code: int) -> int:
+        """The exit code of the command: that of the first signal, or `code` if there was none."""
+        return 128 + self.first if self.first else code
+
 
 @contextmanager
 def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
-    """Have signals end or report on the run, for as long as the block lasts."""
+    """Let signals stop the run, or report on it, while the block runs."""
     loop = asyncio.get_running_loop()
     received = Received()
     began = time.monotonic()
-    heeded = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-        heeded.append(signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in (*heeded, signal.SIGUSR1)}
-    for number in heeded:
+    stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        stopping.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in (*stopping, signal.SIGUSR1)}
+    for number in stopping:
         loop.add_signal_handler(number, _stop, number, received, stop, counters)
     loop.add_signal_handler(signal.SIGUSR1, lambda: log(report(counters, time.monotonic() - began)))
     try:
@@ -52,15 +61,20 @@ def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
 
 
 def report(counters: RunCounters, seconds: float) -> str:
-    """What is in flight, the oldest first."""
+    """The counters, and the rollouts that have been in flight longest.
+
+    Args:
+        seconds: how long the command has run.
+    """
     rate = counters.attempts_done / max(seconds, 1e-9)
     mean = counters.attempt_seconds / counters.attempts_done if counters.attempts_done else 0.0
     first = (
-        f"collected={counters.collected} failed={counters.failed} planned={counters.planned} in_flight={counters.in_flight} "
-        f"waiting={counters.waiting} attempts={counters.attempts_done} rate={rate:.2f}/s mean_attempt={mean:.2f}s"
+        f"collected={counters.collected} failed={counters.failed} planned={counters.planned} "
+        f"in_flight={counters.in_flight} waiting={counters.waiting} attempts={counters.attempts_done} "
+        f"rate={rate:.2f}/s mean_attempt={mean:.2f}s"
     )
     now = time.monotonic()
-    oldest = list(islice(counters.in_flight_since.items(), _OLDEST_TOLD))
+    oldest = islice(counters.in_flight_since.items(), _OLDEST_SHOWN)
     ages = [f"  task {key.task_index}, rollout {key.rollout_index}: {now - at:.1f} s in flight" for key, at in oldest]
     return "\n".join([first, *ages])
 
@@ -69,12 +83,14 @@ def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) ->
     received.count += 1
     received.first = received.first or number
     if received.count == 1:
-        stop.asked.set()
-        name, drain = signal.Signals(number).name, f"{stop.drain_s:g} s to finish (once more: stop at once)"
+        stop.requested.set()
+        name = signal.Signals(number).name
         if counters.in_flight or counters.settled < counters.planned:
-            log(f"{name}: no new rollouts; the {counters.in_flight} in flight have {drain}")
+            again = "Ctrl-C again" if number == signal.SIGINT else f"{name} again"
+            drain = f"{counters.in_flight} rollouts in flight have {stop.drain_s:g} s to finish"
+            log(f"{name}: stopping: {drain} ({again} to stop now)")
         else:
-            log(f"{name}: all rollouts are collected; what is still waited for is left")
+            log(f"{name}: all rollouts are collected; remaining steps are skipped")
     elif received.count == 2:
         stop.at_once.set()
     else:

@@ -1,116 +1,213 @@
-"""What is written down of a run, while it goes on."""
+"""The state of a run: its files, counters and metrics, new or restored from an existing output.
+
+Other modules read the state. Only its own methods change it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from typing import Protocol
 
-from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import log
 from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_table import ScoreTable
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
-from ng_rollouts.outputs.resume import PriorFailures
-from ng_rollouts.run.client_load import ClientLoad
+from ng_rollouts.outputs.open_journal import open_for_resume, open_new
+from ng_rollouts.outputs.resume import PriorFailures, check_rows, prior_failures, read_back
+from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout, RolloutKey, RolloutStats, agent_of
 
 
-@dataclass(slots=True, kw_only=True)
+class RowSubscriber(Protocol):
+    """Receives rows while they are collected."""
+
+    def put(self, line: bytes) -> None:
+        """Receive a row that was written, as JSON."""
+        ...
+
+    def drop_task(self, task_index: int) -> None:
+        """Learn that a rollout of a task failed, so that its group stays incomplete."""
+        ...
+
+    async def wait_for_capacity(self) -> None:
+        """Wait until it can receive more rows."""
+        ...
+
+
 class RunState:
-    """Files, counts and figures of a run.
+    """Files, counters and metrics of a run.
 
     Attributes:
-        goes_on: whether an earlier command began it.
-        collected_before: rollouts that were there when this command began.
-        given: the scores that agents give, by agent.
-        terminal: failures that no resume would try again.
-        unscored: whether an agent gives no rewards.
-        began: seconds since 1970.
-        executor_told: what there is to tell of who made the attempts.
-        seen: is told of each row that is written, as JSON.
-        lost: is told of each task that a rollout failed of for good.
+        journal, failures: the files that results are written to.
+        scores: every score by rollout, for means in file order.
+        aggregator: statistics by agent, over complete groups.
+        counters: what progress, status and summary show.
+        prior: failures that an earlier command left.
+        is_resumed: whether an earlier command began the run.
+        collected_before: rollouts that were collected when this command began.
+        last_failure: the last attempt of the latest failure.
+        finished: what finishing the output left; None before that.
+        began: when this command began, in seconds since 1970.
     """
 
-    journal: Journal
-    failures: FailuresFile
-    scores: ScoreTable
-    aggregator: GroupAggregator
-    counters: RunCounters
-    circuit_breakers: dict[str, CircuitBreaker]
-    answer_key: str | None = None
-    resumed: bool = False
-    collected_before: int = 0
-    given: dict[str, set[str]] = field(default_factory=dict)
-    earlier: PriorFailures = field(default_factory=PriorFailures)
-    terminal: int = 0
-    load: ClientLoad | None = None
-    load_balancers: list[LoadBalancer] = field(default_factory=list)
-    unscored: bool = False
-    executor_told: list[str] = field(default_factory=list)
-    seen: Callable[[bytes], None] | None = None
-    lost: Callable[[int], None] | None = None
-    last_failure: Attempt | None = None
-    finished: Finished | None = None
-    began: float = field(default_factory=time.time)
+    def __init__(self, config: CollectConfig, prepared: PreparedRun, journal: Journal) -> None:
+        plan = prepared.plan
+        self.journal = journal
+        self.failures = FailuresFile(prepared.paths.failures)
+        self.scores = ScoreTable(plan.rollouts)
+        keep_incomplete = config.incomplete_groups == "keep"
+        self.aggregator = GroupAggregator(plan.group_size(), keep_incomplete=keep_incomplete)
+        self.counters = RunCounters(planned=plan.rollouts)
+        self.prior = PriorFailures()
+        self.is_resumed = False
+        self.collected_before = 0
+        self.last_failure: Attempt | None = None
+        self.finished: Finished | None = None
+        self.began = time.time()
+        self._answer_key = config.answer_key
+        self._circuit_breakers = {agent: CircuitBreaker(agent, plan.rollouts) for agent in plan.agents}
+        self._terminal_failures = 0
+        self._subscriber: RowSubscriber | None = None
 
     @property
     def has_remaining(self) -> bool:
-        """Whether anything is left to collect."""
+        """Whether rollouts remain to be collected."""
         return self.counters.settled < self.counters.planned
 
     @property
-    def resumable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether a resume would have anything to do."""
-        return self.has_remaining or self.counters.failed > self.terminal
+        return self.has_remaining or self.counters.failed > self._terminal_failures
 
-    def failed_of(self, score: str) -> int:
-        """Failures that would have given a score; of an agent that gave nothing at all, only a reward is expected."""
+    def failed_with_score(self, score: str) -> int:
+        """Failures that would have had this score; an agent that never replied is assumed to give only a reward."""
         by_agent = self.failures.by_agent.items()
-        return sum(count for agent, count in by_agent if score in self.given.get(agent, ("reward",)))
+        return sum(count for agent, count in by_agent if score in (self.scores.names_of(agent) or ("reward",)))
 
-    def restore(self, position: int, key: RolloutKey, row: Json) -> None:
-        """Figure in a row that an earlier command collected."""
-        stats = stats_of(row, self.answer_key)
-        self._add_to_metrics(position, key, agent_of(row), stats)
-        self.counters.earlier_input_tokens += stats.tokens.get("input_tokens", 0)
-        self.counters.earlier_output_tokens += stats.tokens.get("output_tokens", 0)
-
-    def record(self, rollout: Rollout, result: Result) -> None:
-        """Write a rollout down, and count it."""
-        self.journal.append(rollout.position, result.line)
-        if self.seen:
-            self.seen(result.line)
-        self._add_to_metrics(rollout.position, rollout.key, rollout.agent, result.stats)
-        self.counters.collected += 1
-        counters = self.counters.by_agent[rollout.agent]
-        counters.collected += 1
-        counters.output_tokens += result.stats.tokens.get("output_tokens", 0)
-        self.counters.input_tokens += result.stats.tokens.get("input_tokens", 0)
-        self.counters.output_tokens += result.stats.tokens.get("output_tokens", 0)
-        self.circuit_breakers[rollout.agent].success()
-
-    def give_up(self, failure: Failure) -> None:
-        """Write a failure down, and count it.
+    def restore(self, prepared: PreparedRun, *, retry_failed: bool) -> None:
+        """Read the rows and failures of an earlier command; no file is changed.
 
         Raises:
-            StoppedEarly: there is no point in going on.
+            OutputError: a row does not belong to this run.
         """
-        self.failures.append(failure, self.earlier.attempts.get(failure.rollout.key, 0))
-        self.aggregator.lack(failure.rollout.key)
-        if self.lost:
-            self.lost(failure.rollout.key.task_index)
+        locate = prepared.plan.locator()
+        read_back(self.journal, locate, self._restore_row)
+        if prepared.prior_manifest is None:
+            check_rows(self.journal, prepared.plan, prepared.tasks, prepared.paths.materialized_inputs)
+        self.prior = prior_failures(self.failures, locate, self.journal, retry=retry_failed)
+        self.is_resumed = True
+        self.counters.collected = self.collected_before = self.journal.count
+        self.counters.failed = len(self.prior.not_retried)
+        self._terminal_failures = self.prior.terminal
+        if self.counters.collected:
+            for circuit_breaker in self._circuit_breakers.values():
+                circuit_breaker.record_success()
+
+    def subscribe(self, subscriber: RowSubscriber) -> None:
+        """Pass every row and failure from now on to a subscriber."""
+        self._subscriber = subscriber
+
+    def record(self, rollout: Rollout, result: Result) -> None:
+        """Write a rollout to the journal, then count it.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        self.journal.append(rollout.position, result.line)
+        if self._subscriber:
+            self._subscriber.put(result.line)
+        self._add_to_metrics(rollout.position, rollout.key, rollout.agent, result.stats)
+        self.counters.record(rollout.agent, result.stats)
+        self._circuit_breakers[rollout.agent].record_success()
+
+    def give_up(self, failure: Failure) -> None:
+        """Write a failure to the failures file, then count it.
+
+        Raises:
+            StorageError: it could not be written.
+            StoppedEarly: the circuit breaker opened.
+        """
+        self.failures.append(failure, self.prior.attempts.get(failure.rollout.key, 0))
+        self.aggregator.mark_incomplete(failure.rollout.key)
+        if self._subscriber:
+            self._subscriber.drop_task(failure.rollout.key.task_index)
         self.counters.failed += 1
-        self.terminal += failure.terminal
+        self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
-        self.circuit_breakers[failure.rollout.agent].failure(last.failure_class, last.message)
+        self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, last.message)
+
+    def finish(self, keep: Iterable[bool]) -> None:
+        """Put the output in order.
+
+        Args:
+            keep: for every planned position in order, whether its row stays in the output.
+
+        Raises:
+            StorageError: a file could not be written; the journal is unchanged.
+        """
+        self.finished = self.journal.finish(keep)
+        self.aggregator.end()
+
+    def settle_failures(self, locate: Callable[[RolloutKey], int | None]) -> None:
+        """Remove rollouts that have since been collected from the failures file.
+
+        Args:
+            locate: the position of a key, if it is planned.
+
+        Raises:
+            StorageError: the file could not be written; it is unchanged.
+        """
+        has = self.journal.has
+        self.failures.settle(lambda key: (position := locate(key)) is not None and has(position))
+
+    def _restore_row(self, position: int, key: RolloutKey, row: Json) -> None:
+        stats = stats_of(row, self._answer_key)
+        self._add_to_metrics(position, key, agent_of(row), stats)
+        self.counters.restore(stats)
 
     def _add_to_metrics(self, position: int, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
-        self.scores.record(position, stats.scores)
+        self.scores.record(position, agent, stats.scores)
         self.aggregator.record(key, agent, stats)
-        self.given.setdefault(agent, set()).update(stats.scores)
-        if "reward" in stats.scores:
-            self.counters.reward.add(stats.scores["reward"])
+
+
+def restored_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExitStack) -> RunState | None:
+    """The state that an earlier command left, if a resume is asked for and there is an output; no file is changed.
+
+    Raises:
+        OutputError: the output belongs to another run, or another process writes it.
+    """
+    paths = prepared.paths
+    if not config.resume_from_cache or not paths.existing:
+        return None
+    journal = stack.enter_context(open_for_resume(paths, prepared.plan.rollouts))
+    state = RunState(config, prepared, journal)
+    state.restore(prepared, retry_failed=config.retry_failed)
+    message = f"resuming {paths.output}: {state.counters.collected} of {prepared.plan.rollouts} rollouts are collected"
+    if state.prior.attempts:
+        message += f", {len(state.prior.attempts)} failed and are retried"
+    if state.prior.not_retried:
+        message += f", {len(state.prior.not_retried)} failed and are not retried"
+    log(message)
+    if journal.unreadable:
+        log(f"warning: {journal.unreadable} lines of {paths.output} are not valid JSON and are left out")
+    return state
+
+
+def new_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExitStack) -> RunState:
+    """An empty state; an existing output is renamed, or replaced with `overwrite=true`.
+
+    Raises:
+        OutputError: the output cannot be written, or another process writes it.
+    """
+    journal = open_new(prepared.paths, prepared.plan.rollouts, overwrite=config.overwrite)
+    stack.enter_context(journal)
+    if journal.backup:
+        log(f"{journal.backup.with_suffix('')} exists: renamed to {journal.backup}, with its side files")
+    return RunState(config, prepared, journal)

@@ -1,4 +1,4 @@
-"""How far a run is, in a file that other programs watch: replaced each second, gone at the end."""
+"""The status file: progress for other programs to watch. Replaced every second, removed at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EVERY_S = 1.0
 
 
 @asynccontextmanager
-async def status(path: Path, counters: RunCounters) -> AsyncIterator[None]:
-    """Keep the file up to date for as long as the block runs. A file that cannot be written is done without."""
-    writing = asyncio.create_task(_write_often(path, counters))
+async def status_file(path: Path, counters: RunCounters) -> AsyncIterator[None]:
+    """Keep the file up to date while the block runs. A run continues without it if it cannot be written."""
+    writing = asyncio.create_task(_write_regularly(path, counters))
     try:
         yield
     finally:
@@ -29,20 +29,12 @@ async def status(path: Path, counters: RunCounters) -> AsyncIterator[None]:
             path.unlink(missing_ok=True)
 
 
-async def _write_often(path: Path, counters: RunCounters) -> None:
-    began, before = time.monotonic(), counters.settled
-    with suppress(OSError):
-        while True:
-            elapsed = time.monotonic() - began
-            _replace(path, state_of(counters, elapsed, counters.settled - before))
-            await asyncio.sleep(_EVERY_S)
-
-
-def state_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
-    """The state of a run.
+def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
+    """The contents of the file.
 
     Args:
-        settled: rollouts settled by this command, in `elapsed_s` seconds.
+        elapsed_s: how long this command has run.
+        settled: rollouts that it settled in that time.
     """
     rate = settled / elapsed_s if elapsed_s > 0 else 0.0
     return {
@@ -62,6 +54,11 @@ def state_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
     }
 
 
-def _replace(path: Path, state: Json) -> None:
-    with replacing(path, durable=False) as temporary:
-        temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
+async def _write_regularly(path: Path, counters: RunCounters) -> None:
+    began, before = time.monotonic(), counters.settled
+    with suppress(OSError):
+        while True:
+            status = status_of(counters, time.monotonic() - began, counters.settled - before)
+            with replacing(path, durable=False) as temporary:
+                temporary.write_text(json.dumps(status) + "\n", encoding="utf-8")
+            await asyncio.sleep(_EVERY_S)

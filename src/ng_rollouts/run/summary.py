@@ -1,66 +1,180 @@
-"""The last lines of a run: what was collected, what failed, what is owed, what finishes the job."""
+"""What a run reports at its end: the last lines on stderr, and the summary file that CI reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from ng_rollouts._version import __version__
+from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.outputs.failures import FailuresFile
-from ng_rollouts.outputs.journal import Finished
+from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.redaction import display_command
-from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.run.budget import Budget
+from ng_rollouts.run.client_load import ClientLoad
+from ng_rollouts.run.state import RunState
+from ng_rollouts.types import Json
 
 _NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
 
 
-def summary(
-    counters: RunCounters, failures: FailuresFile, paths: OutputPaths, finished: Finished | None, command: Sequence[str]
+@dataclass(slots=True, kw_only=True)
+class DispatchReport:
+    """What dispatching learned about the machines involved.
+
+    Attributes:
+        load: how busy this process was; None if nothing was dispatched.
+        executor_lines: what the executor reports.
+        load_balancers: the servers that were used.
+    """
+
+    load: ClientLoad | None = None
+    executor_lines: list[str] = field(default_factory=list)
+    load_balancers: Sequence[LoadBalancer] = ()
+
+
+def summary_lines(
+    state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport, command: Sequence[str]
 ) -> Iterator[str]:
-    """The lines, in order.
+    """The last lines of a run.
 
     Args:
-        finished: what finishing left; None if the run ended before.
-        command: what was typed, to be shown as the command that goes on.
+        command: the command that was typed; empty if nothing remains to resume.
     """
-    told = f"collected {counters.collected} of {counters.planned} planned rollouts"
-    if counters.failed:
-        classes = ", ".join(f"{name}: {count}" for name, count in failures.by_class.most_common())
-        told += f", failed {counters.failed} ({classes})"
-    if finished and finished.set_aside:
-        told += f", set aside {finished.set_aside}"
-    remaining = counters.planned - counters.settled
-    if remaining:
-        told += f", not done {remaining}"
-    yield told
-    if counters.failed and failures.path.exists():
-        yield f"what failed is in {failures.path}"
-    if finished and finished.set_aside:
-        yield f"rollouts whose group is not complete are in {paths.incomplete}"
-    if not finished:
-        yield f"what was collected is in {paths.output}, in the order it completed"
+    yield from _outcome_lines(state, paths)
     if command:
-        yield f"to go on: {resume_command(command)}"
-
-
-def server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
-    """A line for each server of a pool that has several: how much it was asked, and how long it took."""
-    for address in (
-        address
-        for load_balancer in load_balancers
-        if len(load_balancer.endpoints) > 1
-        for address in load_balancer.endpoints
-    ):
-        answered = address.requests_sent - address.failed - address.in_flight
-        line = f"{address.shown}: {answered} answered"
-        if address.failed:
-            line += f", {address.failed} failed"
-        if answered > 0:
-            line += f", {address.mean_seconds:.2f} s on average"
-        yield line
+        yield f"to resume: {resume_command(command)}"
+    yield from _server_lines(report.load_balancers)
+    yield from budget.summary_lines(state.counters)
+    if report.load:
+        yield report.load.describe()
 
 
 def resume_command(command: Sequence[str]) -> str:
-    """The command that goes on where this one ended."""
+    """The command that resumes a run, with secrets masked."""
     kept = [word for word in command if not word.lstrip("+").startswith(_NOT_FOR_A_RESUME)]
     return display_command([*kept, "+resume_from_cache=true"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryFile:
+    """The contents of the summary file.
+
+    Attributes:
+        averages: mean of each score over the finished rows.
+        sums: sum and count of each score over all collected rows, in the output or set aside.
+    """
+
+    config: CollectConfig
+    command: Sequence[str]
+    state: RunState
+    budget: Budget
+    report: DispatchReport
+    averages: Mapping[str, float | None]
+    sums: Sums
+
+    def content(self, exit_code: int) -> Json:
+        """The JSON object, for a run that ends with this exit code."""
+        return {
+            **self._outcome(),
+            **self._means(),
+            **self._speed(time.time() - self.state.began),
+            **self._tokens(),
+            **self._circumstances(),
+            "command": display_command(self.command),
+            "exit_code": exit_code,
+        }
+
+    def _outcome(self) -> Json:
+        state, counters, finished = self.state, self.state.counters, self.state.finished
+        rows = finished.kept if finished else counters.collected
+        return {
+            "planned": counters.planned,
+            "collected": counters.collected,
+            "collected_before": state.collected_before,
+            "failed": counters.failed,
+            "failed_by_class": dict(state.failures.by_class),
+            "set_aside": finished.set_aside if finished else 0,
+            "not_done": counters.planned - counters.settled,
+            "finished": finished.kept if finished else None,
+            "coverage": rows / counters.planned if counters.planned else 1.0,
+        }
+
+    def _means(self) -> Json:
+        with_zeros = {name: total / (n + self.state.failed_with_score(name)) for name, (total, n) in self.sums.items()}
+        return {
+            "means": self.averages,
+            "means_collected": {name: total / n for name, (total, n) in self.sums.items()},
+            "means_with_failures_as_zero": with_zeros,
+        }
+
+    def _speed(self, wall_s: float) -> Json:
+        """Of this command alone, without what it resumed."""
+        counters, load = self.state.counters, self.report.load
+        lag = {"mean": round(load.mean_lag_s, 6), "worst": round(load.worst_lag_s, 6)} if load else None
+        return {
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.state.began)),
+            "wall_s": round(wall_s, 3),
+            "attempts": counters.attempts_done,
+            "attempts_per_s": round(counters.attempts_done / wall_s, 3) if wall_s > 0 else None,
+            "output_tokens_per_s": round(counters.output_tokens / wall_s, 3) if wall_s > 0 else None,
+            "latency_s": counters.latencies.percentiles(),
+            "latency_histogram": counters.latencies.histogram(),
+            "most_in_flight": counters.most_in_flight,
+            "client_busy": round(load.busy, 6) if load else None,
+            "event_loop_lag_s": lag,
+            "executor": self.report.executor_lines,
+        }
+
+    def _tokens(self) -> Json:
+        """Of all collected rollouts, those of earlier commands included."""
+        counters = self.state.counters
+        before = {"input": counters.earlier_input_tokens, "output": counters.earlier_output_tokens}
+        tokens = {"input": before["input"] + counters.input_tokens, "output": before["output"] + counters.output_tokens}
+        cost = self.budget.cost(tokens["input"], tokens["output"]) if self.budget.has_prices else None
+        return {"tokens": tokens, "tokens_before": before, "cost": cost}
+
+    def _circumstances(self) -> Json:
+        return {
+            "seed": self.config.responses_create_params.get("seed"),
+            "num_repeats_add_seed": self.config.num_repeats_add_seed,
+            "versions": {
+                "ng_rollouts": __version__,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+            },
+        }
+
+
+def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
+    counters, finished = state.counters, state.finished
+    line = f"collected {counters.collected} of {counters.planned} planned rollouts"
+    if counters.failed:
+        classes = ", ".join(f"{name}: {count}" for name, count in state.failures.by_class.most_common())
+        line += f", failed {counters.failed} ({classes})"
+    if finished and finished.set_aside:
+        line += f", set aside {finished.set_aside}"
+    if remaining := counters.planned - counters.settled:
+        line += f", not done {remaining}"
+    yield line
+    if counters.failed and state.failures.path.exists():
+        yield f"failures: {state.failures.path}"
+    if finished and finished.set_aside:
+        yield f"rollouts of incomplete groups: {paths.incomplete}"
+    if not finished:
+        yield f"collected rollouts, in completion order: {paths.output}"
+
+
+def _server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
+    """A line for each endpoint of a load balancer that has several."""
+    for endpoint in (each for balancer in load_balancers if len(balancer.endpoints) > 1 for each in balancer.endpoints):
+        answered = endpoint.requests_sent - endpoint.failed - endpoint.in_flight
+        line = f"{endpoint.display_url}: {answered} answered"
+        if endpoint.failed:
+            line += f", {endpoint.failed} failed"
+        if answered > 0:
+            line += f", {endpoint.mean_seconds:.2f} s on average"
+        yield line

@@ -35,12 +35,12 @@ class CircuitBreaker:
         self._in_a_row = 0
         self._kind = ""
 
-    def success(self) -> None:
+    def record_success(self) -> None:
         """A rollout was answered."""
         self._succeeded = True
         self._in_a_row = 0
 
-    def failure(self, failure_class: str, message: str) -> None:
+    def record_failure(self, failure_class: str, message: str) -> None:
         """A rollout failed for good.
 
         Raises:

@@ -31,7 +31,7 @@ class ConcurrencyLimit(Protocol):
     """A limit that may change with what comes back."""
 
     @property
-    def now(self) -> int:
+    def current(self) -> int:
         """How many may be in flight."""
         ...
 
@@ -48,7 +48,7 @@ class FixedLimit:
     """A number."""
 
     def __init__(self, limit: int) -> None:
-        self.now = limit
+        self.current = limit
 
     def record_success(self, now: float) -> None:
         """Nothing changes."""
@@ -72,7 +72,7 @@ class AdaptiveLimit:
         self._taken: float | None = None
 
     @property
-    def now(self) -> int:
+    def current(self) -> int:
         """How many may be in flight."""
         return max(1, int(self._limit))
 
@@ -96,7 +96,7 @@ class AdaptiveLimit:
             elif self._taken is not None:
                 self._taken -= 1
         elif failure.status is not None and failure.status >= 500:
-            self._pause = self.now
+            self._pause = self.current
 
     def _fall(self, now: float) -> None:
         was_doubling = self._growth_a_window == float("inf")
@@ -111,7 +111,7 @@ class AdaptiveLimit:
             self._grows_from = now
         self._has_grown = False
         self._fell = now
-        self._pause = self.now
+        self._pause = self.current
 
     def _return(self, now: float) -> None:
         """After the first fall: to just below what the servers took."""
@@ -136,7 +136,7 @@ class Slots:
 
     async def acquire(self) -> None:
         """Wait for a slot, and take it."""
-        if self._taken < self.limit.now and not self._waiting:
+        if self._taken < self.limit.current and not self._waiting:
             self._taken += 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -151,7 +151,7 @@ class Slots:
     def release(self) -> None:
         """Give a slot back."""
         self._taken -= 1
-        while self._waiting and self._taken < self.limit.now:
+        while self._waiting and self._taken < self.limit.current:
             turn = self._waiting.popleft()
             if not turn.done():
                 self._taken += 1

@@ -1,4 +1,4 @@
-"""Where the planned rollouts of a run are."""
+"""Counters of a run: how many rollouts are in which state, and what attempts took."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 
 from ng_rollouts.metrics.latency_histogram import LatencyHistogram
 from ng_rollouts.metrics.running_stats import RunningStats
-from ng_rollouts.types import Json, RolloutKey
+from ng_rollouts.types import Json, RolloutKey, RolloutStats
 
 
 @dataclass(slots=True)
 class AgentCounters:
-    """What an agent did for this command."""
+    """What one agent did for this command."""
 
     collected: int = 0
     output_tokens: int = 0
     latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
 
-    def figures(self, seconds: float) -> Json:
-        """Latency percentiles in seconds, and how much a second."""
+    def statistics(self, seconds: float) -> Json:
+        """Latency percentiles in seconds, and throughput over so many seconds."""
         return {
             "latency_s": self.latencies.percentiles(),
             "rollouts_per_s": self.collected / seconds,
@@ -30,15 +30,18 @@ class AgentCounters:
 
 @dataclass(slots=True, kw_only=True)
 class RunCounters:
-    """Where the planned rollouts are; those in none of these have not been taken up.
+    """Where the planned rollouts are; those in none of these states have not started.
 
     Attributes:
-        started: when each rollout in flight was sent (`time.monotonic`), oldest first.
-        answered: attempts that ended, well or not, and how many seconds they took in all.
+        collected, failed: rollouts with an outcome, of this command or an earlier one.
+        waiting: rollouts that wait for a retry.
+        in_flight_since: when each rollout in flight started (`time.monotonic`), oldest first.
+        attempts_done: attempts of this command that ended, successful or not.
+        attempt_seconds: how long these took in total.
         input_tokens, output_tokens: of the rollouts that this command collected.
-        earlier_input_tokens, earlier_output_tokens: of those that were there before.
-        by_agent: what each agent did for this command.
-        reward: of all rollouts collected, by this command or before.
+        earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected.
+        most_in_flight: the largest number of rollouts in flight at once.
+        reward: of all collected rollouts, for progress; exact means come from the score table.
     """
 
     planned: int
@@ -58,7 +61,7 @@ class RunCounters:
 
     @property
     def latencies(self) -> LatencyHistogram:
-        """Of all attempts."""
+        """Of all attempts of this command."""
         merged = LatencyHistogram()
         for counters in self.by_agent.values():
             merged.merge(counters.latencies)
@@ -66,16 +69,54 @@ class RunCounters:
 
     @property
     def in_flight(self) -> int:
-        """Rollouts that are being tried."""
+        """Rollouts that are being attempted."""
         return len(self.in_flight_since)
 
     @property
     def settled(self) -> int:
-        """Rollouts that will not be tried again."""
+        """Rollouts with an outcome."""
         return self.collected + self.failed
 
     def oldest(self) -> tuple[RolloutKey, float] | None:
-        """The rollout that has been in flight longest, and for how many seconds."""
-        for key, in_flight_since in self.in_flight_since.items():
-            return key, time.monotonic() - in_flight_since
+        """The rollout that has been in flight longest, and for how many seconds; None if none is."""
+        for key, since in self.in_flight_since.items():
+            return key, time.monotonic() - since
         return None
+
+    def begin_attempt(self, key: RolloutKey) -> None:
+        """Count a rollout as in flight."""
+        self.in_flight_since[key] = time.monotonic()
+        self.most_in_flight = max(self.most_in_flight, len(self.in_flight_since))
+
+    def end_attempt(self, key: RolloutKey, agent: str, seconds: float) -> None:
+        """Count an attempt that ended, successful or not, after so many seconds."""
+        self.attempts_done += 1
+        self.attempt_seconds += seconds
+        self.by_agent[agent].latencies.add(seconds)
+        del self.in_flight_since[key]
+
+    def record(self, agent: str, stats: RolloutStats) -> None:
+        """Count a rollout that this command collected."""
+        self.collected += 1
+        input_tokens, output_tokens = _tokens(stats)
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        by_agent = self.by_agent[agent]
+        by_agent.collected += 1
+        by_agent.output_tokens += output_tokens
+        self._add_reward(stats)
+
+    def restore(self, stats: RolloutStats) -> None:
+        """Add tokens and reward of a rollout that an earlier command collected."""
+        input_tokens, output_tokens = _tokens(stats)
+        self.earlier_input_tokens += input_tokens
+        self.earlier_output_tokens += output_tokens
+        self._add_reward(stats)
+
+    def _add_reward(self, stats: RolloutStats) -> None:
+        if "reward" in stats.scores:
+            self.reward.add(stats.scores["reward"])
+
+
+def _tokens(stats: RolloutStats) -> tuple[int, int]:
+    return stats.tokens.get("input_tokens", 0), stats.tokens.get("output_tokens", 0)

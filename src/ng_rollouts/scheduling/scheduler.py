@@ -1,8 +1,7 @@
-"""The bounded loop: rollouts in, outcomes out.
+"""The scheduler: rollouts in, results and failures out, with bounded concurrency and retries.
 
-It takes functions: how a rollout becomes a row, and what is done with rows and failures. A slot is taken before a
-task is made, and given back while a rollout waits for its next attempt, so tasks never outnumber slots; when many
-rollouts wait, no fresh ones are taken up.
+It receives functions for everything else. A slot is acquired before a task is created, and released while a rollout
+waits for its next attempt, so there are never more tasks than slots. While many rollouts wait, no fresh ones start.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
 from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, Slots
@@ -20,27 +20,31 @@ from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Attempt, Failure, Result, Rollout
 
-FEWEST_WAITING = 64
-"""So many rollouts may wait for another attempt before fresh ones are held back, even with fewer slots."""
+MIN_WAITING = 64
+"""This many rollouts may wait for a retry before fresh ones are held back, even with fewer slots."""
 
-_STARTED_BEFORE_SENT = 32
-"""So many attempts are started before the loop gets to send them, however many slots are free."""
+_STARTS_PER_TURN = 32
+"""Attempts that start in one turn of the event loop, so that the first requests leave before all tasks exist."""
 
 Call = Callable[[Rollout, int], Awaitable[Result]]
-"""One attempt, given the number of those before it: the result of a rollout, or AttemptFailed."""
+"""One attempt at a rollout, given the number of attempts before it; raises AttemptFailed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultSink:
-    """Where outcomes go, and are counted; what these raise ends the run."""
+class ResultSink(Protocol):
+    """Receives the outcome of each rollout; an exception that it raises ends the run."""
 
-    record: Callable[[Rollout, Result], None]
-    give_up: Callable[[Failure], None]
+    def record(self, rollout: Rollout, result: Result) -> None:
+        """Receive a result."""
+        ...
+
+    def give_up(self, failure: Failure) -> None:
+        """Receive a rollout whose last attempt failed."""
+        ...
 
 
 @dataclass(slots=True, order=True)
 class _Work:
-    """A rollout and the attempts it has behind it; ordered by when it may go on."""
+    """A rollout with its failed attempts; ordered by when its next attempt may start (`time.monotonic`)."""
 
     ready_at: float
     position: int
@@ -58,21 +62,21 @@ async def schedule(
     counters: RunCounters,
     stop: Stop,
 ) -> None:
-    """Have every rollout answered or given up, at most `limit` at once, taken up in order.
+    """Attempt every rollout until it has a result or is given up.
 
-    When asked to stop, it returns once the attempts in flight have ended or had their time; a rollout that is then
-    neither answered nor given up is left as it was.
+    Rollouts start in order, at most `limit` at once. After a stop request, this returns when the attempts in flight
+    have ended or have been cancelled; rollouts without an outcome are then left as they were.
 
     Raises:
-        NgRolloutsError: what the outlet or the source of rollouts raised; attempts in flight are cancelled.
+        NgRolloutsError: raised by the sink, or by the iterator of rollouts; attempts in flight are cancelled.
     """
     scheduler = _Scheduler(call, sink, limit, policy, counters)
     try:
         async with asyncio.TaskGroup() as tasks:
             feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
-            draining = tasks.create_task(scheduler.drain_when_asked(stop, feeding))
+            draining = tasks.create_task(scheduler.drain_when_requested(stop, feeding))
             await asyncio.wait([feeding])
-            if not stop.asked.is_set():
+            if not stop.requested.is_set():
                 draining.cancel()
     except BaseExceptionGroup as group:
         raise _cause(group) from group
@@ -90,61 +94,60 @@ class _Scheduler:
         self._counters = counters
         self._waiting: list[_Work] = []
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._settled = asyncio.Event()
+        self._attempt_ended = asyncio.Event()
         self._draining = False
 
     async def feed(self, rollouts: Iterator[Rollout], tasks: asyncio.TaskGroup) -> None:
-        """Start attempts as slots come free, until every rollout is settled."""
+        """Start attempts as slots become free, until every rollout has an outcome."""
         started = 0
         while True:
             await self._slots.acquire()
             work = await self._next(rollouts)
             if work is None:
                 return
-            self._counters.in_flight_since[work.rollout.key] = time.monotonic()
-            self._counters.most_in_flight = max(self._counters.most_in_flight, len(self._counters.in_flight_since))
+            self._counters.begin_attempt(work.rollout.key)
             task = tasks.create_task(self._attempt(work))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
             started += 1
-            if started % _STARTED_BEFORE_SENT == 0:
+            if started % _STARTS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
-    async def drain_when_asked(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
-        """Once asked to stop: start nothing, wait for what is in flight, cancel what takes too long."""
-        await stop.asked.wait()
+    async def drain_when_requested(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
+        """After a stop request: start nothing, wait for what is in flight, cancel what takes too long."""
+        await stop.requested.wait()
         feeding.cancel()
         self._draining = True
-        hurry = asyncio.create_task(stop.at_once.wait())
+        at_once = asyncio.create_task(stop.at_once.wait())
         idle = asyncio.create_task(self._until_idle())
-        await asyncio.wait([hurry, idle], timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (hurry, idle, *self._in_flight):
+        await asyncio.wait([at_once, idle], timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (at_once, idle, *self._in_flight):
             task.cancel()
 
     async def _until_idle(self) -> None:
-        while self._counters.in_flight_since:
-            self._settled.clear()
-            await self._settled.wait()
+        while self._counters.in_flight:
+            self._attempt_ended.clear()
+            await self._attempt_ended.wait()
 
     async def _next(self, rollouts: Iterator[Rollout]) -> _Work | None:
-        """The next rollout to try, once there is one; None when all are settled."""
+        """The next rollout to attempt, as soon as there is one; None when all have an outcome."""
         while True:
-            self._settled.clear()
+            self._attempt_ended.clear()
             now = time.monotonic()
             if self._waiting and self._waiting[0].ready_at <= now:
-                return self._pop()
-            if len(self._waiting) < max(self._limit.now, FEWEST_WAITING):
+                return self._pop_waiting()
+            if len(self._waiting) < max(self._limit.current, MIN_WAITING):
                 rollout = next(rollouts, None)
                 if rollout is not None:
                     return _Work(now, rollout.position, rollout)
-            if not self._waiting and not self._counters.in_flight_since:
+            if not self._waiting and not self._counters.in_flight:
                 return None
-            await self._until_settled(self._waiting[0].ready_at - now if self._waiting else None)
+            await self._until_attempt_ends(self._waiting[0].ready_at - now if self._waiting else None)
 
-    async def _until_settled(self, seconds: float | None) -> None:
+    async def _until_attempt_ends(self, seconds: float | None) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._settled.wait()
+                await self._attempt_ended.wait()
         except TimeoutError:
             return
 
@@ -154,40 +157,37 @@ class _Scheduler:
             result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
             self._limit.record_failure(failure, failure.sent_at or began, time.monotonic())
-            self._failed(work, failure, time.monotonic() - began)
+            self._retry_or_give_up(work, failure, time.monotonic() - began)
         else:
             self._limit.record_success(time.monotonic())
             self._sink.record(work.rollout, result)
         finally:
-            self._counters.attempts_done += 1
-            seconds = time.monotonic() - began
-            self._counters.attempt_seconds += seconds
-            self._counters.by_agent[work.rollout.agent].latencies.add(seconds)
-            del self._counters.in_flight_since[work.rollout.key]
+            self._counters.end_attempt(work.rollout.key, work.rollout.agent, time.monotonic() - began)
             self._slots.release()
-            self._settled.set()
+            self._attempt_ended.set()
 
-    def _failed(self, work: _Work, failure: AttemptFailed, seconds: float) -> None:
-        work.attempts = (*work.attempts, _record(failure, seconds))
+    def _retry_or_give_up(self, work: _Work, failure: AttemptFailed, seconds: float) -> None:
+        work.attempts = (*work.attempts, _attempt_record(failure, seconds))
         spent_s = time.time() - work.attempts[0].began
         wait_s = self._policy.wait_s(failure, len(work.attempts), spent_s)
         if wait_s is None:
-            given_up = Failure(
-                rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
+            self._sink.give_up(
+                Failure(
+                    rollout=work.rollout, attempts=work.attempts, terminal=failure.terminal, persist=failure.persist
+                )
             )
-            self._sink.give_up(given_up)
         elif not self._draining:
             work.ready_at = time.monotonic() + wait_s
             heapq.heappush(self._waiting, work)
             self._counters.waiting = len(self._waiting)
 
-    def _pop(self) -> _Work:
+    def _pop_waiting(self) -> _Work:
         work = heapq.heappop(self._waiting)
         self._counters.waiting = len(self._waiting)
         return work
 
 
-def _record(failure: AttemptFailed, seconds: float) -> Attempt:
+def _attempt_record(failure: AttemptFailed, seconds: float) -> Attempt:
     return Attempt(
         failure_class=failure.failure_class,
         message=failure.message,
@@ -198,7 +198,7 @@ def _record(failure: AttemptFailed, seconds: float) -> Attempt:
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that brought the group about: one of ours if there is one."""
+    """The exception that caused the group: the first of this program's own, if there is one."""
     causes = list(_leaves(group))
     return next((cause for cause in causes if isinstance(cause, NgRolloutsError)), causes[0])
 

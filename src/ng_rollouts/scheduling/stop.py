@@ -1,4 +1,4 @@
-"""Asks a running collection to stop: first gracefully, then at once."""
+"""Asks a run to stop: first no new attempts, then no waiting for those in flight."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """The run was asked to stop before some optional work was done."""
+
+
 class Stop:
-    """Asks a collection to end: first no new attempts, then no waiting for those in flight.
+    """A request to stop, which signals and consumers set and everything that waits observes.
 
     Args:
-        drain_s: seconds that attempts in flight may take to end once asked.
+        drain_s: seconds that attempts in flight may take to end after the request.
+
+    Attributes:
+        requested: set to start nothing new.
+        at_once: set to cancel what is in flight.
     """
 
     def __init__(self, drain_s: float) -> None:
         self.drain_s = drain_s
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
 
-    async def unless_asked(self, work: Coroutine[Any, Any, T], *, again: bool = False) -> T | None:
-        """What some work comes to that may be left; None if it was.
+    async def unless_requested(self, work: Coroutine[Any, Any, T], *, from_now: bool = False) -> T:
+        """Await optional work, and cancel it when a stop is requested.
 
         Args:
-            again: only what asks from now on counts, as does a second time after the first.
+            from_now: ignore a request made earlier; only a new one cancels the work.
+
+        Raises:
+            StopRequested: the work was cancelled.
         """
-        event = self.at_once if again and self.asked.is_set() else self.asked
-        working, asked = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+        event = self.at_once if from_now and self.requested.is_set() else self.requested
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise StopRequested
+            return working.result()
         finally:
-            for task in (working, asked):
+            for task in (working, stopping):
                 task.cancel()
-            await asyncio.wait((working, asked))
+            await asyncio.wait((working, stopping))
