@@ -18,7 +18,7 @@ from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.agents.head_server import listed_agents
 from ng_rollouts.agents.remote_agent import RemoteAgent
-from ng_rollouts.agents.urls import addresses
+from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig, HeadServer
 from ng_rollouts.errors import AttemptFailed, ConfigError, Unreachable
 from ng_rollouts.http.client import TimeLimits, open_http
@@ -278,7 +278,7 @@ def test_entries_of_a_head_server_are_read_as_nemo_gym_writes_them() -> None:
 def test_addresses_are_urls(value: Any) -> None:
     """What is no URL is told before anything is sent."""
     with pytest.raises(ConfigError):
-        addresses(value, "agent_url")
+        parse_urls(value, "agent_url")
 
 
 def test_credentials_in_a_url_are_not_shown() -> None:

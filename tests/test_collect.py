@@ -119,7 +119,7 @@ def test_the_finished_file_is_aabbcc_and_whole(
     paths = OutputPaths(tmp_path_factory.mktemp("o") / "out.jsonl")
     with open_new(paths, plan.rollouts, overwrite=False) as journal:
         failures = run(plan, call, journal, parallel)
-        finished = journal.finish(plan.whole(journal.has))
+        finished = journal.finish(plan.complete(journal.has))
     keys = list(plan.rollout_keys())
     failed = {keys[position] for position, times in failing.items() if times >= 3 and position < len(keys)}
     missing = {key.task_index for key in failed}

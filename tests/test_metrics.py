@@ -58,7 +58,7 @@ def test_columns_are_what_pandas_says(values: list[float]) -> None:
         column.add(value)
     series = pd.Series(values)
     assert column.mean == pytest.approx(series.mean(), abs=1e-9)
-    assert (column.most, column.least) == (series.max(), series.min())
+    assert (column.maximum, column.minimum) == (series.max(), series.min())
     assert column.sd == pytest.approx(series.std() if len(values) > 1 else 0.0, abs=1e-9)
     for share in (0.0, 0.1, 0.5, 0.9, 1.0):
         assert column.quantile(share) == pytest.approx(series.quantile(share), abs=1e-9)
@@ -115,7 +115,7 @@ def test_tasks_of_one_rollout_are_figured_as_others_are(groups: list[list[Rollou
         at_once.add(group)
         one_by_one.add(group) if len(group) > 1 else add_as_group(one_by_one, group)
     at_once.end()
-    assert flat(at_once.figures()) == pytest.approx(flat(one_by_one.figures()))
+    assert flat(at_once.statistics()) == pytest.approx(flat(one_by_one.statistics()))
     assert flat(at_once.nemo_gym_metrics()) == pytest.approx(flat(one_by_one.nemo_gym_metrics()))
 
 
@@ -124,8 +124,8 @@ def add_as_group(aggregate: AgentStats, group: list[RolloutStats]) -> None:
     (stats,) = group
     aggregate.tasks, aggregate.rollouts = aggregate.tasks + 1, aggregate.rollouts + 1
     aggregate.group_sizes[1] += 1
-    aggregate.distinct, aggregate.answers = (
-        aggregate.distinct + (stats.answer is not None),
+    aggregate.distinct_answers, aggregate.answers = (
+        aggregate.distinct_answers + (stats.answer is not None),
         aggregate.answers + (stats.answer is not None),
     )
     for name, score in scores_of(group).items():
@@ -143,7 +143,7 @@ def test_the_order_of_completion_does_not_matter(groups: list[list[RolloutStats]
         aggregator.record(key, "a", stats)
     aggregator.end()
     batch = aggregate_groups((task, "a", group) for task, group in enumerate(groups))
-    assert flat(aggregator.agents["a"].stats.figures()) == pytest.approx(flat(batch["a"].stats.figures()))
+    assert flat(aggregator.agents["a"].stats.statistics()) == pytest.approx(flat(batch["a"].stats.statistics()))
     assert flat(aggregator.agents["a"].stats.nemo_gym_metrics()) == pytest.approx(
         flat(batch["a"].stats.nemo_gym_metrics())
     )
@@ -177,7 +177,7 @@ def test_a_task_asked_of_two_agents_counts_for_each() -> None:
     for index, (agent, reward) in enumerate([("a", 1.0), ("a", 1.0), ("b", 0.0), ("b", 0.0)]):
         aggregator.record(RolloutKey(0, index), agent, RolloutStats(scores={"reward": reward}))
     aggregator.end()
-    means = {agent: figures.stats.columns["reward"].mean for agent, figures in aggregator.agents.items()}
+    means = {agent: statistics.stats.columns["reward"].mean for agent, statistics in aggregator.agents.items()}
     assert means == {"a": 1.0, "b": 0.0}
 
 
@@ -549,8 +549,8 @@ def test_figures_over_tasks_are_nemo_gyms(groups: list[list[RolloutStats]]) -> N
         expected = {key: value for key, value in expected.items() if not key.startswith("majority")}
     found = {key: value for key, value in aggregate.nemo_gym_metrics().items() if key.startswith(("pass@", "majority"))}
     assert found == pytest.approx(expected)
-    graded = any(stats.scores["reward"] == 0.5 for group in groups for stats in group)
-    assert any(key.startswith("pass^") for key in aggregate.nemo_gym_metrics()) != graded
+    non_binary = any(stats.scores["reward"] == 0.5 for group in groups for stats in group)
+    assert any(key.startswith("pass^") for key in aggregate.nemo_gym_metrics()) != non_binary
 
 
 @pytest.mark.parametrize(("differences", "p"), [([0.1], None), ([0.1, 0.3], 0.5), ([0.2] * 4, 0.125)])

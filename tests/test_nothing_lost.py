@@ -402,7 +402,7 @@ def test_breakers() -> None:
     with pytest.raises(StoppedEarly, match="the last 10 rollouts"):
         later.record_failure("connection_refused", "")
     with pytest.raises(StoppedEarly, match="the rollout of agent"):
-        CircuitBreaker("a", 1).failure("http_401", "no")
+        CircuitBreaker("a", 1).record_failure("http_401", "no")
 
 
 def test_a_server_that_is_late_is_waited_for(serve: Serve, tasks: Tasks, tmp_path: Path) -> None:

@@ -52,20 +52,20 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open pages; whatever one complains of, or asks of the network, fails the test."""
-    complaints: list[str] = []
+    problems: list[str] = []
     contexts = []
 
     def opened(target: Path | str, place: str = "", **options: Any) -> Page:
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(dialog.message))
         url = target.as_uri() if isinstance(target, Path) else target
         page.on(
             "request",
-            lambda request: None if request.url.startswith((url, "data:", "blob:")) else complaints.append(request.url),
+            lambda request: None if request.url.startswith((url, "data:", "blob:")) else problems.append(request.url),
         )
         page.goto(url + place)
         page.wait_for_selector("body[data-ready]")
@@ -74,7 +74,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     yield opened
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 def write(folder: Path, rows: list[Any], name: str = "r.jsonl") -> Path:

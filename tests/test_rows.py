@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ng_rollouts import jsonl as jsonlines
 from ng_rollouts.chat import chat_input, chat_output
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.metrics.result_rows import finished_row, numbers
+from ng_rollouts.metrics.result_rows import output_row, scores_of_row
 from ng_rollouts.metrics.score_table import ScoreTable
 from ng_rollouts.types import Rollout, RolloutKey
 
@@ -77,7 +77,7 @@ def test_input_is_chat() -> None:
 )
 def test_any_response_makes_a_row(response: Any) -> None:
     """Whatever an agent calls a response, the row can be made; contents are strings."""
-    row = finished_row(ROLLOUT, {"reward": 1, "response": response}, training_view=True)
+    row = output_row(ROLLOUT, {"reward": 1, "response": response}, training_view=True)
     assert all(isinstance(message["content"], str) for message in row["output"])
 
 
@@ -95,7 +95,7 @@ def test_making_chat_changes_nothing() -> None:
 def test_what_the_agent_returned_wins() -> None:
     """Names of the training view that the agent uses itself are left alone; bools become numbers."""
     reply = {"reward": 1.0, "accuracy": True, "_flag": True, "output": "mine", "prompt_id": 5, "input": None}
-    row = finished_row(ROLLOUT, reply, training_view=True)
+    row = output_row(ROLLOUT, reply, training_view=True)
     assert (row["output"], row["prompt_id"], row["input"]) == ("mine", 5, None)
     assert row["accuracy"] is not True
     assert row["accuracy"] == 1
@@ -105,7 +105,7 @@ def test_what_the_agent_returned_wins() -> None:
 
 def test_without_the_training_view_the_reply_stays_as_it_was() -> None:
     """`training_view=false` adds only what names the rollout."""
-    row = finished_row(ROLLOUT, {"reward": 1.0, "accuracy": True}, training_view=False)
+    row = output_row(ROLLOUT, {"reward": 1.0, "accuracy": True}, training_view=False)
     assert sorted(row) == [
         "_ng_rollout_index",
         "_ng_task_index",
@@ -121,13 +121,13 @@ def test_without_the_training_view_the_reply_stays_as_it_was() -> None:
 def test_a_reply_without_a_number_for_reward_is_a_failure(reply: Any) -> None:
     """A failure is never a number."""
     with pytest.raises(AttemptFailed):
-        finished_row(ROLLOUT, reply, training_view=True)
+        output_row(ROLLOUT, reply, training_view=True)
 
 
 def test_scores_are_top_level_numbers_and_bools() -> None:
     """Keys that start with an underscore, text, nulls and nested values are none."""
     row = {"reward": 1, "ok": True, "_ng_task_index": 3, "text": "1", "nested": {"x": 1}, "none": None, "huge": 10**400}
-    assert numbers(row) == {"reward": 1.0, "ok": 1.0}
+    assert scores_of_row(row) == {"reward": 1.0, "ok": 1.0}
 
 
 @given(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.inputs.plan import Plan
-from ng_rollouts.inputs.sources import readable_twice
+from ng_rollouts.inputs.sources import local_input
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.types import Rollout
@@ -66,7 +66,7 @@ def test_brought_indices_count_on_and_group(
         )
     finished = done.draw(st.sets(st.integers(0, plan.rollouts - 1)))
     missing = {key.task_index for position, key in enumerate(keys) if position not in finished}
-    assert list(plan.whole(finished.__contains__)) == [key.task_index not in missing for key in keys]
+    assert list(plan.complete(finished.__contains__)) == [key.task_index not in missing for key in keys]
 
 
 def test_blank_lines_crlf_bom_and_no_last_newline_are_fine(tmp_path: Path) -> None:
@@ -211,5 +211,5 @@ def test_a_file_that_changes_under_the_run_is_told(tmp_path: Path) -> None:
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     """One line with the path and the reason."""
     for path, reason in ((tmp_path / "nope", "No such file"), (tmp_path, "is a folder")):
-        with pytest.raises(InputError, match=reason), readable_twice(str(path)):
+        with pytest.raises(InputError, match=reason), local_input(str(path)):
             pass

@@ -25,7 +25,7 @@ from ng_rollouts.outputs import upload as uploading
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.upload import Upload, upload_of
-from ng_rollouts.storage.compression import ENDINGS, compress_in_place, decompress, opened
+from ng_rollouts.storage.compression import EXTENSIONS, compress_in_place, decompress, open_decompressed
 
 from .conftest import ROOT, Ran, Served, keys_of, read_rows
 from .test_command import wait_until
@@ -75,7 +75,7 @@ def test_a_packed_file_that_is_cut_off_is_told(kind: str, data: bytes, drawn: st
     assert told.value.strerror
 
 
-@pytest.mark.parametrize("kind", [*ENDINGS, ""])
+@pytest.mark.parametrize("kind", [*EXTENSIONS, ""])
 def test_what_is_packed_comes_out_again(tmp_path: Path, kind: str) -> None:
     """Byte by byte, with its permissions; a plain name is the plain file."""
     plain, target = tmp_path / "p", tmp_path / f"r.jsonl{kind}"
@@ -83,7 +83,7 @@ def test_what_is_packed_comes_out_again(tmp_path: Path, kind: str) -> None:
     plain.chmod(0o640)
     compress_in_place(plain, target)
     plain.replace(target)
-    with opened(target) as file:
+    with open_decompressed(target) as file:
         assert file.read() == b"a row\n" * 100_000
     assert (names(tmp_path), target.stat().st_mode & 0o777) == ({target.name}, 0o640)
 

@@ -46,10 +46,10 @@ def load_template(path: str) -> Template:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"prompt_config {path} cannot be read: {reason}") from error
-    return template_of(content, f"prompt_config {path}")
+    return parse_template(content, f"prompt_config {path}")
 
 
-def template_of(content: Any, where: str) -> Template:
+def parse_template(content: Any, where: str) -> Template:
     """A template by its texts: `user` and, if wanted, `system`.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
-from ng_rollouts.agents.urls import addresses
+from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
@@ -49,7 +49,7 @@ async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack:
     )
     http = await stack.enter_async_context(open_http(limits, config.http_engine))
     maker = AgentFactory(config, http, RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute), stack)
-    given = maker.server(addresses(config.agent_url, "agent_url")) if config.agent_url is not None else None
+    given = maker.server(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
     entries = {name: maker.of_entry(name, entry) for name, entry in config.agents.items() if name in names}
     straight = maker.model_agent({}, "") if config.policy_base_url is not None and not given else None
     found: dict[str, Agent] = {}
@@ -119,13 +119,13 @@ class AgentFactory:
     def of_entry(self, name: str, entry: Any) -> Agent:
         """The agent of an entry under `agents`: an agent server, a model server, or a function."""
         if isinstance(entry, str):
-            return self.server(addresses(entry, f"agents.{name}.url"))
+            return self.server(parse_urls(entry, f"agents.{name}.url"))
         if not isinstance(entry, dict):
             raise ConfigError(f"agents.{name} needs an address: +agents.{name}.url=http://127.0.0.1:8000")
         for key in entry.keys() - {*ENTRY_KEYS, "url", "_target_"}:
             raise ConfigError(f"agents.{name} has no {key!r}{did_you_mean(key, [*ENTRY_KEYS, 'url', '_target_'])}")
         if "url" in entry:
-            return self.server(addresses(entry["url"], f"agents.{name}.url"))
+            return self.server(parse_urls(entry["url"], f"agents.{name}.url"))
         from ng_rollouts.agents.python_agent import PolicyClient, PythonAgent
 
         check_entry(name, entry)
@@ -151,13 +151,13 @@ class AgentFactory:
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         if resources:
-            self.resources += addresses(resources, f"{prefix}resources_base_url")
+            self.resources += parse_urls(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
             verifier=build_verifier(options, self.process_pool, partial(self._judge_server, entry)),
             http=self.http,
             params=entry.get("responses_create_params") or {},
-            resources_url=addresses(resources, f"{prefix}resources_base_url")[0] if resources else None,
+            resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
             tools=PythonTools(tools) if tools else None,
             max_steps=self._value(entry, "max_steps"),
         )
@@ -166,7 +166,7 @@ class AgentFactory:
         return entry[name] if name in entry else getattr(self.config, name)
 
     def _policy_server(self, entry: Json, prefix: str) -> ModelClient:
-        urls = addresses(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
+        urls = parse_urls(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
         elsewhere = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
         key = entry.get("policy_api_key") if elsewhere else self._value(entry, "policy_api_key")
         return self._model_server(urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api"))
@@ -178,7 +178,7 @@ class AgentFactory:
         key = options.get("api_key", None if own else self._value(entry, "policy_api_key"))
         model = options.get("model", None if own else self._value(entry, "policy_model_name"))
         api = options.get("api", "auto" if own else self._value(entry, "policy_api"))
-        return self._model_server(addresses(url, "verifier.base_url"), key, model, api)
+        return self._model_server(parse_urls(url, "verifier.base_url"), key, model, api)
 
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelClient:
         from ng_rollouts.models.client import ModelClient, base_url

@@ -9,7 +9,7 @@ from ng_rollouts.errors import ConfigError
 from ng_rollouts.redaction import redact
 
 
-def addresses(value: Any, parameter: str) -> list[str]:
+def parse_urls(value: Any, parameter: str) -> list[str]:
     """One URL or a list of them.
 
     Raises:

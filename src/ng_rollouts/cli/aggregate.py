@@ -68,13 +68,13 @@ def run(config: AggregationConfig) -> int:
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
     print_result(f"Aggregate metrics: {paths.aggregate_metrics}")
-    complaints = list(index.complaints())
+    problems = list(index.problems())
     for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
-        if complaints and config.merge_shards and path.exists():
+        if problems and config.merge_shards and path.exists():
             log(f"of those that are missing, some were {what}: they are in {path}")
-    for complaint in complaints:
+    for complaint in problems:
         log(f"error: {complaint}")
-    return 1 if complaints else 0
+    return 1 if problems else 0
 
 
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:

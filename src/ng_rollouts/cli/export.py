@@ -102,7 +102,7 @@ def _set_aside(path: Path) -> None:
 
 def _log_lines(recipe: ExportFormat, read: int, written: dict[Path, int]) -> None:
     print_result(f"Read {read} rollouts of {recipe.groups} groups")
-    for line in recipe.told():
+    for line in recipe.summary_lines():
         print_result(line)
     for path, rows in written.items():
         print_result(f"Wrote {rows} rows to {path}")
@@ -111,14 +111,14 @@ def _log_lines(recipe: ExportFormat, read: int, written: dict[Path, int]) -> Non
     left_out = {reason: number for reason, number in recipe.skipped.most_common() if number}
     for reason, number in left_out.items():
         print_result(f"Left out: {number} {reason}")
-    figures: Json = {
+    statistics: Json = {
         "rollouts": read,
         "groups": recipe.groups,
-        **recipe.figures(),
+        **recipe.statistics(),
         "written": {str(path): rows for path, rows in written.items()},
         "left_out": left_out,
     }
-    print_result(json.dumps(figures, indent=4))
+    print_result(json.dumps(statistics, indent=4))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def run(config: ProfileConfig) -> int:
                 table.add(group)
         _check(profile, source, config)
     write_json(agents, profile.of_agents())
-    for line in (*table.lines(), *profile.told()):
+    for line in (*table.lines(), *profile.summary_line()):
         print_result(line)
     print_result(f"Reward profiling outputs: {per_task}")
     print_result(f"Agent-level metrics: {agents}")
@@ -142,8 +142,8 @@ class Profile:
         self.missing_in_groups += missing
         return {
             **group_metrics(group.task_index, group.stats, scores),
-            **self.completions.of_group([text for text in group.said if text is not None]),
-            **self.answers.of_group([stats.answer for stats in group.stats if stats.answer is not None]),
+            **self.completions.add_group([text for text in group.last_messages if text is not None]),
+            **self.answers.add_group([stats.answer for stats in group.stats if stats.answer is not None]),
             "prompt_head": _head(group.first),
             "rollout_infos": _infos(group),
             "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
@@ -158,16 +158,16 @@ class Profile:
         for aggregate in self.aggregates.values():
             aggregate.end()
         return [
-            {**aggregate.nemo_gym_metrics(), "statistics": aggregate.figures(), "agent_ref": {"name": name}}
+            {**aggregate.nemo_gym_metrics(), "statistics": aggregate.statistics(), "agent_ref": {"name": name}}
             for name, aggregate in self.aggregates.items()
         ]
 
-    def told(self) -> Iterator[str]:
+    def summary_line(self) -> Iterator[str]:
         """Completion, and how many answers differ."""
         rollouts, total = self.rollouts, self.rollouts + self.missing
         yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
-        yield from self.completions.told()
-        yield from self.answers.told()
+        yield from self.completions.summary_line()
+        yield from self.answers.summary_line()
 
 
 class Table:

@@ -49,19 +49,19 @@ def main() -> None:
         sys.exit(130)
 
 
-def global_config(addresses: dict[str, tuple[str, int]]) -> dict[str, Any]:
+def global_config(parse_urls: dict[str, tuple[str, int]]) -> dict[str, Any]:
     """What a head server tells of agents: an entry each, in NeMo Gym's shape."""
     return {
         name: {"responses_api_agents": {"example": {"entrypoint": "app.py", "host": host, "port": port}}}
-        for name, (host, port) in addresses.items()
+        for name, (host, port) in parse_urls.items()
     }
 
 
-def head_app(addresses: dict[str, tuple[str, int]]) -> App:
+def head_app(parse_urls: dict[str, tuple[str, int]]) -> App:
     """A head server for these agents."""
     import yaml  # noqa: PLC0415 - quick usage errors
 
-    text = yaml.safe_dump(global_config(addresses))
+    text = yaml.safe_dump(global_config(parse_urls))
 
     async def respond(method: str, path: str, _: bytes) -> tuple[int, Any]:
         if method == "GET" and path in ("/", "/global_config_dict_yaml"):
@@ -96,13 +96,13 @@ async def _serve(config: ServeConfig) -> None:
             for name, port in zip(EXAMPLE_AGENTS, ports, strict=True)
         }
         head = stack.enter_context(_bind(config.host, config.head_port))
-        addresses = {name: (config.host, _port(listener)) for name, listener in bound.items()}
+        parse_urls = {name: (config.host, _port(listener)) for name, listener in bound.items()}
         apps = [(example_app(name, config.latency_s), listener) for name, listener in bound.items()]
         servers = [
             (uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")), listener)
-            for app, listener in [*apps, (head_app(addresses), head)]
+            for app, listener in [*apps, (head_app(parse_urls), head)]
         ]
-        for name, (host, port) in addresses.items():
+        for name, (host, port) in parse_urls.items():
             print(f"{name}: http://{host}:{port}")
         print(f"head server: http://{config.host}:{_port(head)}", flush=True)
         await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in servers))

@@ -55,11 +55,11 @@ class ExportFormat(ABC):
         self.skipped["another prompt than the first of their group"] += len(group) - len(alike)
         return alike
 
-    def told(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         """Lines for the terminal."""
         yield from ()
 
-    def figures(self) -> Json:
+    def statistics(self) -> Json:
         """The same as numbers."""
         return {}
 
@@ -98,10 +98,10 @@ class Kto(ExportFormat):
             said = {"prompt": example.prompt, "completion": example.completion, "label": label}
             yield {**said, **example.tools, **_named(example), self.config.score: score}, example.prompt
 
-    def told(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         yield f"Desirable: {self._desirable}, undesirable: {self._undesirable}"
 
-    def figures(self) -> Json:
+    def statistics(self) -> Json:
         return {"desirable": self._desirable, "undesirable": self._undesirable}
 
 
@@ -156,7 +156,7 @@ class Dpo(ExportFormat):
         gap = better[1] - worse[1]
         return gap > 0 and gap >= self.config.min_reward_gap - _NEARLY and better[0].completion != worse[0].completion
 
-    def told(self) -> Iterator[str]:
+    def summary_lines(self) -> Iterator[str]:
         """The statistics of the pairs, as people know them from NeMo Gym's guides."""
         count = self._moments["gap"].count
         yield f"Created {count} preference pairs from {self.groups} groups"
@@ -165,7 +165,7 @@ class Dpo(ExportFormat):
             if count:
                 yield f"{name.capitalize() + ':':<9} μ={moments.mean:.3f}, σ={moments.sd:.3f}"
 
-    def figures(self) -> Json:
+    def statistics(self) -> Json:
         spread = {
             f"reward_{name}": {"mean": each.mean, "sd": each.sd} for name, each in self._moments.items() if each.count
         }

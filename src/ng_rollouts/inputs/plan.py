@@ -35,7 +35,7 @@ class Plan:
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
-    repeated_alike: int = 0
+    deterministic_repeats: int = 0
     digest: str = ""
     first_digest: str | None = None
     _repeats: int | array[int] = 0
@@ -103,7 +103,7 @@ class Plan:
             sizes[task_index] += count
         return sizes.__getitem__
 
-    def whole(self, done: Callable[[int], bool]) -> Iterator[bool]:
+    def complete(self, done: Callable[[int], bool]) -> Iterator[bool]:
         """For every position in order, whether all rollouts of its group are done."""
         spans = ((task_index, range(start, start + count)) for task_index, start, count in self.spans())
         if self._indices is None:

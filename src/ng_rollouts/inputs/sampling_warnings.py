@@ -12,12 +12,14 @@ from ng_rollouts.inputs.plan import Plan
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
     """One line for each setting that is allowed but unlikely to be meant."""
     params = config.responses_create_params
-    if plan.repeated_alike:
+    if plan.deterministic_repeats:
         what = (
             "temperature 0" if params.get("temperature") == 0 else f"seed {params['seed']}" if "seed" in params else ""
         )
         where = (
-            f"{what} with num_repeats > 1" if what else f"{plan.repeated_alike} rows fix a seed or a temperature of 0"
+            f"{what} with num_repeats > 1"
+            if what
+            else f"{plan.deterministic_repeats} rows fix a seed or a temperature of 0"
         )
         yield (
             f"{where}: the rollouts of a task will be alike"

@@ -15,14 +15,14 @@ from ng_rollouts.errors import InputError, require_extra
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.storage.compression import check_compression, decompress, is_compressed
-from ng_rollouts.storage.remote import is_url, opened_remote
+from ng_rollouts.storage.remote import is_url, open_remote
 from ng_rollouts.types import Json
 
 _ROWS_AT_ONCE = 1000
 
 
 @contextmanager
-def readable_twice(path: str) -> Iterator[Path]:
+def local_input(path: str) -> Iterator[Path]:
     """The input as a file that can be read again.
 
     Args:
@@ -67,7 +67,7 @@ def _opened(path: str, source: Path) -> Iterator[Any]:
     if path == "-":
         yield sys.stdin.buffer
     elif is_url(path):
-        with opened_remote("input_jsonl_fpath", path) as file:
+        with open_remote("input_jsonl_fpath", path) as file:
             yield file
     else:
         with source.open("rb") as file:

@@ -34,13 +34,13 @@ class TaskFile:
     path: Path
     parser: TaskParser
     limit: int | None = None
-    shown_as: str = ""
+    display_name: str = ""
     shard: Shard | None = None
 
     @property
     def name(self) -> str:
         """The input, as it was asked for."""
-        return self.shown_as or str(self.path)
+        return self.display_name or str(self.path)
 
     def plan(self, first_rows: int | None = None) -> Plan:
         """Check every row and count what is to be collected.
@@ -69,7 +69,7 @@ class TaskFile:
                 continue
             kinds.add(task.index is None)
             plan.add(task, plan.input_rows - 1)
-            plan.repeated_alike += task.repeats > 1 and self.parser.is_deterministic(task)
+            plan.deterministic_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
         if not bad and len(kinds) == 2:
             bad = list(self._colliding_indices())

@@ -17,9 +17,9 @@ def _main(name: str, output: Path, project: str) -> str:
         from ng_rollouts.report.build import ViewConfig, page_of  # noqa: PLC0415
 
         return f"Page: {page_of(ViewConfig(input_jsonl_fpath=str(output)))}"
-    from ng_rollouts.integrations.trackers import TRACKERS, Tracked  # noqa: PLC0415
+    from ng_rollouts.integrations.trackers import TRACKERS, TrackedRun  # noqa: PLC0415
 
-    return TRACKERS[name](Tracked.of(output_paths(str(output))), project)
+    return TRACKERS[name](TrackedRun.of(output_paths(str(output))), project)
 
 
 if __name__ == "__main__":

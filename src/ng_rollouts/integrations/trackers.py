@@ -18,7 +18,7 @@ _LONGEST_PARAMETER = 6000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tracked:
+class TrackedRun:
     """What trackers are told of a run.
 
     Attributes:
@@ -31,7 +31,7 @@ class Tracked:
     files: list[Path]
 
     @classmethod
-    def of(cls, paths: OutputPaths) -> Tracked:
+    def of(cls, paths: OutputPaths) -> TrackedRun:
         """Of a finished run, by its files."""
         summary, manifest = _read(paths.summary, {}), _read(paths.manifest, {})
         figures = dict(_numbers(summary))
@@ -44,7 +44,7 @@ class Tracked:
         return cls(name=paths.output.stem, parameters=parameters, figures=figures, files=files)
 
 
-def to_wandb(run: Tracked, project: str) -> str:
+def to_wandb(run: TrackedRun, project: str) -> str:
     """Weights & Biases; `WANDB_MODE=offline` keeps it on this machine."""
     import wandb  # noqa: PLC0415 - an extra
 
@@ -58,7 +58,7 @@ def to_wandb(run: Tracked, project: str) -> str:
     return f"wandb: {where}"
 
 
-def to_mlflow(run: Tracked, project: str) -> str:
+def to_mlflow(run: TrackedRun, project: str) -> str:
     """MLflow, at `MLFLOW_TRACKING_URI` if that is set."""
     import mlflow  # noqa: PLC0415 - an extra
 
@@ -71,7 +71,7 @@ def to_mlflow(run: Tracked, project: str) -> str:
     return f"mlflow: run {tracked.info.run_id} at {mlflow.get_tracking_uri()}"
 
 
-def to_trackio(run: Tracked, project: str) -> str:
+def to_trackio(run: TrackedRun, project: str) -> str:
     """Trackio, in `TRACKIO_DIR` if that is set."""
     import trackio  # noqa: PLC0415 - an extra
 
@@ -85,7 +85,7 @@ def to_trackio(run: Tracked, project: str) -> str:
     return f"trackio: run {run.name} of project {project}"
 
 
-TRACKERS: dict[str, Callable[[Tracked, str], str]] = {"wandb": to_wandb, "mlflow": to_mlflow, "trackio": to_trackio}
+TRACKERS: dict[str, Callable[[TrackedRun, str], str]] = {"wandb": to_wandb, "mlflow": to_mlflow, "trackio": to_trackio}
 
 
 def _read(path: Path, absent: Any) -> Any:

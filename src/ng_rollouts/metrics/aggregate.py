@@ -25,7 +25,7 @@ class AgentStats:
     truncated: int = 0
     tasks: int = 0
     group_sizes: Counter[int] = field(default_factory=Counter)
-    distinct: int = 0
+    distinct_answers: int = 0
     answers: int = 0
     _singles: dict[str, tuple[Distribution, Distribution]] = field(default_factory=dict)
 
@@ -42,7 +42,7 @@ class AgentStats:
             self._add_single(group[0])
             return
         given = [stats.answer for stats in group if stats.answer is not None]
-        self.distinct, self.answers = self.distinct + len(set(given)), self.answers + len(given)
+        self.distinct_answers, self.answers = self.distinct_answers + len(set(given)), self.answers + len(given)
         for name, score in (scores_of(group) if scores is None else scores).items():
             self.columns.setdefault(name, Distribution()).extend(score.values)
             self.scores.setdefault(name, ScoreStats()).add(score)
@@ -59,7 +59,7 @@ class AgentStats:
 
     def _add_single(self, stats: RolloutStats) -> None:
         has_answer = stats.answer is not None
-        self.distinct, self.answers = self.distinct + has_answer, self.answers + has_answer
+        self.distinct_answers, self.answers = self.distinct_answers + has_answer, self.answers + has_answer
         for name, value in stats.scores.items():
             columns = self._singles.get(name)
             if columns is None:
@@ -83,26 +83,26 @@ class AgentStats:
         every = [*self.columns.items(), *self.tokens.items()]
         by_column = [column.nemo_gym_metrics(name) for name, column in every]
         for figure in range(len(STATISTICS)):
-            merged |= dict(list(figures.items())[figure] for figures in by_column)
+            merged |= dict(list(statistics.items())[figure] for statistics in by_column)
         for name, score in self.scores.items():
             merged |= score.nemo_gym_metrics(name)
         return merged
 
-    def figures(self) -> Json:
+    def statistics(self) -> Json:
         """What there is beside that: errors, intervals, variances, histograms, tokens, raggedness."""
         told: Json = {
             "tasks": self.tasks,
             "rollouts": self.rollouts,
             "rollouts_per_task": {str(size): count for size, count in sorted(self.group_sizes.items())},
             "scores": {
-                name: {**score.figures(), "histogram": self.columns[name].histogram(), "ragged": score.ragged()}
+                name: {**score.statistics(), "histogram": self.columns[name].histogram(), "ragged": score.tasks_per_k()}
                 for name, score in self.scores.items()
             },
             "share_truncated": self.truncated / self.rollouts if self.rollouts else None,
             "tokens": {name: _token_figures(column) for name, column in self.tokens.items()},
         }
         if self.answers:
-            told["share_distinct_answers"] = self.distinct / self.answers
+            told["share_distinct_answers"] = self.distinct_answers / self.answers
         return told
 
 
@@ -131,7 +131,7 @@ def group_metrics(task_index: int, group: Sequence[RolloutStats], scores: dict[s
     told: Json = {"_ng_task_index": task_index}
     told |= zip(_keys(tuple(columns)), chain.from_iterable(by_figure), strict=True)
     for name, score in scores.items():
-        told |= {f"{key}/{name}": value for key, value in score.told().items()}
+        told |= {f"{key}/{name}": value for key, value in score.as_metrics().items()}
     return told
 
 
@@ -148,4 +148,4 @@ def _figures_of(values: Sequence[float]) -> tuple[float, ...]:
 
 def _token_figures(column: Distribution) -> Json:
     quantiles = {f"p{share}": column.quantile(share / 100) for share in (50, 90, 99)}
-    return {"sum": int(column.total), "mean": column.mean, **quantiles, "max": column.most}
+    return {"sum": int(column.total), "mean": column.mean, **quantiles, "max": column.maximum}

@@ -73,12 +73,12 @@ class Distribution:
         return self._moments.sum_squared_deviations
 
     @property
-    def least(self) -> float:
+    def minimum(self) -> float:
         self._fold()
         return self._least
 
     @property
-    def most(self) -> float:
+    def maximum(self) -> float:
         self._fold()
         return self._most
 
@@ -95,7 +95,7 @@ class Distribution:
         if len(self._values) > _DISTINCT:
             self._coarsen()
 
-    def times(self, value: float) -> int:
+    def count_of(self, value: float) -> int:
         """How often a value occurred."""
         self._fold()
         return self._values[value]
@@ -110,7 +110,7 @@ class Distribution:
 
     def histogram(self) -> list[int]:
         """Counts in ten equal bins over [0, 1], or over the range of the values if that is wider."""
-        low, high = min(0.0, self.least), max(1.0, self.most)
+        low, high = min(0.0, self.minimum), max(1.0, self.maximum)
         bars = [0] * _BARS
         for value, count in self._values.items():
             bars[min(_BARS - 1, int((value - low) / (high - low) * _BARS))] += count
@@ -118,8 +118,8 @@ class Distribution:
 
     def nemo_gym_metrics(self, name: str) -> Json:
         """The five figures that NeMo Gym gives a column, by their keys."""
-        figures = (self.mean, self.most, self.least, self.quantile(0.5), self.sd)
-        return {f"{figure}/{name}": value for figure, value in zip(STATISTICS, figures, strict=True)}
+        statistics = (self.mean, self.maximum, self.minimum, self.quantile(0.5), self.sd)
+        return {f"{figure}/{name}": value for figure, value in zip(STATISTICS, statistics, strict=True)}
 
     def _fold(self) -> None:
         values, self._waiting = self._waiting, []

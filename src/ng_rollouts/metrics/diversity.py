@@ -24,7 +24,7 @@ class Diversity:
     _exact: array[int] = field(default_factory=lambda: array("q"))
     _alike: array[int] = field(default_factory=lambda: array("q"))
 
-    def of_group(self, texts: Sequence[str]) -> Json:
+    def add_group(self, texts: Sequence[str]) -> Json:
         """The shares within a group, which is taken in."""
         if not texts:
             return {}
@@ -41,7 +41,7 @@ class Diversity:
         """How many texts there were."""
         return len(self._exact)
 
-    def told(self) -> Iterator[str]:
+    def summary_line(self) -> Iterator[str]:
         """A line, if there are any."""
         if total := self.count:
             exact, alike = _distinct(self._exact), _distinct(self._alike)

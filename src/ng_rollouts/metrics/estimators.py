@@ -42,8 +42,8 @@ def majority_scores(answers: Sequence[object], scores: Sequence[float]) -> list[
     for answer, score in zip(answers, scores, strict=True):
         if answer is not None:
             votes[answer, score] += 1
-        most = max(votes.values(), default=0)
-        tied = [given for (_, given), count in votes.items() if count == most]
+        maximum = max(votes.values(), default=0)
+        tied = [given for (_, given), count in votes.items() if count == maximum]
         found.append(sum(tied) / len(tied) if tied else 0.0)
     return found
 

@@ -15,7 +15,7 @@ _KEY_FIGURES = ("mean/", "pass@", "majority@")
 
 
 def aggregate_metrics(
-    agents: Mapping[str, AgentMetrics], of_agents: Mapping[str, Json] = _NONE, of_command: Mapping[str, Json] = _NONE
+    agents: Mapping[str, AgentMetrics], agent_side: Mapping[str, Json] = _NONE, speed: Mapping[str, Json] = _NONE
 ) -> list[Json]:
     """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
 
@@ -30,8 +30,8 @@ def aggregate_metrics(
             "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
             "group_level_metrics": aggregator.group_metrics(),
             "group_level_metrics_left_out": aggregator.groups_left_out,
-            "statistics": {**aggregator.stats.figures(), **of_command.get(name, {})},
-            **of_agents.get(name, {}),
+            "statistics": {**aggregator.stats.statistics(), **speed.get(name, {})},
+            **agent_side.get(name, {}),
         }
         for name, aggregator in agents.items()
     ]
@@ -45,5 +45,5 @@ def format_histogram(aggregate: AgentStats, name: str = "reward") -> str | None:
     bars = column.histogram()
     tallest = max(bars)
     blocks = "".join(_BLOCKS[-(-bar * (len(_BLOCKS) - 1) // tallest)] for bar in bars)
-    low, high = min(0.0, column.least), max(1.0, column.most)
+    low, high = min(0.0, column.minimum), max(1.0, column.maximum)
     return f"{name} {low:g} |{blocks}| {high:g}"

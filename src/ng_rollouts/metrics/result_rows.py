@@ -27,14 +27,14 @@ def result_of(
         AttemptFailed: the agent calls the rollout failed, or the reply cannot be made a row.
     """
     try:
-        row = finished_row(rollout, reply, training_view=training_view, scored=scored)
+        row = output_row(rollout, reply, training_view=training_view, scored=scored)
         return Result(line=dumps(row), stats=stats_of(row, answer_key))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
         raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
 
-def finished_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Json:
+def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Json:
     """The row of a rollout: what the agent returned, what names the rollout, and the training view.
 
     Raises:
@@ -54,7 +54,7 @@ def finished_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: 
     return row
 
 
-def numbers(row: Json) -> dict[str, float]:
+def scores_of_row(row: Json) -> dict[str, float]:
     """The scores of a row: its top-level numbers and bools whose key does not start with `_`."""
     return {
         key: float(value)
@@ -75,7 +75,7 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     usage = usage if isinstance(usage, dict) else {}
     answer = row.get(answer_key or "extracted_answer")
     return RolloutStats(
-        scores=numbers(row),
+        scores=scores_of_row(row),
         tokens={name: count for name in _TOKENS if isinstance(count := usage.get(name), int)},
         truncated=bool(response.get("incomplete_details")),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),

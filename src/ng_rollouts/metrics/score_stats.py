@@ -48,27 +48,27 @@ class GroupScore:
         return list(map(truediv, accumulate(self.values), _COUNTING))
 
     @property
-    def pattern(self) -> tuple[int, int]:
+    def n_and_correct(self) -> tuple[int, int]:
         """Of binary values: how many, and how many of them right."""
         return len(self.values), int(self.total)
 
-    def told(self) -> dict[str, float]:
+    def as_metrics(self) -> dict[str, float]:
         """All of them, by what this task's own scores are."""
-        told = dict(_unbiased(*self.pattern) if self.binary else _best(self.values))
-        told |= zip(_names("pass@1[avg-of-{}]", len(self.values)), self.averages, strict=True)
+        as_metrics = dict(_unbiased(*self.n_and_correct) if self.binary else _best(self.values))
+        as_metrics |= zip(_names("pass@1[avg-of-{}]", len(self.values)), self.averages, strict=True)
         if self.majorities:
-            told |= zip(_names("majority@{}", len(self.values)), self.majorities, strict=True)
-        return told
+            as_metrics |= zip(_names("majority@{}", len(self.values)), self.majorities, strict=True)
+        return as_metrics
 
 
 @lru_cache(maxsize=4096)
 def _unbiased(n: int, right: int) -> Mapping[str, float]:
     """pass@k and pass^k for every k, where so many of n are right."""
-    told = {}
+    as_metrics = {}
     for k in range(1, n + 1):
-        told[f"pass@{k}"] = pass_at_k(n, right, k)
-        told[f"pass^{k}"] = pass_hat_k(n, right, k)
-    return told
+        as_metrics[f"pass@{k}"] = pass_at_k(n, right, k)
+        as_metrics[f"pass^{k}"] = pass_hat_k(n, right, k)
+    return as_metrics
 
 
 def _best(values: Sequence[float]) -> dict[str, float]:
@@ -102,15 +102,15 @@ class PrefixMeans:
     _at: list[float] = field(default_factory=list)
     _ends: list[float] = field(default_factory=list)
 
-    def add(self, figures: Sequence[float], tasks: int = 1) -> None:
+    def add(self, statistics: Sequence[float], tasks: int = 1) -> None:
         """Take so many tasks in that have these figures, for every k up to the number of their rollouts."""
-        more = len(figures) - len(self._at)
+        more = len(statistics) - len(self._at)
         if more > 0:
             self._at += [0.0] * more
             self._ends += [0.0] * more
-        for place, figure in enumerate(figures):
+        for place, figure in enumerate(statistics):
             self._at[place] += figure * tasks
-        self._ends[len(figures) - 1] += figures[-1] * tasks
+        self._ends[len(statistics) - 1] += statistics[-1] * tasks
 
     def totals(self) -> Iterator[float]:
         """For every k."""
@@ -143,7 +143,7 @@ class ScoreStats:
     majorities: PrefixMeans = field(default_factory=PrefixMeans)
     has_votes: bool = False
     patterns: Counter[tuple[int, int]] = field(default_factory=Counter)
-    graded: _Sums = field(default_factory=dict)
+    non_binary: _Sums = field(default_factory=dict)
 
     def add(self, group: GroupScore) -> None:
         """Take a task in."""
@@ -160,9 +160,9 @@ class ScoreStats:
         self.majorities.add(group.majorities or [0.0] * n)
         self.has_votes = self.has_votes or group.majorities is not None
         if group.binary:
-            self.patterns[group.pattern] += 1
+            self.patterns[group.n_and_correct] += 1
         else:
-            _count_in(self.graded, _best(group.values))
+            _count_in(self.non_binary, _best(group.values))
 
     def add_singles(self, values: Distribution, has_votes: Distribution) -> None:
         """Take in tasks of one rollout each, all at once.
@@ -170,7 +170,7 @@ class ScoreStats:
         Args:
             answered: the values of those that gave an answer.
         """
-        count, zeros, ones = values.count, values.times(0), values.times(1)
+        count, zeros, ones = values.count, values.count_of(0), values.count_of(1)
         sum_squared_deviations = values.sum_squared_deviations + count * values.mean**2
         self.tasks, self.sum_n, self.sum_nn = self.tasks + count, self.sum_n + count, self.sum_nn + count
         self.sum_s, self.sum_ns = self.sum_s + values.total, self.sum_ns + values.total
@@ -180,7 +180,7 @@ class ScoreStats:
         self.patterns[1, 0] += zeros
         self.patterns[1, 1] += ones
         if others := count - zeros - ones:
-            _count_in(self.graded, {"pass@1": (values.total - ones) / others}, others)
+            _count_in(self.non_binary, {"pass@1": (values.total - ones) / others}, others)
         self.averages.add([values.mean], count)
         self.majorities.add([has_votes.total / count], count)
         self.has_votes = self.has_votes or has_votes.count > 0
@@ -197,7 +197,7 @@ class ScoreStats:
         residuals = self.sum_ss - 2 * self.mean * self.sum_ns + self.mean**2 * self.sum_nn
         return math.sqrt(max(0.0, residuals) * self.tasks / (self.tasks - 1)) / self.sum_n
 
-    def figures(self) -> Json:
+    def statistics(self) -> Json:
         """What there is to tell beside NeMo Gym's figures."""
         error = self.standard_error
         half = None if error is None else t_quantile(self.tasks - 1) * error
@@ -216,22 +216,26 @@ class ScoreStats:
 
     def nemo_gym_metrics(self, name: str) -> Json:
         """pass@k and its kin, as shares from 0 to 1, by NeMo Gym's keys."""
-        told = {f"{key}/{name}": total / tasks for key, (total, tasks) in self._passes().items()}
-        told |= {f"pass@1[avg-of-{k}]/{name}": total / self.tasks for k, total in enumerate(self.averages.totals(), 1)}
+        as_metrics = {f"{key}/{name}": total / tasks for key, (total, tasks) in self._passes().items()}
+        as_metrics |= {
+            f"pass@1[avg-of-{k}]/{name}": total / self.tasks for k, total in enumerate(self.averages.totals(), 1)
+        }
         if self.has_votes:
-            told |= {f"majority@{k}/{name}": total / self.tasks for k, total in enumerate(self.majorities.totals(), 1)}
-        return told
+            as_metrics |= {
+                f"majority@{k}/{name}": total / self.tasks for k, total in enumerate(self.majorities.totals(), 1)
+            }
+        return as_metrics
 
-    def ragged(self) -> Json:
+    def tasks_per_k(self) -> Json:
         """Over how many tasks those were taken that not all tasks have enough rollouts for."""
         return {key: int(tasks) for key, (_, tasks) in self._passes().items() if tasks < self.tasks}
 
     def _passes(self) -> _Sums:
         """pass@k by what each task's own scores are; pass^k if all are 0 or 1."""
-        sums: _Sums = {key: list(known) for key, known in self.graded.items()}
+        sums: _Sums = {key: list(known) for key, known in self.non_binary.items()}
         for (n, right), tasks in self.patterns.items():
             _count_in(sums, _unbiased(n, right), tasks)
-        return {key: known for key, known in sums.items() if not (self.graded and key.startswith("pass^"))}
+        return {key: known for key, known in sums.items() if not (self.non_binary and key.startswith("pass^"))}
 
 
 def scores_of(group: Sequence[RolloutStats]) -> dict[str, GroupScore]:

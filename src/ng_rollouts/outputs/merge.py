@@ -14,8 +14,8 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import is_torn, loads
 from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, repeats_for
 from ng_rollouts.outputs.paths import output_paths
-from ng_rollouts.outputs.reader import opened_rollouts
-from ng_rollouts.storage.compression import opened
+from ng_rollouts.outputs.reader import open_rollouts
+from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import RolloutKey, agent_of, key_of
 
@@ -45,7 +45,7 @@ class RolloutIndex:
     def write(self, target: Path) -> None:
         """Write the rows in order."""
         with ExitStack() as stack:
-            handles = [stack.enter_context(opened(file)) for file in self._files]
+            handles = [stack.enter_context(open_decompressed(file)) for file in self._files]
             output = stack.enter_context(target.open("wb"))
             for key in sorted(self.keys):
                 place = self.keys[key]
@@ -53,7 +53,7 @@ class RolloutIndex:
                 handle.seek(self._offsets[place])
                 output.write(handle.readline().rstrip(b"\r\n") + b"\n")
 
-    def complaints(self) -> Iterator[str]:
+    def problems(self) -> Iterator[str]:
         """What occurs twice, and which repeats of a task are missing."""
         if self._twice:
             listed = _listed(self._twice)
@@ -143,7 +143,7 @@ class RolloutIndex:
 
     def _read(self, number: int, file: Path) -> None:
         offset = 0
-        with opened_rollouts(file) as lines:
+        with open_rollouts(file) as lines:
             if holder := holder_of(lines.fileno()):
                 self._oddities.append(f"{file} is still being written, by {holder}")
             for line_number, line in enumerate(lines, 1):

@@ -17,7 +17,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
-from ng_rollouts.storage.compression import opened
+from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
 _TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
@@ -50,7 +50,7 @@ class Group:
     stats: list[RolloutStats] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
-    said: list[str | None] = field(default_factory=list)
+    last_messages: list[str | None] = field(default_factory=list)
 
     def by_agent(self) -> dict[str, list[RolloutStats]]:
         """Its rollouts by the agent that answered."""
@@ -92,17 +92,17 @@ def groups_of(
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
         if with_texts:
-            group.said.append(last_words(row))
+            group.last_messages.append(last_message_text(row))
     if group:
         yield group
 
 
 def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:
-    """The rows of each group, whole; see `row_at_groups`."""
-    return ([row_at.row for row_at in group] for group in row_at_groups(path, group_by, size))
+    """The rows of each group, whole; see `located_groups`."""
+    return ([row_at.row for row_at in group] for group in located_groups(path, group_by, size))
 
 
-def row_at_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[RowAt]]:
+def located_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[RowAt]]:
     """The rows of each group, and where in the file they are.
 
     Args:
@@ -133,7 +133,7 @@ def scan(path: Path) -> Scan:
         InputError: it cannot be read.
     """
     in_order, before, most = True, (-1, -1), dict[str, int]()
-    with opened_rollouts(path) as file:
+    with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 key, agent = _glanced(line) or _looked(_parsed(path, number, line))
@@ -188,7 +188,7 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[RolloutK
     """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
     offsets: dict[bytes, array[int]] = {}
     offset = 0
-    with opened_rollouts(path) as file:
+    with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -214,14 +214,14 @@ def _prompt_id(row: Json) -> Any:
 
 
 @contextmanager
-def opened_rollouts(path: Path) -> Iterator[BinaryIO]:
+def open_rollouts(path: Path) -> Iterator[BinaryIO]:
     """A file of rollouts to read from, packed or not.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        with opened(path) as file:
+        with open_decompressed(path) as file:
             yield file
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -230,7 +230,7 @@ def opened_rollouts(path: Path) -> Iterator[BinaryIO]:
 def _order(path: Path) -> Iterator[int]:
     keys: list[tuple[int, int, int]] = []
     offset = 0
-    with opened_rollouts(path) as file:
+    with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 keys.append((*_key(path, number, _parsed(path, number, line)), offset))
@@ -240,7 +240,7 @@ def _order(path: Path) -> Iterator[int]:
 
 
 def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
-    with opened_rollouts(path) as file:
+    with open_rollouts(path) as file:
         for offset in offsets:
             file.seek(offset)
             yield RowAt(0, offset, _parsed(path, 0, file.readline()))
@@ -248,7 +248,7 @@ def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
 
 def _rows(path: Path) -> Iterator[RowAt]:
     offset = 0
-    with opened_rollouts(path) as file:
+    with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield RowAt(number, offset, _parsed(path, number, line))
@@ -272,10 +272,10 @@ def _key(path: Path, number: int, row: Json) -> RolloutKey:
     return key
 
 
-def last_words(row: Json) -> str | None:
+def last_message_text(row: Json) -> str | None:
     """The content of the last message of a rollout; None if there is none."""
-    said = row.get("output")
-    last = said[-1] if isinstance(said, list) and said else None
+    last_messages = row.get("output")
+    last = last_messages[-1] if isinstance(last_messages, list) and last_messages else None
     if not (isinstance(last, dict) and "role" in last):
         last = next(reversed(chat_output(row.get("response"))), None)
     content = last.get("content") if last else None

@@ -34,7 +34,7 @@ class Upload:
     paths: OutputPaths
     _moved_at: float = field(default_factory=time.monotonic)
 
-    async def reach(self) -> None:
+    async def check_reachable(self) -> None:
         """See that the place is there and can be written, before anything is touched here.
 
         Raises:
@@ -236,7 +236,7 @@ def upload_of(upload_to: str, paths: OutputPaths, source: str) -> Upload:
     if upload_to.rstrip("/").endswith((".jsonl", ".jsonl.zst", ".jsonl.gz")):
         raise ConfigError(f"upload_to {upload_to} is to be a folder: its files get the names that they have here")
     there = folder("upload_to", upload_to)
-    if there.is_here(paths.output.parent):
+    if there.is_local(paths.output.parent):
         raise ConfigError(f"upload_to {upload_to} is the folder that the output is in: name another")
     if Path(source).name in {path.name for path in paths.all} and there.holds(source):
         raise ConfigError(f"upload_to {upload_to} has the input, and would replace it: name another")

@@ -156,7 +156,7 @@ class Page:
         """The page but for its rows."""
         overview = {
             "files": self._overviews,
-            "agents": list(self._names.numbers),
+            "agents": list(self._names.scores_of_row),
             "score": self._score,
             "served": served,
             "difference": self._difference(),

@@ -63,12 +63,12 @@ def overview_of(
 ) -> Json:
     """The overview of one file, as the page reads it."""
     summary, manifest = _read(paths.summary), _read(paths.manifest)
-    figures = aggregate.figures()
+    statistics = aggregate.statistics()
     latency = summary.get("latency_s") or {}
     return {
         "name": paths.finished.name,
-        "cards": list(_cards(index, figures, summary, score)),
-        "scores": figures["scores"],
+        "cards": list(_cards(index, statistics, summary, score)),
+        "scores": statistics["scores"],
         "curves": list(_curves(aggregate, score)),
         "latency_histogram": summary.get("latency_histogram") or [],
         "latency": [[name, value] for name, value in latency.items() if isinstance(value, (int, float))],
@@ -81,24 +81,24 @@ def overview_of(
     }
 
 
-def _cards(index: TaskIndex, figures: Json, summary: Json, score: str) -> Iterator[list[Any]]:
+def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Iterator[list[Any]]:
     yield ["tasks", len(index.tasks)]
     yield ["rollouts", index.kinds.count(FINISHED)]
-    of_score = figures["scores"].get(score)
+    of_score = statistics["scores"].get(score)
     if of_score:
         interval = of_score["interval_95"]
         half = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
         yield [f"mean {score}", f"{of_score['mean']:.3f}{half}"]
-    for name, of_other in figures["scores"].items():
+    for name, of_other in statistics["scores"].items():
         if name == "accuracy" != score:
             yield ["mean accuracy", f"{of_other['mean']:.3f}"]
     yield ["failed", index.kinds.count(FAILED)]
     if aside := index.kinds.count(ASIDE):
         yield ["set aside, in no figure", aside]
-    if figures["share_truncated"]:
-        yield ["cut off", f"{100 * figures['share_truncated']:.1f} %"]
-    if "share_distinct_answers" in figures:
-        yield ["distinct answers", f"{100 * figures['share_distinct_answers']:.0f} %"]
+    if statistics["share_truncated"]:
+        yield ["cut off", f"{100 * statistics['share_truncated']:.1f} %"]
+    if "share_distinct_answers" in statistics:
+        yield ["distinct answers", f"{100 * statistics['share_distinct_answers']:.0f} %"]
     if summary.get("cost"):
         yield ["cost", summary["cost"]]
 

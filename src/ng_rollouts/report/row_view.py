@@ -17,7 +17,7 @@ def row_view(row: Json) -> bytes:
     return dumps(row) + b"\t" + dumps(None if own else view)
 
 
-def said(row: Json) -> str:
+def text_of_message(row: Json) -> str:
     """All that was asked and answered, in lower case."""
     example = Example(row)
     return "\n".join(part for message in [*example.prompt, *example.completion] for part in _parts(message)).lower()

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from ng_rollouts.console import print_result
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.report.row_view import row_view, said
-from ng_rollouts.storage.compression import opened
+from ng_rollouts.storage.compression import open_decompressed
 
 _HOSTS = ("127.0.0.1", "localhost")
 
@@ -44,12 +44,12 @@ class RowOffsets:
         """The tasks in which this was asked or answered, in whatever case."""
         found: dict[int, None] = {}
         for place, task in enumerate(self.tasks):
-            if task not in found and text.lower() in said(loads(self._line(place))):
+            if task not in found and text.lower() in text_of_message(loads(self._line(place))):
                 found[task] = None
         return list(found)
 
     def _line(self, place: int) -> bytes:
-        with opened(self.paths[self.files[place]]) as file:
+        with open_decompressed(self.paths[self.files[place]]) as file:
             file.seek(self.offsets[place])
             return file.readline()
 

@@ -15,7 +15,7 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.outputs.reader import RowAt, last_words, row_at_groups
+from ng_rollouts.outputs.reader import RowAt, last_message_text, located_groups
 from ng_rollouts.types import Json, agent_of
 
 FINISHED, ASIDE, FAILED = range(3)
@@ -36,11 +36,11 @@ class Entry(NamedTuple):
 class Names:
     """Numbers for the names of agents, over all files of a page."""
 
-    numbers: dict[str, int] = field(default_factory=dict)
+    scores_of_row: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
         """A name's number."""
-        return self.numbers.setdefault(name, len(self.numbers))
+        return self.scores_of_row.setdefault(name, len(self.scores_of_row))
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class TaskIndex:
     means: list[float | None] = field(default_factory=list)
     sds: list[float | None] = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
-    numbers: list[int | None] = field(default_factory=list)
+    scores_of_row: list[int | None] = field(default_factory=list)
     scores: list[float | None] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
@@ -82,13 +82,13 @@ class TaskIndex:
         for entry, example in zip(entries, examples, strict=True):
             failed, row = entry.kind == FAILED, entry.row_at.row
             number = row.get("_ng_rollout_index")
-            self.numbers.append(number if isinstance(number, int) else None)
+            self.scores_of_row.append(number if isinstance(number, int) else None)
             self.scores.append(None if failed else example.stats.scores.get(score))
             self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
             self.truncated.append(0 if failed else int(example.stats.truncated))
             self.kinds.append(entry.kind)
             self.agents.append(names.number(agent_of(row)))
-            said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_words(row) or ""
+            said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
             self.heads.append(_head(said, _HEAD_CHARACTERS))
         self.starts.append(len(self.kinds))
         span = range(self.starts[-2], self.starts[-1])
@@ -126,13 +126,13 @@ def example_of(entry: Entry) -> Example:
 
 
 def _entries(kind: int, path: Path) -> Iterator[Entry]:
-    for number, group in enumerate(row_at_groups(path)):
+    for number, group in enumerate(located_groups(path)):
         for row_at in group:
             index = row_at.row.get("_ng_task_index")
             yield Entry(index if isinstance(index, int) else number, kind, path, row_at)
 
 
-def _head(text: str, most: int) -> str:
-    text = " ".join(text[: 4 * most].split())
+def _head(text: str, maximum: int) -> str:
+    text = " ".join(text[: 4 * maximum].split())
     text = text.encode(errors="replace").decode()
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= maximum else text[: maximum - 1] + "…"

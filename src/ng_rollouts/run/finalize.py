@@ -159,7 +159,7 @@ class Finalizer:
         """For every position, whether its row stays in the finished file."""
         if self.config.incomplete_groups == "keep":
             return self._collected()
-        return self.prepared.plan.whole(self.state.journal.has)
+        return self.prepared.plan.complete(self.state.journal.has)
 
     def _collected(self) -> Iterator[bool]:
         """For every position, whether its row is collected."""

@@ -14,7 +14,7 @@ from ng_rollouts.errors import ConfigError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.sampling_warnings import warnings
 from ng_rollouts.inputs.shards import shard_of
-from ng_rollouts.inputs.sources import readable_twice
+from ng_rollouts.inputs.sources import local_input
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
@@ -57,7 +57,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     """
     shard = shard_of(config, os.environ)
     paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
-    with readable_twice(config.input_jsonl_fpath) as source:
+    with local_input(config.input_jsonl_fpath) as source:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
         upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
@@ -68,7 +68,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
             path=source,
             parser=_task_parser(config),
             limit=config.limit,
-            shown_as=config.input_jsonl_fpath,
+            display_name=config.input_jsonl_fpath,
             shard=shard,
         )
         plan = tasks.plan(prior_manifest.input_rows if prior_manifest else None)

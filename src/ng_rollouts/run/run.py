@@ -221,7 +221,7 @@ class Run:
 
     async def _check_upload(self, state: RunState | None) -> None:
         if upload := self.prepared.upload:
-            await upload.reach()
+            await upload.check_reachable()
             if state:
                 await upload.check(self._difference_from, state.collected_before)
 

@@ -21,7 +21,7 @@ from ng_rollouts.errors import require_extra
 from ng_rollouts.storage.atomic import replacing
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-ENDINGS = (".zst", *_OPENERS)
+EXTENSIONS = (".zst", *_OPENERS)
 
 _LEVELS = {".gz": {"compresslevel": 6}}
 """As gzip itself has it: Python's 9 takes twice as long for a hundredth less."""
@@ -33,7 +33,7 @@ _KEPT_UNPACKED = 4
 
 def is_compressed(name: str | Path) -> bool:
     """Whether a name says so."""
-    return str(name).lower().endswith(ENDINGS)
+    return str(name).lower().endswith(EXTENSIONS)
 
 
 def plain_name(path: Path) -> Path:
@@ -43,7 +43,7 @@ def plain_name(path: Path) -> Path:
 
 def compressed_names(plain: Path) -> list[Path]:
     """What a plain file may be packed into."""
-    return [plain.with_name(plain.name + ending) for ending in ENDINGS]
+    return [plain.with_name(plain.name + ending) for ending in EXTENSIONS]
 
 
 def base_name(path: Path) -> str:
@@ -65,7 +65,7 @@ def check_compression(what: str) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_decompressed(path: Path) -> Iterator[BinaryIO]:
     """A file to read from, wherever in it; what is packed is unpacked once, into the temporary folder.
 
     Raises:

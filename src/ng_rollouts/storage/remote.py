@@ -32,7 +32,7 @@ def is_url(path: str) -> bool:
 
 
 @contextmanager
-def opened_remote(parameter: str, url: str) -> Iterator[BinaryIO]:
+def open_remote(parameter: str, url: str) -> Iterator[BinaryIO]:
     """What a URL leads to, to be read.
 
     Raises:
@@ -107,7 +107,7 @@ class Folder:
         with _told(self.url):
             self._system.rm_file(self._at(name))
 
-    def is_here(self, path: Path) -> bool:
+    def is_local(self, path: Path) -> bool:
         """Whether it is this folder of this machine."""
         return "file" in self._protocols and Path(self._path).resolve() == path.resolve()
 

@@ -171,7 +171,7 @@ class JsonSchema(Verifier):
 
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
-        complaint = await self.process_pool.run(schema_complaint, self._schema(row), text, seconds=self.seconds)
+        complaint = await self.process_pool.run(schema_error, self._schema(row), text, seconds=self.seconds)
         return {**verdict(correct=complaint is None, extracted=text, expected=None), "schema_error": complaint}
 
     def _schema(self, row: Json) -> Any:
@@ -234,7 +234,7 @@ def _forms_of(expected: str) -> tuple[str, ...]:
     return (f"${latex}$", f"$\\boxed{{{latex}}}$", expected)
 
 
-def schema_complaint(schema: Any, text: str) -> str | None:
+def schema_error(schema: Any, text: str) -> str | None:
     """Why a text is not JSON that a schema admits; None if it is."""
     import json  # noqa: PLC0415 - runs in a process of its own
 

@@ -10,7 +10,7 @@ from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.templates import Template, template_of
+from ng_rollouts.templates import Template, parse_template
 from ng_rollouts.types import Json, task_index_of
 from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.base import Verifier
@@ -127,7 +127,7 @@ class Judge(Verifier):
 
 def judge_template(text: str | None) -> Template:
     """The template of the judge's prompt: `{question}`, `{response}`, `{expected_answer}` and the row's fields."""
-    return template_of({"user": text or TEMPLATE}, "verifier.template")
+    return parse_template({"user": text or TEMPLATE}, "verifier.template")
 
 
 def _question(row: Json) -> str:
