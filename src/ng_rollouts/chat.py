@@ -1,13 +1,14 @@
-"""Response items and input messages -> chat messages, as trainers and jq recipes read them.
+"""Responses API items to chat messages: the one conversion, for trainers and for `/chat/completions`.
 
-A message is `{role, content}` with `content` a string. A function call is an assistant message with
-`tool_calls`, its result a `tool` message, reasoning the `reasoning_content` of the assistant message it led to.
-Source: OpenAI's Responses and Chat Completions API references.
+A message is `{role, content}`. A function call becomes an assistant message with `tool_calls`, its result a `tool`
+message, and reasoning the `reasoning_content` of the assistant message that it led to.
+Source: OpenAI's Responses and Chat Completions API references; vLLM's for `reasoning_content`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ng_rollouts.jsonl import dumps
@@ -16,24 +17,50 @@ from ng_rollouts.types import Json
 _IMAGE_TYPES = ("input_image", "image_url", "image")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """The details in which conversions differ.
+
+    Attributes:
+        content: converts the content of a system, user or tool message.
+        answer: the content fields of an assistant message item.
+        no_content: the content of an assistant message that holds only calls or reasoning.
+        unknown: called with the type of an item that no message can carry.
+    """
+
+    content: Callable[[Any], Any]
+    answer: Callable[[Json], Json]
+    no_content: str | None
+    unknown: Callable[[str], None]
+
+
 def chat_input(params: Json) -> list[Json]:
-    """The messages that `responses_create_params` asks with; `instructions` come first, as a system message."""
-    instructions = params.get("instructions")
-    first = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
-    value = params.get("input")
-    if isinstance(value, str):
-        return [*first, {"role": "user", "content": value}]
-    return first + chat_messages(value if isinstance(value, list) else [])
+    """The prompt of `responses_create_params` as messages with text contents."""
+    return prompt_messages(params, _AS_TEXT)
 
 
 def chat_output(response: Any) -> list[Json]:
-    """The messages that an OpenAI Response object answers with; none if it is no such object."""
+    """The output of an OpenAI Response object as messages with text contents; empty if it is not such an object."""
     items = response.get("output") if isinstance(response, dict) else None
-    return chat_messages(items if isinstance(items, list) else [])
+    return to_messages(items if isinstance(items, list) else [], _AS_TEXT)
 
 
 def chat_messages(items: Iterable[Any]) -> list[Json]:
-    """Chat messages for a list of Responses API items; items of unknown kinds are left out."""
+    """Items as messages with text contents; items of unknown types are left out."""
+    return to_messages(items, _AS_TEXT)
+
+
+def prompt_messages(params: Json, how: Conversion) -> list[Json]:
+    """The messages of a Responses request: `instructions` as a system message, then `input`."""
+    instructions, value = params.get("instructions"), params.get("input")
+    first = [{"role": "system", "content": instructions}] if isinstance(instructions, str) and instructions else []
+    if isinstance(value, str):
+        return [*first, {"role": "user", "content": value}]
+    return first + to_messages(value if isinstance(value, list) else [], how)
+
+
+def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
+    """Responses API items as chat messages; entries that are not objects are skipped."""
     messages: list[Json] = []
     reasoning: list[str] = []
     for item in items:
@@ -41,58 +68,30 @@ def chat_messages(items: Iterable[Any]) -> list[Json]:
             continue
         match item.get("type", "message"):
             case "message":
-                messages.append(_message(item, reasoning))
+                messages.append(_message(item, reasoning, how))
             case "function_call":
-                _add_call(messages, item, reasoning)
+                _add_call(messages, item, reasoning, how)
             case "function_call_output":
-                messages.append(_tool_result(item))
+                content = how.content(item.get("output"))
+                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
-                reasoning.append(_reasoning(item))
+                reasoning.append(reasoning_text(item))
+            case kind:
+                how.unknown(str(kind))
     if any(reasoning):
-        messages.append({"role": "assistant", "content": ""})
-        _spend(reasoning, messages[-1])
+        messages.append({"role": "assistant", "content": how.no_content})
+        _attach(reasoning, messages[-1])
     return messages
 
 
-def _message(item: Json, reasoning: list[str]) -> Json:
-    message: Json = {"role": item.get("role", "user"), "content": text_of(item.get("content"))}
-    if message["role"] == "assistant":
-        _spend(reasoning, message)
-    for name in ("tool_call_id", "name"):
-        if item.get(name) is not None:
-            message[name] = item[name]
-    if isinstance(item.get("tool_calls"), list):
-        message["tool_calls"] = list(item["tool_calls"])
-    return message
-
-
-def _add_call(messages: list[Json], item: Json, reasoning: list[str]) -> None:
-    if not (messages and messages[-1]["role"] == "assistant") or reasoning:
-        messages.append({"role": "assistant", "content": ""})
-        _spend(reasoning, messages[-1])
-    function = {"name": item.get("name"), "arguments": item.get("arguments")}
-    call = {"id": item.get("call_id"), "type": "function", "function": function}
-    messages[-1].setdefault("tool_calls", []).append(call)
-
-
-def _tool_result(item: Json) -> Json:
-    return {"role": "tool", "tool_call_id": item.get("call_id"), "content": text_of(item.get("output"))}
-
-
-def _spend(reasoning: list[str], message: Json) -> None:
-    text = "\n".join(filter(None, reasoning))
-    reasoning.clear()
-    if text:
-        message["reasoning_content"] = text
-
-
-def _reasoning(item: Json) -> str:
-    parts = item.get("content") or item.get("summary") or []
-    return text_of(parts)
+def reasoning_text(item: Json) -> str:
+    """The text of a reasoning item, its parts on separate lines."""
+    parts = [*(item.get("content") or []), *(item.get("summary") or [])]
+    return "\n".join(filter(None, map(_text_of_part, parts)))
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content: a string, or a list of parts, whose images become `<image>`."""
+    """The text of a message's content: a string, or a list of parts, in which an image becomes `<image>`."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -100,6 +99,61 @@ def text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(_text_of_part(part) for part in content)
     return dumps(content).decode()
+
+
+def last_user_text(messages: Iterable[Json]) -> str:
+    """The content of the last user message; empty if there is none."""
+    last = ""
+    for message in messages:
+        if message.get("role") == "user":
+            last = str(message.get("content"))
+    return last
+
+
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of chat messages."""
+    return isinstance(value, list) and all(isinstance(each, dict) and "role" in each for each in value)
+
+
+def question_of(row: Json) -> Json:
+    """What a row asks: its input, instructions and tools. Rows with the same question belong to the same prompt."""
+    params = row.get("responses_create_params")
+    if not isinstance(params, dict):
+        return {"input": row.get("input"), "instructions": None, "tools": None}
+    value = params.get("input")
+    asked = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    return {"input": asked, "instructions": params.get("instructions"), "tools": params.get("tools")}
+
+
+def _message(item: Json, reasoning: list[str], how: Conversion) -> Json:
+    role = item.get("role", "user")
+    if role != "assistant":
+        names = {name: item[name] for name in ("tool_call_id", "name") if item.get(name)}
+        return {"role": role, "content": how.content(item.get("content")), **names}
+    message = {"role": role, **how.answer(item)}
+    message |= {name: item[name] for name in ("reasoning_content", "refusal", "name") if item.get(name)}
+    if isinstance(item.get("tool_calls"), list):
+        message["tool_calls"] = list(item["tool_calls"])
+    _attach(reasoning, message)
+    return message
+
+
+def _add_call(messages: list[Json], item: Json, reasoning: list[str], how: Conversion) -> None:
+    """Add a call to the assistant message before it, or to a new one if new reasoning led to it."""
+    if not messages or messages[-1]["role"] != "assistant" or any(reasoning):
+        messages.append({"role": "assistant", "content": how.no_content})
+        _attach(reasoning, messages[-1])
+    function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
+    messages[-1].setdefault("tool_calls", []).append(call)
+
+
+def _attach(reasoning: list[str], message: Json) -> None:
+    """Move pending reasoning into a message."""
+    text = "\n".join(filter(None, reasoning))
+    reasoning.clear()
+    if text:
+        message["reasoning_content"] = text
 
 
 def _text_of_part(part: Any) -> str:
@@ -111,3 +165,11 @@ def _text_of_part(part: Any) -> str:
         return "<image>"
     text = part.get("text", part.get("refusal"))
     return text if isinstance(text, str) else ""
+
+
+_AS_TEXT = Conversion(
+    content=text_of,
+    answer=lambda item: {"content": text_of(item.get("content"))},
+    no_content="",
+    unknown=lambda _: None,
+)

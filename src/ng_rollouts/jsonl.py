@@ -6,6 +6,7 @@ write) goes through the standard library, so that a row leaves as it came.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -52,6 +53,11 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """A short digest of a JSON value, to compare large values by."""
+    return hashlib.blake2b(dumps(value), digest_size=8).hexdigest()
 
 
 def _has_long_integer(text: bytes) -> bool:

@@ -11,6 +11,7 @@ from typing import IO
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.remote_agent import usage_of
+from ng_rollouts.chat import is_chat
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits
@@ -95,12 +96,7 @@ def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
 
 
 def _lightened(row: Json) -> Json:
-    light = {key: value for key, value in row.items() if key not in _NOT_SENT and not _is_chat(value)}
+    light = {key: value for key, value in row.items() if key not in _NOT_SENT and not is_chat(value)}
     if usage := usage_of(row):
         light["response"] = {"usage": usage}
     return light
-
-
-def _is_chat(value: object) -> bool:
-    """Whether it is a training view's `input` or `output`."""
-    return isinstance(value, list) and all(isinstance(each, dict) and "role" in each for each in value)

@@ -6,11 +6,12 @@ import glob
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.group_aggregator import aggregate_groups
@@ -28,13 +29,16 @@ _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jso
 
 @dataclass(frozen=True, kw_only=True)
 class AggregationConfig:
-    """Shards or runs by glob -> one file in order, and its aggregate metrics."""
+    """Merge files of rollouts, such as shards, into one ordered file with aggregate metrics."""
 
-    input_glob: str = field(metadata={"help": "Globs of rollout files, with commas between. Required."})
-    output_jsonl_fpath: str = field(metadata={"help": "Where the rollouts go, in order. Required."})
-    merge_shards: bool = field(default=True, metadata={"help": "Whether to write the rollouts, or only their figures."})
-    answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an existing output instead of moving it aside."})
+    input_glob: str = param(REQUIRED, "Glob patterns of rollout files, separated by commas.")
+    output_jsonl_fpath: str = param(REQUIRED, "Merged file, in order.")
+    merge_shards: bool = param(True, "Write the merged file; false writes only the metrics.")
+    answer_key: str | None = param(None, "Field whose majority counts for majority@k (null: extracted_answer).")
+    overwrite: bool = param(False, "Replace an existing output. By default it is renamed to <output>.1, .2 and so on.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main() -> NoReturn:

@@ -75,9 +75,9 @@ def _main(arguments: list[str]) -> int:
     if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
         return _complete(arguments)
     if {"--help", "-h"} & set(arguments):
-        from ng_rollouts.config.help import help_text  # noqa: PLC0415 - not needed to collect
+        from ng_rollouts.config.help import collect_help  # noqa: PLC0415 - not needed to collect
 
-        print(help_text(conf_folder()))
+        print(collect_help(conf_folder()))
         return 0
     if "--version" in arguments:
         print(f"ng_rollouts {__version__}")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from ng_rollouts.chat import chat_input
+from ng_rollouts.chat import question_of
 from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.config.fields import REQUIRED, param
 from ng_rollouts.console import print_result
 from ng_rollouts.errors import ConfigError, InputError
-from ng_rollouts.jsonl import dumps
+from ng_rollouts.jsonl import digest_of
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
 from ng_rollouts.outputs.reader import groups_of
 from ng_rollouts.storage.atomic import write_json
@@ -27,15 +27,13 @@ _FLIPS_TOLD = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
-    """Outputs over the same tasks, each held against the first: paired differences, interval, p, wins and flips."""
+    """Compare files over the same tasks with the first one: paired differences, interval, p value, wins and flips."""
 
-    rollouts_jsonl_fpaths: str = field(metadata={"help": "Two files or more, with commas between. Required."})
-    score: str = field(default="reward", metadata={"help": "The score to compare."})
-    intersection: bool = field(
-        default=False, metadata={"help": "Compare the tasks that all have, whatever else they have."}
-    )
-    output_json_fpath: str | None = field(default=None, metadata={"help": "Where the figures go as JSON, too."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    rollouts_jsonl_fpaths: str = param(REQUIRED, "Two or more files, separated by commas.")
+    score: str = param("reward", "Score to compare.")
+    intersection: bool = param(False, "Compare the tasks that all files have, and ignore the others.")
+    output_json_fpath: str | None = param(None, "File to write the results to, as JSON.")
+    seed: int = param(0, "Seed of the bootstrap.")
 
     def __post_init__(self) -> None:
         if len(self.paths) < 2 or len(set(self.paths)) < len(self.paths):
@@ -52,12 +50,12 @@ class TaskMean:
     """A task's mean score in one file.
 
     Attributes:
-        asked: digest of what it asks.
+        question: digest of the task's question.
     """
 
     mean: float
     rollouts: int
-    asked: str
+    question: str
 
 
 def main() -> NoReturn:
@@ -88,16 +86,11 @@ def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
     for group in groups_of(path):
         scores = [stats.scores[score] for stats in group.stats if score in stats.scores]
         if scores:
-            asked = hashlib.blake2b(dumps(_asked(group.first)), digest_size=8).hexdigest()
-            tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), asked)
+            question = digest_of(question_of(group.first))
+            tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
     if not tasks:
         raise InputError(f"{path} has no rollouts with the score {score!r}")
     return tasks
-
-
-def _asked(row: Json) -> Any:
-    params = row.get("responses_create_params")
-    return chat_input(params if isinstance(params, dict) else {})
 
 
 def _common(
@@ -109,7 +102,7 @@ def _common(
         InputError: the files are over different tasks.
     """
     common = sorted(
-        index for index in of_first.keys() & of_second.keys() if of_first[index].asked == of_second[index].asked
+        index for index in of_first.keys() & of_second.keys() if of_first[index].question == of_second[index].question
     )
     only_first, only_second = len(of_first) - len(common), len(of_second) - len(common)
     if not common:

@@ -10,8 +10,9 @@ from heapq import nlargest, nsmallest
 from pathlib import Path
 from typing import NoReturn
 
-from ng_rollouts.chat import chat_input
+from ng_rollouts.chat import chat_input, last_user_text
 from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
@@ -26,30 +27,24 @@ from ng_rollouts.types import Json
 
 _OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
 _HEAD_CHARACTERS = 60
-_SORTS = ("hardest", "easiest", "variable")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """The figures of every task: <stem>_reward_profiling.jsonl, and of every agent: <stem>_agent_metrics.json."""
+    """Compute statistics of every task (<stem>_reward_profiling.jsonl) and agent (<stem>_agent_metrics.json)."""
 
-    rollouts_jsonl_fpath: str = field(metadata={"help": "A file of rollouts, ours or NeMo Gym's. Required."})
-    materialized_inputs_jsonl_fpath: str | None = field(
-        default=None, metadata={"help": "The planned rows, by which missing rollouts are counted."}
+    rollouts_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
+    materialized_inputs_jsonl_fpath: str | None = param(
+        None, "Materialized inputs to count missing rollouts by (null: <stem>_materialized_inputs.jsonl, if it exists)."
     )
-    allow_partial_rollouts: bool = field(
-        default=False, metadata={"help": "Whether tasks may lack rollouts; otherwise that is exit code 1."}
-    )
-    answer_key: str | None = field(default=None, metadata={"help": "Field that majority@k goes by."})
-    sort_by: str = field(default="hardest", metadata={"help": "The table's order: hardest, easiest or variable."})
-    top: int = field(default=10, metadata={"help": "Rows of the table on the terminal; 0 for none."})
-    score: str = field(default="reward", metadata={"help": "The score that the table goes by."})
+    allow_partial_rollouts: bool = param(False, "Accept missing rollouts; by default they end with exit code 1.")
+    answer_key: str | None = param(None, "Field whose majority counts for majority@k (null: extracted_answer).")
+    sort_by: str = param("hardest", "Order of the table.", choices=("hardest", "easiest", "variable"))
+    top: int = param(10, "Rows of the table on the terminal (0: no table).", minimum=0)
+    score: str = param("reward", "Score to sort the table by.")
 
     def __post_init__(self) -> None:
-        if self.sort_by not in _SORTS:
-            raise ConfigError(f"sort_by must be one of {', '.join(_SORTS)}, got {self.sort_by!r}")
-        if self.top < 0:
-            raise ConfigError(f"top must be >= 0, got {self.top}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -221,9 +216,7 @@ def _infos(group: Group) -> list[Json]:
 
 def _head(row: Json) -> str:
     params = row.get("responses_create_params")
-    messages = chat_input(params if isinstance(params, dict) else {})
-    text = next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
-    text = " ".join(text.split())
+    text = " ".join(last_user_text(chat_input(params if isinstance(params, dict) else {})).split())
     return text if len(text) <= _HEAD_CHARACTERS else text[: _HEAD_CHARACTERS - 1] + "…"
 
 

@@ -4,49 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn
 
 from ng_rollouts.agents.example.app import App, example_app, json_app
 from ng_rollouts.agents.factory import EXAMPLE_AGENTS
-from ng_rollouts.config.overrides import Keys
-from ng_rollouts.errors import ConfigError, NgRolloutsError, require_extra
-
-_USAGE = """\
-Serve the packaged example agents, and a head server that lists them, until interrupted.
-
-usage: ng_serve_example [+port=12000] [+head_port=11000] [+host=127.0.0.1] [+latency_s=0.05]
-
-  port       of the first agent; the second has the next one (0: any that are free)
-  head_port  of the head server (0: any that is free)
-  latency_s  mean seconds before an agent answers, exponentially spread
-"""
+from ng_rollouts.cli.simple_command import run_command
+from ng_rollouts.config.fields import check_fields, param
+from ng_rollouts.errors import ConfigError, require_extra
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What `ng_serve_example` is told."""
+    """Serve the packaged example agents and a head server that lists them, until interrupted."""
 
-    host: str = "127.0.0.1"
-    port: int = 12000
-    head_port: int = 11000
-    latency_s: float = 0.0
+    host: str = param("127.0.0.1", "Address to listen on.")
+    port: int = param(
+        12000, "Port of the first agent; the second uses the next one (0: any free ports).", minimum=0, maximum=65534
+    )
+    head_port: int = param(11000, "Port of the head server (0: any free port).", minimum=0, maximum=65535)
+    latency_s: float = param(0.0, "Mean seconds before an agent answers, exponentially distributed.", minimum=0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """`ng_serve_example`."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(_USAGE)
-        return
-    try:
-        asyncio.run(_serve(_parsed(sys.argv[1:])))
-    except NgRolloutsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command("ng_serve_example", ServeConfig, run)
+
+
+def run(config: ServeConfig) -> int:
+    """Serve until interrupted."""
+    asyncio.run(_serve(config))
+    return 0
 
 
 def global_config(parse_urls: dict[str, tuple[str, int]]) -> dict[str, Any]:
@@ -69,20 +61,6 @@ def head_app(parse_urls: dict[str, tuple[str, int]]) -> App:
         return 404, {"detail": "Not Found"}
 
     return json_app(respond)
-
-
-def _parsed(arguments: list[str]) -> ServeConfig:
-    from omegaconf import OmegaConf  # noqa: PLC0415 - quick usage errors
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
-    overrides = Keys.of(ServeConfig, ()).rewrite(arguments)
-    try:
-        config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(ServeConfig), OmegaConf.from_dotlist(overrides))
-        )
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    return cast("ServeConfig", config)
 
 
 async def _serve(config: ServeConfig) -> None:
@@ -109,8 +87,6 @@ async def _serve(config: ServeConfig) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    if not 0 <= port < 65536:
-        raise ConfigError(f"a port is a number from 0 to 65535, got {port}")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

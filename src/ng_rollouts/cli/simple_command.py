@@ -1,4 +1,4 @@
-"""Commands beside the collector: typed like it, `+key=value`, without Hydra, which they have no use for."""
+"""Commands other than the collector: the same `+key=value` arguments, without Hydra and its start-up time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ng_rollouts._version import __version__
+from ng_rollouts.config.build import build
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, NgRolloutsError
 from ng_rollouts.redaction import redact
@@ -19,18 +18,11 @@ T = TypeVar("T")
 
 
 def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
-    """A command: its arguments -> its config -> its work -> its exit code."""
+    """Run a command: parse its arguments, run it, exit with its exit code."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            sys.stdout.write(help_text(name, config))
-            code = 0
-        elif "--version" in sys.argv[1:]:
-            sys.stdout.write(f"ng_rollouts {__version__}\n")
-            code = 0
-        else:
-            code = run(parse_args(config, sys.argv[1:]))
+        code = _run(name, config, run)
     except NgRolloutsError as error:
         log(f"error: {redact(str(error))}")
         code = error.exit_code
@@ -45,41 +37,41 @@ def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn
 
 
 def parse_args(config: type[T], arguments: Sequence[str]) -> T:
-    """A config of `key=value` arguments, with or without plus signs.
+    """A configuration from `key=value` arguments, with or without plus signs.
 
     Raises:
-        ConfigError: a key is not known, a value has the wrong type, or a required one is missing.
+        ConfigError: a key is unknown, a value has the wrong type or is out of range, or a required one is missing.
     """
     hints = get_type_hints(config)
-    known = {field.name: field for field in fields(config)}  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
         if not equals:
-            raise ConfigError(f"{argument!r} is no parameter: write +key=value (see --help)")
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f", did you mean +{near[0]}=?" if near else ": " + ", ".join(known)
-            raise ConfigError(f"there is no parameter {key!r}{hint}")
+            raise ConfigError(f"{argument!r} is not a parameter: write +key=value (see --help)")
         if key.endswith("fpath") and "://" in value:
-            raise ConfigError(f"{key} {value}: this command reads files of this machine: copy it here first")
-        given[key] = _value(key, value, hints[key])
-    for name, field in known.items():
-        if name not in given and field.default is MISSING and field.default_factory is MISSING:
-            raise ConfigError(f"{name} is missing: add +{name}=...")
-    return config(**given)
+            raise ConfigError(f"{key} {value}: this command reads local files only: copy the file here first")
+        values[key] = _value(key, value, hints.get(key, str))
+    return build(config, values)
 
 
-def help_text(name: str, config: type) -> str:
-    """What `--help` says: the config's docstring, and a line for each parameter, from its metadata."""
-    lines = [(config.__doc__ or "").strip(), "", f"usage: {name} +key=value ...", ""]
-    for field in fields(config):
-        default = "" if field.default is MISSING else f" [{field.default}]"
-        lines += [f"  +{field.name}", f"      {field.metadata['help']}{default}"]
-    return "\n".join(lines) + "\n"
+def _run(name: str, config: type[T], run: Callable[[T], int]) -> int:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from ng_rollouts.config.help import command_help  # noqa: PLC0415 - only help needs it
+
+        sys.stdout.write(command_help(name, config))
+        return 0
+    if "--version" in sys.argv[1:]:
+        sys.stdout.write(f"ng_rollouts {__version__}\n")
+        return 0
+    return run(parse_args(config, sys.argv[1:]))
 
 
 def _value(key: str, text: str, hint: Any) -> Any:
+    """A typed value from its text.
+
+    Raises:
+        ConfigError: it has the wrong type.
+    """
     kinds = getattr(hint, "__args__", (hint,))
     if text == "null" and type(None) in kinds:
         return None

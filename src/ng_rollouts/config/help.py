@@ -1,20 +1,18 @@
-"""The text of `--help`, made from the config's own documentation."""
+"""The text of `--help` of every command, made from the fields of its configuration."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
-from itertools import pairwise
+from dataclasses import Field, is_dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ng_rollouts.config import parameters as config_module
+from ng_rollouts.config.fields import Spec, default_of, parameter_fields
 from ng_rollouts.config.parameters import SECTIONS
 
 _USAGE = """\
-Collect LLM rollouts: every task of a JSONL file, answered num_repeats times, written in order.
+Collect LLM rollouts: run every task of a JSONL file num_repeats times and write the results in order.
 
 usage: ng_collect_rollouts +key=value ... [-m] [--cfg job] [--config-dir FOLDER] [--version]
 
@@ -22,54 +20,60 @@ usage: ng_collect_rollouts +key=value ... [-m] [--cfg job] [--config-dir FOLDER]
       +input_jsonl_fpath=tasks.jsonl +output_jsonl_fpath=rollouts.jsonl \\
       +num_repeats=4 +num_samples_in_parallel=32 +responses_create_params.temperature=0.7
 
-key=value, +key=value and ++key=value mean the same. Without servers: +agent_name=example_math_agent.
+key=value, +key=value and ++key=value mean the same. To try it without a server: +agent_name=example_math_agent.
 """
 
 _FLAGS = """\
 Flags
   -m                    run once for each combination of comma-separated values
-  --cfg job             print the config and do nothing
-  --config-dir FOLDER   a folder with config groups of your own
+  --cfg job             print the configuration and exit
+  --config-dir FOLDER   folder with your own config groups
   -sc install=bash      print the shell completion: eval "$(ng_collect_rollouts -sc install=bash)"
-  --hydra-help          what else Hydra offers
+  --hydra-help          further options of Hydra
 
 Exit codes
-  0 all collected   1 some rollouts failed, or upload_to did   2 the command, config or input is wrong; nothing was sent
-  3 stopped early: going on was pointless   4 an error of this program   5 below min_mean or min_coverage
+  0 all collected   1 more rollouts failed than allowed, or upload_to failed   2 wrong command, config or input; nothing sent
+  3 stopped early: continuing was pointless   4 an error of this program   5 below min_mean or min_coverage
   130, 143 interrupted
 """
 
 
-def help_text(conf: Path) -> str:
-    """Every parameter with type, default and its line, by section; then the config groups under `conf`."""
-    sections = [f"{section.__doc__}\n{_lines(_parameters(section))}" for section in SECTIONS]
-    groups = "Config groups\n" + _lines(_groups(conf))
+def collect_help(conf: Path) -> str:
+    """The help of `ng_collect_rollouts`: every parameter by section, then the config groups in a folder."""
+    sections = [f"{section.__doc__}\n{_format(_parameters(section))}" for section in SECTIONS]
+    groups = "Config groups\n" + _format(_groups(conf))
     return "\n".join([_USAGE, *sections, groups, _FLAGS])
 
 
-def documented(section: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass that `config.py` defines, by name."""
-    tree = ast.parse(inspect.getsource(config_module))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == section.__name__)
-    docs = {}
-    for node, after in pairwise(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
-            docs[node.target.id] = str(ast.literal_eval(after.value))
-    return docs
+def command_help(name: str, config: type) -> str:
+    """The help of a command with a flat configuration: its docstring, then each parameter."""
+    return f"{(config.__doc__ or '').strip()}\n\nusage: {name} +key=value ...\n\n{_format(_parameters(config))}"
 
 
-def _parameters(section: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    docs = documented(section)
+def parameters_of(section: type, prefix: str = "") -> Iterator[tuple[str, Field[Any], Spec, str]]:
+    """Name, field, description and type of each parameter of a section, those of nested ones included."""
     hints = get_type_hints(section)
-    own = inspect.get_annotations(section)
-    for field in fields(section):
-        kind = hints[field.name]
-        if field.name not in own:
-            continue
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from _parameters(kind, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", f"{docs[field.name]} [{_kind(field, kind)}{_default(field)}]"
+    specs = {field.name: spec for field, spec in parameter_fields(section)}
+    for field in fields_of(section):
+        hint = hints[field.name]
+        if spec := specs.get(field.name):
+            yield f"{prefix}{field.name}", field, spec, _type(spec, hint)
+        elif is_dataclass(hint) and isinstance(hint, type) and field.name in section.__annotations__:
+            yield from parameters_of(hint, f"{prefix}{field.name}.")
+
+
+def default_text(field: Field[Any], spec: Spec) -> str:
+    """A default as it is typed: `null`, `true`, a number; `required` if there is none."""
+    default = default_of(field)
+    if spec.required:
+        return "required"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(default), str(default))
+
+
+def _parameters(section: type) -> Iterator[tuple[str, str]]:
+    for name, field, spec, kind in parameters_of(section):
+        default = default_text(field, spec)
+        yield name, f"{spec.help} [{kind}{f', {default}' if default not in ('', '{}') else ''}]"
 
 
 def _groups(conf: Path) -> Iterator[tuple[str, str]]:
@@ -79,20 +83,15 @@ def _groups(conf: Path) -> Iterator[tuple[str, str]]:
             yield f"{folder.name}={file.stem}", next(line for line in comments if not line.startswith("@package"))
 
 
-def _lines(pairs: Iterable[tuple[str, str]]) -> str:
+def _format(pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(f"  +{name}\n      {text}\n" for name, text in pairs)
 
 
-def _kind(field: Field[Any], hint: Any) -> str:
-    if "type" in field.metadata:
-        return str(field.metadata["type"])
+def _type(spec: Spec, hint: Any) -> str:
+    if spec.kind:
+        return spec.kind
+    if spec.choices:
+        return "|".join(spec.choices)
     names = {str: "str", int: "int", float: "float", bool: "bool"}
-    kinds = [name for kind, name in names.items() if kind is hint or kind in getattr(hint, "__args__", ())]
-    return kinds[0] if kinds and "dict" not in str(hint) else "dict"
-
-
-def _default(field: Field[Any]) -> str:
-    if field.default is MISSING:
-        return ""
-    text = {"None": "null", "True": "true", "False": "false"}.get(str(field.default), str(field.default))
-    return f", {text}" if text else ""
+    found = [name for kind, name in names.items() if kind is hint or kind in getattr(hint, "__args__", ())]
+    return found[0] if found and "dict" not in str(hint) else "dict"

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
+from ng_rollouts.config.fields import spec_of
 from ng_rollouts.errors import ConfigError, did_you_mean
 
 _FLAGS_WITH_VALUE = frozenset(
@@ -20,9 +21,6 @@ _FLAGS_WITH_VALUE = frozenset(
 )
 _FLAGS = frozenset("--help -h --hydra-help --version --resolve --run -r --multirun -m --info -i".split())
 _INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
-
-_FREE_KEYS = frozenset({"responses_create_params", "agents", "num_repeats", "verifier", "min_mean", "executor"})
-"""Parameters that are dicts: what is below them is the user's."""
 
 _OF_NEMO_GYM = {
     "upload_rollouts_to_wandb": "leave it out: nothing is uploaded unless +export=wandb asks for it",
@@ -45,15 +43,23 @@ _CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What may be overridden: dotted parameters with their types, and config groups."""
+    """What may be overridden.
+
+    Attributes:
+        parameters: dotted names with their types.
+        groups: names of config groups.
+        dicts: parameters that may be dicts, below which any key is allowed.
+    """
 
     parameters: dict[str, Any]
     groups: Collection[str]
+    dicts: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: type, groups: Collection[str]) -> Keys:
-        """The keys of a config dataclass and of a folder of groups."""
-        return cls(dict(_parameters(config, "")), groups)
+        """The keys of a configuration class and of a folder of config groups."""
+        dicts = {field.name for field in fields(config) if _may_be_dict(field)}
+        return cls(dict(_parameters(config, "")), groups, frozenset(dicts))
 
     def rewrite(self, arguments: Iterable[str]) -> list[str]:
         """Arguments for Hydra: flags first, then overrides.
@@ -80,7 +86,7 @@ class Keys:
                 return f"++{name}={_value(value, text=False, sweep=sweep)}"
             return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
         root = name.partition(".")[0]
-        if root in _FREE_KEYS and name != root:
+        if root in self.dicts and name != root:
             return f"++{name}={_value(value, text=False, sweep=sweep)}"
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
@@ -94,6 +100,11 @@ class Keys:
             return f", a parameter of NeMo Gym: {cure}"
         known = [*self.parameters, *self.groups]
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
+
+
+def _may_be_dict(field: Field[Any]) -> bool:
+    spec = spec_of(field)
+    return "dict" in str(field.type) or bool(spec and "dict" in spec.kind)
 
 
 def quoted(text: str) -> str:

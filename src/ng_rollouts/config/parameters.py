@@ -1,15 +1,23 @@
-"""Every parameter of the command, documented once, under its field.
+"""Every parameter of `ng_collect_rollouts`.
 
-The classes are the sections of `--help`, in order; a field's docstring is its line there. Values are checked
-when a `CollectConfig` is made, so that a wrong one is met before anything else happens.
+The mixin classes are the sections of `--help` and of the documentation, in the order of `SECTIONS`. Values are checked
+when a `CollectConfig` is made, so that a wrong one is reported before anything else happens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ng_rollouts.config.validation import check_repeats, check_sampling, executor_options, integration_names
+from ng_rollouts.config.fields import check_fields, param, spec_of
+from ng_rollouts.config.validation import (
+    check_max_failed,
+    check_min_mean,
+    check_repeats,
+    check_sampling,
+    executor_options,
+    integration_names,
+)
 from ng_rollouts.errors import ConfigError
 
 RESPONSES_PARAMETERS = frozenset(
@@ -20,7 +28,7 @@ RESPONSES_PARAMETERS = frozenset(
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
 MAX_SECONDS = 1e8
-"""Three years: nobody means to wait longer, and timers do not count further."""
+"""Three years: longer than any run, and within the range of timers."""
 
 POLICY_APIS = ("auto", "responses", "chat_completions")
 
@@ -35,281 +43,343 @@ ENTRY_KEYS = (
     "tools",
     "max_steps",
 )
-"""What an entry under `agents` may say of a model server; what it does not say, the parameter of that name does."""
+"""What an entry under `agents` may set for a model server; the parameter of the same name fills in the rest."""
 
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
 
 @dataclass(kw_only=True)
 class HeadServer:
-    host: str = "127.0.0.1"
-    """Host of the head server."""
-
-    port: int = 11000
-    """Port of the head server."""
+    host: str = param("127.0.0.1", "Host of the NeMo Gym head server that resolves all other agent names.")
+    port: int = param(11000, "Port of the head server.", minimum=1, maximum=65535)
 
 
 @dataclass(kw_only=True)
 class InputAndOutput:
     """Input and output"""
 
-    input_jsonl_fpath: str = ""
-    """Tasks, one JSON object a line. Required."""
-
-    output_jsonl_fpath: str = ""
-    """Where the rollouts go; its folder is made. Compressed at the end if named .jsonl.zst or .jsonl.gz. Required."""
-
-    limit: int | None = None
-    """Only the first N rows of the input (null or 0: all)."""
-
-    num_repeats: Any = field(default=1, metadata={"type": "int or {agent: int}"})
-    """Rollouts per task; per agent as {agent: n, _default: n}."""
-
-    prompt_config: str | None = None
-    """YAML file with a `user` (and a `system`) template that makes each row's input from its fields."""
-
-    training_view: bool = True
-    """Add `prompt_id`, `input` and `output` (chat messages) to each rollout and write bools as numbers."""
-
-    materialized_inputs: bool = False
-    """Also write `<stem>_materialized_inputs.jsonl`, a row for each planned rollout, as NeMo Gym's commands want it."""
-
-    overwrite: bool = False
-    """Replace an existing output instead of moving it aside."""
-
-    upload_to: str | None = None
-    """Folder, at a URL such as s3://bucket/run, that gets copies of all files when the run ends, however it does."""
+    input_jsonl_fpath: str = param(
+        "",
+        "Tasks, one JSON object per line.",
+        doc="Blank lines, CRLF and a byte-order mark are ignored. `-` reads stdin, and a pipe works too. Compressed "
+        "files (`.gz`, `.bz2`, `.xz`, `.zst` with the extra `zstd`), `.parquet` (extra `parquet`) and URLs such as "
+        "`s3://`, `gs://`, `hf://` (extra `remote`) are copied to the temporary folder first. [More](storage.md).",
+        required=True,
+        kind="path",
+    )
+    output_jsonl_fpath: str = param(
+        "",
+        "Output file. Missing directories are created. A name ending in .jsonl.gz or .jsonl.zst compresses it.",
+        doc="[Its contents](output.md), [compression](storage.md#compressed-outputs).",
+        required=True,
+        kind="path",
+    )
+    limit: int | None = param(None, "Read only the first N rows of the input (null or 0: all).", minimum=0)
+    num_repeats: Any = param(
+        1,
+        "Rollouts per task, in aabbcc order; by agent as {agent: n, _default: n}.",
+        doc="An agent of the input that the dict does not cover is an error.",
+        kind="int or dict",
+        annotation="int | Mapping[str, int] | None",
+    )
+    prompt_config: str | None = param(
+        None,
+        "YAML file with a `user` and optionally a `system` template that makes each row's input from its fields.",
+        doc="[Prompt templates](#prompt-templates).",
+        nonempty=True,
+        kind="path",
+    )
+    training_view: bool = param(
+        True,
+        "Add `prompt_id`, `input` and `output` (chat messages) to each rollout and write booleans as numbers.",
+        decides_results=True,
+    )
+    materialized_inputs: bool = param(
+        False,
+        "Also write <stem>_materialized_inputs.jsonl, one row per planned rollout, for NeMo Gym's commands.",
+        doc="An existing file is kept up to date. [More](nemo-gym.md).",
+    )
+    overwrite: bool = param(False, "Replace an existing output. By default it is renamed to <output>.1, .2 and so on.")
+    upload_to: str | None = param(
+        None,
+        "Folder or URL, such as s3://bucket/run, to which all files are copied when the run ends, successful or not.",
+        doc="[More](storage.md#remote-copies).",
+        nonempty=True,
+        kind="path",
+    )
 
 
 @dataclass(kw_only=True)
 class Agents:
     """Agents"""
 
-    agent_name: str | None = None
-    """Agent for the rows that name none in `agent_ref`."""
-
-    agent_url: Any = field(default=None, metadata={"type": "str or list"})
-    """Address of that agent, or several, used least busy first; without agent_name it serves every row."""
-
-    agents: dict[str, Any] = field(default_factory=dict)
-    """Agents by name: {url: address or list}, {policy_base_url: ...}, or {_target_: module.function}; see `agent=`."""
-
+    agent_name: str | None = param(
+        None, "Agent for rows without `agent_ref: {name: ...}`.", nonempty=True, decides_results=True
+    )
+    agent_url: Any = param(
+        None,
+        "URL of that agent, or a list of URLs to balance load over. Without agent_name it answers every row.",
+        doc="[Load balancing](model-servers.md#load-balancing).",
+        nonempty=True,
+        kind="URL or list",
+        annotation="str | Sequence[str] | None",
+    )
+    agents: dict[str, Any] = param(
+        {},
+        "Agents by name: {url: URL or list}, {policy_base_url: ...} or {_target_: module.function}; see `agent=`.",
+        doc="`+agents.mine.url=http://127.0.0.1:8000`, or [over a model server](model-servers.md#several-agents). "
+        "`+agent=FILE` reads them from a config group.",
+        annotation="Mapping[str, Mapping[str, Any]]",
+    )
     head_server: HeadServer = field(default_factory=HeadServer)
-    """Where other names are looked up: a NeMo Gym head server."""
 
 
 @dataclass(kw_only=True)
 class ModelServers:
-    """Straight to a model server"""
+    """Model servers without an agent server"""
 
-    policy_base_url: Any = field(default=None, metadata={"type": "str or list"})
-    """OpenAI-compatible endpoint up to /v1, or several; an agent in this process asks it and verifies."""
-
-    policy_api_key: str | None = None
-    """Its key, best as '${oc.env:OPENAI_API_KEY}'."""
-
-    policy_model_name: str | None = None
-    """The model to ask for; null where the endpoint has only one."""
-
-    policy_api: str = "auto"
-    """`responses`, `chat_completions`, or `auto`: /responses, unless it is not there."""
-
-    verifier: dict[str, Any] = field(default_factory=dict)
-    """What scores answers; see `verifier=`. +verifier.answer_field=FIELD names the expected answer."""
-
-    resources_base_url: str | None = None
-    """A NeMo Gym resources server: its tools are called, its /verify scores."""
-
-    tools: str | None = None
-    """Python module or file whose functions are the tools."""
-
-    max_steps: int = 32
-    """Calls of the model within one rollout, tools in between."""
+    policy_base_url: Any = param(
+        None,
+        "OpenAI-compatible endpoint up to /v1, or a list. An agent in this process calls it and scores the answers.",
+        nonempty=True,
+        kind="URL or list",
+        annotation="str | Sequence[str] | None",
+    )
+    policy_api_key: str | None = param(None, "API key of the endpoint, preferably as '${oc.env:OPENAI_API_KEY}'.")
+    policy_model_name: str | None = param(
+        None,
+        "Model to request; not needed if the endpoint serves exactly one.",
+        nonempty=True,
+        decides_results=True,
+    )
+    policy_api: str = param(
+        "auto", "API to use. `auto`: try /responses, fall back to /chat/completions on 404.", choices=POLICY_APIS
+    )
+    verifier: dict[str, Any] = param(
+        {},
+        "What scores answers; see `verifier=`. +verifier.answer_field=FIELD names the field of the expected answer.",
+        doc="[Verifiers](verifiers.md).",
+        kind="group and dict",
+        decides_results=True,
+    )
+    resources_base_url: str | None = param(
+        None, "NeMo Gym resources server: provides tools and scores the answers.", kind="URL"
+    )
+    tools: str | None = param(
+        None,
+        "Python module or file whose public functions the model may call.",
+        nonempty=True,
+        kind="path",
+        decides_results=True,
+    )
+    max_steps: int = param(
+        32, "Maximum model calls per rollout, with tool calls in between.", minimum=1, decides_results=True
+    )
 
 
 @dataclass(kw_only=True)
 class Prices:
-    input: float | None = None
-    """Price of a million input tokens; with the other, the cost is shown."""
-
-    output: float | None = None
-    """Price of a million output tokens."""
+    input: float | None = param(None, "Price per million input tokens, to report the cost.", minimum=0)
+    output: float | None = param(None, "Price per million output tokens.", minimum=0)
 
 
 @dataclass(kw_only=True)
-class Pacing:
-    """Pace and budget"""
+class RateAndBudget:
+    """Rate and budget"""
 
-    adaptive_parallelism: bool = False
-    """Find out how many rollouts the servers take at once, up to num_samples_in_parallel."""
-
-    max_requests_per_minute: float | None = None
-    """Send no more than this many requests a minute, evenly."""
-
-    max_tokens_per_minute: float | None = None
-    """Send no more than what takes this many tokens a minute, by the usage of replies."""
-
-    max_total_tokens: int | None = None
-    """Take up no new rollouts once those of this command have taken so many tokens."""
-
+    adaptive_parallelism: bool = param(
+        False, "Adapt the number of rollouts in flight to the servers, up to num_samples_in_parallel."
+    )
+    max_requests_per_minute: float | None = param(None, "Rate limit in requests per minute, evenly spaced.", above=0)
+    max_tokens_per_minute: float | None = param(
+        None, "Rate limit in tokens per minute, measured from the usage in replies.", above=0
+    )
+    max_total_tokens: int | None = param(
+        None, "Token budget: start no new rollouts once this command has used this many tokens.", above=0
+    )
     price_per_million: Prices = field(default_factory=Prices)
-    """Prices, for the cost in progress and summary."""
 
 
 @dataclass(kw_only=True)
 class Sampling:
     """Sampling"""
 
-    responses_create_params: dict[str, Any] = field(default_factory=dict)
-    """Overrides of each row's own: .temperature=0.7 .top_p=0.9 .max_output_tokens=512 .seed=42 ..."""
-
-    num_repeats_add_seed: bool = False
-    """Give every rollout a seed of its own: its rollout index, counted from a given seed."""
-
-
-@dataclass(kw_only=True)
-class Running:
-    """Running"""
-
-    num_samples_in_parallel: int | None = None
-    """Rollouts in flight at once (null or 0: as many as open files allow)."""
-
-    executor: dict[str, Any] = field(default_factory=dict)
-    """Where attempts are made; see `executor=`. +executor=ray has actors of a Ray cluster make them."""
-
-    dry_run: bool = False
-    """Send no rollouts: check everything, and show the plan and the first request."""
-
-    canary: int = 0
-    """Send so many rollouts first, and the rest only if none of them failed."""
-
-    http_engine: str = "auto"
-    """What sends: `pyreqwest`, `httpx`, or `auto`, which is pyreqwest where it is installed."""
-
-    connect_timeout_s: float | None = 10.0
-    """Seconds to wait for a connection (null: no bound)."""
-
-    idle_timeout_s: float | None = 1800.0
-    """Seconds that a server may send nothing while it owes a reply (null: no bound)."""
-
-    rollout_timeout_s: float | None = 3600.0
-    """Seconds that one attempt at a rollout may take, from sending (null: no bound)."""
-
-    wait_for_agent_s: float = 10.0
-    """Seconds to wait for an agent server that is not there yet, before anything is sent."""
-
-    drain_s: float = 10.0
-    """Seconds that rollouts in flight may take to finish after Ctrl-C or SIGTERM."""
+    responses_create_params: dict[str, Any] = param(
+        {},
+        "Overrides of each row's sampling parameters: .temperature=0.7 .top_p=0.9 .max_output_tokens=512 .seed=42",
+        doc="`.temperature` is from 0 to 2, `.top_p` from 0 to 1; any other parameter is passed on. A nested value "
+        "replaces the row's.",
+        decides_results=True,
+    )
+    num_repeats_add_seed: bool = param(
+        False, "Give every rollout its own seed: its rollout index plus the given seed.", decides_results=True
+    )
 
 
 @dataclass(kw_only=True)
-class Failing:
-    """Failures and resuming"""
+class Execution:
+    """Execution"""
 
-    resume_from_cache: bool = False
-    """Go on with the output that is there: keep what is collected, collect what is owed."""
+    num_samples_in_parallel: int | None = param(
+        None, "Maximum rollouts in flight (null or 0: as many as open files allow).", minimum=0
+    )
+    executor: dict[str, Any] = param(
+        {},
+        "Where attempts run; see `executor=`. +executor=ray runs them in the actors of a Ray cluster.",
+        doc="[Ray](scale.md#ray).",
+        kind="group and dict",
+    )
+    dry_run: bool = param(False, "Check everything and print the plan and the first request, but send no rollout.")
+    canary: int = param(0, "Send this many rollouts first, and the rest only if none of them failed.", minimum=0)
+    http_engine: str = param(
+        "auto",
+        "HTTP client. `auto`: pyreqwest if it is installed, else httpx.",
+        doc="httpx is slow above a few dozen rollouts in flight, unless httpx-aiohttp is installed.",
+        choices=HTTP_ENGINES,
+    )
+    connect_timeout_s: float | None = param(
+        10.0, "Connect timeout in seconds (null: none).", above=0, below=MAX_SECONDS
+    )
+    idle_timeout_s: float | None = param(
+        1800.0,
+        "Read timeout in seconds: the longest time without a byte while a reply is expected (null: none).",
+        above=0,
+        below=MAX_SECONDS,
+    )
+    rollout_timeout_s: float | None = param(
+        3600.0, "Timeout of one attempt at a rollout, in seconds (null: none).", above=0, below=MAX_SECONDS
+    )
+    wait_for_agent_s: float = param(
+        10.0,
+        "Seconds to wait for an agent or model server to come up before the run starts.",
+        minimum=0,
+        below=MAX_SECONDS,
+    )
+    drain_s: float = param(
+        10.0,
+        "Seconds that rollouts in flight may take to finish after Ctrl-C or SIGTERM.",
+        minimum=0,
+        below=MAX_SECONDS,
+    )
 
-    retry_failed: bool = True
-    """On a resume, try rollouts again that failed, unless the agent called that pointless."""
 
-    max_attempts: int = 3
-    """Attempts at a rollout before it counts as failed."""
+@dataclass(kw_only=True)
+class FailuresAndResume:
+    """Failures and resume"""
 
-    retry_budget_s: float | None = 3600.0
-    """No attempt begins later than this many seconds after the rollout's first (null: no bound)."""
-
-    max_failed_rollouts: Any = field(default=0, metadata={"type": "int or fraction"})
-    """More failures than this, a count or a fraction such as 0.01 of all planned, end with exit code 1."""
-
-    incomplete_groups: str = "set_aside"
-    """Rollouts of tasks some of whose repeats failed: `set_aside` beside the output, or `keep` in it."""
+    resume_from_cache: bool = param(
+        False, "Resume the existing output: keep what is collected, collect the rest.", doc="[Resume](resume.md)."
+    )
+    retry_failed: bool = param(True, "On a resume, retry failed rollouts, except those the agent marked as terminal.")
+    max_attempts: int = param(
+        3,
+        "Attempts per rollout.",
+        doc="[Which failures are retried](output.md#failures).",
+        minimum=1,
+    )
+    retry_budget_s: float | None = param(
+        3600.0,
+        "Seconds after a rollout's first attempt during which retries may start (null: no limit).",
+        above=0,
+        below=MAX_SECONDS,
+    )
+    max_failed_rollouts: Any = param(
+        0,
+        "Failed rollouts above which the exit code is 1: a count, or a fraction of the planned rollouts such as 0.01.",
+        kind="int or fraction",
+        annotation="int | float",
+    )
+    incomplete_groups: str = param(
+        "set_aside",
+        "Rollouts of tasks with a failed repeat: `set_aside` in <stem>_incomplete.jsonl, or `keep` in the output.",
+        choices=("set_aside", "keep"),
+    )
 
 
 @dataclass(kw_only=True)
 class Shards:
     """Shards"""
 
-    shard_index: int | None = None
-    """Collect only every num_shards-th task, from this one on, into an output of its own."""
-
-    num_shards: int | None = None
-    """How many commands share the input."""
-
-    shard_from: str | None = None
-    """`slurm`: both are taken from the job array's variables, or from those of srun."""
-
-
-@dataclass(kw_only=True)
-class Figures:
-    """Figures"""
-
-    disable_aggregation: bool = False
-    """Write no aggregate metrics."""
-
-    answer_key: str | None = None
-    """Field whose majority counts for majority@k (null: extracted_answer)."""
-
-    agent_side_metrics: str = "auto"
-    """`auto`: agents that the head server lists are asked for their own metrics after a run; `never`."""
-
-    metrics_by: str | None = None
-    """`agent`: print the averages of each agent, too."""
-
-    min_mean: dict[str, float] = field(default_factory=dict)
-    """Least means, such as .reward=0.6; a lower one ends with exit code 5."""
-
-    min_coverage: float = 0.0
-    """Least share of the planned rollouts in the finished file; a lower one ends with exit code 5."""
-
-    status_file: str | None = None
-    """Where other programs can watch a run (null: beside the output); gone at its end."""
-
-    quiet: bool = False
-    """No histogram at the end."""
-
-    report: bool = False
-    """Make a page to read the run by, as ng_view_rollouts does."""
-
-    export: Any = field(default=None, metadata={"type": "str or list"})
-    """Hand the finished run on: `wandb`, `mlflow`, `trackio`, `parquet`, or a list of them; each is an extra."""
-
-    export_project: str = "ng_rollouts"
-    """Project or experiment that trackers file the run under."""
+    shard_index: int | None = param(
+        None,
+        "Collect only every num_shards-th task, starting at this one, into <stem>_shard_<i>_of_<n>.jsonl.",
+        doc="[Scale](scale.md).",
+        minimum=0,
+    )
+    num_shards: int | None = param(None, "Number of commands that share the input.", minimum=1)
+    shard_from: str | None = param(
+        None,
+        "`slurm`: take both from the variables of the job array, or of srun.",
+        choices=("slurm",),
+    )
 
 
 @dataclass(kw_only=True)
-class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelServers, Agents, InputAndOutput):
-    """What `ng_collect_rollouts` is told.
+class MetricsAndReports:
+    """Metrics and reports"""
+
+    disable_aggregation: bool = param(False, "Do not write <stem>_aggregate_metrics.json.")
+    answer_key: str | None = param(None, "Field whose majority counts for majority@k (null: extracted_answer).")
+    agent_side_metrics: str = param(
+        "auto",
+        "`auto`: ask agents that the head server lists for their own metrics after the run; `never`: do not.",
+        doc="[More](metrics.md).",
+        choices=("auto", "never"),
+    )
+    metrics_by: str | None = param(None, "`agent`: also print the averages of each agent.", choices=("agent",))
+    min_mean: dict[str, float] = param(
+        {},
+        "Minimum means, such as .reward=0.6; below one, the exit code is 5.",
+        annotation="Mapping[str, float]",
+    )
+    min_coverage: float = param(
+        0.0,
+        "Minimum share of the planned rollouts in the finished file; below it, the exit code is 5.",
+        minimum=0,
+        maximum=1,
+    )
+    status_file: str | None = param(
+        None, "Live status file (null: <stem>_status.json). Deleted when the run ends.", kind="path"
+    )
+    quiet: bool = param(False, "Do not print the histogram of rewards.")
+    report: bool = param(False, "Write an HTML report of the run, as ng_view_rollouts does.", doc="[View](view.md).")
+    export: Any = param(
+        None,
+        "Send the finished run to `wandb`, `mlflow`, `trackio` or `parquet`, or a list of them; each is an extra.",
+        doc="[Integrations](metrics.md#integrations).",
+        kind="str or list",
+        annotation="str | Sequence[str] | None",
+    )
+    export_project: str = param("ng_rollouts", "Project or experiment for the run in experiment trackers.")
+
+
+@dataclass(kw_only=True)
+class CollectConfig(
+    MetricsAndReports,
+    Shards,
+    FailuresAndResume,
+    RateAndBudget,
+    Execution,
+    Sampling,
+    ModelServers,
+    Agents,
+    InputAndOutput,
+):
+    """The parameters of a run.
 
     Raises:
-        ConfigError: a value is missing, out of range, or at odds with another.
+        ConfigError: a value is missing, out of range, or contradicts another.
     """
 
     def __post_init__(self) -> None:
-        for key in ("input_jsonl_fpath", "output_jsonl_fpath"):
-            if not getattr(self, key):
-                raise ConfigError(f"{key} is missing: add +{key}=FILE.jsonl")
-        for key in (
-            "agent_name",
-            "agent_url",
-            "prompt_config",
-            "policy_base_url",
-            "policy_model_name",
-            "tools",
-            "upload_to",
-        ):
-            if getattr(self, key) in ("", []):
-                raise ConfigError(f"{key} is empty: leave it out, or give it a value")
-        if not 0 < self.head_server.port < 65536:
-            raise ConfigError(f"head_server.port must be from 1 to 65535, got {self.head_server.port}")
-        _check_counts(self)
+        check_fields(self)
         _check_model_server(self)
-        _check_failing(self)
-        _check_figures(self)
+        _check_resume(self)
         _check_shards(self)
-        self.executor = executor_options(self.executor)
-        _check_seconds(self)
+        check_max_failed(self.max_failed_rollouts)
+        check_min_mean(self.min_mean)
         check_sampling(self.responses_create_params, "responses_create_params.")
+        self.executor = executor_options(self.executor)
         self.export = integration_names(self.export)
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
@@ -317,95 +387,53 @@ class CollectConfig(Figures, Shards, Failing, Pacing, Running, Sampling, ModelSe
         check_repeats(self.num_repeats)
 
 
-SECTIONS = (InputAndOutput, Agents, ModelServers, Sampling, Running, Pacing, Failing, Shards, Figures)
+SECTIONS = (
+    InputAndOutput,
+    Agents,
+    ModelServers,
+    Sampling,
+    Execution,
+    RateAndBudget,
+    FailuresAndResume,
+    Shards,
+    MetricsAndReports,
+)
+
+
+def names_that_decide_results() -> set[str]:
+    """The parameters that a resume must not change."""
+    return {each.name for each in fields(CollectConfig) if (spec := spec_of(each)) and spec.decides_results}
 
 
 def _check_model_server(config: CollectConfig) -> None:
-    if config.policy_api not in POLICY_APIS:
-        raise ConfigError(f"policy_api must be one of {', '.join(POLICY_APIS)}, got {config.policy_api!r}")
     if config.policy_api == "responses" and config.num_repeats_add_seed:
-        raise ConfigError("/responses takes no seed, which num_repeats_add_seed gives: use policy_api=chat_completions")
+        raise ConfigError(
+            "num_repeats_add_seed needs a seed, which /responses does not accept: use policy_api=chat_completions"
+        )
     if config.policy_base_url is not None and config.agent_url is not None:
         raise ConfigError("agent_url is for an agent server, policy_base_url for a model server: give one of them")
     if config.resources_base_url and config.tools:
-        raise ConfigError("resources_base_url and tools both bring tools: give one of them")
+        raise ConfigError("resources_base_url and tools both provide tools: give one of them")
     if config.policy_base_url is None and not any(
         "policy_base_url" in (entry or ()) for entry in config.agents.values()
     ):
         for key in ("verifier", "resources_base_url", "tools"):
             if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
-                raise ConfigError(f"{key} is for a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+                raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
 
 
-def _check_counts(config: CollectConfig) -> None:
-    for key in ("limit", "num_samples_in_parallel"):
-        value = getattr(config, key)
-        if value is not None and value < 0:
-            raise ConfigError(f"{key} must be >= 0 (null or 0: no limit), got {value}")
-    for key in ("max_attempts", "max_steps"):
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key} must be >= 1, got {getattr(config, key)}")
-    if config.canary < 0:
-        raise ConfigError(f"canary must be >= 0, got {config.canary}")
-    for key in ("max_requests_per_minute", "max_tokens_per_minute", "max_total_tokens"):
-        value = getattr(config, key)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key} must be more than 0 (null: no bound), got {value:g}")
-    for key in ("input", "output"):
-        price = getattr(config.price_per_million, key)
-        if price is not None and not price >= 0:
-            raise ConfigError(f"price_per_million.{key} must be >= 0, got {price:g}")
-
-
-def _check_seconds(config: CollectConfig) -> None:
-    for key in ("connect_timeout_s", "idle_timeout_s", "rollout_timeout_s", "retry_budget_s"):
-        value = getattr(config, key)
-        if value is not None and not 0 < value < MAX_SECONDS:
-            raise ConfigError(
-                f"{key} must be more than 0 and less than {MAX_SECONDS:g} seconds (null: no bound), got {value:g}"
-            )
-    for key in ("wait_for_agent_s", "drain_s"):
-        if not 0 <= getattr(config, key) < MAX_SECONDS:
-            raise ConfigError(f"{key} must be from 0 to {MAX_SECONDS:g} seconds, got {getattr(config, key):g}")
-
-
-def _check_failing(config: CollectConfig) -> None:
-    if config.http_engine not in HTTP_ENGINES:
-        raise ConfigError(f"http_engine must be one of {', '.join(HTTP_ENGINES)}, got {config.http_engine!r}")
-    allowed = config.max_failed_rollouts
-    if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or not allowed >= 0:
-        raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")
-    if isinstance(allowed, float) and allowed > 1:
-        raise ConfigError(f"max_failed_rollouts must be a whole count or a fraction up to 1.0, got {allowed!r}")
-    if config.incomplete_groups not in ("set_aside", "keep"):
-        raise ConfigError(f"incomplete_groups must be set_aside or keep, got {config.incomplete_groups!r}")
+def _check_resume(config: CollectConfig) -> None:
     if config.resume_from_cache and config.overwrite:
-        raise ConfigError("resume_from_cache=true goes on with the output, overwrite=true replaces it: choose one")
-
-
-def _check_figures(config: CollectConfig) -> None:
-    if config.metrics_by not in (None, "agent"):
-        raise ConfigError(f"metrics_by must be agent or null, got {config.metrics_by!r}")
-    if config.agent_side_metrics not in ("auto", "never"):
-        raise ConfigError(f"agent_side_metrics must be auto or never, got {config.agent_side_metrics!r}")
-    if not 0 <= config.min_coverage <= 1:
-        raise ConfigError(f"min_coverage must be from 0 to 1, got {config.min_coverage:g}")
-    for name, least in config.min_mean.items():
-        if isinstance(least, bool) or not isinstance(least, (int, float)):
-            raise ConfigError(f"min_mean.{name} must be a number, got {least!r}")
+        raise ConfigError("resume_from_cache=true keeps the output, overwrite=true replaces it: choose one")
 
 
 def _check_shards(config: CollectConfig) -> None:
     index, count = config.shard_index, config.num_shards
-    if config.shard_from not in (None, "slurm"):
-        raise ConfigError(f"shard_from must be slurm or null, got {config.shard_from!r}")
-    if count is not None and count < 1:
-        raise ConfigError(f"num_shards must be >= 1, got {count}")
     if config.shard_from is not None:
         if index is not None:
-            raise ConfigError("shard_from=slurm and shard_index both say which shard this is: give one of them")
+            raise ConfigError("shard_from=slurm and shard_index both set the shard: give one of them")
         return
     if (index is None) != (count is None):
         raise ConfigError("shard_index and num_shards go together: +shard_index=0 +num_shards=4")
-    if index is not None and count is not None and not 0 <= index < count:
+    if index is not None and count is not None and index >= count:
         raise ConfigError(f"shard_index must be from 0 to num_shards - 1 = {count - 1}, got {index}")

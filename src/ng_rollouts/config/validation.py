@@ -1,4 +1,4 @@
-"""Values of parameters that are more than a number or a name: what they may be, checked when a config is made."""
+"""Checks of parameters that are more than a number or a name, made when a configuration is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ng_rollouts.errors import ConfigError, require_extra
 _RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 
 INTEGRATIONS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
-"""What a finished run can be handed on to, and the module that each needs."""
+"""Where a finished run can be sent, and the module that each integration needs."""
 
 _RAY: dict[str, Any] = {
     "kind": "ray",
@@ -32,12 +32,12 @@ def check_sampling(params: dict[str, Any], prefix: str) -> None:
         return
     _check_number(params, "temperature", 0.0, 2.0, prefix)
     _check_number(params, "top_p", 0.0, 1.0, prefix)
-    for name, least in (("max_output_tokens", 1), ("seed", None)):
+    for name, minimum in (("max_output_tokens", 1), ("seed", None)):
         value = params.get(name)
         if value is None:
             continue
-        if not _is_int(value) or (least is not None and value < least):
-            kind = "an integer" if least is None else "a positive integer"
+        if not _is_int(value) or (minimum is not None and value < minimum):
+            kind = "an integer" if minimum is None else "a positive integer"
             raise ConfigError(f"{prefix}{name} must be {kind}, got {value!r}")
 
 
@@ -50,10 +50,10 @@ def _check_number(params: dict[str, Any], name: str, low: float, high: float, pr
 
 
 def executor_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What an executor is told, with what is left open filled in.
+    """The options of an executor, completed with defaults.
 
     Raises:
-        ConfigError: it cannot be, or is not installed.
+        ConfigError: an option is unknown or out of range, or the executor is not installed.
     """
     kind = options.get("kind", "local")
     if kind == "local":
@@ -63,7 +63,7 @@ def executor_options(options: dict[str, Any]) -> dict[str, Any]:
     if kind != "ray":
         raise ConfigError(f"executor.kind must be local or ray, got {kind!r}")
     for name in options.keys() - _RAY.keys():
-        raise ConfigError(f"executor has no {name!r}: there are {', '.join(_RAY)}")
+        raise ConfigError(f"executor has no option {name!r}: its options are {', '.join(_RAY)}")
     found = {**_RAY, **options}
     _check_ray(found)
     require_extra("ray", "ray", "executor=ray")
@@ -79,10 +79,10 @@ def _check_ray(options: dict[str, Any]) -> None:
         raise ConfigError(f"executor.num_cpus must be a number from 0, got {options['num_cpus']!r}")
     for name, kind in (("address", str | None), ("resources", dict | None), ("runtime_env", dict | None)):
         if not isinstance(options[name], kind):
-            raise ConfigError(f"executor.{name} cannot be {options[name]!r}")
+            raise ConfigError(f"executor.{name} must not be {options[name]!r}")
     for name, value in (options["resources"] or {}).items():
         if name in ("CPU", "GPU") or not _is_amount(value):
-            raise ConfigError(f"executor.resources.{name} must be a number of a resource of your own, got {value!r}")
+            raise ConfigError(f"executor.resources.{name} must be a custom resource and a number, got {value!r}")
 
 
 def _is_amount(value: object) -> bool:
@@ -90,7 +90,7 @@ def _is_amount(value: object) -> bool:
 
 
 def integration_names(wanted: Any) -> list[str]:
-    """The exporters of a name, a list, or nothing.
+    """Integrations as a list without duplicates.
 
     Raises:
         ConfigError: one is not known.
@@ -103,14 +103,14 @@ def integration_names(wanted: Any) -> list[str]:
 
 
 def check_repeats(num_repeats: Any) -> None:
-    """Check a number of repeats, or those by agent.
+    """Check `num_repeats`, a number or a dict by agent.
 
     Raises:
-        ConfigError: one is no positive integer.
+        ConfigError: one is not a positive integer.
     """
     by_agent = num_repeats if isinstance(num_repeats, dict) else {"": num_repeats}
     if not by_agent:
-        raise ConfigError("num_repeats names no agent: give it a number, or {agent: number, _default: number}")
+        raise ConfigError("num_repeats is empty: give a number, or {agent: number, _default: number}")
     for agent, repeats in by_agent.items():
         where = f"num_repeats for {agent}" if agent else "num_repeats"
         if not _is_int(repeats):
@@ -121,3 +121,26 @@ def check_repeats(num_repeats: Any) -> None:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_max_failed(allowed: Any) -> None:
+    """Check `max_failed_rollouts`, a count or a fraction.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or not allowed >= 0:
+        raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")
+    if isinstance(allowed, float) and allowed > 1:
+        raise ConfigError(f"max_failed_rollouts must be a whole count or a fraction up to 1.0, got {allowed!r}")
+
+
+def check_min_mean(minimums: dict[str, Any]) -> None:
+    """Check `min_mean`.
+
+    Raises:
+        ConfigError: a minimum is not a number.
+    """
+    for name, minimum in minimums.items():
+        if isinstance(minimum, bool) or not isinstance(minimum, (int, float)):
+            raise ConfigError(f"min_mean.{name} must be a number, got {minimum!r}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
+from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.outputs.reader import GROUPINGS
 
@@ -33,69 +34,49 @@ _BOUNDS = ("characters", "tokens", "turns")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Rollouts -> rows to train on: recipe=sft (messages), dpo (pairs), kto (labels), rl (prompts by difficulty)."""
+    """Export training data: recipe=sft (messages), dpo (pairs), kto (labels) or rl (prompts by difficulty)."""
 
-    recipe: str = field(metadata={"help": "sft, dpo, kto or rl. Required."})
-    input_jsonl_fpath: str = field(metadata={"help": "A file of rollouts, ours or NeMo Gym's. Required."})
-    output_jsonl_fpath: str = field(metadata={"help": "Where the rows go. Required."})
-    score: str = field(default="reward", metadata={"help": "The score that all of this goes by."})
-    min_reward: float | None = field(default=None, metadata={"help": "sft, dpo, kto: only rollouts of at least this."})
-    best_of_group: bool = field(default=False, metadata={"help": "sft: only the best rollout of each task."})
-    dedupe: str | None = field(
-        default=None,
-        metadata={"help": "sft, kto: exact or normalised (case, white space): one of each answer to a prompt."},
+    recipe: str = param(REQUIRED, "Format of the training data.", choices=RECIPES)
+    input_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
+    output_jsonl_fpath: str = param(REQUIRED, "File to write the rows to.")
+    score: str = param("reward", "Score that filters, pairs and labels are based on.")
+    min_reward: float | None = param(None, "sft, dpo, kto: minimum score of a rollout.")
+    best_of_group: bool = param(False, "sft: keep only the best rollout of each task.")
+    dedupe: str | None = param(
+        None, "sft, kto: drop repeated answers to a prompt; normalised ignores case and white space.", choices=DEDUPES
     )
-    pairing: str = field(
-        default="best_worst", metadata={"help": "dpo: best_worst, best_second, all or random, of each task."}
+    pairing: str = param("best_worst", "dpo: which rollouts of a task to pair.", choices=PAIRINGS)
+    min_reward_gap: float = param(0.15, "dpo: minimum score difference of chosen and rejected.", minimum=0)
+    threshold: float = param(0.5, "kto: minimum score of a desirable answer; rl: minimum score of a pass.")
+    min_pass_rate: float = param(0.0, "rl: minimum share of passes of a task.", minimum=0, maximum=1)
+    max_pass_rate: float = param(1.0, "rl: maximum share of passes of a task.", minimum=0, maximum=1)
+    min_characters: int | None = param(None, "Minimum characters written by the assistant.")
+    max_characters: int | None = param(None, "Maximum characters written by the assistant.")
+    min_tokens: int | None = param(None, "Minimum output tokens, from the response's usage.")
+    max_tokens: int | None = param(None, "Maximum output tokens.")
+    min_turns: int | None = param(None, "Minimum messages of the assistant.")
+    max_turns: int | None = param(None, "Maximum messages of the assistant.")
+    keep_reasoning: bool = param(True, "Keep reasoning_content in messages.")
+    keep_truncated: bool = param(False, "Keep truncated responses.")
+    group_by: str = param(
+        "auto",
+        "What identifies a task; auto: task index if present, else prompt_id, else input.",
+        choices=GROUPINGS,
     )
-    min_reward_gap: float = field(
-        default=0.15, metadata={"help": "dpo: chosen is better than rejected by at least this."}
+    num_repeats: int | None = param(None, "Rows per task, for group_by=position.", minimum=1)
+    shuffle: bool = param(False, "Shuffle the rows.")
+    validation_fraction: float = param(
+        0.0, "Share of the prompts to write to <stem>_validation.jsonl instead.", minimum=0, below=1
     )
-    threshold: float = field(default=0.5, metadata={"help": "kto: desirable from here on; rl: passed from here on."})
-    min_pass_rate: float = field(default=0.0, metadata={"help": "rl: only tasks that pass at least so often."})
-    max_pass_rate: float = field(default=1.0, metadata={"help": "rl: only tasks that pass at most so often."})
-    min_characters: int | None = field(default=None, metadata={"help": "Least characters of what the assistant wrote."})
-    max_characters: int | None = field(default=None, metadata={"help": "Most of them."})
-    min_tokens: int | None = field(default=None, metadata={"help": "Least output tokens, by the response's usage."})
-    max_tokens: int | None = field(default=None, metadata={"help": "Most of them."})
-    min_turns: int | None = field(default=None, metadata={"help": "Least messages of the assistant."})
-    max_turns: int | None = field(default=None, metadata={"help": "Most of them."})
-    keep_reasoning: bool = field(default=True, metadata={"help": "Keep reasoning_content in messages."})
-    keep_truncated: bool = field(default=False, metadata={"help": "Keep responses that are cut off."})
-    group_by: str = field(
-        default="auto",
-        metadata={"help": f"What makes a task: {', '.join(GROUPINGS)}. auto: task index, else prompt_id, else input."},
-    )
-    num_repeats: int | None = field(default=None, metadata={"help": "Rows of a task, with group_by=position."})
-    shuffle: bool = field(default=False, metadata={"help": "Shuffle the rows."})
-    validation_fraction: float = field(
-        default=0.0, metadata={"help": "Share of the tasks that goes to <stem>_validation.jsonl instead."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of shuffling, splitting and random pairs."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace existing outputs instead of moving them aside."})
+    seed: int = param(0, "Seed for shuffling, splitting and random pairs.")
+    overwrite: bool = param(False, "Replace existing outputs. By default they are renamed to <output>.1, .2 and so on.")
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("recipe", self.recipe, RECIPES),
-            ("pairing", self.pairing, PAIRINGS),
-            ("dedupe", self.dedupe, (None, *DEDUPES)),
-            ("group_by", self.group_by, GROUPINGS),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}")
+        check_fields(self)
         self._check_finite()
         self._check_recipe()
-        for name in ("min_pass_rate", "max_pass_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name):g}")
-        if not 0 <= self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction must be from 0 to less than 1, got {self.validation_fraction:g}")
-        if not self.min_reward_gap >= 0:
-            raise ConfigError(f"min_reward_gap must be >= 0, got {self.min_reward_gap:g}")
         if (self.group_by == "position") != (self.num_repeats is not None):
             raise ConfigError("group_by=position and num_repeats go together: +group_by=position +num_repeats=4")
-        if self.num_repeats is not None and self.num_repeats < 1:
-            raise ConfigError(f"num_repeats must be >= 1, got {self.num_repeats}")
 
     def _check_finite(self) -> None:
         for each in fields(self):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ng_rollouts.chat import chat_input, chat_output
+from ng_rollouts.chat import chat_input, chat_output, is_chat
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.result_rows import stats_of
@@ -118,8 +118,7 @@ def _unfit(example: Example, config: ExportConfig) -> str | None:
 
 
 def _messages(value: Any) -> list[Json]:
-    is_chat = isinstance(value, list) and all(isinstance(each, dict) and "role" in each for each in value)
-    return value if is_chat else []
+    return value if is_chat(value) else []
 
 
 def _without_reasoning(message: Json) -> Json:

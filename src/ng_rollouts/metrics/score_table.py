@@ -105,8 +105,8 @@ class ScoreTable:
         if self._agent_at is None:
             return {agent: self.averages(positions) for agent in self._agents if any(True for _ in positions())}
         agents, agent_at = list(self._agents), self._agent_at
-        scores_of_row = dict.fromkeys(agent_at[position] for position in positions())
-        return {agents[number]: self.averages(_only(positions, agent_at, number)) for number in scores_of_row}
+        numbers = dict.fromkeys(agent_at[position] for position in positions())
+        return {agents[number]: self.averages(_only(positions, agent_at, number)) for number in numbers}
 
     def sums(self, positions: Positions) -> Sums:
         """The sum of each score over the positions that have it, and how many those are."""

@@ -7,9 +7,9 @@ Source: OpenAI's API references of `POST /v1/responses` and `POST /v1/chat/compl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from ng_rollouts.chat import Conversion, prompt_messages
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.types import Json
 
@@ -40,6 +40,7 @@ _HANDLED = {
     "top_logprobs",
     "include",
 }
+_TEXT_TYPES = ("output_text", "text", "input_text")
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -65,96 +66,29 @@ def to_chat_request(params: Json) -> Json:
 
 
 def to_chat_messages(params: Json) -> list[Json]:
-    """The messages of a Responses request: its instructions, then its input.
+    """The messages of a Responses request.
 
     Raises:
         AttemptFailed: `unsupported_parameter`, naming an item that no message can carry.
     """
-    instructions = params.get("instructions")
-    messages = [{"role": "system", "content": instructions}] if instructions else []
-    value = params.get("input")
-    items = [{"role": "user", "content": value}] if isinstance(value, str) else value or []
-    return messages + _messages(items)
+    return prompt_messages(params, _FOR_REQUEST)
 
 
-def _messages(items: Iterable[Json]) -> list[Json]:
-    messages: list[Json] = []
-    reasoning: list[str] = []
-    for item in items:
-        match item.get("type", "message"):
-            case "reasoning":
-                reasoning.append(reasoning_text(item))
-            case "message" if item.get("role") != "assistant":
-                messages.append(_asked(item))
-            case "message":
-                messages.append(_answered(item, reasoning))
-            case "function_call":
-                _add_call(messages, item, reasoning)
-            case "function_call_output":
-                output = item.get("output")
-                content = output if isinstance(output, str) else _parts(output or [])
-                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
-            case kind:
-                _refuse_if([f"input item of type {kind}"])
-    if any(reasoning):
-        messages.append({"role": "assistant", "content": None, "reasoning_content": _taken(reasoning)})
-    return messages
-
-
-def reasoning_text(item: Json) -> str:
-    """What a reasoning item says."""
-    parts = [*(item.get("content") or []), *(item.get("summary") or [])]
-    return "\n".join(part.get("text") or "" for part in parts)
-
-
-def _asked(item: Json) -> Json:
+def _answer(item: Json) -> Json:
+    """Content and refusal of an assistant message."""
     content = item.get("content")
-    name = {"name": item["name"]} if item.get("name") else {}
-    answers = {"tool_call_id": item["tool_call_id"]} if item.get("tool_call_id") else {}
-    return {"role": item.get("role", "user"), "content": _content(content), **name, **answers}
-
-
-def _answered(item: Json, reasoning: list[str]) -> Json:
-    content = item.get("content")
-    message: Json = {"role": "assistant", "content": content}
-    if isinstance(content, list):
-        said = [part.get("text") or "" for part in content if part.get("type") in ("output_text", "text", "input_text")]
-        refused = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
-        _refuse_if(
-            [
-                f"assistant content of type {part.get('type')}"
-                for part in content
-                if part.get("type") not in ("output_text", "text", "input_text", "refusal")
-            ]
-        )
-        message["content"] = "".join(said) if said else None
-        if refused:
-            message["refusal"] = "".join(refused)
-    message |= {name: item[name] for name in ("tool_calls", "reasoning_content", "refusal", "name") if item.get(name)}
-    if any(reasoning):
-        message["reasoning_content"] = _taken(reasoning)
-    return message
-
-
-def _add_call(messages: list[Json], item: Json, reasoning: list[str]) -> None:
-    """Put a call into the assistant's message before it, or into one of its own."""
-    if not messages or messages[-1]["role"] != "assistant" or any(reasoning):
-        messages.append({"role": "assistant", "content": None})
-        if any(reasoning):
-            messages[-1]["reasoning_content"] = _taken(reasoning)
-    function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
-    messages[-1].setdefault("tool_calls", []).append(call)
-
-
-def _taken(reasoning: list[str]) -> str:
-    text = "\n".join(reasoning)
-    reasoning.clear()
-    return text
+    if not isinstance(content, list):
+        return {"content": content}
+    texts = [part.get("text") or "" for part in content if part.get("type") in _TEXT_TYPES]
+    refusals = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
+    known = (*_TEXT_TYPES, "refusal")
+    _refuse_if([f"assistant content of type {part.get('type')}" for part in content if part.get("type") not in known])
+    refusal = {"refusal": "".join(refusals)} if refusals else {}
+    return {"content": "".join(texts) if texts else None, **refusal}
 
 
 def _content(content: Any) -> Any:
-    return _parts(content) if isinstance(content, list) else content
+    return _parts(content) if isinstance(content, list) else "" if content is None else content
 
 
 def _parts(parts: list[Json]) -> Any:
@@ -231,3 +165,11 @@ def _refusal(names: list[str]) -> AttemptFailed:
     told = ", ".join(names)
     message = f"/chat/completions has no place for {told}: leave it out, or use policy_api=responses"
     return AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, message)
+
+
+_FOR_REQUEST = Conversion(
+    content=_content,
+    answer=_answer,
+    no_content=None,
+    unknown=lambda kind: _refuse_if([f"input item of type {kind}"]),
+)

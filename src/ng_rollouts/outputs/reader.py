@@ -12,7 +12,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ng_rollouts.chat import chat_output
+from ng_rollouts.chat import chat_output, question_of
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
@@ -82,7 +82,7 @@ def groups_of(
         InputError: the file cannot be read, or a line is no rollout.
     """
     group: Group | None = None
-    rows = _rows_by(path, _asked) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
+    rows = _rows_by(path, question_of) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
     for key, (_, _, row) in rows:
         if group is None or group.task_index != key.task_index:
             if group:
@@ -121,7 +121,7 @@ def located_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterato
         keyed = _rows_by_key(path, scan(path))
     else:
         by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
-        keyed = _rows_by(path, _prompt_id if by_prompt else _asked)
+        keyed = _rows_by(path, _prompt_id if by_prompt else question_of)
     for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
         yield [row_at for _, row_at in pairs]
 
@@ -200,11 +200,6 @@ def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[RolloutK
     for task_index, places in enumerate(offsets.values()):
         for rollout_index, row_at in enumerate(_rows_at(path, iter(places))):
             yield RolloutKey(task_index, rollout_index), row_at
-
-
-def _asked(row: Json) -> Any:
-    params = row.get("responses_create_params")
-    return {name: params.get(name) for name in ("input", "instructions", "tools")} if isinstance(params, dict) else None
 
 
 def _prompt_id(row: Json) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.config.parameters import CollectConfig, names_that_decide_results
 from ng_rollouts.errors import OutputError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.task_file import TaskFile
@@ -45,8 +45,11 @@ Record = Callable[[int, RolloutKey, Json], None]
 Locate = Callable[[RolloutKey], int | None]
 """Gives the position of a key; None if it is not planned."""
 
-_DECIDING = ("policy_model_name", "verifier", "tools", "max_steps", "_target_")
+_DECIDING = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
+"""Parameters of an agent in this process that decide its results; the manifest has fields for all others."""
+
 _NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
+"""Options of a verifier that do not change its verdict."""
 
 
 def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:

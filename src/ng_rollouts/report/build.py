@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
+from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.metrics.aggregate import AgentStats
@@ -27,31 +28,22 @@ _MB = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """One HTML page to read a run by: it holds all it needs, and opens from disk."""
+    """Build one self-contained HTML page with an overview and every rollout of a run, or serve it."""
 
-    input_jsonl_fpath: str = field(metadata={"help": "A file of rollouts, ours or NeMo Gym's. Required."})
-    output_html_fpath: str | None = field(
-        default=None, metadata={"help": "Where the page goes; null: beside the file, by its name."}
-    )
-    compare_jsonl_fpath: str | None = field(
-        default=None, metadata={"help": "Another file over the same tasks, held against the first."}
-    )
-    score: str = field(default="reward", metadata={"help": "The score that the page goes by."})
-    serve: bool = field(
-        default=False, metadata={"help": "Write nothing: serve the page on this machine, rows read as they are needed."}
-    )
-    port: int = field(default=0, metadata={"help": "With serve=true: its port; 0 for any that is free."})
-    max_page_mb: float = field(
-        default=200.0, metadata={"help": "Rows beyond this are known to the page by their heads alone."}
+    input_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
+    output_html_fpath: str | None = param(None, "HTML file to write (null: <stem>.html).")
+    compare_jsonl_fpath: str | None = param(None, "Second file over the same tasks, to show side by side.")
+    score: str = param("reward", "Score to sort and compare by.")
+    serve: bool = param(False, "Serve the page on this machine instead of writing it; rows are read on request.")
+    port: int = param(0, "Port for serve=true (0: any free port).", minimum=0, maximum=65535)
+    max_page_mb: float = param(
+        200.0, "Maximum size of the page in MB; further rollouts are listed without their messages.", above=0
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port < 65536:
-            raise ConfigError(f"port must be from 0 to 65535, got {self.port}")
-        if not self.max_page_mb > 0:
-            raise ConfigError(f"max_page_mb must be more than 0, got {self.max_page_mb:g}")
+        check_fields(self)
         if self.serve and self.output_html_fpath:
-            raise ConfigError("serve=true writes no page: leave output_html_fpath out")
+            raise ConfigError("serve=true writes no file: leave output_html_fpath out")
 
 
 StoreRow = Callable[[TaskIndex, Entry], None]
@@ -156,7 +148,7 @@ class Page:
         """The page but for its rows."""
         overview = {
             "files": self._overviews,
-            "agents": list(self._names.scores_of_row),
+            "agents": list(self._names.numbers),
             "score": self._score,
             "served": served,
             "difference": self._difference(),
@@ -168,12 +160,13 @@ class Page:
         if len(self._indices) < 2:
             return None
         first, second = (
-            dict(zip(zip(index.tasks, index.asked, strict=True), index.means, strict=True)) for index in self._indices
+            dict(zip(zip(index.tasks, index.questions, strict=True), index.means, strict=True))
+            for index in self._indices
         )
         common = {
             task: (mean, other)
-            for (task, asked), mean in first.items()
-            if mean is not None and (other := second.get((task, asked))) is not None
+            for (task, question), mean in first.items()
+            if mean is not None and (other := second.get((task, question))) is not None
         }
         rng = random.Random(0)  # noqa: S311 - a bootstrap
         return asdict(difference_of(common, rng)) if common else None

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import print_result
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.report.row_view import row_view, said
+from ng_rollouts.report.row_view import row_view, text_of_message
 from ng_rollouts.storage.compression import open_decompressed
 
 _HOSTS = ("127.0.0.1", "localhost")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from heapq import merge
@@ -10,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from ng_rollouts.chat import last_user_text, question_of
 from ng_rollouts.export.example import Example
-from ng_rollouts.jsonl import dumps
+from ng_rollouts.jsonl import digest_of
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.outputs.paths import OutputPaths
@@ -36,11 +36,11 @@ class Entry(NamedTuple):
 class Names:
     """Numbers for the names of agents, over all files of a page."""
 
-    scores_of_row: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
         """A name's number."""
-        return self.scores_of_row.setdefault(name, len(self.scores_of_row))
+        return self.numbers.setdefault(name, len(self.numbers))
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class TaskIndex:
     Attributes:
         numbers: `_ng_rollout_index`.
         kinds: finished, set aside or failed.
-        asked: a digest of what each task asks.
+        questions: a digest of each task's question.
         means, sds: of each task's finished rollouts; None if there are none, or only one.
         heads: the first of each one's last words, or what failed.
         blocks, lines: where its row is in the page; -1 if it is not in it.
@@ -58,11 +58,11 @@ class TaskIndex:
 
     tasks: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
     means: list[float | None] = field(default_factory=list)
     sds: list[float | None] = field(default_factory=list)
     starts: list[int] = field(default_factory=lambda: [0])
-    scores_of_row: list[int | None] = field(default_factory=list)
+    rollout_indices: list[int | None] = field(default_factory=list)
     scores: list[float | None] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
@@ -76,13 +76,12 @@ class TaskIndex:
         """Take a task in; where its rows are is added by who knows."""
         self.tasks.append(entries[0].task_index)
         prompt = next((example.prompt for example in examples if example.prompt), [])
-        asked = next((str(message["content"]) for message in reversed(prompt) if message.get("role") == "user"), "")
-        self.prompts.append(_head(asked, _PROMPT_CHARACTERS))
-        self.asked.append(hashlib.blake2b(dumps(prompt), digest_size=8).hexdigest())
+        self.prompts.append(_head(last_user_text(prompt), _PROMPT_CHARACTERS))
+        self.questions.append(digest_of(question_of(examples[0].row)))
         for entry, example in zip(entries, examples, strict=True):
             failed, row = entry.kind == FAILED, entry.row_at.row
             number = row.get("_ng_rollout_index")
-            self.scores_of_row.append(number if isinstance(number, int) else None)
+            self.rollout_indices.append(number if isinstance(number, int) else None)
             self.scores.append(None if failed else example.stats.scores.get(score))
             self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
             self.truncated.append(0 if failed else int(example.stats.truncated))

@@ -132,7 +132,6 @@ def judge_template(text: str | None) -> Template:
 
 def _question(row: Json) -> str:
     """The last thing that the task's user says."""
-    from ng_rollouts.chat import chat_input  # noqa: PLC0415
+    from ng_rollouts.chat import chat_input, last_user_text  # noqa: PLC0415
 
-    messages = chat_input(row.get("responses_create_params") or {})
-    return next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+    return last_user_text(chat_input(row.get("responses_create_params") or {}))

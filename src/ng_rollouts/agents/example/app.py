@@ -9,7 +9,7 @@ from typing import Any
 
 from ng_rollouts.agents.example.policy import Thought, think
 from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
-from ng_rollouts.chat import chat_input
+from ng_rollouts.chat import chat_input, last_user_text
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.seeds import seed_of
 from ng_rollouts.types import Json
@@ -85,7 +85,7 @@ Policy = Callable[[list[Step], Thought], list[Json]]
 
 
 def _run(row: Json, params: Json, messages: list[Json], policy: Policy) -> Json:
-    prompt = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    prompt = last_user_text(messages)
     steps = solve(prompt)
     if steps:
         thought = think(
