@@ -144,7 +144,7 @@ class FailureClass(StrEnum):
     VERIFIER_ERROR = "verifier_error", False, "The verifier raised an exception, or returned no score."
     VERIFIER_TIMEOUT = "verifier_timeout", False, "The verifier took longer than its `seconds`."
     VERIFIER_CRASHED = "verifier_crashed", False, "The verifier's process ended."
-    UNREADABLE = "unreadable", True, "The judge gave no verdict that can be read. Recorded as `judge_unreadable`."
+    JUDGE_UNREADABLE = "judge_unreadable", True, "The judge gave no verdict that can be read, in several attempts."
     # executors
     ACTOR_LOST = "actor_lost", False, "With `executor=ray`: three actors that ran the rollout were lost."
     WORKER_ERROR = "worker_error", True, "With `executor=ray`: an actor raised an unexpected exception."

@@ -238,7 +238,7 @@
   const means = (file, task) => files[file].means[task];
   function other(task) {
     const mate = files[1] ? files[1].places.get(files[0].tasks[task]) : undefined;
-    return mate !== undefined && files[1].asked[mate] === files[0].asked[task] ? mate : undefined;
+    return mate !== undefined && files[1].questions[mate] === files[0].questions[task] ? mate : undefined;
   }
   function flipped(task) {
     const mate = other(task);
@@ -390,7 +390,7 @@
   function rollout(index, place, held, prompt) {
     const kind = index.kinds[place], score = index.scores[place];
     const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", { class: score === null ? "" : score >= .5 ? "good" : "bad" }, number(score));
-    const name = index.numbers[place] === null ? "rollout" : `rollout ${index.numbers[place]}`;
+    const name = index.rollout_indices[place] === null ? "rollout" : `rollout ${index.rollout_indices[place]}`;
     const box = el("article", { "aria-label": name }, el("h3", {}, el("span", {}, name), title));
     const facts = [data.agents[index.agents[place]], index.tokens[place] === null ? null : `${number(index.tokens[place])} tokens`, index.truncated[place] ? "cut off" : null, kind === ASIDE ? "set aside: its group is not whole" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));

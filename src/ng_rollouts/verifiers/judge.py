@@ -83,9 +83,8 @@ class Judge(Verifier):
             except AttemptFailed as failure:
                 wait = policy.wait_s(failure, tried)
                 if wait is None:
-                    raise AttemptFailed(
-                        f"judge_{failure.failure_class}", failure.message, status=failure.status
-                    ) from failure
+                    name = "judge_" + failure.failure_class.removeprefix("judge_")
+                    raise AttemptFailed(name, failure.message, status=failure.status) from failure
             await asyncio.sleep(wait)
         expected = Expected(answer_field=self.answer_field)
         known = expected.of(row) if self._has_answer(row) else None
@@ -99,15 +98,15 @@ class Judge(Verifier):
         response = await self.server.respond({**self.params, "input": prompt}, task)
         said = output_text(response)
         if response.get("incomplete_details"):
-            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge was cut off: {said[-200:]!r}")
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge was cut off: {said[-200:]!r}")
         found = await self._verdict(said)
         if found is None:
-            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge gave no verdict: {said[-200:]!r}")
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge gave no verdict: {said[-200:]!r}")
         word = found.lower()
         try:
             return _WORDS[word] if word in _WORDS else float(word), said
         except ValueError as error:
-            raise AttemptFailed(FailureClass.UNREADABLE, f"the judge's verdict {word!r} is no number") from error
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge's verdict {word!r} is no number") from error
 
     async def _verdict(self, said: str) -> str | None:
         if self.verdict_pattern == VERDICT:
