@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Preference pairs: three rollouts a task, the best against the second best.
+# DPO: collect three rollouts per task, then export pairs of the best and the second best.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 

@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: the project's commands on the path, installed first if they are not there.
+# Sourced by the other scripts: puts the project's commands on the PATH, and installs them first if they are missing.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! command -v ng_export_rollouts > /dev/null; then
     scripts/venv

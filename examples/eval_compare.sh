@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Models on the same tasks, held against the first: MODELS="model_v1 model_v2 model_v3" examples/eval_compare.sh
+# Evaluate models on the same tasks, and compare each with the first one.
+# usage: MODELS="model_v1 model_v2 model_v3" examples/eval_compare.sh
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 read -ra models <<< "${MODELS:-example_math_agent example_tool_agent}"
 results=()
+# stdout of a run goes to its log; the means are read from its summary
 for model in "${models[@]}"; do
     ng_collect_rollouts \
         +agent_name="$model" \

@@ -1,6 +1,6 @@
-"""A trainer's buffer that fills while rollouts are collected: groups as they complete, advantages within each.
+"""Fill a trainer's buffer while rollouts are collected, and compute the advantages within each group.
 
-python examples/grpo_buffer.py    (started again after an interruption, it goes on with the same file)
+Run it with `python examples/grpo_buffer.py`. After an interruption, run it again to resume.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ BATCH = 8
 
 
 def advantages(group: list[dict]) -> list[float]:
-    """Rewards in units of their group's spread, as group-relative policy optimisation has them."""
+    """The rewards of a group, standardised by its mean and standard deviation (GRPO, arXiv:2402.03300)."""
     rewards = [row["reward"] for row in group]
-    mean, spread = statistics.mean(rewards), statistics.pstdev(rewards)
-    return [(reward - mean) / (spread + 1e-6) for reward in rewards]
+    mean, deviation = statistics.mean(rewards), statistics.pstdev(rewards)
+    return [(reward - mean) / (deviation + 1e-6) for reward in rewards]
 
 
 async def main() -> None:
@@ -31,17 +31,18 @@ async def main() -> None:
         responses_create_params={"temperature": 0.9},
         resume_from_cache=True,
     )
+    # groups arrive in the order in which they complete
     async for group in groups:
         if len({row["reward"] for row in group}) == 1:
-            skipped += 1  # no signal
+            skipped += 1  # all advantages would be 0
             continue
         buffer.append((group, advantages(group)))
         if len(buffer) == BATCH:
             step += 1
             mean = statistics.mean(row["reward"] for rows, _ in buffer for row in rows)
-            print(f"step {step}: {BATCH} groups, mean reward {mean:.3f}")  # your optimiser's step goes here
+            print(f"step {step}: {BATCH} groups, mean reward {mean:.3f}")  # put your optimiser step here
             buffer.clear()
-    print(f"{skipped} groups gave no signal")
+    print(f"skipped {skipped} groups with equal rewards")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes word problems of three steps, with their answers: python make_tasks.py > arithmetic.jsonl"""
+"""Generate word problems of three steps with their answers: python make_tasks.py > arithmetic.jsonl"""
 
 import json
 import random
@@ -13,6 +13,7 @@ NAMES = ["Ana", "Ben", "Chloe", "Dev", "Elif", "Farid", "Grace", "Hugo"]
 
 
 def make_task(number: int, rng: random.Random) -> dict:
+    """One task; the total never becomes negative."""
     category = rng.choice(list(THEMES))
     things, gains, losses = THEMES[category]
     thing, name = rng.choice(things), rng.choice(NAMES)
@@ -34,6 +35,6 @@ def make_task(number: int, rng: random.Random) -> dict:
 
 
 if __name__ == "__main__":
-    source = random.Random(7)
+    source = random.Random(7)  # a fixed seed: the file is the same every time
     for index in range(300):
         print(json.dumps(make_task(index, source)))

@@ -1,6 +1,6 @@
-"""An agent of your own: +agents.mine._target_=examples/my_agent.py:answer +agent_name=mine
+"""A Python agent: +agents.mine._target_=examples/my_agent.py:answer +agent_name=mine
 
-It asks the model twice, to answer and to look it over, and scores the second answer itself.
+It asks the model for an answer, then asks it to check that answer, and scores the second answer itself.
 """
 
 

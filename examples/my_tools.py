@@ -1,4 +1,4 @@
-"""Tools of your own: +tools=examples/my_tools.py. Names, hints and docstrings are what the model is told."""
+"""Python tools: +tools=examples/my_tools.py. The model sees their names, type hints and docstrings."""
 
 
 async def add(numbers: list[float]) -> float:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An RL loop that may be interrupted anywhere: start it again and it goes on where it stopped.
+# An RL loop that can be interrupted at any point: run it again to resume.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
@@ -11,7 +11,7 @@ for iteration in $(seq -f "%03g" 1 "$iterations"); do
         continue
     fi
 
-    # Exit 1 (some rollouts failed) is tolerated up to one in a hundred; anything else ends the loop.
+    # Up to 1 % failed rollouts still give exit code 0; any other exit code ends the loop.
     ng_collect_rollouts \
         +agent_name="$agent" \
         +input_jsonl_fpath="$tasks" \
@@ -23,6 +23,6 @@ for iteration in $(seq -f "%03g" 1 "$iterations"); do
         > "$outputs/rl_iter_${iteration}.log"
     echo "iteration $iteration: $(tail -n 4 "$outputs/rl_iter_${iteration}.log" | tr -d '\n')"
 
-    # train_policy "$rollouts"   <- your trainer goes here
+    # train_policy "$rollouts"   <- put your trainer here
     touch "$trained"
 done

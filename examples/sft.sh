@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Demonstrations: collect at a low temperature, keep the good ones, split by task.
+# SFT: collect demonstrations at a low temperature, keep those with a high reward, and split them by prompt.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 

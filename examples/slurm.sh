@@ -7,8 +7,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@120
-# A job array of shards: sbatch examples/slurm.sh. Two minutes before a job ends, for its time or for another's sake, its
-# rollouts in flight are drained and it is queued again; it goes on where it stopped. Then, once:
+# Collect one shard per job of an array: sbatch examples/slurm.sh
+# Two minutes before its time limit or a preemption, a job drains its rollouts in flight and requeues itself. The
+# requeued job resumes. When all jobs are done, merge the shards:
 #   ng_aggregate_rollouts +input_glob="outputs/rollouts_shard_*.jsonl" +output_jsonl_fpath=outputs/rollouts.jsonl
 set -uo pipefail
 
@@ -20,6 +21,7 @@ ng_collect_rollouts +shard_from=slurm \
     +resume_from_cache=true +drain_s=90 &
 collector=$!
 
+# the shell's `wait` returns as soon as a trapped signal arrives, hence the second `wait` below
 ended_early=
 trap 'ended_early=yes; kill -USR2 "$collector"' USR2
 wait "$collector"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A sweep over temperatures: one run each, then how rewards and variety go with it.
+# Sweep over temperatures: collect one run for each, then print its mean rewards and the diversity of its completions.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 

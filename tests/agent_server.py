@@ -1,8 +1,7 @@
-"""A fault-injecting agent server, a process of its own: `python agent_server.py '{"port": 0, ...}'` prints its port.
+"""A fault-injecting agent server for tests; see `servers.py` for how it is started.
 
 Written on bare asyncio streams, so that it can reset, stall or cut a reply where a framework would not. Options:
 
-    port            0: any that is free
     delay           [least, most] seconds before a reply, drawn evenly
     faults          {kind: share}: which replies go wrong, drawn from the key and the number of its attempt
     sticky          faults depend on the key alone, so that no retry helps
@@ -21,7 +20,6 @@ import hashlib
 import json
 import os
 import random
-import sys
 from collections import Counter
 from typing import Any
 
@@ -63,12 +61,6 @@ class AgentServer:
         self.asked: Counter[str] = Counter()
         self.bodies: list[Any] = []
         self.in_flight = self.most_in_flight = self.connections = 0
-
-    async def serve(self) -> None:
-        server = await asyncio.start_server(self.connection, "127.0.0.1", self.options.get("port", 0), backlog=4096)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        async with server:
-            await server.serve_forever()
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -201,7 +193,3 @@ class AgentServer:
         fields = {"content-type": "application/json", "content-length": str(length), **headers}
         lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in fields.items())]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-if __name__ == "__main__":
-    asyncio.run(AgentServer(json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}")).serve())

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible model server, a process of its own: `python model_server.py '{"port": 0, ...}'` prints its port.
+"""An OpenAI-compatible model server for tests; see `servers.py` for how it is started.
 
 It answers arithmetic like `17 + 25`, boxed. Options:
 
@@ -28,14 +28,13 @@ import hashlib
 import json
 import random
 import re
-import sys
 import time
 from typing import Any
 
 SUM = re.compile(r"(\d+)\s*\+\s*(\d+)")
 
 
-class ModelClient:
+class ModelServer:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.in_flight = self.most_in_flight = self.refused = 0
@@ -47,12 +46,6 @@ class ModelClient:
         self.hits = 0
         self.sessions: dict[str, list[str]] = {}
         self.cookies: list[str] = []
-
-    async def serve(self) -> None:
-        server = await asyncio.start_server(self.connection, "127.0.0.1", self.options.get("port", 0), backlog=4096)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        async with server:
-            await server.serve_forever()
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -269,7 +262,3 @@ def error(
     status: int, message: str, code: str, headers: dict[str, str] | None = None
 ) -> tuple[int, Any, dict[str, str]]:
     return status, {"error": {"message": message, "type": code, "param": None, "code": code}}, headers or {}
-
-
-if __name__ == "__main__":
-    asyncio.run(ModelClient(json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}")).serve())

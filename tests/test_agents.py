@@ -14,7 +14,7 @@ import pytest
 import respx
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
+from ng_rollouts.agents.example.problems import Step, count_correct_steps, final_answer, solve
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.agents.head_server import listed_agents
 from ng_rollouts.agents.remote_agent import RemoteAgent
@@ -238,7 +238,7 @@ def test_a_name_nobody_knows_is_told_with_those_known(serve: Serve) -> None:
     with pytest.raises(ConfigError) as error:
         found(["maths_agent"], agents={"other": "http://a"}, head_server=HeadServer(port=head.port))
     told = str(error.value)
-    assert "(did you mean 'math_agent'?)" in told
+    assert "did you mean math_agent?" in told
     assert all(name in told for name in ("other", "example_math_agent", "example_tool_agent"))
 
 
@@ -292,7 +292,7 @@ def test_word_problems_are_solved() -> None:
     assert [step.result for step in solve(story)] == [4, 9, 8]
     assert solve("What is 2 + 3 x 4?") == [Step(2, "+", 3), Step(5, "*", 4)]
     assert solve("Who are you?") == []
-    assert steps_right("6 - 2 = 4\n4 + 5 = 8") == (1, 2)
+    assert count_correct_steps("6 - 2 = 4\n4 + 5 = 8") == (1, 2)
     assert (final_answer("5 and -3."), final_answer("none")) == (-3, None)
 
 

@@ -207,8 +207,8 @@ def test_values_of_a_program(given: dict[str, Any], found: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"agent_nam": "a"}, "there is no parameter agent_nam: did you mean agent_name?"),
-        ({"head_server": {"prot": 1}}, "there is no parameter head_server.prot: did you mean port?"),
+        ({"agent_nam": "a"}, "unknown parameter agent_nam, did you mean agent_name?"),
+        ({"head_server": {"prot": 1}}, "unknown parameter head_server.prot, did you mean port?"),
         ({"limit": "4"}, "limit must be int or None, got '4'"),
         ({"overwrite": 1}, "overwrite must be bool, got 1"),
         ({"limit": True}, "limit must be int or None, got True"),

@@ -328,3 +328,26 @@ def test_nothing_is_held_beyond_what_is_in_flight() -> None:
     assert counters.attempts_done == total
     assert most["rows"] <= slots + 2
     assert most["tasks"] <= slots + 4
+
+
+def test_journal_stays_locked_while_the_finished_file_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other process can lock the output between the release of the old lock and the rename of the new file."""
+    paths = OutputPaths(tmp_path / "r.jsonl")
+    refused: list[bool] = []
+    replace = Path.replace
+
+    def replace_and_try_to_lock(self: Path, target: Path) -> Path:
+        with pytest.raises(OutputError, match="is being written by"):
+            open_new(paths, 2, overwrite=False)
+        refused.append(True)
+        return replace(self, target)
+
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"row": 1}')
+        journal.append(0, b'{"row": 0}')
+        monkeypatch.setattr(Path, "replace", replace_and_try_to_lock)
+        journal.finish([True, True])
+    assert refused
+    assert paths.output.read_bytes() == b'{"row": 0}\n{"row": 1}\n'

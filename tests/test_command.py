@@ -14,7 +14,6 @@ import signal
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +25,7 @@ import pytest
 from ng_rollouts.chat import chat_input, chat_output
 
 from .agent_server import reward_of
-from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, Served, keys_of, read_rows
+from .conftest import ROOT, SCRIPTS, SHARED_DATA, Ran, Served, keys_of, read_rows, wait_until
 
 Command = Callable[..., Ran]
 Serve = Callable[..., Served]
@@ -164,14 +163,6 @@ def test_an_interrupted_run_leaves_every_completed_row(
     assert b"Traceback" not in stderr
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll a condition; fail if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -182,7 +173,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
             2,
             "nope.jsonl cannot be read: No such file",
         ),
-        (["+output_jsonl_fpath=r.jsonl"], 2, "input_jsonl_fpath is missing: add +input_jsonl_fpath=FILE.jsonl"),
+        (["+output_jsonl_fpath=r.jsonl"], 2, "input_jsonl_fpath is missing: add +input_jsonl_fpath=PATH"),
         (["+input_jsonl_fpath=tasks.jsonl"], 2, "output_jsonl_fpath is missing"),
         (["@", "+limit=abc"], 2, "error: limit=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         (["@", "+limit=-1"], 2, "limit must be >= 0"),
@@ -230,7 +221,7 @@ def test_an_existing_output_is_moved_and_told(command: Command, tasks: Tasks, tm
     (tmp_path / "r.jsonl").write_text("precious\n")
     ran = command("+agent_name=example_math_agent", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl")
     assert ran.code == 0
-    assert "r.jsonl was there: moved to r.jsonl.1" in ran.stderr
+    assert "r.jsonl exists: renamed to r.jsonl.1" in ran.stderr
     assert (tmp_path / "r.jsonl.1").read_text() == "precious\n"
 
 
@@ -247,7 +238,7 @@ def test_help_documents_every_parameter(command: Command) -> None:
     ):
         assert f"+{name}\n" in ran.stdout
     assert "[int, 11000]" in ran.stdout
-    assert "[int or {agent: int}, 1]" in ran.stdout
+    assert "[int or dict, 1]" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -364,7 +355,7 @@ def test_a_prompt_template(command: Command, serve: Serve, tasks: Tasks, tmp_pat
     tasks([{"question": "why?"}, {"answer": "so"}])
     ran = command(*arguments)
     assert ran.code == 2
-    assert "line 2: the prompt template needs the field 'question', which the row lacks" in ran.stderr
+    assert "line 2: the prompt template needs the field 'question', which the row does not have" in ran.stderr
 
 
 def test_an_agent_of_a_config_folder(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
@@ -513,10 +504,15 @@ def test_a_column_that_json_has_not_is_named(command: Command, tmp_path: Path) -
     assert (ran.code, "column blob: " in ran.stderr) == (2, True), ran.stderr
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Stderr belongs to the command."""
+
+
 def test_a_signed_link_is_what_its_path_says(command: Command, tasks: Callable[..., Path], tmp_path: Path) -> None:
     """Whatever stands behind the question mark, which is no one's to see."""
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(tasks(3).read_bytes()))
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler = partial(QuietHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/t.jsonl.gz?X-Amz-Signature=SECRETSIG"

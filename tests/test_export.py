@@ -165,7 +165,7 @@ def test_bounds_and_what_cannot_be_trained_on() -> None:
     rows, skipped = exported([group], "sft", min_tokens=2, max_tokens=4)
     assert [row["messages"][-1]["content"] for row in rows] == ["one two three"]
     reasons = {
-        "nothing said by the assistant": 2,
+        "no assistant text": 2,
         "no reward": 1,
         "too few tokens": 1,
         "too many tokens": 1,
@@ -231,7 +231,7 @@ def test_outputs_that_are_there_are_moved_aside(tmp_path: Path) -> None:
     assert run(tmp_path, *arguments).returncode == 0
     first = read_rows(tmp_path / "out.jsonl"), read_rows(tmp_path / "out_validation.jsonl")
     assert (len(first[0]), len(first[1])) == (8, 2)
-    assert "out.jsonl was there: moved to out.jsonl.1" in run(tmp_path, *arguments, "+seed=1").stderr
+    assert "out.jsonl exists: renamed to out.jsonl.1" in run(tmp_path, *arguments, "+seed=1").stderr
     assert first == (read_rows(tmp_path / "out.jsonl.1"), read_rows(tmp_path / "out_validation.jsonl.1"))
     assert run(tmp_path, *arguments, "+overwrite=true").stderr == ""
     assert first == (read_rows(tmp_path / "out.jsonl"), read_rows(tmp_path / "out_validation.jsonl"))
@@ -251,16 +251,16 @@ def test_outputs_that_are_there_are_moved_aside(tmp_path: Path) -> None:
             "min_pass_rate=0.9 is more than max_pass_rate=0.1",
         ),
         (["+recipe=sft", "+group_by=position"], "group_by=position and num_repeats go together"),
-        (["+recipe=sft", "+validation_fraction=1"], "validation_fraction must be from 0 to less than 1, got 1"),
+        (["+recipe=sft", "+validation_fraction=1"], "validation_fraction must be >= 0 and less than 1, got 1"),
         (["+recipe=sft", "+group_by=prompt_id"], "r.jsonl, line 1: no prompt_id to group by"),
         (
             ["+recipe=sft", "+output_jsonl_fpath=r.jsonl"],
-            "output_jsonl_fpath r.jsonl writes r.jsonl, which is the input",
+            "output_jsonl_fpath r.jsonl would replace r.jsonl, which is the input",
         ),
         (["+recipe=sft", "+input_jsonl_fpath=nope.jsonl"], "nope.jsonl cannot be read: No such file"),
         (["+recipe=sft", "+output_jsonl_fpath=."], "output_jsonl_fpath . is a folder"),
-        (["+recipe=sft", "+output_jsonl_fpath=/dev/null"], "is no file of its own"),
-        (["+recipe=sft", "+score=rewrad"], "no rollout of r.jsonl has the score 'rewrad': there are reward"),
+        (["+recipe=sft", "+output_jsonl_fpath=/dev/null"], "is not a regular file"),
+        (["+recipe=sft", "+score=rewrad"], "no rollout of r.jsonl has the score 'rewrad': available scores: reward"),
         (["+recipe=kto", "+threshold=nan"], "threshold must be a finite number, got nan"),
         (["+recipe=sft", "+min_rewards=1"], "did you mean +min_reward=?"),
     ],
@@ -284,9 +284,9 @@ def test_only_answers_to_the_same_prompt_are_held_against_each_other(tmp_path: P
     rows = [rollout(task, index, index / 2, prompt_id="same") for task in range(2) for index in range(3)]
     write(tmp_path, rows)
     done = run(tmp_path, "+recipe=dpo", "+group_by=position", "+num_repeats=4")
-    assert (done.returncode, "group 1 ask different things: is num_repeats=4 right?" in done.stderr) == (2, True)
+    assert (done.returncode, "group 1 contains different prompts: is num_repeats=4 right?" in done.stderr) == (2, True)
     done = run(tmp_path, "+recipe=dpo", "+group_by=prompt_id")
-    assert "Left out: 3 another prompt than the first of their group" in done.stdout
+    assert "Left out: 3 different prompt in the same group" in done.stdout
     assert [row["_ng_task_index"] for row in read_rows(tmp_path / "out.jsonl")] == [0]
     write(tmp_path, [*rows, {**rows[0], "prompt_id": None}])
     assert "line 7: no prompt_id to group by" in run(tmp_path, "+recipe=dpo", "+group_by=prompt_id").stderr
@@ -370,7 +370,7 @@ def test_the_best_is_paired_with_the_worst_that_says_something_else() -> None:
     (row,), _ = exported([group], "dpo")
     assert row["reward_rejected"] == 0.2
     _, skipped = exported([[group[0], group[2]]], "dpo")
-    assert +skipped == {"groups with only one answer": 1}
+    assert +skipped == {"groups with only one distinct answer": 1}
 
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared rollouts are not here")

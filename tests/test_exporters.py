@@ -130,11 +130,11 @@ def test_real_rollouts_as_parquet(tmp_path: Path) -> None:
         ("def init(**_): raise ValueError('nobody\\nthere')", "warning: export=wandb failed: ValueError: nobody there"),
     ],
 )
-def test_an_exporter_that_fails_is_a_warning(command: Callable[..., Ran], tmp_path: Path, code: str, said: str) -> None:
+def test_an_exporter_that_fails_is_a_warning(process: Callable[..., Ran], tmp_path: Path, code: str, said: str) -> None:
     """And the run is what it was."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "wandb.py").write_text(f"print('chatter')\n{code}\n")
-    ran = command(*RUN, "+export=wandb", env={"PYTHONPATH": str(tmp_path / "modules")})
+    ran = process(*RUN, "+export=wandb", env={"PYTHONPATH": str(tmp_path / "modules")})
     assert ran.code == 0
     assert said in ran.stderr
     assert "chatter" not in ran.stdout
@@ -161,7 +161,7 @@ def test_an_exporter_that_hangs_is_left_on_a_signal(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert json.loads(stdout[stdout.rindex("\n{") :])
-    assert "SIGINT: all rollouts are collected; what is still waited for is left" in stderr
+    assert "SIGINT: all rollouts are collected; remaining steps are skipped" in stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

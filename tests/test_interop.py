@@ -192,7 +192,7 @@ def test_going_on_with_what_their_collector_wrote(command: Command, gym: Gym, tm
     before = gym.asked
     repeats = ["+num_repeats=3", "+num_repeats_add_seed=true"]
     ran = command(*of(gym, "mcqa", "theirs/r.jsonl"), *repeats, RESUME)
-    assert (ran.code, "7 of 15 rollouts are there" in ran.stderr) == (0, True), ran.stderr
+    assert (ran.code, "7 of 15 rollouts are collected" in ran.stderr) == (0, True), ran.stderr
     assert gym.asked - before == 8
     rows = read_rows(folder / "r.jsonl")
     assert keys_of(folder / "r.jsonl") == [(task, index) for task in range(5) for index in range(3)]
@@ -342,4 +342,4 @@ def test_refusals_of_litellm(command: Command, litellm: str, sums: list[str], tm
     assert ran.code == 1
     assert {(failure["failure_class"], failure["num_attempts"]) for failure in failures} == {("http_429", 2)}
     ran = command(*sums, *asked, "+policy_model_name=none", "+limit=2")
-    assert "lists no model 'none', but mock, behind, limited" in ran.stderr
+    assert "does not list the model 'none': it lists mock, behind, limited" in ran.stderr

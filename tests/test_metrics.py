@@ -234,7 +234,7 @@ def test_a_profile_tells_how_much_completions_differ(tmp_path: Path) -> None:
     rows[4] |= {"output": None, "response": {"output": [{"type": "message", "role": "assistant", "content": content}]}}
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", cwd=tmp_path)
-    assert "Distinct completions: 3/6 (50.0%), 2 but for case and white space" in done.stdout
+    assert "Distinct completions: 3/6 (50.0%), 2 ignoring case and white space" in done.stdout
     first, second = read_rows(tmp_path / "r_reward_profiling.jsonl")
     assert (first["share_distinct_completions"], first["share_distinct_completions_normalised"]) == (1.0, 2 / 3)
     assert second["share_distinct_completions"] == 1 / 3
@@ -328,10 +328,14 @@ OWN = {"agent_metrics": {"mean/reward": 9.0}, "key_metrics": {"pass@4/best": 0.2
     [
         ([200, json.dumps(OWN)], "auto", 'Key metrics for mine:\n{\n    "pass@4/best": 0.25\n}\n'),
         ([200, json.dumps(OWN)], "never", None),
-        ([200, json.dumps([1])], "auto", "note: agent 'mine' gives none of its own"),
-        ([200, json.dumps({"agent_metrics": 3})], "auto", "note: agent 'mine' gives metrics of another shape"),
-        ([500, "broken"], "auto", "note: agent 'mine' gives none of its own"),
-        (None, "auto", "note: agent 'mine' has no metrics of its own"),
+        ([200, json.dumps([1])], "auto", "note: agent 'mine' did not return metrics"),
+        (
+            [200, json.dumps({"agent_metrics": 3})],
+            "auto",
+            "note: agent 'mine' returned metrics in an unexpected format",
+        ),
+        ([500, "broken"], "auto", "note: agent 'mine' did not return metrics"),
+        (None, "auto", "note: agent 'mine' has no /aggregate_metrics"),
     ],
 )
 def test_agents_of_a_head_server_are_asked_for_their_own_metrics(
@@ -419,7 +423,7 @@ def test_a_profile_counts_what_is_missing_and_what_differs(tmp_path: Path) -> No
     done = small("ng_reward_profile", "+rollouts_jsonl_fpath=r.jsonl", "+top=1", cwd=tmp_path)
     assert done.returncode == 1
     assert "1 rollouts are missing" in done.stderr
-    assert "Distinct answers: 4/5 (80.0%), 2 but" in done.stdout
+    assert "Distinct answers: 4/5 (80.0%), 2 ignoring" in done.stdout
     assert done.stdout.splitlines()[1].split()[0] == "1"
     lines = read_rows(tmp_path / "r_reward_profiling.jsonl")
     assert [line["missing_num_rollouts"] for line in lines] == [0, 0, 1]
@@ -512,8 +516,8 @@ def test_what_occurs_twice_is_told(tmp_path: Path) -> None:
     rollouts(tmp_path / "s2.jsonl", {(1, 0): 0.0, (3, 0): 0.0})
     done = small("ng_aggregate_rollouts", "+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", cwd=tmp_path)
     assert done.returncode == 1
-    assert "task 1 rollout 0; the first of each was taken" in done.stderr
-    assert "1 rollouts of tasks that are not there at all are missing, from task 2 on" in done.stderr
+    assert "1 duplicate rollouts: task 1 rollout 0; the first of each was kept" in done.stderr
+    assert "1 rollouts are missing from tasks that have no rows, starting with task 2" in done.stderr
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
 
 
@@ -576,7 +580,7 @@ def test_keys_are_those_of_the_row_itself(tmp_path: Path, separators: tuple[str,
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps({**row, **change}, separators=separators) + "\n" for row in rows))
         assert [(group.task_index, group.indices) for group in groups_of(path)] == [(0, [0, 1]), (1, [0, 1])]
-        assert scan(path).most == {"agent": 2}
+        assert scan(path).max_repeats == {"agent": 2}
 
 
 def test_a_merge_knows_what_the_manifests_planned(command: Callable[..., Ran], tmp_path: Path) -> None:
@@ -587,15 +591,17 @@ def test_a_merge_knows_what_the_manifests_planned(command: Callable[..., Ran], t
     (tmp_path / "r.jsonl").write_text("".join(lines[:13]))
     merge = ("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl")
     done = small("ng_aggregate_rollouts", *merge, cwd=tmp_path)
-    assert (done.returncode, "6 rollouts of tasks that are not there" in done.stderr) == (1, True), done.stderr
-    assert "1 tasks lack 1 rollouts, by task: 6 (1)" in done.stderr
-    assert "all.jsonl was there: moved to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
+    assert (done.returncode, "6 rollouts are missing from tasks that have no rows" in done.stderr) == (1, True), (
+        done.stderr
+    )
+    assert "1 rollouts of 1 tasks are missing, by task: 6 (1)" in done.stderr
+    assert "all.jsonl exists: renamed to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
     assert (tmp_path / "all.jsonl.1").exists()
     assert (tmp_path / "all_aggregate_metrics.json.1").exists()
     assert small("ng_aggregate_rollouts", *merge, "+overwrite=true", cwd=tmp_path).returncode == 1
     (tmp_path / "all.jsonl").unlink()
     (tmp_path / "all_incomplete.jsonl").write_text("{}\n")
-    assert "was there: moved to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
+    assert "exists: renamed to" in small("ng_aggregate_rollouts", *merge, cwd=tmp_path).stderr
     assert (tmp_path / "all_incomplete.jsonl.2").read_text() == "{}\n"
     rollouts(tmp_path / "sparse.jsonl", {(10**9, 0): 1.0, (3, 0): 1.0})
     done = small("ng_aggregate_rollouts", "+input_glob=sparse.jsonl", "+output_jsonl_fpath=s.jsonl", cwd=tmp_path)

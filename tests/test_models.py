@@ -338,19 +338,19 @@ def test_a_rollouts_own_seed_goes_where_it_is_taken(serve_model: ServeModel, col
         (["+verifier=exact_match", "+verifier.answer_feild=x"], "did you mean answer_field"),
         (["+verifier=exact_match", "+verifier.answer_field=gold"], "lines 1-5: the verifier needs the field 'gold'"),
         (["+verifier=regex"], "verifier.pattern"),
-        (["+verifier=regex", "+verifier.pattern=("], "no regular expression"),
+        (["+verifier=regex", "+verifier.pattern=("], "not a valid regular expression"),
         (["+verifier=python", "+verifier.function=no_such_module.f"], "cannot be imported"),
         (["+verifier.answer_field=gold"], "no kind"),
         (["+policy_api=chat"], "policy_api must be one of"),
-        (["+policy_api=responses", "+responses_create_params.seed=1"], "no place for seed"),
-        (["+policy_api=chat_completions", "+responses_create_params.truncation=auto"], "no place for truncation"),
+        (["+policy_api=responses", "+responses_create_params.seed=1"], "does not support seed"),
+        (["+policy_api=chat_completions", "+responses_create_params.truncation=auto"], "does not support truncation"),
         (["+responses_create_params.topp=1"], "topp"),
         (["+policy_api=responses", "+num_repeats_add_seed=true"], "num_repeats_add_seed"),
         (["+tools=nowhere.py"], "nowhere.py cannot be imported"),
         (["+max_steps=0"], "max_steps"),
         (["+max_requests_per_minute=0"], "max_requests_per_minute"),
         (["+agent_url=http://127.0.0.1:1"], "give one of them"),
-        (["+agents.x.policy_base_ulr=1", "+agent_name=x"], "did you mean 'policy_base_url'"),
+        (["+agents.x.policy_base_ulr=1", "+agent_name=x"], "did you mean policy_base_url"),
     ],
 )
 def test_what_is_wrong_is_met_before_anything_is_sent(
@@ -594,7 +594,7 @@ def test_the_pace_is_kept_evenly(rate: float, tokens: float, sizes: list[int]) -
     rate_limiter = RateLimiter(rate, tokens, clock=lambda: now)
     turns = []
     for size in sizes:
-        now += max(0.0, rate_limiter.seconds_to_turn())
+        now += max(0.0, rate_limiter.seconds_until_next())
         turns.append(now)
         reservation = rate_limiter.reserve(size)
         rate_limiter.settle(reservation, size)
@@ -714,7 +714,7 @@ def test_a_budget_ends_a_run_that_a_resume_goes_on_with(
     arguments = ["+verifier=none", "+num_samples_in_parallel=2", "+price_per_million.output=1000000"]
     ran = collected(server.url, *arguments, "+max_total_tokens=300", rows=40)
     assert ran.code == 0
-    assert "the budget of max_total_tokens=300 is spent" in ran.stderr
+    assert "the budget max_total_tokens=300 is spent" in ran.stderr
     assert "cost" in ran.stderr
     done = len(keys_of(tmp_path / "rollouts.jsonl"))
     assert 1 < done < 20
@@ -765,7 +765,7 @@ def test_a_canary_goes_first(serve_model: ServeModel, collected: Callable[..., R
     healthy, broken = serve_model(), serve_model(fail={"400": 1.0})
     ran = collected(broken.url, "+verifier=none", "+canary=1")
     assert ran.code == 3
-    assert "the canary failed" in ran.stderr
+    assert "a canary rollout failed" in ran.stderr
     assert broken.stats()["asked"]["/v1/responses"] == 1
     ran = collected(healthy.url, "+verifier=none", "+canary=1", "+resume_from_cache=true")
     assert ran.code == 0, ran.stderr
@@ -847,14 +847,14 @@ def test_the_pace_mends_itself_while_requests_wait() -> None:
     now = 0.0
     rate_limiter = RateLimiter(None, 60_000, clock=lambda: now)
     first = rate_limiter.reserve(0, output_tokens=30_000)
-    assert rate_limiter.seconds_to_turn() == pytest.approx(30)
+    assert rate_limiter.seconds_until_next() == pytest.approx(30)
     rate_limiter.settle(first, 1000)
-    assert rate_limiter.seconds_to_turn() == pytest.approx(1)
+    assert rate_limiter.seconds_until_next() == pytest.approx(1)
     now += 1
     second = rate_limiter.reserve(0, output_tokens=30_000)
-    assert rate_limiter.seconds_to_turn() == pytest.approx(1)
+    assert rate_limiter.seconds_until_next() == pytest.approx(1)
     rate_limiter.cancel(second)
-    assert rate_limiter.seconds_to_turn() == pytest.approx(0)
+    assert rate_limiter.seconds_until_next() == pytest.approx(0)
 
 
 def test_a_rest_does_not_end_in_a_burst() -> None:
@@ -920,6 +920,32 @@ def test_a_server_that_always_asks_for_rest_is_asked_all_the_same(monkeypatch: p
     assert loop_times[-1] - loop_times[0] < 3
 
 
+def test_load_balancer_sleeps_while_one_endpoint_is_probed_and_another_asks_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Waiting for a `Retry-After` does not turn into a busy loop while another endpoint's cooldown is over."""
+    load_balancer = LoadBalancer(["http://a", "http://b"])
+    first, second = load_balancer.endpoints
+    monkeypatch.setattr("ng_rollouts.http.load_balancer.FIRST_COOLDOWN_S", 0.01)
+    second._cooldown_s = 0.01
+    second.record_failure(AttemptFailed("connection_lost", ""))
+    second.in_flight = 5
+    first.record_failure(AttemptFailed("http_429", "", status=429, retry_after_s=0.2))
+    sleeps: list[float] = []
+    sleep = asyncio.sleep
+
+    async def counted(seconds: float) -> None:
+        sleeps.append(seconds)
+        await sleep(seconds)
+
+    async def answer(url: str) -> str:
+        return url
+
+    monkeypatch.setattr("ng_rollouts.http.load_balancer.asyncio.sleep", counted)
+    assert asyncio.run(load_balancer.send(0, answer)) == "http://a"
+    assert len(sleeps) < 20
+
+
 def test_one_server_of_a_pool_is_enough(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
     """The other is told, and left alone."""
     server = serve_model()
@@ -933,13 +959,13 @@ def test_a_name_that_the_server_does_not_list_is_told(serve_model: ServeModel, c
     """As a warning, for some servers take more names than they list."""
     ran = collected(serve_model().url, "+verifier=none", "+policy_model_name=tset-model", "+dry_run=true")
     assert ran.code == 0
-    assert "lists no model 'tset-model', but test-model" in ran.stderr
+    assert "does not list the model 'tset-model': it lists test-model" in ran.stderr
 
 
 def test_the_command_that_goes_on_can_be_typed(serve_model: ServeModel, collected: Callable[..., Ran]) -> None:
     """Numbers are no secrets, whatever they are called."""
     ran = collected(serve_model().url, "+verifier=none", "+max_total_tokens=50", "+num_samples_in_parallel=1")
-    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("to go on:")]
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("to resume:")]
     assert "+max_total_tokens=50" in line
     assert "***" not in line
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -27,8 +27,9 @@ from ng_rollouts.run.summary import resume_command
 from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
 
 from .agent_server import reward_of
-from .conftest import SCRIPTS, Ran, Served, keys_of, read_rows
-from .test_command import wait_until
+from .conftest import SCRIPTS, Ran, Served, ended, keys_of, read_rows, wait_until
+from .conftest import start as start_command
+from .servers import ProcessServer
 
 Command = Callable[..., Ran]
 Serve = Callable[..., Served]
@@ -39,23 +40,8 @@ RESUME = "+resume_from_cache=true"
 
 
 def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The command, started in a folder and left running."""
-    words = [str(SCRIPTS / "ng_collect_rollouts"), *FILES, *arguments]
-    return subprocess.Popen(
-        words,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        **options,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> Ran:
-    """What a started command left, once it ended."""
-    stdout, stderr = process.communicate(timeout=60)
-    return Ran(process.returncode, stdout, stderr)
+    """The command over these files, started in a folder and left running."""
+    return start_command(folder, *FILES, *arguments, **options)
 
 
 def check_complete(folder: Path, tasks: int, repeats: int) -> None:
@@ -137,7 +123,7 @@ def test_sigterm_drains_and_resumes(command: Command, serve: Serve, tasks: Tasks
     ran = ended(process)
     assert ran.code == 143
     assert "not done" in ran.stderr
-    told = next(line for line in ran.stderr.splitlines() if line.startswith("to go on: "))
+    told = next(line for line in ran.stderr.splitlines() if line.startswith("to resume: "))
     assert told.endswith(f"ng_collect_rollouts {' '.join([*FILES, *arguments])} +resume_from_cache=true")
     assert ran.stdout.splitlines()[-1].startswith("Querying")
     assert len(keys_of(tmp_path / "r.jsonl")) == server.stats()["total"]
@@ -155,7 +141,7 @@ def test_a_second_signal_stops_at_once(serve: Serve, tasks: Tasks, tmp_path: Pat
     wait_until(lambda: len((tmp_path / "r.jsonl").read_bytes()) > 0)
     process.send_signal(signal.SIGINT)
     assert process.stderr
-    assert "SIGINT: no new rollouts; the " in process.stderr.readline()
+    assert "SIGINT: stopping: " in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert ended(process).code == 130
     assert 0 < len(keys_of(tmp_path / "r.jsonl")) < 20
@@ -201,21 +187,21 @@ def test_a_closed_pipe_is_no_end(serve: Serve, tasks: Tasks, tmp_path: Path) -> 
 def test_a_server_that_dies(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, *, restart: bool) -> None:
     """Restarted soon, it costs nothing; gone for good, it stops the run, and a resume elsewhere finishes it."""
     tasks(400)
-    server = serve(die_after=120)
+    server = serve(process=True, die_after=120)
     arguments = [
         f"+agent_url={server.url}",
         "+num_samples_in_parallel=8",
         "+max_attempts=6" if restart else "+max_attempts=2",
     ]
     process = start(tmp_path, *arguments)
-    assert server.process.wait(timeout=30) == 0
+    assert cast("ProcessServer", server).process.wait(timeout=30) == 0
     if restart:
         serve(port=server.port)
         assert ended(process).code == 0
     else:
         ran = ended(process)
         assert ran.code == 3
-        assert "failed alike, so going on is pointless: connection_refused" in ran.stderr
+        assert "failed in the same way, so continuing is pointless: connection_refused" in ran.stderr
         assert len(keys_of(tmp_path / "r.jsonl")) >= 110
         arguments[0] = f"+agent_url={serve().url}"
         assert command(*FILES, *arguments, RESUME).code == 0
@@ -254,7 +240,7 @@ def test_a_disk_that_fills_while_finishing(command: Command, serve: Serve, tasks
     ran = command(*FILES, "+agent_url=http://127.0.0.1:9", "+limit=39", RESUME)
     assert ran.code == 3, ran.stderr
     assert "cannot be written: Is a directory; all rows are in it, in completion order" in ran.stderr
-    assert "to go on: " in ran.stderr
+    assert "to resume: " in ran.stderr
     assert (tmp_path / "r.jsonl").read_bytes() == b"".join(reversed(rows))
     (tmp_path / "r.jsonl.writing").rmdir()
     assert command(*FILES, "+agent_url=http://127.0.0.1:9", "+limit=39", RESUME).code == 0
@@ -388,7 +374,7 @@ def test_breakers() -> None:
     circuit_breaker = CircuitBreaker("a", 1000)
     for _ in range(19):
         circuit_breaker.record_failure("http_500", "")
-    with pytest.raises(StoppedEarly, match="the first 20 rollouts of agent 'a' failed alike"):
+    with pytest.raises(StoppedEarly, match="the first 20 rollouts of agent 'a' failed in the same way"):
         circuit_breaker.record_failure("http_500", "")
     mixed = CircuitBreaker("a", 1000)
     for number in range(200):
@@ -453,8 +439,8 @@ def test_an_output_of_nemo_gym_is_taken_over(command: Command, serve: Serve, tas
     assert server.stats()["total"] == 8
     (tmp_path / "r_manifest.json").unlink()
     for row, told in (
-        (nemo_row(2, 0, "another question"), "its row for task 2, rollout 0 asks something else"),
-        (nemo_row(9, 0, "question 9"), "has a row for task 9, rollout 0, which this input does not plan"),
+        (nemo_row(2, 0, "another question"), "task 2, rollout 0 has a different prompt than the input"),
+        (nemo_row(9, 0, "question 9"), "the output has task 9, rollout 0, which this input does not contain"),
     ):
         (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
         refused = command(*FILES, f"+agent_url={server.url}", "+num_repeats=2", RESUME)
@@ -479,7 +465,7 @@ def test_planned_rows_for_nemo_gym(command: Command, serve: Serve, tasks: Tasks,
             ]
             extra = row["responses_create_params"]["metadata"]["extra_body"]
             assert json.loads(extra) == {"seed": row["_ng_rollout_index"]}
-    assert "moved to r.jsonl.2" in command(*run).stderr
+    assert "renamed to r.jsonl.2" in command(*run).stderr
     assert not planned.exists()
 
 
@@ -582,7 +568,7 @@ def test_credentials_are_masked(text: str) -> None:
 
 def test_a_known_password_is_masked_as_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not cut up the words by which other credentials are known."""
-    monkeypatch.setattr("ng_rollouts.redaction._KNOWN", set())
+    monkeypatch.setattr("ng_rollouts.redaction._KNOWN_SECRETS", set())
     remember_password_of("http://me:pass@host")
     assert redact("no such user: me/pass") == "no such user: me/***"
     assert redact("password=verysecretkey1234567890") == "password=***"
@@ -756,7 +742,7 @@ def test_going_on_is_offered_where_it_helps(command: Command, serve: Serve, task
     tasks(3)
     ran = command(*FILES, f"+agent_url={serve(faults={'secret_class': 1.0}).url}")
     assert ran.code == 1
-    assert "to go on" not in ran.stderr
+    assert "to resume" not in ran.stderr
     assert "abcdef123456" not in ran.stderr
 
 
@@ -770,9 +756,9 @@ def test_without_a_manifest_rows_are_compared(command: Command, serve: Serve, ta
     (tmp_path / "r_manifest.json").unlink()
     other = [{"type": "input_image", "image_url": "data:BBBB"}]
     changes: list[tuple[dict[str, Any], list[str], str]] = [
-        ({"input": [{"role": "user", "content": other}]}, [], "asks something else"),
+        ({"input": [{"role": "user", "content": other}]}, [], "has a different prompt than the input"),
         ({"temperature": 0.1}, [], "has responses_create_params.temperature 0.9, not 0.1"),
-        ({}, ["+agent_name=b"], "is of agent 'a', not 'b'"),
+        ({}, ["+agent_name=b"], "has the agent 'a', not 'b'"),
     ]
     for changed, extra, told in changes:
         tasks([{"responses_create_params": {**asked, **changed}}])

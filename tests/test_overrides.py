@@ -74,14 +74,14 @@ def test_values_of_structure_pass() -> None:
         ("+num_repeat=3", "did you mean +num_repeats=?"),
         ("+head_server.prot=1", "did you mean +head_server.port=?"),
         ("+sampler=sft", "did you mean +sampling=?"),
-        ("+upload_rollouts_to_wandb=false", "which NeMo Gym's command has: leave it out"),
-        ("+skills.path=a", "which NeMo Gym's command has: "),
-        ("+zzz=1", "--help lists them all"),
+        ("+upload_rollouts_to_wandb=false", "a parameter of NeMo Gym: leave it out"),
+        ("+skills.path=a", "a parameter of NeMo Gym: "),
+        ("+zzz=1", "--help lists all parameters"),
         ("+limit", "+limit needs a value"),
         ("limit", "limit needs a value"),
         ("limt", "did you mean +limit=?"),
         ("--limit=3", "parameters are written +limit=3"),
-        ("--wat", "there is no flag --wat"),
+        ("--wat", "unknown flag --wat"),
     ],
 )
 def test_a_typo_is_an_error_with_the_nearest_name(argument: str, told: str) -> None:

@@ -28,7 +28,7 @@ def test_fields_fill_and_braces_escape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("placeholder", ["{q.__class__}", "{q[0]}"])
 def test_a_template_reaches_fields_not_attributes(tmp_path: Path, placeholder: str) -> None:
     """A dotted or indexed name is a field of that very name, which the row lacks."""
-    with pytest.raises(InputError, match="which the row lacks"):
+    with pytest.raises(InputError, match="which the row does not have"):
         template(tmp_path, f"user: '{placeholder}'").fill({"q": "x"})
 
 
@@ -38,9 +38,9 @@ def test_a_template_reaches_fields_not_attributes(tmp_path: Path, placeholder: s
         ("system: x", "needs a `user:` template"),
         ("- x", "needs a `user:` template"),
         ("user: '{'", "write {{ and }}"),
-        ("user: '{}'", "a placeholder is a field's name"),
-        ("user: '{q!r}'", "a placeholder is a field's name"),
-        ("user: x\nuser_: y", "not user_"),
+        ("user: '{}'", "a placeholder must be the name of a field"),
+        ("user: '{q!r}'", "a placeholder must be the name of a field"),
+        ("user: x\nuser_: y", "unknown keys: user_"),
         ("user: [", "cannot be read"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from ng_rollouts.report.build import ViewConfig, page_of
+from ng_rollouts.report.build import ViewConfig, build_page
 
 from .conftest import SCRIPTS, SHARED_DATA, Ran, Served, read_rows
 from .test_export import rollout
@@ -84,7 +84,7 @@ def write(folder: Path, rows: list[Any], name: str = "r.jsonl") -> Path:
 
 
 def made(path: Path, **more: Any) -> Path:
-    return page_of(ViewConfig(input_jsonl_fpath=str(path), **more))
+    return build_page(ViewConfig(input_jsonl_fpath=str(path), **more))
 
 
 def rollouts(tasks: int = 12, repeats: int = 3) -> list[dict[str, Any]]:
@@ -108,16 +108,16 @@ def cards_of(page: Page, view: str) -> dict[str, str]:
 
 
 def test_a_run_with_failures(
-    command: Callable[..., Ran],
+    process: Callable[..., Ran],
     serve: Callable[..., Served],
     tasks: Callable[..., Path],
     tmp_path: Path,
     visit: Callable[..., Page],
 ) -> None:
-    """Made by the collecting command: counts, classes, facts; what failed and what was set aside is there to read."""
+    """Made by the collecting process: counts, classes, facts; what failed and what was set aside is there to read."""
     server = serve(faults={"400": 0.2}, sticky=True)
     tasks(20)
-    ran = command(
+    ran = process(
         f"+agent_url={server.url}",
         "+input_jsonl_fpath=tasks.jsonl",
         "+output_jsonl_fpath=r.jsonl",
@@ -153,7 +153,7 @@ def test_a_run_with_failures(
     page.wait_for_selector("article")
     assert page.locator("article").count() == 3
     assert "made up by the test server" in page.locator("#detail").inner_text()
-    assert "set aside: its group is not whole" in page.locator("#detail").inner_text()
+    assert "set aside: its group is incomplete" in page.locator("#detail").inner_text()
 
 
 def test_filters_and_orders(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -433,10 +433,10 @@ def test_a_page_that_is_full_has_heads(tmp_path: Path, visit: Callable[..., Page
     rows = [rollout(task, 0, 1.0, f"{task} {noise.randbytes(4500).hex()} word{task}") for task in range(300)]
     path = write(tmp_path, rows)
     done = view(tmp_path, "+max_page_mb=0.1")
-    assert re.search(r"warning: \d+ rollouts are in it by their heads alone", done.stderr)
+    assert re.search(r"warning: \d+ rollouts are listed without their messages", done.stderr)
     page = visit(path.with_suffix(".html"), "#/task-299")
     page.wait_for_selector("article")
-    assert "+serve=true has it" in page.locator("article").inner_text()
+    assert "+serve=true shows it" in page.locator("article").inner_text()
     page.check("#whole")
     page.fill("#query", "question 299")
     expect(page.locator("#count")).to_have_text(
@@ -477,9 +477,9 @@ def test_a_served_page_reads_rows_as_they_are_asked_for(tmp_path: Path, visit: C
     ("arguments", "said"),
     [
         (["+input_jsonl_fpath=nope.jsonl"], "nope.jsonl cannot be read"),
-        (["+score=acuracy"], "has the score 'acuracy': there are reward"),
-        (["+output_html_fpath=r.jsonl"], "r.jsonl is no .html file"),
-        (["+serve=true", "+output_html_fpath=x.html"], "serve=true writes no page"),
+        (["+score=acuracy"], "has the score 'acuracy': available scores: reward"),
+        (["+output_html_fpath=r.jsonl"], "r.jsonl is not an .html file"),
+        (["+serve=true", "+output_html_fpath=x.html"], "serve=true does not write a file"),
         (["+input_jsonl_fpath=empty.jsonl"], "empty.jsonl has no rollouts"),
     ],
 )

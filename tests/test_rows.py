@@ -143,7 +143,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
 ) -> None:
     """A mean is the left-to-right sum in finished order over the rows that have the score, in any storage."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ng_rollouts.metrics.score_table._SPARSE", sparse)
+        patch.setattr("ng_rollouts.metrics.score_table._MAX_SPARSE", sparse)
         scores = ScoreTable(len(rows))
         order = list(range(len(rows)))
         random.Random(seed).shuffle(order)

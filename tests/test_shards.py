@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
-from ng_rollouts.executors.ray_worker import share_of
+from ng_rollouts.executors.ray_worker import per_actor_config
 from ng_rollouts.inputs.shards import Shard, shard_of
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
@@ -80,10 +80,10 @@ def test_shards_are_merged_into_what_one_run_writes(command: Callable[..., Ran],
     assert figures[0]["agent_metrics"] == figures[1]["agent_metrics"]
     (tmp_path / "r_shard_03_of_12.jsonl").unlink()
     ran = command("+input_glob=r_shard_*_of_12.jsonl", "+output_jsonl_fpath=part.jsonl", script="ng_aggregate_rollouts")
-    assert (ran.code, "of 12 shards 3 are not there" in ran.stderr) == (1, True), ran.stderr
-    assert "2 rollouts of tasks that are not there at all are missing, from task 3 on" in ran.stderr
+    assert (ran.code, "of 12 shards, these are missing: 3" in ran.stderr) == (1, True), ran.stderr
+    assert "2 rollouts are missing from tasks that have no rows, starting with task 3" in ran.stderr
     ran = command(*RUN, "+output_jsonl_fpath=part.jsonl", "+resume_from_cache=true")
-    assert "18 of 20 rollouts are there" in ran.stderr
+    assert "18 of 20 rollouts are collected" in ran.stderr
     assert (tmp_path / "part.jsonl").read_bytes() == whole
 
 
@@ -121,24 +121,24 @@ def test_what_is_missing_is_counted_with_repeats_by_agent(command: Callable[...,
     whole = first.read_text()
     first.write_text("".join(whole.splitlines(keepends=True)[:-1]))
     ran = command(*merge, script="ng_aggregate_rollouts")
-    assert (ran.code, "1 rollouts of tasks that are not there at all are missing, from task 4 on" in ran.stderr) == (
+    assert (ran.code, "1 rollouts are missing from tasks that have no rows, starting with task 4" in ran.stderr) == (
         1,
         True,
     ), ran.stderr
     first.write_text(whole[:-40])
     ran = command(*merge, script="ng_aggregate_rollouts")
-    assert (ran.code, "the last line of r_shard_0_of_2.jsonl is torn" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.code, "the last line of r_shard_0_of_2.jsonl is cut off" in ran.stderr) == (1, True), ran.stderr
     command(*run, repeats, "+shard_index=0", "+overwrite=true", "+responses_create_params.temperature=0.1")
     ran = command(*merge, script="ng_aggregate_rollouts")
-    assert (ran.code, "was collected for something else than" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.code, "is not of the same run as" in ran.stderr) == (1, True), ran.stderr
     assert "responses_create_params.temperature: null then, 0.1 now" in ran.stderr
 
 
 def test_workers_share_what_is_allowed_a_minute() -> None:
     """So that together they keep to it."""
     config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o", max_requests_per_minute=240)
-    assert share_of(config, 2).max_requests_per_minute == 120
-    assert share_of(config, 2).max_tokens_per_minute is None
+    assert per_actor_config(config, 2).max_requests_per_minute == 120
+    assert per_actor_config(config, 2).max_tokens_per_minute is None
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_workers_share_what_is_allowed_a_minute() -> None:
         (
             {"ARRAY_TASK_ID": 4, "ARRAY_TASK_MIN": 1, "ARRAY_TASK_MAX": 4, "ARRAY_TASK_COUNT": 4},
             4,
-            "none of num_shards=4",
+            "must be less than num_shards=4",
         ),
         ({"PROCID": 1, "NTASKS": 8}, None, Shard(1, 8)),
-        ({}, None, "is this a Slurm job"),
+        ({}, None, "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set"),
     ],
 )
 def test_slurm_tells_which_shard_this_is(told: dict[str, int], count: int | None, expected: Shard | str) -> None:
@@ -194,7 +194,7 @@ def test_a_resume_is_of_the_same_shard(command: Callable[..., Ran], tmp_path: Pa
     ]
     assert command(*run, "+shard_index=1").code == 0
     (tmp_path / "t.jsonl").write_text("".join(TASKS.read_text().splitlines(keepends=True)[:8]))
-    assert "2 of 4 rollouts are there" in command(*run, "+shard_index=1", "+resume_from_cache=true").stderr
+    assert "2 of 4 rollouts are collected" in command(*run, "+shard_index=1", "+resume_from_cache=true").stderr
     (tmp_path / "r_shard_1_of_2.jsonl").rename(tmp_path / "r_shard_0_of_2.jsonl")
     (tmp_path / "r_shard_1_of_2_manifest.json").rename(tmp_path / "r_shard_0_of_2_manifest.json")
     ran = command(*run, "+shard_index=0", "+resume_from_cache=true")
@@ -243,7 +243,7 @@ def test_the_end_of_a_slurm_job_drains(
     os.kill(process.pid, signal.SIGUSR2)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR2
-    assert "SIGUSR2: no new rollouts" in told
+    assert "SIGUSR2: stopping: 4 rollouts in flight" in told
     assert command(*run, "+resume_from_cache=true").code == 0
     assert keys_of(tmp_path / "r.jsonl") == [(task, 0) for task in range(60)]
 
@@ -277,7 +277,7 @@ def test_a_signal_to_a_launcher_drains_its_jobs(
     os.kill(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert "the jobs here drain and end" in told
+    assert "the jobs on this machine drain and stop" in told
     summaries = [output.with_name(output.stem + "_summary.json") for output in outputs]
     while not all(summary.exists() for summary in summaries) and time.monotonic() < deadline:
         time.sleep(0.1)

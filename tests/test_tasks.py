@@ -131,7 +131,7 @@ def test_identical_rows_are_tasks_of_their_own(tmp_path: Path) -> None:
 def test_an_index_by_position_may_not_collide_with_a_brought_one(tmp_path: Path) -> None:
     """Two tasks never share a group by accident."""
     file = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 1}, PLAIN])), parser=PARSER)
-    with pytest.raises(InputError, match="line 2: its task index is its position, 1, which line 1 brings"):
+    with pytest.raises(InputError, match="line 2: its position, 1, is also the _ng_task_index of line 1"):
         file.plan()
     apart = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 9}, PLAIN])), parser=PARSER)
     assert [key.task_index for key in apart.plan().rollout_keys()] == [9, 1]

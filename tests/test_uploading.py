@@ -27,9 +27,8 @@ from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.upload import Upload, upload_of
 from ng_rollouts.storage.compression import EXTENSIONS, compress_in_place, decompress, open_decompressed
 
-from .conftest import ROOT, Ran, Served, keys_of, read_rows
-from .test_command import wait_until
-from .test_nothing_lost import ended, start
+from .conftest import ROOT, Ran, Served, ended, keys_of, read_rows, wait_until
+from .test_nothing_lost import start
 
 Command = Callable[..., Ran]
 Serve = Callable[..., Served]
@@ -161,7 +160,7 @@ def test_a_damaged_packed_output_is_not_gone_on_with(command: Command, tmp_path:
         assert here(tmp_path) == before
     output.unlink()
     ran = command(*run, "+num_repeats=2", RESUME)
-    assert (ran.code, "10 of 20 rollouts are there" in ran.stderr) == (0, True), ran.stderr
+    assert (ran.code, "10 of 20 rollouts are collected" in ran.stderr) == (0, True), ran.stderr
 
 
 def test_a_packed_output_that_was_there_is_moved_aside(command: Command, tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_a_packed_output_that_was_there_is_moved_aside(command: Command, tmp_pat
     run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl.zst"]
     assert command(*run).code == 0
     first = (tmp_path / "r.jsonl.zst").read_bytes()
-    assert "r.jsonl.zst was there: moved to r.jsonl.zst.1" in command(*run).stderr
+    assert "r.jsonl.zst exists: renamed to r.jsonl.zst.1" in command(*run).stderr
     assert (tmp_path / "r.jsonl.zst.1").read_bytes() == first
     assert not {"r.jsonl", "r.jsonl.1"} & names(tmp_path)
 
@@ -238,7 +237,7 @@ def test_files_are_copied_when_the_run_is_over(command: Command, tmp_path: Path,
     assert held() == {**here(tmp_path), "r.parquet": held()["r.parquet"], "r.html": held()["r.html"]}
     first = held()["r.jsonl.zst"]
     ran = command(*run)
-    assert "had an output: moved to r.jsonl.zst.1 there" in ran.stderr
+    assert "has an output: renamed to r.jsonl.zst.1 there" in ran.stderr
     assert held()["r.jsonl.zst.1"] == first
     assert held()["r.jsonl.zst"] == (tmp_path / "r.jsonl.zst").read_bytes()
 
@@ -260,7 +259,7 @@ def test_an_interrupted_run_goes_on_elsewhere(
     for path in tmp_path.glob("r*"):
         path.unlink()
     ran = ended(start(tmp_path, *run, RESUME))
-    assert (ran.code, f"{collected} of 120 rollouts are there" in ran.stderr) == (0, True), ran.stderr
+    assert (ran.code, f"{collected} of 120 rollouts are collected" in ran.stderr) == (0, True), ran.stderr
     assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(60) for index in range(2)]
     assert set(server.stats()["asked"].values()) == {1}
     assert held() == here(tmp_path)
@@ -285,8 +284,8 @@ def test_what_is_gone_here_goes_there(serve: Serve, tasks: Tasks, tmp_path: Path
     [
         ("nosuch://z", "upload_to nosuch://z: Protocol not known: nosuch"),
         ("", "upload_to is empty"),
-        (".", "upload_to . is the folder that the output is in"),
-        ("away/r.jsonl.zst", "upload_to away/r.jsonl.zst is to be a folder"),
+        (".", "upload_to . is the folder of the output"),
+        ("away/r.jsonl.zst", "upload_to away/r.jsonl.zst must be a folder"),
         ("tasks.txt/x", "tasks.txt/x cannot be written: "),
     ],
 )
@@ -339,9 +338,9 @@ def test_copies_of_something_else_are_left_alone(command: Command, tmp_path: Pat
     for extra, said in (
         (
             "+responses_create_params.temperature=0.5",
-            "has what was collected for something else: responses_create_params",
+            "has the output of a different run: responses_create_params",
         ),
-        ("+num_repeats=2", "away has 20 rollouts of this run, and here are 10: remove r.jsonl"),
+        ("+num_repeats=2", "away has 20 rollouts of this run, but the local output has 10: remove r.jsonl"),
     ):
         for path in tmp_path.glob("r*"):
             path.unlink()
@@ -389,7 +388,7 @@ def test_an_upload_that_does_not_move_is_given_up(tmp_path: Path, monkeypatch: p
 
     paths = OutputPaths(tmp_path / "r.jsonl")
     paths.output.write_text("")
-    with pytest.raises(UploadFailed, match=r"stuck://x failed: nothing has moved for 0\.01 s"):
+    with pytest.raises(UploadFailed, match=r"stuck://x failed: no progress for 0\.01 s"):
         asyncio.run(Upload(Stuck(), paths).copy([]))  # type: ignore[arg-type]
     let_go.set()
 
@@ -454,13 +453,14 @@ def test_packed_or_not_an_output_is_one(command: Command, tmp_path: Path) -> Non
     assert command(*EXAMPLE, "+num_repeats=2", "+output_jsonl_fpath=r.jsonl.zst").code == 0
     first = (tmp_path / "r.jsonl.zst").read_bytes()
     ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl")
-    assert "r.jsonl.zst was there: moved to r.jsonl.zst.1" in ran.stderr
+    assert "r.jsonl.zst exists: renamed to r.jsonl.zst.1" in ran.stderr
     assert (tmp_path / "r.jsonl.zst.1").read_bytes() == first
     for name, repeats in (("r.jsonl.gz", 2), ("r.jsonl.zst", 3), ("r.jsonl", 4)):
         ran = command(*EXAMPLE, f"+num_repeats={repeats}", f"+output_jsonl_fpath={name}", RESUME)
-        assert (ran.code, f"{10 * (repeats - 1)} of {10 * repeats} rollouts are there" in ran.stderr) == (0, True), (
-            ran.stderr
-        )
+        assert (ran.code, f"{10 * (repeats - 1)} of {10 * repeats} rollouts are collected" in ran.stderr) == (
+            0,
+            True,
+        ), ran.stderr
         assert {each for each in names(tmp_path) if each.startswith("r.jsonl") and each[-1] != "1"} == {name}
     assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(10) for index in range(4)]
 
@@ -470,7 +470,7 @@ def test_a_stray_packed_file_is_not_destroyed(command: Command, tmp_path: Path) 
     assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
     (tmp_path / "r.jsonl.zst").write_bytes(compressed(".zst", b"something else\n"))
     ran = command(*EXAMPLE, "+num_repeats=2", "+output_jsonl_fpath=r.jsonl.zst", RESUME)
-    assert (ran.code, "moved to r.jsonl.zst.1" in ran.stderr) == (0, True)
+    assert (ran.code, "renamed to r.jsonl.zst.1" in ran.stderr) == (0, True)
     assert unpacked(".zst", (tmp_path / "r.jsonl.zst.1").read_bytes()) == b"something else\n"
     assert unpacked(".zst", (tmp_path / "r.jsonl.zst").read_bytes()).count(b"\n") == 20
 
@@ -511,7 +511,7 @@ def test_a_resume_leaves_copies_of_other_tasks_alone(command: Command, tasks: Ta
     there = here(tmp_path / "away")
     assert command(*run, "+input_jsonl_fpath=b.jsonl").code == 0
     ran = command(*run, "+input_jsonl_fpath=b.jsonl", "+upload_to=away", RESUME)
-    assert (ran.code, "collected for something else: the first 5 input rows" in ran.stderr) == (2, True), ran.stderr
+    assert (ran.code, "the output of a different run: the first 5 input rows" in ran.stderr) == (2, True), ran.stderr
     assert here(tmp_path / "away") == there
     (tmp_path / "away" / "r_manifest.json").unlink()
     ran = command(*run, "+input_jsonl_fpath=b.jsonl", "+upload_to=away", RESUME)
@@ -531,7 +531,7 @@ def test_a_damaged_summary_there_is_no_obstacle(command: Command, tmp_path: Path
     summary.unlink()
     (tmp_path / "r.jsonl").write_bytes(b"".join((tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True)[:5]))
     ran = command(*run, "+num_repeats=2", RESUME)
-    assert (ran.code, "away has more of this run than here" in ran.stderr) == (2, True), ran.stderr
+    assert (ran.code, "away has more rollouts of this run than the local output" in ran.stderr) == (2, True), ran.stderr
 
 
 def test_what_cannot_be_packed_is_copied_as_it_is(command: Command, tmp_path: Path) -> None:

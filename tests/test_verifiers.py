@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.verifiers.answer_extraction import boxed, final_answer, letter, output_text
+from ng_rollouts.verifiers.answer_extraction import answer_letter, boxed_answer, final_answer, output_text
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, last_match
-from ng_rollouts.verifiers.judge import VERDICT
+from ng_rollouts.verifiers.judge import DEFAULT_VERDICT_PATTERN
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
@@ -79,13 +79,13 @@ def test_the_final_answer_is_found(text: str, answer: str) -> None:
 )
 def test_a_letter_is_found(text: str, chosen: str | None) -> None:
     """Only where it stands alone."""
-    assert letter(text) == chosen
+    assert answer_letter(text) == chosen
 
 
 def test_thoughts_are_not_answers() -> None:
     """What comes before `</think>`, and reasoning items, do not count."""
     assert output_text(said("<think>\\boxed{1}</think>\\boxed{2}")) == "\\boxed{2}"
-    assert boxed(output_text({"output": [{"type": "reasoning", "summary": [{"text": "\\boxed{1}"}]}]})) is None
+    assert boxed_answer(output_text({"output": [{"type": "reasoning", "summary": [{"text": "\\boxed{1}"}]}]})) is None
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_judge_that_gives_no_verdict_is_a_failure(
 def test_no_text_keeps_the_loop_long(text: str) -> None:
     """What models write when they run wild is looked at in time that grows with its length."""
     began = time.process_time()
-    letter(text)
+    answer_letter(text)
     final_answer(text)
     assert time.process_time() - began < 20
 
@@ -271,7 +271,7 @@ def test_no_text_keeps_the_loop_long(text: str) -> None:
 @pytest.mark.parametrize("said_by_judge", ["VERDICT: NOT SURE", "VERDICT: 10/10", "verdict: nothing"])
 def test_an_unclear_verdict_is_none(said_by_judge: str) -> None:
     """Neither a zero nor a one."""
-    assert last_match(VERDICT, said_by_judge) is None
+    assert last_match(DEFAULT_VERDICT_PATTERN, said_by_judge) is None
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_an_unclear_verdict_is_none(said_by_judge: str) -> None:
 )
 def test_a_clear_verdict_is_read(verdict: str, word: str) -> None:
     """With whatever is around it."""
-    assert last_match(VERDICT, verdict) == word
+    assert last_match(DEFAULT_VERDICT_PATTERN, verdict) == word
 
 
 def test_workers_do_not_outlive_the_command(

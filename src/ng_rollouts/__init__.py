@@ -1,4 +1,4 @@
-"""Collect LLM rollouts by the thousand: ordered, complete groups, resumable, no row lost."""
+"""Collect thousands of LLM rollouts: in order, in complete groups, resumable, and without losing a row."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 __all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_groups", "read_rollouts"]
 
 
-if not TYPE_CHECKING:  # or every name would be known
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts every name
 
     def __getattr__(name: str) -> Any:
+        """Import the public names on first use (PEP 562), because the command starts faster without them."""
         if name in __all__:
-            from ng_rollouts import api  # noqa: PLC0415 - the command has no use for them
+            from ng_rollouts import api  # noqa: PLC0415
             from ng_rollouts.config import kwargs  # noqa: PLC0415
 
             return getattr(kwargs if name == "Parameters" else api, name)

@@ -1,4 +1,4 @@
-"""`python -m ng_rollouts`: the collecting command."""
+"""`python -m ng_rollouts`: the command that collects rollouts."""
 
 from ng_rollouts.cli.collect import main
 

@@ -30,7 +30,9 @@ _MAX_QUEUED = 256
 
 
 class _RowQueue:
-    """Rows on their way to the caller (a `RowSubscriber`); None marks the end.
+    """A queue of rows for the caller (a `RowSubscriber`); None marks the end.
+
+    `put` never blocks, because a row that is in the journal must reach the caller. Attempts wait for capacity instead.
 
     Args:
         drop_task: called for each task of which a rollout failed.
@@ -114,7 +116,7 @@ async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[lis
 
 
 def read_rollouts(path: str | Path) -> Iterator[Json]:
-    """Read the rows of a file of rollouts, group by group, in whatever order the file is.
+    """Read the rows of a file of rollouts, group by group. The file may be in any order.
 
     Raises:
         InputError: the file cannot be read, or a line is not a rollout.
@@ -124,7 +126,7 @@ def read_rollouts(path: str | Path) -> Iterator[Json]:
 
 
 def read_groups(path: str | Path) -> Iterator[list[Json]]:
-    """Read the groups of a file of rollouts, in whatever order the file is.
+    """Read the groups of a file of rollouts. The file may be in any order.
 
     Raises:
         InputError: the file cannot be read, or a line is not a rollout.
@@ -136,7 +138,7 @@ def read_groups(path: str | Path) -> Iterator[list[Json]]:
 async def _running(
     parameters: Parameters, drop_task: Callable[[int], None]
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
-    """A run in the background: its rows, and its plan. It has ended when the block is left."""
+    """Run in the background, and yield the rows and the plan. The run has ended when the block is left."""
     with _redacted_errors():
         config = config_of(parameters)
         queue = _RowQueue(drop_task)
@@ -150,6 +152,7 @@ async def _running(
             try:
                 yield _rows(queue, running, config if "max_failed_rollouts" in parameters else None), prepared.plan
             finally:
+                # Without `release`, attempts would wait forever for capacity: no more rows are taken.
                 consumer.stop.requested.set()
                 consumer.stop.at_once.set()
                 queue.release()
@@ -172,6 +175,7 @@ async def _enter_in_thread(context: AbstractContextManager[T]) -> AbstractContex
 
 async def _end(running: asyncio.Task[int], consumer: Consumer) -> None:
     """Wait for a run to end. It is cancelled if it has not begun, or if this task is cancelled."""
+    # Before there is an output, nothing has to be finished, and the wait for servers does not see a stop request.
     if not consumer.began.is_set():
         running.cancel()
     try:
@@ -182,7 +186,8 @@ async def _end(running: asyncio.Task[int], consumer: Consumer) -> None:
         raise
     finally:
         if running.done() and not running.cancelled():
-            running.exception()  # retrieved, so that asyncio does not report it: the caller has left early
+            # The caller has left early. An exception that is not retrieved would be reported by asyncio.
+            running.exception()
 
 
 @contextmanager

@@ -116,13 +116,13 @@ def is_chat(value: Any) -> bool:
 
 
 def question_of(row: Json) -> Json:
-    """What a row asks: its input, instructions and tools. Rows with the same question belong to the same prompt."""
+    """The question of a row: its input, instructions and tools. Rows with the same question have the same prompt."""
     params = row.get("responses_create_params")
     if not isinstance(params, dict):
         return {"input": row.get("input"), "instructions": None, "tools": None}
     value = params.get("input")
-    asked = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    return {"input": asked, "instructions": params.get("instructions"), "tools": params.get("tools")}
+    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    return {"input": messages, "instructions": params.get("instructions"), "tools": params.get("tools")}
 
 
 def _message(item: Json, reasoning: list[str], how: Conversion) -> Json:

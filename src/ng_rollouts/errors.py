@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Self
 
 MESSAGE_CHARACTERS = 2000
 """How much of a server's own message is kept."""
@@ -104,7 +105,7 @@ class FailureClass(StrEnum):
     is_retryable: bool
     meaning: str
 
-    def __new__(cls, name: str, is_retryable: bool, meaning: str) -> FailureClass:  # noqa: FBT001 - a column below
+    def __new__(cls, name: str, is_retryable: bool, meaning: str) -> Self:  # noqa: FBT001 - a column below
         """Make a member of its name, whether another attempt may succeed, and its line in the documents."""
         member = str.__new__(cls, name)
         member._value_ = name

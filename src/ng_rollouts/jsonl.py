@@ -1,7 +1,7 @@
-"""JSON as this program reads and writes it: strict, fast, and without loss.
+"""Read and write JSON: strict, fast, and without loss.
 
-orjson does the work. What it cannot hold (integers beyond 64 bits, lone surrogates, both of which models do
-write) goes through the standard library, so that a row leaves as it came.
+orjson does the work. It cannot represent integers beyond 64 bits and lone surrogates, and models write both. The
+standard library handles texts with such values, so that they are written as they were read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import orjson
 
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
 _BEYOND_64_BITS = b"0" * 19
-"""2**63 has 19 digits: a shorter run of digits fits."""
-_STRIDE, _STRUCK = 6, b"000"
-"""So long a run is struck at least three times in a row by looking at every sixth byte, which is five times faster."""
+"""2**63 has 19 digits, so an integer with fewer digits fits into 64 bits."""
+_STRIDE, _SAMPLED_DIGITS = 6, b"000"
+"""Every sixth byte of a run of 19 digits includes at least three of them. The sample is searched five times faster."""
 _LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}(?![0-9.])")
 
 
@@ -26,20 +26,21 @@ def loads(text: bytes) -> Any:
     """Parse one JSON document.
 
     Raises:
-        ValueError: not JSON in UTF-8; NaN and Infinity are not JSON.
+        ValueError: the text is not JSON in UTF-8. NaN and Infinity are not JSON (RFC 8259, 6).
     """
+    # before orjson, because orjson parses long integers as floats without an error
     if _has_long_integer(text):
-        return _loads_slowly(text)
+        return _loads_by_stdlib(text)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if "surrogate" not in str(error):
             raise
-        return _loads_slowly(text)
+        return _loads_by_stdlib(text)
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a last line without its newline was cut off in the writing."""
+    """Whether a last line without a newline is incomplete, because its write was interrupted."""
     try:
         loads(line)
     except ValueError:
@@ -48,34 +49,37 @@ def is_torn(line: bytes) -> bool:
 
 
 def dumps(value: Any) -> bytes:
-    """One line of JSON in UTF-8, without its newline."""
+    """One line of JSON in UTF-8, without a newline."""
     try:
         return orjson.dumps(value)
-    except TypeError:
+    except TypeError:  # a long integer or a lone surrogate; the standard library escapes the latter
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest_of(value: Any) -> str:
-    """A short digest of a JSON value, to compare large values by."""
+    """A digest of a JSON value, 16 hexadecimal digits, for comparing large values."""
     return hashlib.blake2b(dumps(value), digest_size=8).hexdigest()
 
 
 def _has_long_integer(text: bytes) -> bool:
+    """Whether a text may have an integer beyond 64 bits, also within a string."""
+    # from the cheapest test to the most exact one: almost all texts end at the first
     return (
-        _STRUCK in text[::_STRIDE].translate(_DIGITS_TO_ZERO)
+        _SAMPLED_DIGITS in text[::_STRIDE].translate(_DIGITS_TO_ZERO)
         and _BEYOND_64_BITS in text.translate(_DIGITS_TO_ZERO)
         and _LONG_INTEGER.search(text) is not None
     )
 
 
-def _loads_slowly(text: bytes) -> Any:
-    return json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+def _loads_by_stdlib(text: bytes) -> Any:
+    # by default, the standard library accepts NaN and Infinity, and parses 1e999 as infinity
+    return json.loads(text.decode("utf-8"), parse_constant=_reject, parse_float=_finite)
 
 
 def _finite(number: str) -> float:
     value = float(number)
-    return value if math.isfinite(value) else _refuse(number)
+    return value if math.isfinite(value) else _reject(number)
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")
+def _reject(number: str) -> NoReturn:
+    raise ValueError(f"{number} is not a valid JSON number")

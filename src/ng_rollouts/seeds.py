@@ -1,4 +1,8 @@
-"""Where seeds are: among the sampling parameters, or, with NeMo Gym, in the JSON text of `metadata.extra_body`."""
+"""Read and move the seed of a request.
+
+The seed is one of the sampling parameters. NeMo Gym's agents reject that key, so they get the seed in the JSON text of
+`metadata.extra_body`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from ng_rollouts.types import Json
 
 
 def seed_of(params: Json) -> Any:
-    """The seed of sampling parameters, wherever it is; None if there is none."""
+    """The seed of sampling parameters, from `seed` or else from `metadata.extra_body`; None if neither has one."""
     return params["seed"] if params.get("seed") is not None else _extra_body(params.get("metadata")).get("seed")
 
 
 def seed_in_extra_body(request: Json) -> Json:
-    """The request with its seed moved into the JSON text of `metadata.extra_body`, beside what is there."""
+    """The request with its seed moved into the JSON text of `metadata.extra_body`. Its other keys are kept."""
     params = dict(request["responses_create_params"])
     extra = {**_extra_body(params.get("metadata")), "seed": params.pop("seed")}
     metadata = {**(params.get("metadata") or {}), "extra_body": dumps(extra).decode()}
@@ -22,6 +26,7 @@ def seed_in_extra_body(request: Json) -> Json:
 
 
 def _extra_body(metadata: Any) -> Json:
+    """The object in the JSON text of `extra_body`; empty if there is no valid one."""
     try:
         extra = loads(str(metadata["extra_body"]).encode())
     except (KeyError, TypeError, ValueError):

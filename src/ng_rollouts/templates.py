@@ -1,6 +1,7 @@
-"""Prompt templates: a row's fields -> its input messages.
+"""Prompt templates, which make a row's input messages from its fields.
 
-A template reaches the row's top-level fields by name and nothing else: no attributes, no items, no formats.
+A placeholder is the name of a top-level field. Attributes, items, conversions and format specs are not supported:
+`str.format` would let a template read attributes of Python objects.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Part = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The messages that make a row's input: (role, parts), in order."""
+    """A parsed template: the messages of a row's input in order, each as its role and its parts."""
 
     messages: tuple[tuple[str, tuple[Part, ...]], ...]
 
@@ -28,16 +29,16 @@ class Template:
         """The messages for one row.
 
         Raises:
-            InputError: the row lacks a field that the template names.
+            InputError: the row does not have a field that the template names.
         """
         return [{"role": role, "content": _fill(parts, row)} for role, parts in self.messages]
 
 
 def load_template(path: str) -> Template:
-    """Read a template file: YAML with `user` and, if wanted, `system`.
+    """Read a template file: YAML with `user` and an optional `system`.
 
     Raises:
-        ConfigError: the file cannot be read, or is no template.
+        ConfigError: the file cannot be read, or is not a template.
     """
     import yaml  # noqa: PLC0415 - only runs with a template need it
 
@@ -49,45 +50,50 @@ def load_template(path: str) -> Template:
     return parse_template(content, f"prompt_config {path}")
 
 
-def parse_template(content: Any, where: str) -> Template:
-    """A template by its texts: `user` and, if wanted, `system`.
+def parse_template(content: Any, label: str) -> Template:
+    """Parse the texts of a template.
+
+    Args:
+        content: an object with the text `user`, and optionally the text `system`.
+        label: the template in messages, such as a parameter with its value.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the content is not a template.
     """
     if not isinstance(content, dict) or not isinstance(content.get("user"), str):
-        raise ConfigError(f"{where} needs a `user:` template (text), and may have a `system:` one")
+        raise ConfigError(f"{label} needs a `user:` template (text); a `system:` template is optional")
     unknown = sorted(str(key) for key in content if key not in ("system", "user"))
     if unknown:
-        raise ConfigError(f"{where} may hold `system` and `user`, not {', '.join(unknown)}")
+        raise ConfigError(f"{label} has unknown keys: {', '.join(unknown)}: only `system` and `user` are allowed")
     texts = [(role, content[role]) for role in ("system", "user") if content.get(role) is not None]
-    return Template(tuple((role, _parse(text, f"{where}, `{role}`")) for role, text in texts))
+    return Template(tuple((role, _parse(text, f"{label}, `{role}`")) for role, text in texts))
 
 
-def _parse(text: Any, where: str) -> tuple[Part, ...]:
+def _parse(text: Any, label: str) -> tuple[Part, ...]:
     if not isinstance(text, str):
-        raise ConfigError(f"{where} must be text, got {text!r}")
+        raise ConfigError(f"{label} must be text, got {text!r}")
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
-        raise ConfigError(f"{where}: {error} (write {{{{ and }}}} for literal braces)") from error
+        raise ConfigError(f"{label}: {error}: write {{{{ and }}}} for literal braces") from error
     for _, name, spec, conversion in parsed:
         if name is not None and (not name or spec or conversion):
-            raise ConfigError(f"{where}: a placeholder is a field's name, as in {{question}}")
+            raise ConfigError(f"{label}: a placeholder must be the name of a field, as in {{question}}")
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
 
 def _fill(parts: tuple[Part, ...], row: Json) -> str:
-    pieces = []
+    texts = []
     for literal, name in parts:
-        pieces.append(literal)
+        texts.append(literal)
         if name is None:
             continue
         if name not in row:
-            raise InputError(f"the prompt template needs the field {name!r}, which the row lacks")
-        pieces.append(_text(row[name]))
-    return "".join(pieces)
+            raise InputError(f"the prompt template needs the field {name!r}, which the row does not have")
+        texts.append(_text(row[name]))
+    return "".join(texts)
 
 
 def _text(value: Any) -> str:
+    # objects and lists as JSON, which models know better than Python's notation
     return dumps(value).decode() if isinstance(value, (dict, list)) else str(value)

@@ -1,4 +1,4 @@
-"""The records that cross rooms."""
+"""Data types that several packages share: rollouts, requests, results and failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 class RolloutKey(NamedTuple):
-    """What names a rollout, in every file and on the wire."""
+    """The identity of a rollout in all files and requests: `_ng_task_index` and `_ng_rollout_index`."""
 
     task_index: int
     rollout_index: int
@@ -21,12 +21,12 @@ class Rollout:
     """One planned run of a task.
 
     Attributes:
-        position: its place in the finished order, from 0.
+        position: its index in the output, from 0.
         key: `_ng_task_index` and `_ng_rollout_index`.
-        agent: the name of the agent that answers it.
+        agent: the name of the agent that runs it.
         prompt_id: the row's own name for its prompt, or the task index as text.
-        row: the task as it is sent, all overrides applied; shared by the rollouts of a row, never changed.
-        seed: the seed of this rollout alone, which goes before the row's.
+        row: the task with all overrides applied. The rollouts of a task share this object; do not change it.
+        seed: the seed of this rollout, which replaces the row's; None to keep the row's.
     """
 
     position: int
@@ -38,7 +38,7 @@ class Rollout:
 
     def request(self, attempt_index: int = 0) -> AgentRequest:
         """The request to the agent: the whole row, the rollout's key, and the number of attempts before this one."""
-        body = dict(self.row)
+        body = dict(self.row)  # shallow, so nested objects are replaced below and never changed
         if self.seed is not None:
             body["responses_create_params"] = {**body["responses_create_params"], "seed": self.seed}
         body["_ng_task_index"] = self.key.task_index
@@ -53,7 +53,7 @@ class AgentRequest(NamedTuple):
     """A request to an agent.
 
     Attributes:
-        task_index: `_ng_task_index`; requests of one task go to the same server where possible.
+        task_index: `_ng_task_index`. Requests of one task go to the same endpoint where possible.
         body: the body of `POST /run`.
     """
 
@@ -63,13 +63,13 @@ class AgentRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStats:
-    """What figures are made of, of one rollout.
+    """The values of one rollout that metrics are computed from.
 
     Attributes:
         scores: its numbers, by name.
-        tokens: input_tokens, output_tokens and total_tokens of its response's usage, where that tells them.
+        tokens: input_tokens, output_tokens and total_tokens, as far as the response's usage reports them.
         truncated: whether the response is incomplete.
-        answer: what majorities are formed of; None if it gave none.
+        answer: its answer, for majority votes; None if it gave none.
     """
 
     scores: dict[str, float]
@@ -80,10 +80,11 @@ class RolloutStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What an answered rollout comes to.
+    """The result of a successful rollout.
 
     Attributes:
         line: its row, as one line of JSON without a newline.
+        stats: its values for metrics.
     """
 
     line: bytes
@@ -95,11 +96,11 @@ class Attempt:
     """One failed try at a rollout.
 
     Attributes:
-        failure_class: name of the kind of failure.
-        message: what happened.
+        failure_class: a `FailureClass`, or one of its open-ended names.
+        message: the reason of the failure.
         status: the HTTP status, if there was one.
-        began: when it began, in seconds since 1970.
-        seconds: how long it took.
+        began: the time of its beginning, in seconds since 1970.
+        seconds: its duration.
     """
 
     failure_class: str
@@ -114,9 +115,9 @@ class Failure:
     """A rollout whose last attempt failed.
 
     Attributes:
-        attempts: all of them, oldest first.
-        terminal: whether the agent said that no run should try it again.
-        persist: whether it is to be written down.
+        attempts: all failed attempts, oldest first.
+        terminal: whether the agent said that no run should retry this rollout.
+        persist: whether the failure is written to the failures file.
     """
 
     rollout: Rollout
@@ -136,7 +137,7 @@ def task_index_of(row: Json) -> int:
 
 
 def key_of(row: Json) -> RolloutKey | None:
-    """The key that a row of a file carries, if it does."""
+    """The key in a row of a file; None if the row has no valid key."""
     task_index, rollout_index = row.get("_ng_task_index"), row.get("_ng_rollout_index")
     return (
         RolloutKey(task_index, rollout_index)
@@ -146,10 +147,11 @@ def key_of(row: Json) -> RolloutKey | None:
 
 
 _NO_AGENT = "agent"
+"""The agent's name for rows that name none."""
 
 
 def agent_of(row: Json) -> str:
-    """Who answered, as far as the row tells."""
+    """The name of the agent that ran a row's rollout, or `agent` if the row names none."""
     reference = row.get("agent_ref")
     name = reference.get("name") if isinstance(reference, dict) else None
     return str(name) if name else _NO_AGENT

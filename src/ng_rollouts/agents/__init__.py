@@ -1,1 +1,1 @@
-"""Agents: what answers a rollout. A remote agent server, an agent in this process, or a packaged example."""
+"""Agents, which produce rollouts: remote agents, Python agents, model agents and the packaged examples."""

@@ -1,4 +1,4 @@
-"""Figures that agents take themselves: NeMo Gym's `POST /aggregate_metrics`, for agents that a head server lists."""
+"""Metrics that agents compute themselves: NeMo Gym's `POST /aggregate_metrics`, for agents listed by a head server."""
 
 from __future__ import annotations
 
@@ -20,42 +20,49 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.types import Json, agent_of
 
 _LIMITS = TimeLimits(connect_s=10.0, idle_s=300.0, total_s=300.0)
-_TOLD_AFTER_S = 3.0
-_CHUNK = 1 << 20
+_NOTICE_AFTER_S = 3.0
+"""Replies that arrive sooner need no notice that the run is waiting."""
+
+_CHUNK_BYTES = 1 << 20
 _NOT_SENT = frozenset({"response", "responses_create_params"})
+"""Large fields, which NeMo Gym does not send either. Of `response`, the usage is sent."""
+
 _FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
+"""The fields of a reply that are kept, and their types."""
 
 
 def metrics_urls(agents: Mapping[str, Agent]) -> dict[str, str]:
-    """The agents that aggregate their own metrics, with the URL to ask."""
+    """The URL for aggregate metrics of each agent that has one, by the agent's name."""
     return {name: url for name, agent in agents.items() if (url := agent.aggregate_metrics_url)}
 
 
 async def agent_side_metrics(urls: Mapping[str, str], output: Path) -> dict[str, Json]:
-    """What agents that a head server lists make of the finished rows; one that makes nothing of them is a note.
+    """Request the metrics of the finished rows from each agent.
 
-    The bodies are sent from disk: they are as long as the output.
+    An agent that returns none is left out, with a note on stderr. Request bodies are streamed from temporary files,
+    because together they are about as large as the output.
     """
     with ExitStack() as stack:
         try:
             bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in urls}
             await asyncio.to_thread(_write_bodies, output, bodies)
         except OSError as error:
-            log(f"note: agents are not asked for their own metrics: {error.strerror}")
+            log(f"note: agents' own metrics are not requested: {error.strerror}")
             return {}
-        telling = asyncio.get_running_loop().call_later(
-            _TOLD_AFTER_S,
+        notice = asyncio.get_running_loop().call_later(
+            _NOTICE_AFTER_S,
             log,
-            f"waiting for the metrics of {', '.join(urls)} (at most {_LIMITS.total_s:g} s; Ctrl-C goes on without)",
+            f"waiting for the metrics of {', '.join(urls)} (at most {_LIMITS.total_s:g} s; Ctrl-C skips them)",
         )
         try:
-            replies = await asyncio.gather(*(_ask(name, url, bodies[name]) for name, url in urls.items()))
+            replies = await asyncio.gather(*(_request_metrics(name, url, bodies[name]) for name, url in urls.items()))
         finally:
-            telling.cancel()
+            notice.cancel()
     return {name: reply for name, reply in zip(urls, replies, strict=True) if reply is not None}
 
 
-async def _ask(name: str, url: str, body: IO[bytes]) -> Json | None:
+async def _request_metrics(name: str, url: str, body: IO[bytes]) -> Json | None:
+    # of the two engines, only httpx streams a request body
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415 - few runs need it
 
     length = body.tell()
@@ -64,39 +71,43 @@ async def _ask(name: str, url: str, body: IO[bytes]) -> Json | None:
         async with HttpxClient(_LIMITS) as http:
             reply = json_object(await http.post(url, _chunks(body), {"content-length": str(length)}))
     except AttemptFailed as error:
-        what = "has no metrics of its own" if error.status in (404, 405) else f"gives none of its own: {error.message}"
-        log(f"note: agent {name!r} {what}; the figures are this program's")
+        # 404 and 405 are normal: the endpoint is optional
+        missing = error.status in (404, 405)
+        reason = "has no /aggregate_metrics" if missing else f"did not return metrics ({error.message})"
+        log(f"note: agent {name!r} {reason}; metrics are computed here")
         return None
+    # a field may be missing, but must not have another type
     if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
-        log(f"note: agent {name!r} gives metrics of another shape; the figures are this program's")
+        log(f"note: agent {name!r} returned metrics in an unexpected format; metrics are computed here")
         return None
     if not reply.get("key_metrics") and not reply.get("agent_metrics"):
-        log(f"note: agent {name!r} has no metrics of its own; the figures are this program's")
+        log(f"note: agent {name!r} returned no metrics; metrics are computed here")
         return None
     return {field: reply[field] for field in _FIELDS if field in reply}
 
 
 async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
-    while chunk := body.read(_CHUNK):
+    while chunk := body.read(_CHUNK_BYTES):
         yield chunk
 
 
 def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
-    """The rows of each agent, without what is heavy, as NeMo Gym sends them."""
-    begun: set[str] = set()
+    """Write each agent's request body, `{"verify_responses": [row, ...]}`, in one pass over the output."""
+    started: set[str] = set()
     with output.open("rb") as rows:
         for row in map(loads, rows):
             name = agent_of(row)
             if name in bodies:
-                bodies[name].write(b"," if name in begun else b'{"verify_responses":[')
-                bodies[name].write(dumps(_lightened(row)))
-                begun.add(name)
+                bodies[name].write(b"," if name in started else b'{"verify_responses":[')
+                bodies[name].write(dumps(_without_large_fields(row)))
+                started.add(name)
     for name, body in bodies.items():
-        body.write(b"]}" if name in begun else b'{"verify_responses":[]}')
+        body.write(b"]}" if name in started else b'{"verify_responses":[]}')
 
 
-def _lightened(row: Json) -> Json:
-    light = {key: value for key, value in row.items() if key not in _NOT_SENT and not is_chat(value)}
+def _without_large_fields(row: Json) -> Json:
+    """A row as NeMo Gym sends it: without chat messages and the fields in `_NOT_SENT`."""
+    small = {key: value for key, value in row.items() if key not in _NOT_SENT and not is_chat(value)}
     if usage := usage_of(row):
-        light["response"] = {"usage": usage}
-    return light
+        small["response"] = {"usage": usage}
+    return small

@@ -1,5 +1,13 @@
-"""An agent's name -> the agent: addresses given, entries of the config, packaged examples, a model server, the head
-server."""
+"""Find or make the agent for each agent name.
+
+A name is looked up in this order:
+
+1. `agent_url`, if `agent_name` is this name or not set: a remote agent.
+2. The entries of `agents`: a remote agent, a Python agent or a model agent.
+3. The packaged examples.
+4. `policy_base_url`: one model agent for all remaining names.
+5. The head server: a remote agent.
+"""
 
 from __future__ import annotations
 
@@ -27,61 +35,67 @@ if TYPE_CHECKING:
     from ng_rollouts.models.client import ModelClient
     from ng_rollouts.verifiers.process_pool import ProcessPool
 
-# What few runs need is imported where it is used: a run over an agent server is not to load verifiers.
+# Modules that only some runs need are imported where they are used: a run with a remote agent loads no verifiers.
 # ruff: noqa: PLC0415
 
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
-"""Agents that come with this package and run within the process."""
+"""The packaged examples, which run in this process."""
 
 
 async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack) -> dict[str, Agent]:
-    """The agents that answer for these names, all there; their connections are closed with the stack.
+    """Find or make the agents, and wait until their servers respond.
 
     Args:
-        names: agents, and how many rows each is for.
+        names: agent names, with the number of rows for each; the numbers are for messages.
+        stack: closes the agents' connections and worker processes.
 
     Raises:
-        ConfigError: nobody knows a name, or an address is none.
-        Unreachable: the head server, which has to be asked, or an agent's or a model's server is not there.
+        ConfigError: a name is unknown, or a URL is not valid.
+        Unreachable: the server of an agent or a model does not respond, or the head server, if it is needed.
     """
     limits = TimeLimits(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
     http = await stack.enter_async_context(open_http(limits, config.http_engine))
-    maker = AgentFactory(config, http, RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute), stack)
-    given = maker.server(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
-    entries = {name: maker.of_entry(name, entry) for name, entry in config.agents.items() if name in names}
-    straight = maker.model_agent({}, "") if config.policy_base_url is not None and not given else None
-    found: dict[str, Agent] = {}
-    unknown: dict[str, int] = {}
+    rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
+    factory = AgentFactory(config, http, rate_limiter, stack)
+    explicit = factory.remote_agent(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
+    entries = {name: factory.from_entry(name, entry) for name, entry in config.agents.items() if name in names}
+    default = factory.model_agent({}, "") if config.policy_base_url is not None and not explicit else None
+    agents: dict[str, Agent] = {}
+    packaged: list[Agent] = []  # in this process, so there is no server to wait for
+    unresolved: dict[str, int] = {}
     for name, rows in names.items():
-        if given and config.agent_name in (None, name):
-            found[name] = given
+        if explicit and config.agent_name in (None, name):
+            agents[name] = explicit
         elif name in entries:
-            found[name] = entries[name]
+            agents[name] = entries[name]
         elif name in EXAMPLE_AGENTS:
-            found[name] = await _example(name, limits, stack, maker.rate_limiter)
-        elif straight:
-            found[name] = straight
+            agents[name] = await _example(name, limits, stack, rate_limiter)
+            packaged.append(agents[name])
+        elif default:
+            agents[name] = default
         else:
-            unknown[name] = rows
-    if unknown:
-        listed = await _look_up(unknown, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
-        found |= {name: maker.server([url], is_listed=True) for name, url in listed.items()}
-    servers = [agent for name, agent in found.items() if agent.is_remote and name not in EXAMPLE_AGENTS]
+            unresolved[name] = rows
+    # last, because a run that does not need the head server must not fail without one
+    if unresolved:
+        listed = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
+        agents |= {name: factory.remote_agent([url], is_listed=True) for name, url in listed.items()}
+    # packaged examples are remote agents too, but their URLs are served in this process
+    servers = [agent for agent in agents.values() if agent.is_remote and agent not in packaged]
     load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
-    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(maker.resources)]
+    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(factory.resources)]
     await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine)
-    for model_server in maker.model_servers:
+    for model_server in factory.model_servers:
         await model_server.resolve_model(config.wait_for_agent_s)
-    return found
+    return agents
 
 
 def check_entry(name: str, entry: Json) -> None:
-    """Hold what an entry says against what its parameters may be.
+    """Check the values of an entry under `agents`.
 
     Raises:
-        ConfigError: a value is not.
+        ConfigError: a value has the wrong type, is out of range, or has no effect.
     """
     where = f"agents.{name}."
     params, steps = entry.get("responses_create_params") or {}, entry.get("max_steps", 1)
@@ -89,20 +103,27 @@ def check_entry(name: str, entry: Json) -> None:
         raise ConfigError(f"{where}responses_create_params must be a dict, got {params!r}")
     check_sampling(params, f"{where}responses_create_params.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"{where}max_steps must be an integer from 1, got {steps!r}")
+        raise ConfigError(f"{where}max_steps must be a positive integer, got {steps!r}")
     if entry.get("policy_api", "auto") not in POLICY_APIS:
         raise ConfigError(f"{where}policy_api must be one of {', '.join(POLICY_APIS)}, got {entry['policy_api']!r}")
     for key in ("policy_api_key", "policy_model_name", "tools", "resources_base_url", "_target_"):
         if not isinstance(entry.get(key, ""), str | None):
-            raise ConfigError(f"{where}{key} must be text, got {entry[key]!r}")
-    idle = sorted(entry.keys() & {"verifier", "tools", "max_steps", "resources_base_url", "responses_create_params"})
-    if "_target_" in entry and idle:
-        raise ConfigError(f"{where}{idle[0]} has no effect beside _target_: the function does all there is to do")
+            raise ConfigError(f"{where}{key} must be a string, got {entry[key]!r}")
+    unused = sorted(entry.keys() & {"verifier", "tools", "max_steps", "resources_base_url", "responses_create_params"})
+    if "_target_" in entry and unused:
+        raise ConfigError(f"{where}{unused[0]} has no effect with _target_: remove it, and do its work in the function")
 
 
 @dataclass(slots=True)
 class AgentFactory:
-    """Makes agents of what the config says of them."""
+    """Makes agents from the configuration.
+
+    Attributes:
+        process_pool: worker processes for verifiers; made with the first model agent.
+        model_servers: the clients of all model servers, those of judges included.
+        load_balancers: by URLs; agents with the same URLs share one, so that it counts all requests in flight.
+        resources: URLs of resources servers.
+    """
 
     config: CollectConfig
     http: Http
@@ -113,33 +134,44 @@ class AgentFactory:
     load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
     resources: list[str] = field(default_factory=list)
 
-    def server(self, urls: list[str], *, is_listed: bool = False) -> RemoteAgent:
+    def remote_agent(self, urls: list[str], *, is_listed: bool = False) -> RemoteAgent:
+        """Make a remote agent; `is_listed` if a head server lists it."""
         return RemoteAgent(urls, self.http, self.rate_limiter, is_listed=is_listed)
 
-    def of_entry(self, name: str, entry: Any) -> Agent:
-        """The agent of an entry under `agents`: an agent server, a model server, or a function."""
+    def from_entry(self, name: str, entry: Any) -> Agent:
+        """Make the agent of an entry under `agents`: a remote agent, a Python agent or a model agent.
+
+        Raises:
+            ConfigError: the entry has neither a URL nor a `_target_`, or has an unknown option or a wrong value.
+        """
         if isinstance(entry, str):
-            return self.server(parse_urls(entry, f"agents.{name}.url"))
+            return self.remote_agent(parse_urls(entry, f"agents.{name}.url"))
         if not isinstance(entry, dict):
-            raise ConfigError(f"agents.{name} needs an address: +agents.{name}.url=http://127.0.0.1:8000")
-        for key in entry.keys() - {*ENTRY_KEYS, "url", "_target_"}:
-            raise ConfigError(f"agents.{name} has no {key!r}{did_you_mean(key, [*ENTRY_KEYS, 'url', '_target_'])}")
+            raise ConfigError(f"agents.{name} needs a URL: +agents.{name}.url=http://127.0.0.1:8000")
+        options = [*ENTRY_KEYS, "url", "_target_"]
+        for key in entry.keys() - {*options}:
+            raise ConfigError(f"agents.{name} has no option {key!r}{did_you_mean(key, options)}")
         if "url" in entry:
-            return self.server(parse_urls(entry["url"], f"agents.{name}.url"))
+            return self.remote_agent(parse_urls(entry["url"], f"agents.{name}.url"))
         from ng_rollouts.agents.python_agent import PolicyClient, PythonAgent
 
         check_entry(name, entry)
         if "_target_" in entry:
-            asks = self._value(entry, "policy_base_url") is not None
-            server = self._policy_server(entry, f"agents.{name}.") if asks else None
+            has_model = self._value(entry, "policy_base_url") is not None
+            server = self._policy_server(entry, f"agents.{name}.") if has_model else None
             return PythonAgent(target=entry["_target_"], client=PolicyClient(server))
         if self._value(entry, "policy_base_url") is None:
-            told = f"+agents.{name}.url=http://127.0.0.1:8000 for an agent server, +agents.{name}.policy_base_url=URL"
-            raise ConfigError(f"agents.{name} needs an address: {told} for a model server")
+            fix = f"+agents.{name}.url=http://127.0.0.1:8000 for a remote agent, +agents.{name}.policy_base_url=URL"
+            raise ConfigError(f"agents.{name} needs a URL: {fix} for a model agent")
         return self.model_agent(entry, f"agents.{name}.")
 
     def model_agent(self, entry: Json, prefix: str) -> ModelAgent:
-        """An agent in the process; what the entry does not say, the config does."""
+        """Make a model agent.
+
+        Args:
+            entry: the options of the agent; the parameter of the same name is the default of each.
+            prefix: the start of parameter names in messages.
+        """
         from ng_rollouts.agents.model_agent import ModelAgent
         from ng_rollouts.agents.tools import PythonTools
         from ng_rollouts.verifiers.process_pool import ProcessPool
@@ -163,21 +195,24 @@ class AgentFactory:
         )
 
     def _value(self, entry: Json, name: str) -> Any:
+        """The entry's value, or that of the parameter of the same name; an explicit null counts as a value."""
         return entry[name] if name in entry else getattr(self.config, name)
 
     def _policy_server(self, entry: Json, prefix: str) -> ModelClient:
         urls = parse_urls(self._value(entry, "policy_base_url"), f"{prefix}policy_base_url")
-        elsewhere = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
-        key = entry.get("policy_api_key") if elsewhere else self._value(entry, "policy_api_key")
+        # an entry with another URL must bring its own key: the global key must not be sent to another server
+        is_other_url = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
+        key = entry.get("policy_api_key") if is_other_url else self._value(entry, "policy_api_key")
         return self._model_server(urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api"))
 
     def _judge_server(self, entry: Json, options: Json) -> ModelClient:
-        """The judge's own server, or the policy's if none is named."""
-        own = "base_url" in options
-        url = options["base_url"] if own else self._value(entry, "policy_base_url")
-        key = options.get("api_key", None if own else self._value(entry, "policy_api_key"))
-        model = options.get("model", None if own else self._value(entry, "policy_model_name"))
-        api = options.get("api", "auto" if own else self._value(entry, "policy_api"))
+        """The judge's model server: `base_url` of the verifier's options, by default the policy's server."""
+        # as with the policy: another URL does not receive the policy's key, nor its model name
+        is_other_url = "base_url" in options
+        url = options["base_url"] if is_other_url else self._value(entry, "policy_base_url")
+        key = options.get("api_key", None if is_other_url else self._value(entry, "policy_api_key"))
+        model = options.get("model", None if is_other_url else self._value(entry, "policy_model_name"))
+        api = options.get("api", "auto" if is_other_url else self._value(entry, "policy_api"))
         return self._model_server(parse_urls(url, "verifier.base_url"), key, model, api)
 
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelClient:
@@ -185,12 +220,15 @@ class AgentFactory:
 
         for url in urls:
             remember_password_of(url)
+            # paths such as /responses are appended to the base URL, which a query or a fragment would break
             if "?" in url or "#" in url:
-                raise ConfigError(f"{without_credentials(url)}: a base address ends with its path, up to /v1")
+                raise ConfigError(
+                    f"{without_credentials(url)}: a base URL must not have a query or a fragment: remove it"
+                )
         if key:
             remember_secret(key)
             if not (key.isascii() and key.isprintable()):
-                raise ConfigError("policy_api_key has characters that no header can carry: check where it comes from")
+                raise ConfigError("policy_api_key has characters that an HTTP header cannot hold: check its source")
         load_balancer = self.load_balancers.setdefault(
             tuple(urls), LoadBalancer([base_url(url) for url in urls], self.rate_limiter)
         )
@@ -200,25 +238,35 @@ class AgentFactory:
 
 
 async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, rate_limiter: RateLimiter) -> Agent:
+    """A packaged example: a remote agent whose HTTP client calls an ASGI app in this process."""
     from ng_rollouts.agents.example.app import example_app
 
     http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
     return RemoteAgent([f"http://{name}"], http, rate_limiter)
 
 
-async def _look_up(names: dict[str, int], known: list[str], head: HeadServer, engine: str) -> dict[str, str]:
-    """Addresses of these agents, as the head server lists them."""
-    from ng_rollouts.agents.head_server import ask_head_server
+async def _look_up(names: dict[str, int], local: list[str], head: HeadServer, engine: str) -> dict[str, str]:
+    """The URLs of these agents from the head server.
 
-    sought = ", ".join(f"{name!r}{did_you_mean(name, known)}, the agent of {rows} rows" for name, rows in names.items())
+    Args:
+        local: the names that are known without the head server, for messages.
+
+    Raises:
+        ConfigError: the head server does not list one of the agents.
+        Unreachable: it does not respond, or is not a head server.
+    """
+    from ng_rollouts.agents.head_server import fetch_agent_urls
+
+    wanted = ", ".join(f"{name!r} ({rows} rows)" for name, rows in names.items())
     try:
-        listed = await ask_head_server(head, sought, engine)
+        listed = await fetch_agent_urls(head, wanted, engine)
     except Unreachable as error:
-        raise Unreachable(f"{error}; known without it: {', '.join(sorted(known))}") from error
-    known = sorted({*known, *listed})
+        hints = "".join(did_you_mean(name, local) for name in names)
+        raise Unreachable(f"{error}; agents known without it: {', '.join(sorted(local))}{hints}") from error
+    known = sorted({*local, *listed})
     for name, rows in names.items():
         if name not in listed:
-            where = f"head server http://{head.host}:{head.port}, config and examples know: {', '.join(known)}"
-            message = f"no agent is called {name!r} (the agent of {rows} rows){did_you_mean(name, known)}: {where}"
-            raise ConfigError(message)
+            sources = f"the config, the packaged examples and the head server http://{head.host}:{head.port}"
+            message = f"unknown agent {name!r} ({rows} rows){did_you_mean(name, known)}"
+            raise ConfigError(f"{message}: known agents are {', '.join(known)} (from {sources})")
     return {name: listed[name] for name in names}

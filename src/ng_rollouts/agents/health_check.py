@@ -1,4 +1,4 @@
-"""Whether servers are there, asked before anything is sent to them."""
+"""Wait until servers accept requests, before any rollout is sent to them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from collections.abc import Iterable
 
 from ng_rollouts.console import log
 from ng_rollouts.errors import UNREACHABLE, AttemptFailed, FailureClass, Unreachable
-from ng_rollouts.http.client import Http, TimeLimits, open_http
+from ng_rollouts.http.client import POLL_EVERY_S, Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 
-_ASK_EVERY_S = 0.5
 _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
-"""Being there is what counts: an answer is not waited for."""
+"""A server counts as reachable when it accepts the connection, so a slow reply is not waited for."""
 
 
 async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: float, engine: str) -> None:
-    """Wait until a server of each pool accepts a request; whatever it answers, it is there.
+    """Wait until at least one endpoint of each load balancer is reachable.
 
-    The others of a pool are left alone until they are tried again.
+    An endpoint is reachable if it accepts a connection, even if it replies with an error. The other endpoints start
+    in cooldown, with a warning.
+
+    Args:
+        seconds: the time to wait in all; 0 checks once.
 
     Raises:
-        Unreachable: none of a pool is, after so many seconds.
+        Unreachable: no endpoint of a load balancer was reachable in time, or a TLS certificate is not trusted.
     """
     async with open_http(_LIMITS, engine) as http:
         deadline = time.monotonic() + seconds
@@ -31,36 +34,42 @@ async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: floa
 
 
 async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http) -> None:
-    told = False
-    while len(absent := await _absent(load_balancer, http)) == len(load_balancer.endpoints):
+    announced = False
+    while len(failures := await _failures(load_balancer, http)) == len(load_balancer.endpoints):
         left = deadline - time.monotonic()
-        shown, failure = ", ".join(map(_shown, absent)), next(iter(absent.values()))
-        message = f"the server at {shown} cannot be reached ({failure.failure_class}: {failure.message})"
+        urls, failure = ", ".join(map(_display_url, failures)), next(iter(failures.values()))
+        message = f"the server at {urls} cannot be reached ({failure.failure_class}: {failure.message})"
+        # waiting does not make a certificate trusted
         if failure.failure_class == FailureClass.CERTIFICATE:
-            raise Unreachable(f"{message}: name its authority's certificate by SSL_CERT_FILE=FILE in the environment")
+            raise Unreachable(
+                f"{message}: set SSL_CERT_FILE=FILE in the environment to the certificate of its authority"
+            )
         if left <= 0:
-            raise Unreachable(f"{message}: start it, or have it waited for with +wait_for_agent_s=SECONDS")
-        if not told:
-            log(f"waiting up to {left:.0f} s for the server at {shown} ({failure.failure_class})")
-            told = True
-        await asyncio.sleep(min(_ASK_EVERY_S, left))
-    for address, failure in absent.items():
-        address.record_failure(failure)
-        log(f"warning: the server at {_shown(address)} does not answer: it is tried again now and then")
+            raise Unreachable(f"{message}: start it, or wait for it with +wait_for_agent_s=SECONDS")
+        if not announced:
+            log(f"waiting up to {left:.0f} s for the server at {urls} ({failure.failure_class})")
+            announced = True
+        await asyncio.sleep(min(POLL_EVERY_S, left))
+    for endpoint, failure in failures.items():
+        endpoint.record_failure(failure)
+        log(f"warning: the server at {_display_url(endpoint)} does not answer: it is retried during the run")
 
 
-def _shown(address: Endpoint) -> str:
-    return address.display_url.removesuffix("/run")
+def _display_url(endpoint: Endpoint) -> str:
+    return endpoint.display_url.removesuffix("/run")
 
 
-async def _absent(load_balancer: LoadBalancer, http: Http) -> dict[Endpoint, AttemptFailed]:
-    absent = {address: await _absence(address.url.removesuffix("/run"), http) for address in load_balancer.endpoints}
-    return {address: failure for address, failure in absent.items() if failure is not None}
+async def _failures(load_balancer: LoadBalancer, http: Http) -> dict[Endpoint, AttemptFailed]:
+    """The endpoints that are not reachable, with the reason for each."""
+    failures = {endpoint: await _check(endpoint.url.removesuffix("/run"), http) for endpoint in load_balancer.endpoints}
+    return {endpoint: failure for endpoint, failure in failures.items() if failure is not None}
 
 
-async def _absence(url: str, http: Http) -> AttemptFailed | None:
+async def _check(url: str, http: Http) -> AttemptFailed | None:
+    """The reason that a server is not reachable; None if it is reachable."""
     try:
         await http.get(url)
     except AttemptFailed as failure:
+        # other failures, such as a timeout of the reply, happen only after the server accepted the connection
         return failure if failure.failure_class in {*UNREACHABLE, FailureClass.CERTIFICATE} else None
     return None

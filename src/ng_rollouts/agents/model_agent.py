@@ -1,7 +1,7 @@
-"""An agent in the process: a model server answers, tools are called, a verifier scores.
+"""An agent in this process: it calls a model server, runs tools, and has a verifier score the answer.
 
-The row that comes out is the one that a NeMo Gym agent server returns: `responses_create_params`, `response` with all
-items of all turns and the sum of their usage, `reward`, and the verifier's fields.
+Its rows have the fields of a NeMo Gym agent server's: `responses_create_params`, `response` with the items of all turns
+and the sum of their usage, `reward`, and the verifier's fields.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.verifiers.base import Verifier
 
-_ATTEMPTS_WITHIN = 3
-_OWN_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
+_ATTEMPTS_PER_REQUEST = 3
+"""Attempts at each model request of a conversation after the first one."""
+
+_IDENTITY_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
+"""Fields that the run sets itself; copies in the scorer's reply are dropped."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ModelAgent:
-    """Asks the model until it has said its last word.
+    """Calls the model and its tools in turn, until the model makes no more tool calls.
 
     Attributes:
-        params: sampling parameters of this agent, under those of the row.
-        resources_url: a resources server, whose tools are called and whose verdict counts unless `verifier` scores.
-        tools: functions in the process, for those without such a server.
-        max_steps: calls of the model in one rollout.
+        params: default sampling parameters; those of the row take precedence.
+        resources_url: a resources server, which provides tools. It also scores the answer, unless `verifier` does.
+        tools: functions in this process, as an alternative to a resources server.
+        max_steps: maximum model requests per rollout.
     """
 
     server: ModelClient
@@ -54,37 +57,38 @@ class ModelAgent:
 
     @property
     def model(self) -> str | None:
-        """The model that it asks for."""
+        """The name of the model that it requests."""
         return self.server.model
 
     @property
     def load_balancers(self) -> list[LoadBalancer]:
-        """What it sends by."""
+        """The servers that it sends requests to: the model's, and the judge's if there is one."""
         return list(dict.fromkeys([self.server.load_balancer, *self.verifier.load_balancers]))
 
     def check(self, row: Json) -> None:
-        """Look at a task before anything is sent.
+        """Check a task before anything is sent.
 
         Raises:
-            InputError: the verifier has no use for it, or no API for its parameters.
+            InputError: the verifier cannot score the task, or no API of the model server has a field for a parameter.
         """
         self.verifier.check(row)
         self.server.check(self._params(row))
 
     def first_request(self, row: Json) -> Request:
-        """What the model server would be sent first."""
+        """The first request to the model server."""
         return self.server.request(self._params(row))
 
     async def run(self, request: AgentRequest) -> Json:
-        """The reply to a whole row.
+        """Run a rollout.
 
         Raises:
-            AttemptFailed: the model, a tool's server or the verifier did not do its part.
+            AttemptFailed: the model server, the resources server or the verifier failed.
         """
         try:
             return await self._run(request)
+        # replies come from other programs: an unexpected structure must fail the attempt, not the run
         except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
-            message = f"a reply cannot be made sense of: {type(error).__name__}: {error}"
+            message = f"a reply has an unexpected structure: {type(error).__name__}: {error}"
             raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
     async def _run(self, request: AgentRequest) -> Json:
@@ -93,71 +97,85 @@ class ModelAgent:
             await session.seed(request.body)
         params = self._params(request.body)
         response = await self._converse(params, request.task_index, session)
-        asked = {**request.body, "responses_create_params": params}
+        task = {**request.body, "responses_create_params": params}
         if session and not self.verifier.scores:
-            scored = await session.verify(asked, response)
+            scored = await session.verify(task, response)
         else:
-            scored = await self.verifier.verify(asked, response)
-        scored = {name: value for name, value in scored.items() if name not in _OWN_FIELDS}
+            scored = await self.verifier.verify(task, response)
+        scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
         return {"responses_create_params": params, "response": response, **scored}
 
     def _params(self, row: Json) -> Json:
+        """The parameters of a row, with defaults; the row's own tools replace those of `self.tools`."""
         params = {**self.params, **row["responses_create_params"]}
         if self.tools and not params.get("tools"):
-            params["tools"] = self.tools.described
+            params["tools"] = self.tools.definitions
         return params
 
     async def _converse(self, params: Json, task: int, session: ResourcesSession | None) -> Json:
+        """Request responses until one has no tool calls, is incomplete, or is the last that `max_steps` allows.
+
+        Returns:
+            The last response, with the items and the usage of all of them.
+        """
         items: list[Json] = []
         usage: Json = {}
         for step in range(self.max_steps):
-            asked = {**params, "input": [*_items(params["input"]), *items]}
-            response = await (self.server.respond(asked, task) if step == 0 else self._respond_again(asked, task))
+            # every request has the whole conversation
+            turn = {**params, "input": [*_items(params["input"]), *items]}
+            response = await (self.server.respond(turn, task) if step == 0 else self._respond_with_retries(turn, task))
             items += response["output"]
             usage = _sum(usage, response.get("usage"))
             calls = [item for item in response["output"] if item.get("type") == "function_call"]
+            # a response that was cut off may end in the middle of a call
             if not calls or response.get("incomplete_details") or not (session or self.tools):
                 break
-            items += [await self._called(call, session) for call in calls]
+            # one after another: a resources server sets new cookies with each reply
+            items += [await self._call_output(call, session) for call in calls]
         return {**response, "output": items, "usage": usage or response.get("usage")}
 
-    async def _respond_again(self, params: Json, task: int) -> Json:
-        """A response within a conversation, which is too dear to be begun anew over one request."""
-        policy, tried = RetryPolicy(max_attempts=_ATTEMPTS_WITHIN, patient=True), 0
+    async def _respond_with_retries(self, params: Json, task: int) -> Json:
+        """Request a later response of a conversation.
+
+        It is retried here, because a failure would repeat the conversation from its start.
+        """
+        policy, attempts = RetryPolicy(max_attempts=_ATTEMPTS_PER_REQUEST, tolerate_overload=True), 0
         while True:
-            tried += 1
+            attempts += 1
             try:
                 return await self.server.respond(params, task)
             except AttemptFailed as failure:
-                wait_s = policy.wait_s(failure, tried)
+                wait_s = policy.wait_s(failure, attempts)
                 if wait_s is None:
                     raise
             await asyncio.sleep(wait_s)
 
-    async def _called(self, call: Json, session: ResourcesSession | None) -> Json:
+    async def _call_output(self, call: Json, session: ResourcesSession | None) -> Json:
+        """Run a tool call; arguments that are not valid give an output with `error`, which the model can react to."""
         try:
             arguments = loads((call.get("arguments") or "{}").encode())
             if not isinstance(arguments, dict):
-                raise ValueError("not a JSON object")  # noqa: TRY004 - as what does not parse
+                raise ValueError("not a JSON object")  # noqa: TRY004 - handled like a syntax error
         except ValueError as error:
             output = dumps({"error": f"the arguments cannot be read: {error}"}).decode()
         else:
-            output = await self._output(str(call.get("name")), arguments, session)
+            output = await self._run_tool(str(call.get("name")), arguments, session)
         return {"type": "function_call_output", "call_id": call.get("call_id"), "output": output}
 
-    async def _output(self, name: str, arguments: Json, session: ResourcesSession | None) -> str:
+    async def _run_tool(self, name: str, arguments: Json, session: ResourcesSession | None) -> str:
         if self.tools is not None:
             return await self.tools.call(name, arguments)
-        assert session is not None  # noqa: S101 - one of them is there when calls are answered
+        assert session is not None  # noqa: S101 - tool calls are run only with one of the two
         return await session.call(name, dumps(arguments))
 
 
 def _items(value: Any) -> list[Json]:
+    """The input of a Responses request as a list of items."""
     return [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
 
 
 def _sum(total: Json, usage: Any) -> Json:
-    """Two usages in one, details included."""
+    """Add a usage to a total, nested details included; of other values, the first is kept."""
     if not isinstance(usage, dict):
         return total
     summed = dict(total)

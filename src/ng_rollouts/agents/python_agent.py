@@ -1,4 +1,4 @@
-"""An agent of the user's own: an async function `(row, client) -> dict`, named by `_target_`."""
+"""An agent that is an async Python function `(row, client) -> dict`, named by `_target_`."""
 
 from __future__ import annotations
 
@@ -13,38 +13,42 @@ from ng_rollouts.models.client import ModelClient
 from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.user_code import guarded, import_callable
 
-Answer = Callable[[Json, "PolicyClient"], Awaitable[Json]]
+AgentFunction = Callable[[Json, "PolicyClient"], Awaitable[Json]]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyClient:
-    """What the function is handed beside the row.
+    """The function's second argument: a client for the model server.
 
     Attributes:
         server: the model server; None if none is configured.
-        task_index: the row's task, whose requests stay with one address of a pool.
+        task_index: the row's task; requests of one task go to the same endpoint where possible.
     """
 
     server: ModelClient | None
     task_index: int = 0
 
     async def respond(self, params: Json) -> Json:
-        """The OpenAI Response object for the fields of a Responses request.
+        """Request an OpenAI Response object.
+
+        Args:
+            params: the fields of a Responses request.
 
         Raises:
-            AttemptFailed: there was none; let it pass, and the rollout is tried again.
+            AttemptFailed: the request failed. If the function does not catch it, the rollout is retried.
         """
         if self.server is None:
-            raise AttemptFailed(FailureClass.NO_MODEL, "the agent asks a model, and no policy_base_url is given")
+            message = "the agent called the model, but policy_base_url is not set: add +policy_base_url=URL"
+            raise AttemptFailed(FailureClass.NO_MODEL, message)
         return await self.server.respond(params, self.task_index)
 
 
 @dataclass(slots=True, kw_only=True)
 class PythonAgent:
-    """Hands each row to the function.
+    """Calls the function once for each attempt.
 
     Raises:
-        ConfigError: there is no such coroutine function.
+        ConfigError: the target is not an async function.
     """
 
     target: str
@@ -52,38 +56,42 @@ class PythonAgent:
     scores: bool = True
     is_remote: ClassVar[bool] = False
     aggregate_metrics_url: ClassVar[None] = None
-    _answer: Answer = field(init=False)
+    _function: AgentFunction = field(init=False)
 
     def __post_init__(self) -> None:
         function = import_callable(self.target)
+        # an object with an async `__call__` is accepted too
         if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
             raise ConfigError(f"_target_={self.target} must be an async function (row, client) -> dict")
-        self._answer = function
+        self._function = function
 
     @property
     def model(self) -> str | None:
-        """The model that the client asks for."""
+        """The name of the model that the client requests."""
         return self.client.server.model if self.client.server else None
 
     @property
     def load_balancers(self) -> list[LoadBalancer]:
-        """What it sends by."""
+        """The servers that the client sends requests to."""
         return [self.client.server.load_balancer] if self.client.server else []
 
     def check(self, row: Json) -> None:
-        """Any row will do."""
+        """Accept every task: only the function can tell which it supports."""
 
     def first_request(self, row: Json) -> None:
-        """The function decides what it sends."""
+        """None: the function decides which requests are sent."""
 
     async def run(self, request: AgentRequest) -> Json:
-        """What the function returns.
+        """Run a rollout.
+
+        Returns:
+            The dict that the function returns.
 
         Raises:
-            AttemptFailed: it raised, or returned something else than a dict.
+            AttemptFailed: the function raised an exception, or did not return a dict.
         """
         client = replace(self.client, task_index=request.task_index)
-        reply = await guarded(self._answer(request.body, client), FailureClass.AGENT_ERROR, self.target)
+        reply = await guarded(self._function(request.body, client), FailureClass.AGENT_ERROR, self.target)
         if not isinstance(reply, dict):
             raise AttemptFailed(FailureClass.NOT_OBJECT, f"{self.target} returned {type(reply).__name__}, not a dict")
         return reply

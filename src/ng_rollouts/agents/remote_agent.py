@@ -1,4 +1,4 @@
-"""An agent behind `POST {agent}/run`, at one address or several."""
+"""An agent behind `POST {agent}/run`, with one URL or several."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ng_rollouts.redaction import remember_password_of
 from ng_rollouts.seeds import seed_in_extra_body
 from ng_rollouts.types import AgentRequest, Json
 
-_FORBIDDING = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
+_REFUSALS = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
+"""Parts of validation errors, in lower case, that mean that a key is not accepted."""
 
 
 class RemoteAgent:
-    """An agent server; several addresses share the load.
+    """An agent server; several URLs share the load.
 
-    A `seed` goes with the sampling parameters. An agent that refuses the key there, as NeMo Gym's do, has it from
-    then on in `metadata.extra_body`, and the row that was refused is sent again at once.
+    A `seed` is sent among the sampling parameters. NeMo Gym's agents reject that key with a 422. After the first such
+    reply, this agent sends the seed in `metadata.extra_body`, and the rejected row is sent again at once.
 
     Args:
-        is_listed: whether a head server told its address, so that it is one of NeMo Gym's.
+        is_listed: whether a head server lists the agent, which makes it an agent of NeMo Gym.
     """
 
     scores = True
@@ -42,18 +43,18 @@ class RemoteAgent:
 
     @property
     def aggregate_metrics_url(self) -> str | None:
-        """NeMo Gym's `/aggregate_metrics`, if a head server listed this agent."""
+        """The URL of NeMo Gym's `/aggregate_metrics`; None unless a head server lists this agent."""
         return self._urls[0].rstrip("/") + "/aggregate_metrics" if self._is_listed else None
 
     def check(self, row: Json) -> None:
-        """The server checks its tasks itself."""
+        """Accept every task: the server checks tasks itself."""
 
     def first_request(self, row: Json) -> Request:
-        """What the server would be sent."""
+        """The first request for a row."""
         return Request("/run", {}, row)
 
     async def run(self, request: AgentRequest) -> Json:
-        """Send the row to the best endpoint."""
+        """Send the row to the endpoint that the load balancer picks."""
         return await self.load_balancers[0].send(
             request.task_index,
             lambda url: self._run_at(url, request.body),
@@ -62,6 +63,7 @@ class RemoteAgent:
 
     async def _run_at(self, url: str, request: Json) -> Json:
         has_seed = request["responses_create_params"].get("seed") is not None
+        # rollouts in flight at the first refusal each find out by themselves, which costs one request each
         if has_seed and not self._refuses_seed:
             reply = await self._http.post(url, dumps(request))
             if not _refuses_seed(reply):
@@ -73,7 +75,7 @@ class RemoteAgent:
 
 
 def usage_of(reply: Json) -> Json | None:
-    """The usage that a reply's response tells."""
+    """The usage in a reply's response; None if it has none."""
     response = reply.get("response")
     usage = response.get("usage") if isinstance(response, dict) else None
     return usage if isinstance(usage, dict) else None
@@ -85,13 +87,14 @@ def _run_url(url: str) -> str:
 
 
 def _refuses_seed(reply: Reply) -> bool:
-    """Whether a 422 says that `seed` is a key it forbids (pydantic's `extra_forbidden`, or words to that effect)."""
+    """Whether a reply is a 422 that does not accept the key `seed`, such as pydantic's `extra_forbidden`."""
     if reply.status != 422:
         return False
     try:
+        # FastAPI's validation errors: only those about `seed` count
         errors = [error for error in loads(reply.body)["detail"] if error["loc"][-1] == "seed"]
         text = dumps(errors)
     except (ValueError, KeyError, TypeError, IndexError):
         text = reply.body
     text = text.lower()
-    return b"seed" in text and any(word in text for word in _FORBIDDING)
+    return b"seed" in text and any(refusal in text for refusal in _REFUSALS)

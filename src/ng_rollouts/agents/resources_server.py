@@ -1,4 +1,4 @@
-"""A NeMo Gym resources server: a session of tool calls that ends with a verdict, held together by cookies."""
+"""A client for a NeMo Gym resources server: a session of tool calls that ends with a score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ng_rollouts.types import Json
 
 
 class ResourcesSession:
-    """One rollout's session; the cookies of each reply that sets any replace those before it."""
+    """One rollout's session, which the server identifies by cookies.
+
+    Each reply that sets cookies replaces all earlier ones.
+    """
 
     def __init__(self, url: str, http: Http) -> None:
         self._url = url.rstrip("/")
@@ -21,42 +24,51 @@ class ResourcesSession:
         self._cookies: dict[str, str] = {}
 
     async def seed(self, row: Json) -> None:
-        """Begin, with the whole row.
+        """Start the session, with the whole row.
 
         Raises:
-            AttemptFailed: the server refused.
+            AttemptFailed: the server replied with an error.
         """
         reply = await self._post("seed_session", dumps(row))
         if reply.status == 404:
-            what = f"{without_credentials(self._url)} has no /seed_session, so it is no such resources server"
-            raise AttemptFailed("http_404", f"{what}: have its own agent asked, by +agent_name=", status=404)
+            # servers in the style of Gymnasium have /reset and /step instead, which only their own agents call
+            message = f"{without_credentials(self._url)} has no /seed_session"
+            fix = "use the agent of this resources server, with +agent_name=NAME"
+            raise AttemptFailed("http_404", f"{message}: {fix}", status=404)
         json_object(reply)
 
     async def call(self, name: str, arguments: bytes) -> str:
-        """What a tool says, whatever its status."""
+        """Call a tool.
+
+        Returns:
+            The body of the reply; error replies are included, because the model can react to them.
+        """
         reply = await self._post(name, arguments)
         return reply.body.decode("utf-8", "replace")
 
     async def verify(self, row: Json, response: Json) -> Json:
-        """The verdict on a response.
+        """Score a response.
 
         Raises:
-            AttemptFailed: there is none.
+            AttemptFailed: the server replied with an error, or not with a JSON object.
         """
         return json_object(await self._post("verify", dumps({**row, "response": response})))
 
     async def _post(self, path: str, body: bytes) -> Reply:
-        told = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
-        reply = await self._http.post(f"{self._url}/{path}", body, {"cookie": told} if told else {})
-        set_now = dict(pair for header in reply.headers("set-cookie") for pair in _cookies(header))
-        self._cookies = set_now or self._cookies
+        # the HTTP client is shared by all rollouts and keeps no cookies, so each session keeps its own
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        reply = await self._http.post(f"{self._url}/{path}", body, {"cookie": cookies} if cookies else {})
+        new_cookies = dict(pair for header in reply.headers("set-cookie") for pair in _cookies(header))
+        self._cookies = new_cookies or self._cookies
         return reply
 
 
 def _cookies(header: str) -> list[tuple[str, str]]:
+    """The names and values in a `Set-Cookie` header; empty if it is malformed."""
     jar: SimpleCookie = SimpleCookie()
     try:
         jar.load(header)
     except CookieError:
         return []
+    # the coded value is sent back as it was received, quotes included
     return [(name, morsel.coded_value) for name, morsel in jar.items()]

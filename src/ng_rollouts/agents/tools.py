@@ -1,4 +1,4 @@
-"""Tools from a Python module: each public function is one, its signature is what the model is told."""
+"""Tools from a Python module: the model may call each public function, described by its signature and docstring."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", 
 
 
 class PythonTools:
-    """The functions of a module, by name.
+    """The public functions of a module.
+
+    Attributes:
+        definitions: the functions as tools of the Responses API.
 
     Raises:
-        ConfigError: the module cannot be imported, or has none.
+        ConfigError: the module cannot be imported, or has no public functions.
     """
 
     def __init__(self, module: str) -> None:
         loaded = import_module(module)
+        # functions that the module only imports are not tools
         self._functions: dict[str, Callable[..., Any]] = {
             name: function
             for name, function in vars(loaded).items()
@@ -32,24 +36,32 @@ class PythonTools:
         }
         if not self._functions:
             raise ConfigError(f"tools={module} has no public functions")
-        self.described = [_described(name, function) for name, function in self._functions.items()]
+        self.definitions = [_definition(name, function) for name, function in self._functions.items()]
 
     async def call(self, name: str, arguments: Json) -> str:
-        """What a tool returns, as text; what it raises, as an object with `error`."""
+        """Call a tool.
+
+        Returns:
+            The result as text: a string as it is, any other value as JSON. An error is `{"error": message}`, because
+            the model can react to it.
+        """
         function = self._functions.get(name)
         if function is None:
-            return dumps({"error": f"there is no tool {name!r}: {', '.join(self._functions)}"}).decode()
+            return dumps({"error": f"unknown tool {name!r}: the tools are {', '.join(self._functions)}"}).decode()
         try:
+            # wrong arguments must not look like an error of the function
             inspect.signature(function).bind(**arguments)
-            plain = not inspect.iscoroutinefunction(function)
-            answer = call_in_thread(function, **arguments) if plain else function(**arguments)
-            value = await guarded(answer, FailureClass.TOOL_ERROR, name)
+            # a plain function may block, so it must not run in the event loop
+            is_plain = not inspect.iscoroutinefunction(function)
+            result = call_in_thread(function, **arguments) if is_plain else function(**arguments)
+            value = await guarded(result, FailureClass.TOOL_ERROR, name)
             return value if isinstance(value, str) else dumps(value).decode()
-        except (AttemptFailed, TypeError, ValueError) as error:  # the model is to read it
+        except (AttemptFailed, TypeError, ValueError) as error:
             return dumps({"error": str(error)}).decode()
 
 
-def _described(name: str, function: Callable[..., Any]) -> Json:
+def _definition(name: str, function: Callable[..., Any]) -> Json:
+    """A function as a tool of the Responses API; a parameter without a type hint is a string."""
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
     required = [each for each, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
@@ -60,10 +72,11 @@ def _described(name: str, function: Callable[..., Any]) -> Json:
 
 
 def _schema(hint: Any) -> Json:
+    """The JSON Schema of a type hint; of a union, only the first type that is not None is described."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        known = [each for each in inner if each is not type(None)]
-        return _schema(known[0])
+        members = [each for each in inner if each is not type(None)]
+        return _schema(members[0])
     if origin is typing.Literal:
         return {"enum": list(inner)}
     kind = _JSON_TYPES.get(origin or hint, "string")

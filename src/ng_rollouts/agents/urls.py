@@ -1,4 +1,4 @@
-"""Addresses as they are typed."""
+"""URLs given by the user."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from ng_rollouts.redaction import redact
 
 
 def parse_urls(value: Any, parameter: str) -> list[str]:
-    """One URL or a list of them.
+    """Check one URL or a list of them.
+
+    Args:
+        parameter: the parameter that has the value, for messages.
+
+    Returns:
+        The URLs; at least one.
 
     Raises:
-        ConfigError: one is no http URL, or there is none.
+        ConfigError: a value is not an http or https URL, or the list is empty.
     """
     urls = value if isinstance(value, list) else [value]
     for url in urls:
@@ -26,11 +32,13 @@ def parse_urls(value: Any, parameter: str) -> list[str]:
 
 
 def is_url(value: Any) -> bool:
-    """Whether this is an http address that can be asked."""
+    """Whether a value is an http or https URL with a host."""
+    # `urlsplit` accepts these characters; a comma usually means several URLs in one string
     if not isinstance(value, str) or any(character.isspace() or character in ',<>"' for character in value):
         return False
     try:
         parts = urlsplit(value)
+        # reading the port raises ValueError if it is out of range
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

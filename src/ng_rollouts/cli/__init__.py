@@ -1,1 +1,1 @@
-"""The console scripts, one module each."""
+"""The console scripts, one module per command."""

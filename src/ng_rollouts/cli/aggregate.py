@@ -1,4 +1,4 @@
-"""`ng_aggregate_rollouts`: shards or runs put together in order, with one file of figures."""
+"""`ng_aggregate_rollouts`: merge shards or runs into one ordered file, and compute its aggregate metrics."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ng_rollouts.storage.compression import check_compression, compress_in_place
 from ng_rollouts.types import RolloutStats
 
 _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
+"""Endings of files that a glob such as `run_*.jsonl` also matches, but that are not outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,42 +43,50 @@ class AggregationConfig:
 
 
 def main() -> NoReturn:
-    """`ng_aggregate_rollouts`."""
+    """Run `ng_aggregate_rollouts`."""
     run_command("ng_aggregate_rollouts", AggregationConfig, run)
 
 
 def run(config: AggregationConfig) -> int:
-    """Merge, and figure; the exit code is 1 if rollouts occur twice or are missing."""
+    """Merge the files, compute the metrics, and return the exit code: 1 if rollouts occur twice or are missing.
+
+    Raises:
+        InputError: no file matches, or the files have no rollouts.
+        OutputError: the output cannot be written.
+    """
     paths = output_paths(config.output_jsonl_fpath)
     check_compression(f"output_jsonl_fpath {paths.finished}")
     check_replaceable(paths.finished)
-    sources = files_of(config.input_glob, besides=paths.names)
+    sources = rollout_files(config.input_glob, exclude=paths.names)
     index = RolloutIndex(sources)
     if not index.keys:
-        raise InputError(f"input_glob {config.input_glob} names files without rollouts")
+        raise InputError(f"input_glob {config.input_glob} matches only files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
+    # An existing output is renamed only after the merged file is complete, and metrics are computed from that file.
+    # An error on the way leaves everything as it was.
     with replacing(paths.finished) as temporary:
         index.write(temporary)
         metrics = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
         if config.merge_shards:
             compress_in_place(temporary, paths.finished)
             _back_up_existing(paths, config)
+        # Without a temporary file, `replacing` leaves an existing output as it is.
         else:
             temporary.unlink()
     if config.merge_shards:
         _remove_stale_side_files(paths)
-        _write_beside(paths, sources, index)
+        _write_side_files(paths, sources, index)
     write_json(paths.aggregate_metrics, metrics)
     print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
     print_result(f"Aggregate metrics: {paths.aggregate_metrics}")
     problems = list(index.problems())
-    for what, path in (("set aside", paths.incomplete), ("failed", paths.failures)):
+    for outcome, path in (("were set aside", paths.incomplete), ("failed", paths.failures)):
         if problems and config.merge_shards and path.exists():
-            log(f"of those that are missing, some were {what}: they are in {path}")
-    for complaint in problems:
-        log(f"error: {complaint}")
+            log(f"some of the missing rollouts {outcome}: they are in {path}")
+    for problem in problems:
+        log(f"error: {problem}")
     return 1 if problems else 0
 
 
@@ -89,19 +98,21 @@ def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:
 
 
 def _remove_stale_side_files(paths: OutputPaths) -> None:
+    """Remove side files of an earlier output, which would be read as if they belonged to the merged one."""
     for path in paths.all:
         if path != paths.finished:
             path.unlink(missing_ok=True)
 
 
-def _write_beside(paths: OutputPaths, sources: list[Path], index: RolloutIndex) -> None:
-    """What a resume of the whole goes by: the plan, what was set aside, what failed."""
+def _write_side_files(paths: OutputPaths, sources: list[Path], index: RolloutIndex) -> None:
+    """Write the side files that a resume of the merged output reads: manifest, incomplete groups and failures."""
     if manifest := index.manifest():
         write_manifest(paths.manifest, manifest)
-    beside = [output_paths(str(source)) for source in sources]
-    if incomplete := [each.incomplete for each in beside if has_content(each.incomplete)]:
+    # NeMo Gym's collector leaves an empty failures file, which would make an empty one here.
+    outputs = [output_paths(str(source)) for source in sources]
+    if incomplete := [each.incomplete for each in outputs if has_content(each.incomplete)]:
         RolloutIndex(incomplete).write(paths.incomplete)
-    if failures := [each.failures for each in beside if has_content(each.failures)]:
+    if failures := [each.failures for each in outputs if has_content(each.failures)]:
         with paths.failures.open("wb") as file:
             for each in failures:
                 with each.open("rb") as part:
@@ -114,23 +125,28 @@ def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, li
             yield group.task_index, agent, stats
 
 
-def files_of(globs: str, besides: Iterable[Path]) -> list[Path]:
-    """The rollout files that the globs name, side files and the output left out.
+def rollout_files(globs: str, exclude: Iterable[Path]) -> list[Path]:
+    """The files that match the globs, sorted by name, without side files.
+
+    Args:
+        globs: patterns, separated by commas.
+        exclude: files to leave out, such as the output of an earlier merge.
 
     Raises:
-        InputError: there are none.
+        InputError: no file matches.
     """
     patterns = [str(Path(pattern.strip()).expanduser()) for pattern in globs.split(",")]
-    names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - absolute patterns, too
-    files = [Path(name) for name in sorted(names) if _is_of_rollouts(plain_name(Path(name)).name)]
-    output = {path.resolve() for path in besides}
-    files = [file for file in files if file.resolve() not in output]
+    # A set, because patterns can match the same file.
+    names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - Path.glob takes no absolute patterns
+    files = [Path(name) for name in sorted(names) if _is_rollout_file(plain_name(Path(name)).name)]
+    excluded = {path.resolve() for path in exclude}
+    files = [file for file in files if file.resolve() not in excluded]
     if not files:
-        raise InputError(f"input_glob {globs} names no rollout files")
+        raise InputError(f"input_glob {globs} does not match any file of rollouts")
     return files
 
 
-def _is_of_rollouts(name: str) -> bool:
+def _is_rollout_file(name: str) -> bool:
     return name.endswith(".jsonl") and not name.endswith(_SIDE_FILES)
 
 

@@ -1,6 +1,7 @@
-"""The command: what was typed -> typed config -> run -> exit code.
+"""`ng_collect_rollouts`: from the command line to a configuration, a run and an exit code.
 
-The only room that knows Hydra, which is imported once the cheap checks have passed.
+Only this module uses Hydra. Hydra is imported after the names of all parameters are checked, because its import takes
+longer than those checks.
 """
 
 from __future__ import annotations
@@ -31,43 +32,55 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _JOBS_FOLDER = "ng_rollouts_jobs"
-"""Where jobs of a launcher leave their logs; on a cluster, in a folder that all nodes see."""
+"""Folder for the logs of a launcher's jobs, in the working folder. On a cluster, all nodes have to see it."""
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 
 def main() -> NoReturn:
-    """`ng_collect_rollouts`."""
+    """Run `ng_collect_rollouts`."""
     open_closed_streams()
-    _heed_signals_before_the_run()
+    _handle_early_signals()
     code = _guarded(lambda: _main(sys.argv[1:]))
-    if _left:
-        told = "interrupted before anything was sent"
-        log(_end_jobs() if _has_launcher(sys.argv[1:]) else told)
-        code = 128 + _left[0]
+    if _early_signals:
+        log(_stop_jobs() if _has_launcher(sys.argv[1:]) else "interrupted before anything was sent")
+        code = 128 + _early_signals[0]
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    # Everything is closed. Taking the interpreter down as well would race with the threads of the HTTP engine, which
-    # now and then end in an abort (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
+    # All files and connections are closed. A regular exit would also finalize the interpreter while the threads of the
+    # HTTP engine still run, which sometimes ends in an abort (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
+    # os._exit skips that. It flushes nothing, hence the loop above.
     os._exit(code)
 
 
-_left: list[int] = []
-"""The signal that ended the command before its run, if one did: libraries may swallow the exception."""
+_early_signals: list[int] = []
+"""The signals that arrived before the run began.
+
+Their exception alone is not enough: Hydra, or a library that is being imported, may catch it.
+"""
 
 
-def _heed_signals_before_the_run() -> None:
-    """SIGINT in a script's `cmd &` comes ignored, SIGUSR1 would kill."""
+def _handle_early_signals() -> None:
+    """Install signal handlers for the time before the run, which installs its own.
+
+    Imports, the composition of the configuration and the wait for servers take from a second to minutes, and leave
+    temporary files if a signal kills the process. The default actions are also wrong for this command:
+
+    - A shell without job control, such as that of a script, starts `cmd &` with SIGINT ignored (POSIX.1-2017, Shell
+      Command Language, 2.11). Python installs no handler for an ignored SIGINT, so `kill -INT` would have no effect.
+    - SIGUSR1, which asks a run for a report, would kill the process.
+    - SIGHUP stays ignored if it is: that is how `nohup` works.
+    """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _leave)
+            signal.signal(number, _exit_early)
 
 
-def _leave(number: int, _: object) -> None:
-    """End the command from where it is, cleaning up on the way."""
-    _left.append(number)
+def _exit_early(number: int, _: object) -> None:
+    """End the command with an exception, so that `with` and `finally` blocks clean up."""
+    _early_signals.append(number)
     raise SystemExit(128 + number)
 
 
@@ -86,33 +99,37 @@ def _main(arguments: list[str]) -> int:
         raise ConfigError(
             "nothing to collect: give +input_jsonl_fpath=, +output_jsonl_fpath= and +agent_name= (--help)"
         )
-    keys = Keys.of(CollectConfig, _groups(arguments))
-    return _through_hydra(keys.rewrite(arguments))
+    keys = Keys.of(CollectConfig, _group_names(arguments))
+    return _run_hydra(keys.rewrite(arguments))
 
 
-def _own_name() -> str:
-    """This command as the shell finds it: by its name, or by the path that was typed."""
+def _command_name() -> str:
+    """This command for a resume: its name if the shell finds it under that name, or else the path that was typed."""
     name = Path(sys.argv[0]).name
-    found = shutil.which(name)
-    return name if found and Path(found).samefile(sys.argv[0]) else sys.argv[0]
+    on_path = shutil.which(name)
+    return name if on_path and Path(on_path).samefile(sys.argv[0]) else sys.argv[0]
 
 
 def _complete(arguments: list[str]) -> int:
-    """Hydra's shell completion, for words that begin with plus signs too."""
+    """Run Hydra's shell completion, which does not complete words that begin with plus signs.
+
+    The plus signs are removed from the word for Hydra, and added to its suggestions.
+    """
     line = os.environ.get("COMP_LINE", "")
     word = line[line.rfind(" ") + 1 :]
     pluses = word[: len(word) - len(word.lstrip("+"))]
     os.environ["COMP_LINE"] = line.removesuffix(word) + word.removeprefix(pluses)
-    with redirect_stdout(io.StringIO()) as told:
-        code = _through_hydra(arguments)
+    with redirect_stdout(io.StringIO()) as output:
+        code = _run_hydra(arguments)
+    # Without `query=`, the output is a script that installs the completion.
     querying = any("query=" in argument for argument in arguments)
-    text = told.getvalue()
+    text = output.getvalue()
     print(" ".join(pluses + option for option in text.split()) if querying and pluses else text, end="")
     return code
 
 
-def _groups(arguments: list[str]) -> set[str]:
-    """Names of config groups, those of a folder of the user's included."""
+def _group_names(arguments: list[str]) -> set[str]:
+    """Names of config groups, including those in the user's own folder (`--config-dir`)."""
     folders = [conf_folder()]
     for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, _, value = flag.partition("=")
@@ -121,30 +138,38 @@ def _groups(arguments: list[str]) -> set[str]:
     return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
 
 
-def _through_hydra(arguments: list[str]) -> int:
+def _run_hydra(arguments: list[str]) -> int:
+    """Let Hydra compose the configuration and run it, once or as a sweep; the highest exit code of the runs."""
+    # Otherwise Hydra prints an error in several lines and exits with code 1. With this, it raises the exception, and
+    # _one_line_errors turns it into a ConfigError.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    import hydra  # noqa: PLC0415 - a third of a second, which a typo should not cost
+    import hydra  # noqa: PLC0415 - takes a third of a second, which a mistyped parameter should not cost
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
-    command = [_own_name(), *sys.argv[1:]]
+    command = [_command_name(), *sys.argv[1:]]
     codes: list[int] = []
 
     sweep = bool({"-m", "--multirun"} & set(arguments))
     if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
-        raise ConfigError("input_jsonl_fpath=-: stdin can be read once, a sweep reads it for each run: name a file")
+        raise ConfigError(
+            "input_jsonl_fpath=-: stdin can be read once, but a sweep reads its input for each run: name a file"
+        )
 
     def job(config: DictConfig) -> None:
-        if elsewhere := os.environ.get("SUBMITIT_EXECUTOR"):
-            _run_elsewhere(lambda: _collect(config, command), elsewhere)
+        # submitit sets this variable in the process of a job.
+        if executor := os.environ.get("SUBMITIT_EXECUTOR"):
+            _run_as_job(lambda: _collect(config, command), executor)
             return
         if sweep:
             log(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
         codes.append(_guarded(lambda: _collect(config, command)))
+        # A signal ends the sweep, not only the current run.
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
 
-    with _folder_of_sweep(arguments) if sweep else nullcontext() as folder:
+    with _sweep_folder(arguments) if sweep else nullcontext() as folder:
+        # hydra.main takes its arguments from sys.argv.
         sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
         try:
             _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
@@ -154,8 +179,8 @@ def _through_hydra(arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
-def _folder_of_sweep(arguments: Sequence[str]) -> AbstractContextManager[str]:
-    """Where Hydra puts what it writes of a sweep: a folder that goes away, unless jobs elsewhere are to find it."""
+def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
+    """The folder for the files that Hydra writes during a sweep: temporary, unless jobs of a launcher need it."""
     if _has_launcher(arguments):
         return nullcontext(_JOBS_FOLDER)
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
@@ -165,40 +190,46 @@ def _has_launcher(arguments: Sequence[str]) -> bool:
     return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments)
 
 
-def _end_jobs() -> str:
-    """Have the jobs of a launcher on this machine drain; what is to be said of them."""
+def _stop_jobs() -> str:
+    """Send SIGTERM to the jobs of a launcher on this machine, which then drain; the message about them."""
+    # Hydra does not expose the jobs of a launcher. Jobs on other machines are not children of this process.
     children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
     for pid in children:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     if children:
-        return f"interrupted: the jobs here drain and end; their logs are in {_JOBS_FOLDER}"
-    return f"interrupted: jobs that were submitted go on by themselves; their logs are in {_JOBS_FOLDER}"
+        return f"interrupted: the jobs on this machine drain and stop; their logs are in {_JOBS_FOLDER}"
+    return f"interrupted: submitted jobs keep running; their logs are in {_JOBS_FOLDER}"
 
 
 class JobFailedError(Exception):
-    """A job of a sweep that ran elsewhere; made of plain values, since it comes back pickled."""
+    """A job of a launcher ended with an exit code other than 0.
 
-    def __init__(self, where: str, code: int) -> None:
-        super().__init__(where, code)
+    Args:
+        job: executor and overrides of the job.
+    """
+
+    def __init__(self, job: str, code: int) -> None:
+        # The launcher sends the exception as a pickle, which is made from these arguments.
+        super().__init__(job, code)
         self.code = code
 
     def __str__(self) -> str:
         return f"a job of the sweep ended with exit code {self.code} ({self.args[0]})"
 
 
-def _run_elsewhere(action: Callable[[], int], executor: str) -> None:
-    """Run a job in a process of a launcher: its exit code comes back as an exception.
-
-    A job that Slurm is about to end has drained by then; the launcher's own handler has it queued again.
+def _run_as_job(action: Callable[[], int], executor: str) -> None:
+    """Run in a process of a launcher, and pass a failure to the command as an exception.
 
     Raises:
-        JobFailedError: it is not 0.
+        JobFailedError: the exit code is not 0.
     """
+    # The launcher's handler puts the job back into the queue. The run replaces it with its own, which drains.
     requeue = signal.getsignal(signal.SIGUSR2)
     code = _guarded(action)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Slurm sends SIGUSR2 before it ends a job at its time limit. The run has drained, so the job can be requeued.
     if code == 128 + signal.SIGUSR2 and callable(requeue):
         requeue(signal.SIGUSR2, None)
     if code:
@@ -206,28 +237,38 @@ def _run_elsewhere(action: Callable[[], int], executor: str) -> None:
 
 
 def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
-    """Run what raises only while a config is composed: jobs guard themselves."""
+    """Turn errors of Hydra and OmegaConf into a `ConfigError` of one line.
+
+    An exception that gets here is from the composition of the configuration or from a launcher, and its traceback
+    would not help the user. A run handles its own exceptions (`_guarded`).
+    """
     try:
         compose_and_run()
     except JobFailedError:
         raise
     except Exception as error:
-        raise ConfigError(_in_one_line(error)) from error
+        raise ConfigError(_one_line(error)) from error
 
 
 def _overrides_of_job() -> str:
+    """The overrides of the current run of a sweep, as they were typed and with secrets masked."""
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
     return display_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
 
 
 def _unquoted(override: str) -> str:
-    """An override without the quotes that its value was given for Hydra."""
+    """An override without the quotes that `overrides.quoted` added for Hydra's grammar."""
     key, _, value = override.lstrip("+").partition("=")
     return f"{key}={value[1:-1]}" if value[:1] == value[-1:] == "'" else f"{key}={value}"
 
 
 def _collect(config: DictConfig, command: Sequence[str]) -> int:
+    """Make the typed configuration and collect; the exit code.
+
+    Raises:
+        ConfigError: a value has the wrong type, is out of range, or contradicts another.
+    """
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
@@ -235,46 +276,57 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     try:
         typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise ConfigError(_in_one_line(error)) from error
-    from ng_rollouts.run.run import run  # noqa: PLC0415 - the config is checked before what sends is loaded
+        raise ConfigError(_one_line(error)) from error
+    from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost
 
-    if _left:
-        raise SystemExit(128 + _left[0])
-    # Garbage collection walks whatever is in flight again and again, and finds no cycles: a fifth of the CPU of a run
-    # with 16,000 in flight.
+    # A signal during the imports, whose exception a library has caught.
+    if _early_signals:
+        raise SystemExit(128 + _early_signals[0])
+    # The garbage collector traverses everything in flight again and again, and finds no cycles. With its default
+    # thresholds, that was a fifth of the CPU time of a run with 16,000 rollouts in flight.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     if typed.dry_run:
-        return _rehearsed(lambda: run(typed, command))
+        return _dry_run(lambda: run(typed, command))
     return run(typed, command)
 
 
-def _rehearsed(rehearse: Callable[[], int]) -> int:
-    """Whatever keeps a run from beginning is, of a dry run, a thing to put right."""
+def _dry_run(run: Callable[[], int]) -> int:
+    """Run a dry run, in which an unreachable server is a usage error: the run it checks could not begin.
+
+    Raises:
+        UsageError: a server does not answer.
+    """
     try:
-        return rehearse()
+        return run()
     except Unreachable as error:
         raise UsageError(str(error)) from error
 
 
-def _in_one_line(error: BaseException) -> str:
-    """What Hydra or OmegaConf says, without its notes on types, keys and where it searched."""
-    told: list[str] = []
+def _one_line(error: BaseException) -> str:
+    """The message of an exception of Hydra or OmegaConf in one line.
+
+    Their messages have several lines: the error, then the internal types and key of a node, or the list of folders
+    that were searched. Only the error is kept. Hydra often wraps the exception that has the reason, so the message of
+    its cause is added.
+    """
+    messages: list[str] = []
     current: BaseException | None = error
-    while current is not None and len(told) < 2:
+    while current is not None and len(messages) < 2:
         lines = [line.strip() for line in str(current).partition("Config search path")[0].splitlines()]
         notes = ("object_type=", "reference_type=", "full_key:")
-        told.append(" ".join(line for line in lines if line and not line.startswith(notes)))
+        messages.append(" ".join(line for line in lines if line and not line.startswith(notes)))
         current = current.__cause__
-    message = ": ".join(dict.fromkeys(filter(None, told)))
-    for opening in ("In 'config': ", "Error merging override "):
-        message = message.removeprefix(opening)
-    typed = getattr(error, "override", None)
-    return f"{typed}: {message}" if typed else message
+    message = ": ".join(dict.fromkeys(filter(None, messages)))
+    for prefix in ("In 'config': ", "Error merging override "):
+        message = message.removeprefix(prefix)
+    # Hydra's OverrideParseException has the override that could not be parsed.
+    override = getattr(error, "override", None)
+    return f"{override}: {message}" if override else message
 
 
 def _guarded(action: Callable[[], int]) -> int:
-    """The exit code of an action; an error of ours is one line on stderr."""
+    """Run an action and return its exit code. An expected error is one line on stderr, another one a traceback."""
     try:
         return action()
     except Interrupted as interrupted:
@@ -282,9 +334,9 @@ def _guarded(action: Callable[[], int]) -> int:
     except NgRolloutsError as error:
         log(f"error: {redact(str(error))}")
         return error.exit_code
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 1
+    except SystemExit as exit_request:
+        return exit_request.code if isinstance(exit_request.code, int) else 1
     except Exception:
         log(redact(traceback.format_exc()))
-        log("error: this is a defect of ng_rollouts: please report it with the lines above")
+        log("error: unexpected error in ng_rollouts: please report it with the traceback above")
         return 4

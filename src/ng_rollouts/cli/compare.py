@@ -1,4 +1,4 @@
-"""`ng_compare_rollouts`: outputs over the same tasks, held against each other task by task."""
+"""`ng_compare_rollouts`: paired comparison of outputs over the same tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ng_rollouts.outputs.reader import groups_of
 from ng_rollouts.storage.atomic import write_json
 from ng_rollouts.types import Json
 
-_FLIPS_TOLD = 10
+_MAX_FLIPS = 10
+"""Flipped tasks that are listed on the terminal; the JSON has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,11 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         if len(self.paths) < 2 or len(set(self.paths)) < len(self.paths):
-            raise ConfigError("rollouts_jsonl_fpaths needs two different files or more: a.jsonl,b.jsonl")
+            raise ConfigError("rollouts_jsonl_fpaths must name two or more different files, such as a.jsonl,b.jsonl")
 
     @property
     def paths(self) -> list[str]:
-        """The files."""
+        """The paths of the files. Brackets are optional: Hydra users write lists in them."""
         return [path.strip() for path in self.rollouts_jsonl_fpaths.strip("[]").split(",") if path.strip()]
 
 
@@ -59,21 +60,26 @@ class TaskMean:
 
 
 def main() -> NoReturn:
-    """`ng_compare_rollouts`."""
+    """Run `ng_compare_rollouts`."""
     run_command("ng_compare_rollouts", ComparisonConfig, run)
 
 
 def run(config: ComparisonConfig) -> int:
-    """Compare each file with the first; the exit code."""
+    """Compare each file with the first one, and return the exit code.
+
+    Raises:
+        InputError: a file has no rollouts with the score, or the files are over different tasks.
+    """
     files = {path: _tasks_of(Path(path).expanduser(), config.score) for path in config.paths}
     first, *others = files
     compared: list[Json] = []
     for other in others:
         common = _common(first, files[first], other, files[other], intersection=config.intersection)
         pairs = {index: (files[first][index].mean, files[other][index].mean) for index in common}
+        # The same seed for each pair: a file gives the same result, with or without further files.
         difference = difference_of(pairs, random.Random(config.seed))  # noqa: S311 - a bootstrap
         compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
-        for line in _told(first, other, config.score, difference):
+        for line in _summary_lines(first, other, config.score, difference):
             print_result(line)
     print_result(json.dumps(compared, indent=4))
     if config.output_json_fpath:
@@ -82,9 +88,15 @@ def run(config: ComparisonConfig) -> int:
 
 
 def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
+    """The tasks with the score, by task index.
+
+    Raises:
+        InputError: no rollout has the score.
+    """
     tasks = {}
     for group in groups_of(path):
         scores = [stats.scores[score] for stats in group.stats if score in stats.scores]
+        # fsum is exact: the same scores give the same mean in any order, so equal tasks are ties.
         if scores:
             question = digest_of(question_of(group.first))
             tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
@@ -94,38 +106,44 @@ def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
 
 
 def _common(
-    first: str, of_first: dict[int, TaskMean], second: str, of_second: dict[int, TaskMean], *, intersection: bool
+    first: str, first_tasks: dict[int, TaskMean], second: str, second_tasks: dict[int, TaskMean], *, intersection: bool
 ) -> list[int]:
-    """The tasks to compare.
+    """The indices of the tasks to compare, sorted.
 
     Raises:
         InputError: the files are over different tasks.
     """
+    # An equal index with another question is another task: the inputs differ, or their order does.
     common = sorted(
-        index for index in of_first.keys() & of_second.keys() if of_first[index].question == of_second[index].question
+        index
+        for index in first_tasks.keys() & second_tasks.keys()
+        if first_tasks[index].question == second_tasks[index].question
     )
-    only_first, only_second = len(of_first) - len(common), len(of_second) - len(common)
+    only_first, only_second = len(first_tasks) - len(common), len(second_tasks) - len(common)
     if not common:
         raise InputError(f"{first} and {second} have no task in common")
     if (only_first or only_second) and not intersection:
-        told = f"{only_first} of {first} are not in {second}, {only_second} the other way round"
-        raise InputError(f"the tasks differ: {told}: add +intersection=true to compare the {len(common)} in common")
+        raise InputError(
+            f"the tasks differ: {only_first} tasks are only in {first}, {only_second} only in {second}: "
+            f"add +intersection=true to compare the {len(common)} common tasks"
+        )
     return common
 
 
-def _told(first: str, second: str, score: str, found: Difference) -> Iterator[str]:
-    interval = found.interval_95
-    shown = "" if interval is None else f"  95 % [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    yield f"{score} over {found.tasks} tasks"
-    yield f"  {found.mean_first:.4f}  {first}"
-    yield f"  {found.mean_second:.4f}  {second}"
-    counted = f"wins {found.wins}, losses {found.losses}, ties {found.ties}"
-    p = "" if found.p is None else f"  p = {found.p:.4f}"
-    yield f"  {found.difference:+.4f}{shown}{p}  {counted}"
-    for what, tasks in (("to right", found.flipped_to_right), ("to wrong", found.flipped_to_wrong)):
+def _summary_lines(first: str, second: str, score: str, difference: Difference) -> Iterator[str]:
+    """The comparison of two files, as lines for the terminal."""
+    interval = difference.interval_95
+    interval_text = "" if interval is None else f"  95 % [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    yield f"{score} over {difference.tasks} tasks"
+    yield f"  {difference.mean_first:.4f}  {first}"
+    yield f"  {difference.mean_second:.4f}  {second}"
+    counts = f"wins {difference.wins}, losses {difference.losses}, ties {difference.ties}"
+    p = "" if difference.p is None else f"  p = {difference.p:.4f}"
+    yield f"  {difference.difference:+.4f}{interval_text}{p}  {counts}"
+    for direction, tasks in (("to right", difference.flipped_to_right), ("to wrong", difference.flipped_to_wrong)):
         if tasks:
-            more = f" and {len(tasks) - _FLIPS_TOLD} more" if len(tasks) > _FLIPS_TOLD else ""
-            yield f"  flipped {what}: tasks {', '.join(map(str, tasks[:_FLIPS_TOLD]))}{more}"
+            more = f" and {len(tasks) - _MAX_FLIPS} more" if len(tasks) > _MAX_FLIPS else ""
+            yield f"  flipped {direction}: tasks {', '.join(map(str, tasks[:_MAX_FLIPS]))}{more}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`ng_export_rollouts`: rows to train on, and what became of those that are not among them."""
+"""`ng_export_rollouts`: export training data, and report which rollouts were left out and why."""
 
 from __future__ import annotations
 
@@ -22,99 +22,114 @@ from ng_rollouts.types import Json
 
 
 def main() -> NoReturn:
-    """`ng_export_rollouts`."""
+    """Run `ng_export_rollouts`."""
     run_command("ng_export_rollouts", ExportConfig, run)
 
 
 def run(config: ExportConfig) -> int:
-    """Export, and tell what came of it; the exit code."""
+    """Export the rollouts, print the statistics, and return the exit code.
+
+    Raises:
+        InputError: the file has no rollouts, or none with the score.
+        OutputError: the output cannot be written.
+    """
     source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
     _check_outputs(source, target)
-    recipe = RECIPES[config.recipe](config)
+    export_format = RECIPES[config.recipe](config)
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Shuffling and splitting need all rows, which may not fit into memory: they wait in a file next to the target.
         with TemporaryFile(dir=target.parent) as file:
-            sink = RowWriter(cast("BinaryIO", file))
-            read = _fill(sink, recipe, source, config)
-            written = _place(sink, target, config)
-    _log_lines(recipe, read, written)
+            writer = RowWriter(cast("BinaryIO", file))
+            read = _read_rows(writer, export_format, source, config)
+            written = _write_files(writer, target, config)
+    _print_statistics(export_format, read, written)
     return 0
 
 
 def _check_outputs(source: Path, target: Path) -> None:
     check_replaceable(target)
     check_compression(f"output_jsonl_fpath {target}")
+    # The validation file has a derived name, which may be that of the input.
     for path in (target, _validation(target)):
         check_replaceable(path)
         if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"output_jsonl_fpath {target} writes {path}, which is the input: name another")
+            raise OutputError(
+                f"output_jsonl_fpath {target} would replace {path}, which is the input: name another file"
+            )
 
 
-def _fill(sink: RowWriter, recipe: ExportFormat, source: Path, config: ExportConfig) -> int:
-    """Have the recipe's rows in the sink; how many rollouts were read."""
+def _read_rows(writer: RowWriter, export_format: ExportFormat, source: Path, config: ExportConfig) -> int:
+    """Pass the rows of every group to the writer, and return the number of rollouts read.
+
+    Raises:
+        InputError: the file has no rollouts, or none with the score.
+    """
     read = 0
     for group in row_groups(source, config.group_by, config.num_repeats or 0):
         read += len(group)
-        for row, prompt in recipe.rows(group):
-            sink.add(row, prompt)
+        for row, prompt in export_format.rows(group):
+            writer.add(row, prompt)
     if not read:
         raise InputError(f"{source} has no rollouts")
-    if config.score not in recipe.scores:
-        there = ", ".join(sorted(recipe.scores)) or "none"
-        raise InputError(f"no rollout of {source} has the score {config.score!r}: there are {there}")
+    if config.score not in export_format.scores:
+        available = ", ".join(sorted(export_format.scores)) or "none"
+        raise InputError(f"no rollout of {source} has the score {config.score!r}: available scores: {available}")
     return read
 
 
-def _place(sink: RowWriter, target: Path, config: ExportConfig) -> dict[Path, int]:
-    """Put the files in place; how many rows each has."""
-    train, validation = sink.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
+def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[Path, int]:
+    """Write the training and validation files, and return the number of rows of each."""
+    train, validation = writer.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
     parts = {target: train}
     if config.validation_fraction:
         parts[_validation(target)] = validation
-    for path, places in parts.items():
+    for path, positions in parts.items():
         with replacing(path) as temporary:
-            sink.write(places, temporary)
+            writer.write(positions, temporary)
             compress_in_place(temporary, path)
+            # Last, so that an error while writing leaves the existing file where it is.
             if not config.overwrite:
-                _set_aside(path)
+                _back_up(path)
     if not config.validation_fraction:
-        _leave_no_validation(target, config)
-    return {path: len(places) for path, places in parts.items()}
+        _remove_stale_validation(target, config)
+    return {path: len(positions) for path, positions in parts.items()}
 
 
 def _validation(target: Path) -> Path:
-    packing = target.suffix if is_compressed(target) else ""
-    return target.with_name(f"{base_name(target)}_validation.jsonl{packing}")
+    compression = target.suffix if is_compressed(target) else ""
+    return target.with_name(f"{base_name(target)}_validation.jsonl{compression}")
 
 
-def _leave_no_validation(target: Path, config: ExportConfig) -> None:
-    """What an earlier export of that name held out is among the rows to train on now."""
+def _remove_stale_validation(target: Path, config: ExportConfig) -> None:
+    """Remove or back up the validation file of an earlier export: its rows are now part of the training file."""
     if config.overwrite:
         _validation(target).unlink(missing_ok=True)
     else:
-        _set_aside(_validation(target))
+        _back_up(_validation(target))
 
 
-def _set_aside(path: Path) -> None:
+def _back_up(path: Path) -> None:
     if path.exists():
-        log(f"{path} was there: moved to {back_up(path)}")
+        log(f"{path} exists: renamed to {back_up(path)}")
 
 
-def _log_lines(recipe: ExportFormat, read: int, written: dict[Path, int]) -> None:
-    print_result(f"Read {read} rollouts of {recipe.groups} groups")
-    for line in recipe.summary_lines():
+def _print_statistics(export_format: ExportFormat, read: int, written: dict[Path, int]) -> None:
+    """Print the results as lines for people, and then as one JSON object for programs."""
+    print_result(f"Read {read} rollouts of {export_format.groups} groups")
+    for line in export_format.summary_lines():
         print_result(line)
     for path, rows in written.items():
         print_result(f"Wrote {rows} rows to {path}")
     if not all(written.values()):
-        log("warning: a file has no rows: what was left out is told on stdout")
-    left_out = {reason: number for reason, number in recipe.skipped.most_common() if number}
+        log("warning: a file has no rows: stdout lists the rollouts that were left out, by reason")
+    left_out = {reason: number for reason, number in export_format.skipped.most_common() if number}
     for reason, number in left_out.items():
         print_result(f"Left out: {number} {reason}")
     statistics: Json = {
         "rollouts": read,
-        "groups": recipe.groups,
-        **recipe.statistics(),
+        "groups": export_format.groups,
+        **export_format.statistics(),
         "written": {str(path): rows for path, rows in written.items()},
         "left_out": left_out,
     }

@@ -1,4 +1,7 @@
-"""`ng_reward_profile`: the figures of every task of a file of rollouts, NeMo Gym's command and files."""
+"""`ng_reward_profile`: statistics of every task and agent in a file of rollouts.
+
+The command, its files and its keys are those of NeMo Gym; this program adds fields.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,10 @@ from ng_rollouts.storage.atomic import replacing, write_json
 from ng_rollouts.storage.compression import base_name
 from ng_rollouts.types import Json
 
-_OF_A_ROLLOUT = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
-_HEAD_CHARACTERS = 60
+_ROLLOUT_FIELDS = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
+"""Fields that differ between the rollouts of a task, and are left out of its sample."""
+
+_PROMPT_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +54,33 @@ class ProfileConfig:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Row:
-    """A line of the table."""
+    """A task in the table.
+
+    Attributes:
+        mean, sd, best: of the scores of its rollouts.
+        prompt: the beginning of its last user message.
+    """
 
     mean: float
     sd: float
     task_index: int
     rollouts: int
     best: float
-    head: str
+    prompt: str
 
 
 def main() -> NoReturn:
-    """`ng_reward_profile`."""
+    """Run `ng_reward_profile`."""
     run_command("ng_reward_profile", ProfileConfig, run)
 
 
 def run(config: ProfileConfig) -> int:
-    """Write both files, show the table; the exit code."""
+    """Write both files, print the table, and return the exit code: 1 if rollouts are missing.
+
+    Raises:
+        InputError: the file has no rollouts.
+        ConfigError: no rollout has the score or the answer field.
+    """
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     scanned = scan(source)
     profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
@@ -74,9 +89,10 @@ def run(config: ProfileConfig) -> int:
     table = Table(config)
     with replacing(per_task) as temporary:
         with temporary.open("wb") as file:
-            for group in groups_of(source, config.answer_key, scanned, with_texts=True):
+            for group in groups_of(source, config.answer_key, scanned, with_last_messages=True):
                 file.write(dumps(profile.of_task(group)) + b"\n")
                 table.add(group)
+        # Inside the block: an error leaves the profile of an earlier command as it is.
         _check(profile, source, config)
     write_json(agents, profile.of_agents())
     for line in (*table.lines(), *profile.summary_line()):
@@ -97,7 +113,7 @@ def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
     names = sorted({name for aggregate in profile.aggregates.values() for name in aggregate.columns})
     if config.top and config.score not in names:
         raise ConfigError(
-            f"no rollout of {source} has the score {config.score!r}: there are {', '.join(names) or 'none'}"
+            f"no rollout of {source} has the score {config.score!r}: available scores: {', '.join(names) or 'none'}"
         )
     if config.answer_key and not profile.answers.count:
         raise ConfigError(f"no rollout of {source} has the field answer_key={config.answer_key}")
@@ -105,10 +121,13 @@ def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
 
 @dataclass(slots=True)
 class Profile:
-    """Figures by task, and folded by agent.
+    """Statistics by task and by agent.
 
     Attributes:
-        missing_in_groups: planned rollouts that tasks in the file do not have.
+        planned: the rollouts that the manifest or the materialized inputs expect.
+        aggregates: statistics by agent.
+        answers, completions: how many extracted answers and last messages are distinct.
+        missing_in_groups: planned rollouts that are missing from tasks in the file.
     """
 
     planned: ExpectedCounts
@@ -119,19 +138,22 @@ class Profile:
 
     @property
     def rollouts(self) -> int:
+        """Rollouts in the file."""
         return sum(aggregate.rollouts for aggregate in self.aggregates.values())
 
     @property
     def missing(self) -> int:
-        """Rollouts that were planned and are not there, those of whole tasks among them."""
+        """Planned rollouts that are not in the file, including those of tasks that are missing completely."""
+        # Tasks that are missing completely are only known from the total of a plan.
         return max(self.missing_in_groups, (self.planned.total or 0) - self.rollouts)
 
     def of_task(self, group: Group) -> Json:
-        """The line of a task."""
+        """The statistics of a task, as an object with NeMo Gym's keys."""
         scores, parts = scores_of(group.stats), group.by_agent()
         for agent, stats in parts.items():
             self.aggregates.setdefault(agent, AgentStats()).add(stats, scores if len(parts) == 1 else None)
         planned = max(self.planned.of_task(group.task_index, agent) for agent in parts)
+        # The file may have more rollouts than its plan; a task with rollout index 3 has at least 4.
         expected = max(planned, group.indices[-1] + 1)
         missing = expected - len(group.stats)
         self.missing_in_groups += missing
@@ -139,9 +161,9 @@ class Profile:
             **group_metrics(group.task_index, group.stats, scores),
             **self.completions.add_group([text for text in group.last_messages if text is not None]),
             **self.answers.add_group([stats.answer for stats in group.stats if stats.answer is not None]),
-            "prompt_head": _head(group.first),
+            "prompt_head": _prompt_of(group.first),
             "rollout_infos": _infos(group),
-            "sample": {name: value for name, value in group.first.items() if name not in _OF_A_ROLLOUT},
+            "sample": {name: value for name, value in group.first.items() if name not in _ROLLOUT_FIELDS},
             "num_rollouts": len(group.stats),
             "expected_num_rollouts": expected,
             "missing_num_rollouts": missing,
@@ -149,7 +171,7 @@ class Profile:
         }
 
     def of_agents(self) -> list[Json]:
-        """NeMo Gym's list: the figures of each agent with its name, and `statistics` beside."""
+        """NeMo Gym's list with the metrics of each agent and its name, and additional `statistics`."""
         for aggregate in self.aggregates.values():
             aggregate.end()
         return [
@@ -158,7 +180,7 @@ class Profile:
         ]
 
     def summary_line(self) -> Iterator[str]:
-        """Completion, and how many answers differ."""
+        """The share of planned rollouts in the file, and how many texts are distinct."""
         rollouts, total = self.rollouts, self.rollouts + self.missing
         yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
         yield from self.completions.summary_line()
@@ -166,32 +188,36 @@ class Profile:
 
 
 class Table:
-    """The tasks that stand out."""
+    """The hardest, easiest or most variable tasks."""
 
     def __init__(self, config: ProfileConfig) -> None:
         self._config = config
         self._rows: list[Row] = []
 
     def add(self, group: Group) -> None:
-        """Consider a task; only as many are kept as are shown."""
+        """Add a task."""
         scores = [stats.scores[self._config.score] for stats in group.stats if self._config.score in stats.scores]
         if not scores or not self._config.top:
             return
         mean = math.fsum(scores) / len(scores)
+        # The sample standard deviation, with n - 1; 0 for a single rollout.
         sd = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, len(scores) - 1))
-        self._rows.append(Row(mean, sd, group.task_index, len(scores), max(scores), _head(group.first)))
+        self._rows.append(Row(mean, sd, group.task_index, len(scores), max(scores), _prompt_of(group.first)))
+        # Tasks that cannot be displayed are dropped now and then, so that memory does not grow with the file.
         if len(self._rows) > 20 * self._config.top:
-            self._rows = self._chosen()
+            self._rows = self._top_rows()
 
     def lines(self) -> Iterator[str]:
-        """The table, its head first."""
+        """The table as lines, its header first."""
         if self._rows:
             order = f"{self._config.sort_by} by {self._config.score}"
             yield f"{'task':>8} {'n':>4} {'mean':>7} {'sd':>7} {'best':>7}  prompt ({order})"
-        for row in self._chosen():
-            yield f"{row.task_index:>8} {row.rollouts:>4} {row.mean:>7.3f} {row.sd:>7.3f} {row.best:>7.3f}  {row.head}"
+        for row in self._top_rows():
+            statistics = f"{row.mean:>7.3f} {row.sd:>7.3f} {row.best:>7.3f}"
+            yield f"{row.task_index:>8} {row.rollouts:>4} {statistics}  {row.prompt}"
 
-    def _chosen(self) -> list[Row]:
+    def _top_rows(self) -> list[Row]:
+        # Ties are in order of task index, so that the table does not depend on the order of the file.
         top = self._config.top
         if self._config.sort_by == "hardest":
             return nsmallest(top, self._rows, key=lambda row: (row.mean, row.task_index))
@@ -201,7 +227,7 @@ class Table:
 
 
 def _infos(group: Group) -> list[Json]:
-    """The numbers of each rollout."""
+    """Scores and token counts of each rollout."""
     return [
         {
             "rollout_id": f"{group.task_index}:{index}",
@@ -214,10 +240,11 @@ def _infos(group: Group) -> list[Json]:
     ]
 
 
-def _head(row: Json) -> str:
+def _prompt_of(row: Json) -> str:
+    """The beginning of the last user message, on one line."""
     params = row.get("responses_create_params")
     text = " ".join(last_user_text(chat_input(params if isinstance(params, dict) else {})).split())
-    return text if len(text) <= _HEAD_CHARACTERS else text[: _HEAD_CHARACTERS - 1] + "…"
+    return text if len(text) <= _PROMPT_CHARACTERS else text[: _PROMPT_CHARACTERS - 1] + "…"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`ng_serve_example`: the packaged agents on ports of their own, and a head server that lists them."""
+"""`ng_serve_example`: serve each packaged agent on its own port, and a head server that lists them."""
 
 from __future__ import annotations
 
@@ -31,29 +31,37 @@ class ServeConfig:
 
 
 def main() -> NoReturn:
-    """`ng_serve_example`."""
+    """Run `ng_serve_example`."""
     run_command("ng_serve_example", ServeConfig, run)
 
 
 def run(config: ServeConfig) -> int:
-    """Serve until interrupted."""
+    """Serve until interrupted, and return the exit code.
+
+    Raises:
+        ConfigError: a port is taken, or uvicorn is not installed.
+    """
     asyncio.run(_serve(config))
     return 0
 
 
-def global_config(parse_urls: dict[str, tuple[str, int]]) -> dict[str, Any]:
-    """What a head server tells of agents: an entry each, in NeMo Gym's shape."""
+def global_config(addresses: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    """The configuration that a head server publishes: an entry per agent, in NeMo Gym's structure."""
     return {
         name: {"responses_api_agents": {"example": {"entrypoint": "app.py", "host": host, "port": port}}}
-        for name, (host, port) in parse_urls.items()
+        for name, (host, port) in addresses.items()
     }
 
 
-def head_app(parse_urls: dict[str, tuple[str, int]]) -> App:
-    """A head server for these agents."""
-    import yaml  # noqa: PLC0415 - quick usage errors
+def head_app(addresses: dict[str, tuple[str, int]]) -> App:
+    """A head server for agents at these addresses.
 
-    text = yaml.safe_dump(global_config(parse_urls))
+    Args:
+        addresses: host and port by name.
+    """
+    import yaml  # noqa: PLC0415 - loaded late, so that usage errors are quick
+
+    text = yaml.safe_dump(global_config(addresses))
 
     async def respond(method: str, path: str, _: bytes) -> tuple[int, Any]:
         if method == "GET" and path in ("/", "/global_config_dict_yaml"):
@@ -68,32 +76,41 @@ async def _serve(config: ServeConfig) -> None:
     import uvicorn  # noqa: PLC0415 - an extra
 
     with ExitStack() as stack:
-        ports = [config.port + place if config.port else 0 for place in range(len(EXAMPLE_AGENTS))]
+        ports = [config.port + number if config.port else 0 for number in range(len(EXAMPLE_AGENTS))]
+        # All ports are bound before the first server starts: a port that is taken is an error, and nothing is served.
         bound = {
             name: stack.enter_context(_bind(config.host, port))
             for name, port in zip(EXAMPLE_AGENTS, ports, strict=True)
         }
         head = stack.enter_context(_bind(config.host, config.head_port))
-        parse_urls = {name: (config.host, _port(listener)) for name, listener in bound.items()}
+        addresses = {name: (config.host, _port(listener)) for name, listener in bound.items()}
         apps = [(example_app(name, config.latency_s), listener) for name, listener in bound.items()]
         servers = [
             (uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")), listener)
-            for app, listener in [*apps, (head_app(parse_urls), head)]
+            for app, listener in [*apps, (head_app(addresses), head)]
         ]
-        for name, (host, port) in parse_urls.items():
+        for name, (host, port) in addresses.items():
             print(f"{name}: http://{host}:{port}")
         print(f"head server: http://{config.host}:{_port(head)}", flush=True)
         await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in servers))
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # A port can be used again at once, although connections of an earlier process are still in TIME_WAIT.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror} (0 takes any free port)") from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}: choose another port, or 0 for any free one"
+        ) from error
     listener.listen(1024)
     return listener
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
     """Run a command: parse its arguments, run it, exit with its exit code."""
+    # Rows become many small objects without cycles. With the default thresholds, the garbage collector would traverse
+    # them again and again.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     try:
@@ -26,11 +28,13 @@ def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn
     except NgRolloutsError as error:
         log(f"error: {redact(str(error))}")
         code = error.exit_code
+    # A reader such as `| head` has read enough: that is not an error.
     except BrokenPipeError:
         code = 0
     except OSError as error:
         log(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}")
         code = ConfigError.exit_code
+    # 128 + SIGINT, as shells report it.
     except KeyboardInterrupt:
         code = 130
     raise SystemExit(code)
@@ -50,8 +54,9 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
             raise ConfigError(f"{argument!r} is not a parameter: write +key=value (see --help)")
         if key.endswith("fpath") and "://" in value:
             raise ConfigError(f"{key} {value}: this command reads local files only: copy the file here first")
+        # An unknown key is read as text here. `build` then rejects it, and suggests the nearest key.
         values[key] = _value(key, value, hints.get(key, str))
-    return build(config, values)
+    return build(config, values, form="+{}=")
 
 
 def _run(name: str, config: type[T], run: Callable[[T], int]) -> int:
@@ -72,6 +77,7 @@ def _value(key: str, text: str, hint: Any) -> Any:
     Raises:
         ConfigError: it has the wrong type.
     """
+    # The members of a union such as `str | None`, or the type itself.
     kinds = getattr(hint, "__args__", (hint,))
     if text == "null" and type(None) in kinds:
         return None

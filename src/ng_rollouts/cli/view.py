@@ -7,20 +7,20 @@ from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.console import print_result
-from ng_rollouts.report.build import ViewConfig, page_of, serve_page
+from ng_rollouts.report.build import ViewConfig, build_page, serve_page
 
 
 def main() -> NoReturn:
-    """`ng_view_rollouts`."""
+    """Run `ng_view_rollouts`."""
     run_command("ng_view_rollouts", ViewConfig, run)
 
 
 def run(config: ViewConfig) -> int:
-    """Write the page, or serve it; the exit code."""
+    """Write or serve the page, and return the exit code."""
     if config.serve:
         serve_page(config)
     else:
-        print_result(f"Page: {page_of(config)}")
+        print_result(f"Page: {build_page(config)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Makes configuration dataclasses from values by name: the one place where names and types are checked."""
+"""Makes configuration dataclasses from values by name. The only module that checks names and types."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from ng_rollouts.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 
-def build(kind: type[T], values: Mapping[str, Any], *, prefix: str = "", groups: Collection[str] = ()) -> T:
+def build(
+    kind: type[T], values: Mapping[str, Any], *, prefix: str = "", groups: Collection[str] = (), form: str = "{}"
+) -> T:
     """Make a configuration.
 
     Args:
         values: by the names of the fields; nested configurations as mappings.
         prefix: goes before names in messages.
         groups: further names to suggest for a typing mistake.
+        form: how a name is typed, in the suggestion.
 
     Raises:
         ConfigError: a name is unknown, a required value is missing, or a value has the wrong type.
@@ -30,7 +33,8 @@ def build(kind: type[T], values: Mapping[str, Any], *, prefix: str = "", groups:
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            hint = did_you_mean(name, [*known, *groups], otherwise=f": the parameters are {', '.join(known)}")
+            every = f": the parameters are {', '.join(known)}"
+            hint = did_you_mean(name, [*known, *groups], form=form, otherwise=every)
             raise ConfigError(f"unknown parameter {prefix}{name}{hint}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
@@ -53,6 +57,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, Mapping):
             return build(hint, value, prefix=f"{name}.")
         kinds = (hint,)
+    # Abstract numbers include those of NumPy. `bool` is a subclass of `int`, but true is not a valid number here.
     for kind in kinds:
         plain = get_origin(kind) or kind
         if plain is float and isinstance(value, Real) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""`env.yaml` in the working folder, where NeMo Gym's users keep the model server's address, key and model."""
+"""`env.yaml` in the working folder, in which NeMo Gym's users keep the address, key and model of the model server."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 
 KEYS = ("policy_base_url", "policy_api_key", "policy_model_name")
-_ASKING = (*KEYS, "verifier", "resources_base_url", "tools")
+_MODEL_SERVER_PARAMETERS = (*KEYS, "verifier", "resources_base_url", "tools")
+"""Parameters that need a model server. One of them on the command line makes the command read `env.yaml`."""
+
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 
 def fill_from_env_yaml(config: Any) -> None:
-    """Take what the command line leaves open from `env.yaml`, if the command is for a model server at all.
+    """Set parameters that the command line leaves out from `env.yaml`, if the command uses a model server.
 
-    With agent servers the file is theirs alone: NeMo Gym's own commands leave it lying there.
+    With agent servers, the file is ignored: it is then the configuration of those servers, which NeMo Gym's commands
+    have read from the same folder.
 
     Args:
         config: the composed config, an OmegaConf `DictConfig`, changed in place.
@@ -27,24 +30,29 @@ def fill_from_env_yaml(config: Any) -> None:
         ConfigError: the file cannot be read.
     """
     path = Path("env.yaml")
-    if config.get("agent_url") is not None or not any(config.get(name) for name in _ASKING) or not path.exists():
+    if (
+        config.get("agent_url") is not None
+        or not any(config.get(name) for name in _MODEL_SERVER_PARAMETERS)
+        or not path.exists()
+    ):
         return
-    from omegaconf import OmegaConf  # noqa: PLC0415 - loaded by now, and only by the command
+    from omegaconf import OmegaConf  # noqa: PLC0415 - the command has loaded it, the API does not need it
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
     try:
-        known = OmegaConf.load(path)
-        found = {name: OmegaConf.select(known, name) for name in KEYS}
+        content = OmegaConf.load(path)
+        values = {name: OmegaConf.select(content, name) for name in KEYS}
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise ConfigError(f"env.yaml cannot be read: {' '.join(str(error).split())}") from error
-    except Exception as error:  # yaml's errors share no base with anything
-        raise ConfigError(f"env.yaml is no YAML: {' '.join(str(error).split())}") from error
-    if found["policy_api_key"] and os.name == "posix" and path.stat().st_mode & _READABLE_BY_OTHERS:
-        log("warning: env.yaml holds policy_api_key, and others may read it: chmod 600 env.yaml")
-    typed = config.get("policy_base_url")
-    if typed is not None and typed != found["policy_base_url"]:
-        found["policy_api_key"] = None  # a key is for the address that it lies beside
-    for name, value in found.items():
+    except Exception as error:  # YAMLError derives from Exception alone, and importing yaml for it takes time
+        raise ConfigError(f"env.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+    if values["policy_api_key"] and os.name == "posix" and path.stat().st_mode & _READABLE_BY_OTHERS:
+        log("warning: env.yaml contains policy_api_key, and other users can read it: chmod 600 env.yaml")
+    explicit_url = config.get("policy_base_url")
+    # The key belongs to the address in the file, and must not be sent to another server.
+    if explicit_url is not None and explicit_url != values["policy_base_url"]:
+        values["policy_api_key"] = None
+    for name, value in values.items():
         if value is not None and config.get(name) is None:
             try:
                 config[name] = value

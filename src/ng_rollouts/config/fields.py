@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -13,19 +14,19 @@ from typing import Any, cast
 from ng_rollouts.errors import ConfigError
 
 REQUIRED = MISSING
-"""The default of a parameter that has to be given."""
+"""The default of a parameter that has none."""
 
 _SPEC = "parameter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What is known of a parameter beside its name, type and default.
+    """The properties of a parameter, other than its name, type and default.
 
     Attributes:
         help: one line, for `--help` and the documentation.
         doc: more than `help`, for the documentation alone (Markdown).
-        required: whether it has to be given.
+        required: whether a value must be set.
         nonempty: whether an empty string or list is an error.
         choices: the allowed values.
         minimum, maximum: inclusive bounds of a number.
@@ -63,7 +64,7 @@ def param(default: Any, help: str, **spec: Any) -> Any:  # noqa: A002 - the fiel
 
 
 def spec_of(each: Field[Any]) -> Spec | None:
-    """What is known of a field; None if it was not defined by `param`."""
+    """The `Spec` of a field; None if it was not defined by `param`."""
     return each.metadata.get(_SPEC)
 
 
@@ -73,7 +74,7 @@ def default_of(each: Field[Any]) -> Any:
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Check every parameter of a configuration against its own bounds and choices, those of nested ones included.
+    """Check every parameter of a configuration, and of nested ones, against its bounds and choices.
 
     Raises:
         ConfigError: a value is missing, empty, out of range or not one of the choices.
@@ -88,7 +89,9 @@ def check_fields(config: Any, prefix: str = "") -> None:
 
 def parameter_fields(config: type) -> Iterator[tuple[Field[Any], Spec]]:
     """The fields that a class itself defines as parameters, without those it inherits."""
-    own = config.__dict__.get("__annotations__", {})
+    # `fields` includes inherited fields, and the annotations of a class are its own. Each mixin is one section of the
+    # documentation, so a parameter must be listed in its own section only.
+    own = inspect.get_annotations(config)
     for each in fields(config):
         if each.name in own and (spec := spec_of(each)):
             yield each, spec
@@ -96,15 +99,16 @@ def parameter_fields(config: type) -> Iterator[tuple[Field[Any], Spec]]:
 
 def _check(name: str, value: Any, spec: Spec) -> None:
     if spec.required and not value:
-        raise ConfigError(f"{name} is missing: add +{name}=VALUE")
+        raise ConfigError(f"{name} is missing: add +{name}={'PATH' if spec.kind == 'path' else 'VALUE'}")
     if spec.nonempty and value in ("", []):
         raise ConfigError(f"{name} is empty: leave it out, or give it a value")
     if value is None:
         return
     if spec.choices and value not in spec.choices:
-        raise ConfigError(f"{name} must be one of {', '.join(spec.choices)}, got {value!r}")
+        wanted = f"one of {', '.join(spec.choices)}" if len(spec.choices) > 1 else f"{spec.choices[0]} or null"
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
     if isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{name} must be a number, got {value}")
+        raise ConfigError(f"{name} must be a finite number, got {value}")
     if (wanted := _bounds(spec)) and not _is_within(cast("float", value), spec):
         raise ConfigError(f"{name} must be {wanted}, got {value:g}")
 

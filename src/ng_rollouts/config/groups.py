@@ -1,4 +1,4 @@
-"""Config groups: where they are, what they are called, what they hold."""
+"""Config groups: their folder, names, members and values."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Any
 
 from ng_rollouts.errors import ConfigError
 
-_FOR_ALL = "# @package _global_"
+_GLOBAL_PACKAGE = "# @package _global_"
+"""First line of a member whose keys are parameters. Without it, they are keys of the parameter named like the group."""
 
 
 def conf_folder() -> Path:
-    """Within the package when installed, at the top of the project in a checkout."""
+    """The folder of the config groups: in the package if that is installed, at the top of a checkout otherwise."""
     package = Path(__file__).resolve().parents[1]
     return next(folder for folder in (package / "conf", package.parents[1] / "conf") if folder.is_dir())
 
 
 @cache
 def group_names() -> frozenset[str]:
-    """Groups of this program, Hydra's own left out."""
+    """The names of the config groups, without those of Hydra itself."""
     return frozenset(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and folder.name != "hydra")
 
 
 def members(group: str) -> list[str]:
-    """What there is to choose from."""
+    """The names of a group's members, sorted."""
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def group_values(group: str, name: str) -> dict[str, Any]:
-    """What choosing a member of a group says, as parameters.
+    """The parameters that a member of a group sets.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the group has no member of that name.
     """
-    import yaml  # noqa: PLC0415 - the command leaves this to Hydra
+    import yaml  # noqa: PLC0415 - only the API needs it: in the command, Hydra reads the groups
 
     file = conf_folder() / group / f"{name}.yaml"
     if not file.is_file():
         raise ConfigError(f"{group} must be one of {', '.join(members(group))}, got {name!r}")
     text = file.read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
-    return dict(values) if text.startswith(_FOR_ALL) else {group: values}
+    return dict(values) if text.startswith(_GLOBAL_PACKAGE) else {group: values}

@@ -32,9 +32,13 @@ Flags
   --hydra-help          further options of Hydra
 
 Exit codes
-  0 all collected   1 more rollouts failed than allowed, or upload_to failed   2 wrong command, config or input; nothing sent
-  3 stopped early: continuing was pointless   4 an error of this program   5 below min_mean or min_coverage
-  130, 143 interrupted
+  0         all rollouts collected
+  1         more rollouts failed than allowed, or upload_to failed
+  2         wrong command, configuration or input; nothing was sent
+  3         stopped early, because continuing was pointless
+  4         unexpected error of this program
+  5         below min_mean or min_coverage
+  130, 143  interrupted
 """
 
 
@@ -51,7 +55,7 @@ def command_help(name: str, config: type) -> str:
 
 
 def parameters_of(section: type, prefix: str = "") -> Iterator[tuple[str, Field[Any], Spec, str]]:
-    """Name, field, description and type of each parameter of a section, those of nested ones included."""
+    """Name, field, spec and type of each parameter of a section, including those of nested configurations."""
     hints = get_type_hints(section)
     specs = {field.name: spec for field, spec in parameter_fields(section)}
     for field in fields_of(section):
@@ -63,7 +67,7 @@ def parameters_of(section: type, prefix: str = "") -> Iterator[tuple[str, Field[
 
 
 def default_text(field: Field[Any], spec: Spec) -> str:
-    """A default as it is typed: `null`, `true`, a number; `required` if there is none."""
+    """A default as it is written on the command line, such as `null` or `true`; `required` if there is none."""
     default = default_of(field)
     if spec.required:
         return "required"
@@ -80,6 +84,7 @@ def _groups(conf: Path) -> Iterator[tuple[str, str]]:
     for folder in sorted(path for path in conf.iterdir() if path.is_dir()):
         for file in sorted(folder.glob("*.yaml")):
             comments = [line[2:] for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+            # The description is the first comment that is not Hydra's package directive.
             yield f"{folder.name}={file.stem}", next(line for line in comments if not line.startswith("@package"))
 
 
@@ -93,5 +98,5 @@ def _type(spec: Spec, hint: Any) -> str:
     if spec.choices:
         return "|".join(spec.choices)
     names = {str: "str", int: "int", float: "float", bool: "bool"}
-    found = [name for kind, name in names.items() if kind is hint or kind in getattr(hint, "__args__", ())]
-    return found[0] if found and "dict" not in str(hint) else "dict"
+    matching = [name for kind, name in names.items() if kind is hint or kind in getattr(hint, "__args__", ())]
+    return matching[0] if matching and "dict" not in str(hint) else "dict"

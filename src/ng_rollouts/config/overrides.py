@@ -1,7 +1,7 @@
-"""The command line as people type it -> overrides that Hydra takes; no Hydra here.
+"""Translates the arguments of the command to overrides in Hydra's grammar. Does not import Hydra.
 
-`k=v`, `+k=v` and `++k=v` come to the same for every known key, flags may stand anywhere, and text needs no quotes
-beyond the shell's. A key that is not known is refused with the nearest that is.
+`k=v`, `+k=v` and `++k=v` mean the same for every known key, flags can be anywhere, and text needs no quotes other than
+the shell's. An unknown key is an error that suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ _FLAGS_WITH_VALUE = frozenset(
 _FLAGS = frozenset("--help -h --hydra-help --version --resolve --run -r --multirun -m --info -i".split())
 _INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
 
-_OF_NEMO_GYM = {
-    "upload_rollouts_to_wandb": "leave it out: nothing is uploaded unless +export=wandb asks for it",
-    "wandb_project": "+export=wandb +export_project=NAME files a run there",
-    "config_paths": "it starts no servers: start them with NeMo Gym, whose head server is asked for agents",
-    "rollout_collection_driver": "a Python program collects with ng_rollouts.collect",
-    "split": "name the file: +input_jsonl_fpath=FILE.jsonl",
-    "skills": "an agent that takes skills finds them in its rows or in its own configuration",
+_NEMO_GYM_PARAMETERS = {
+    "upload_rollouts_to_wandb": "leave it out: rollouts are uploaded only with +export=wandb",
+    "wandb_project": "use +export=wandb +export_project=NAME",
+    "config_paths": "leave it out, and start the servers with NeMo Gym: the agents are read from its head server",
+    "rollout_collection_driver": "to collect from a Python program, use ng_rollouts.collect",
+    "split": "name the file of the split: +input_jsonl_fpath=FILE.jsonl",
+    "skills": "set skills in the rows, or in the configuration of the agent",
 }
-"""What NeMo Gym's command has a place for and this one has not, and what to do instead."""
+"""Parameters of NeMo Gym's command that this command does not have, and what to use instead."""
 
-_PLAIN = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
-"""What Hydra's grammar takes unquoted."""
+_UNQUOTED = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
+"""Values that Hydra's grammar accepts without quotes."""
 
 _KEY = re.compile(r"[\w$-]+", re.ASCII)
 _QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 _CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
+"""Functions of Hydra's grammar: sweeps and casts (Hydra, "Extended override syntax")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What may be overridden.
+    """The keys that the command line can override.
 
     Attributes:
         parameters: dotted names with their types.
         groups: names of config groups.
-        dicts: parameters that may be dicts, below which any key is allowed.
+        dicts: parameters that can be dicts, below which any key is allowed.
     """
 
     parameters: dict[str, Any]
@@ -65,7 +66,7 @@ class Keys:
         """Arguments for Hydra: flags first, then overrides.
 
         Raises:
-            ConfigError: a key or a flag is not known, or an override lacks its value.
+            ConfigError: a key or a flag is unknown, or an override has no value.
         """
         flags, overrides = _split(list(arguments))
         sweep = bool({"-m", "--multirun"} & set(flags))
@@ -75,6 +76,7 @@ class Keys:
     def _rewrite(self, override: str, *, sweep: bool) -> str:
         key, equals, value = override.partition("=")
         name = key.lstrip("+")
+        # Hydra's own overrides: deletions, its settings, and groups in other packages.
         if name.startswith(("~", "hydra.", "hydra/")) or "@" in name:
             return override
         if not equals:
@@ -82,6 +84,7 @@ class Keys:
         if name in self.groups:
             return "" if value == "null" else f"{name}={value}"
         if name in self.parameters:
+            # `++` adds keys that are not in the configuration yet. Other parameters are all in it.
             if get_origin(self.parameters[name]) is dict:
                 return f"++{name}={_value(value, text=False, sweep=sweep)}"
             return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
@@ -96,8 +99,8 @@ class Keys:
         return f"{override!r} is not an override: write +key=value{self._nearest(name)}"
 
     def _nearest(self, name: str) -> str:
-        if cure := _OF_NEMO_GYM.get(name.partition(".")[0]):
-            return f", a parameter of NeMo Gym: {cure}"
+        if advice := _NEMO_GYM_PARAMETERS.get(name.partition(".")[0]):
+            return f", a parameter of NeMo Gym: {advice}"
         known = [*self.parameters, *self.groups]
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
 
@@ -108,16 +111,23 @@ def _may_be_dict(field: Field[Any]) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Text as a quoted string of Hydra's grammar."""
+    """Text as a quoted string of Hydra's grammar.
+
+    A backslash is literal there, except before a quote: backslashes in front of a quote, or at the end, are doubled.
+    """
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def _literal(value: Any) -> str:
-    """A JSON value in Hydra's grammar, whose keys stand without quotes."""
+    """A JSON value in Hydra's grammar, in which keys have no quotes.
+
+    Raises:
+        ConfigError: a key has characters that need quotes.
+    """
     if isinstance(value, dict):
         if not all(_KEY.fullmatch(key) for key in value):
-            raise ConfigError(f"the keys {list(value)} cannot be typed on the command line: put them into the rows")
+            raise ConfigError(f"the keys {list(value)} cannot be written on the command line: set them in the rows")
         return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_literal, value)) + "]"
@@ -125,6 +135,7 @@ def _literal(value: Any) -> str:
 
 
 def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
+    """The dotted name and type of every parameter; `str` for text that may be null."""
     hints = get_type_hints(config)
     for field in fields(config):
         kind = hints[field.name]
@@ -135,6 +146,11 @@ def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and overrides.
+
+    Raises:
+        ConfigError: a flag is unknown.
+    """
     flags: list[str] = []
     overrides: list[str] = []
     while arguments:
@@ -145,7 +161,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         name = argument.partition("=")[0]
         if name not in _FLAGS and name not in _FLAGS_WITH_VALUE:
             hint = f": parameters are written +{argument.lstrip('-')}" if "=" in argument else " (see --help)"
-            raise ConfigError(f"there is no flag {name}{hint}")
+            raise ConfigError(f"unknown flag {name}{hint}")
         flags.append(argument)
         if (argument in _FLAGS_WITH_VALUE and arguments) or (
             argument in ("--info", "-i") and arguments and arguments[0] in _INFO_TOPICS
@@ -155,13 +171,14 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _value(value: str, *, text: bool, sweep: bool) -> str:
-    """A value as Hydra's grammar takes it: text in quotes where it would be read as anything else."""
+    """A value in Hydra's grammar: text in quotes, unless the user has quoted it or it is part of a sweep."""
     if _QUOTED.fullmatch(value) or (sweep and (_SWEEP.fullmatch(value) or "," in value)):
         return value
     if text:
         return value if value in ("null", "") else quoted(value)
+    # JSON differs from Hydra's grammar in the quotes of keys. Other text in brackets is in that grammar already.
     if value[:1] in ("[", "{"):
         with suppress(ValueError):
             return _literal(json.loads(value))
     structured = value[:1] in ("[", "{") or _CAST.fullmatch(value)
-    return value if structured or "${" in value or _PLAIN.fullmatch(value) else quoted(value)
+    return value if structured or "${" in value or _UNQUOTED.fullmatch(value) else quoted(value)

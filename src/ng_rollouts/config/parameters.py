@@ -1,7 +1,8 @@
 """Every parameter of `ng_collect_rollouts`.
 
-The mixin classes are the sections of `--help` and of the documentation, in the order of `SECTIONS`. Values are checked
-when a `CollectConfig` is made, so that a wrong one is reported before anything else happens.
+The mixin classes are the sections of `--help` and of the documentation, in the order of `SECTIONS`. Their docstrings
+are the titles. Values are checked when a `CollectConfig` is made, so that a wrong one is reported before anything else
+happens.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ ENTRY_KEYS = (
     "tools",
     "max_steps",
 )
-"""What an entry under `agents` may set for a model server; the parameter of the same name fills in the rest."""
+"""Keys of an entry under `agents` for a model server. The parameter of the same name is the default of each."""
 
 HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 
 
 @dataclass(kw_only=True)
 class HeadServer:
+    """Address of the NeMo Gym head server."""
+
     host: str = param("127.0.0.1", "Host of the NeMo Gym head server that resolves all other agent names.")
     port: int = param(11000, "Port of the head server.", minimum=1, maximum=65535)
 
@@ -157,7 +160,7 @@ class ModelServers:
     )
     verifier: dict[str, Any] = param(
         {},
-        "What scores answers; see `verifier=`. +verifier.answer_field=FIELD names the field of the expected answer.",
+        "Scorer of the answers; see `verifier=`. +verifier.answer_field=FIELD names the field of the expected answer.",
         doc="[Verifiers](verifiers.md).",
         kind="group and dict",
         decides_results=True,
@@ -179,6 +182,8 @@ class ModelServers:
 
 @dataclass(kw_only=True)
 class Prices:
+    """Prices per million tokens, in any currency."""
+
     input: float | None = param(None, "Price per million input tokens, to report the cost.", minimum=0)
     output: float | None = param(None, "Price per million output tokens.", minimum=0)
 
@@ -207,7 +212,7 @@ class Sampling:
     responses_create_params: dict[str, Any] = param(
         {},
         "Overrides of each row's sampling parameters: .temperature=0.7 .top_p=0.9 .max_output_tokens=512 .seed=42",
-        doc="`.temperature` is from 0 to 2, `.top_p` from 0 to 1; any other parameter is passed on. A nested value "
+        doc="`.temperature` is from 0 to 2, `.top_p` from 0 to 1. Other parameters are sent unchanged. A nested value "
         "replaces the row's.",
         decides_results=True,
     )
@@ -353,6 +358,7 @@ class MetricsAndReports:
     export_project: str = param("ng_rollouts", "Project or experiment for the run in experiment trackers.")
 
 
+# Dataclasses collect fields from the last base to the first: in this order, the fields are in the order of SECTIONS.
 @dataclass(kw_only=True)
 class CollectConfig(
     MetricsAndReports,
@@ -379,6 +385,7 @@ class CollectConfig(
         check_max_failed(self.max_failed_rollouts)
         check_min_mean(self.min_mean)
         check_sampling(self.responses_create_params, "responses_create_params.")
+        # One representation for values that mean the same, so that other modules need not know the alternatives.
         self.executor = executor_options(self.executor)
         self.export = integration_names(self.export)
         self.limit = self.limit or None
@@ -414,6 +421,7 @@ def _check_model_server(config: CollectConfig) -> None:
         raise ConfigError("agent_url is for an agent server, policy_base_url for a model server: give one of them")
     if config.resources_base_url and config.tools:
         raise ConfigError("resources_base_url and tools both provide tools: give one of them")
+    # A model server can also be in an entry of `agents`, which is checked when the agents are resolved.
     if config.policy_base_url is None and not any(
         "policy_base_url" in (entry or ()) for entry in config.agents.values()
     ):
@@ -429,6 +437,7 @@ def _check_resume(config: CollectConfig) -> None:
 
 def _check_shards(config: CollectConfig) -> None:
     index, count = config.shard_index, config.num_shards
+    # With shard_from, num_shards may still be given: a job array can have gaps.
     if config.shard_from is not None:
         if index is not None:
             raise ConfigError("shard_from=slurm and shard_index both set the shard: give one of them")

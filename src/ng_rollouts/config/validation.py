@@ -1,4 +1,4 @@
-"""Checks of parameters that are more than a number or a name, made when a configuration is made."""
+"""Checks of parameters for which bounds or choices are not enough. They run when a configuration is made."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 from ng_rollouts.errors import ConfigError, require_extra
 
-_RANGED = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
+_CHECKED_SAMPLING = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
+"""Sampling parameters with a range. Rows that set none of them, which most do, are not checked further."""
 
 INTEGRATIONS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
-"""Where a finished run can be sent, and the module that each integration needs."""
+"""The integrations that can receive a finished run, and the module that each of them needs."""
 
 _RAY: dict[str, Any] = {
     "kind": "ray",
@@ -20,15 +21,16 @@ _RAY: dict[str, Any] = {
     "resources": {},
     "runtime_env": {},
 }
+"""The options of executor=ray, with their defaults."""
 
 
 def check_sampling(params: dict[str, Any], prefix: str) -> None:
-    """Check the ranges of sampling parameters; null leaves one to the model.
+    """Check the ranges of sampling parameters. Null is allowed: the model then uses its default.
 
     Raises:
         ConfigError: one is out of range or of the wrong type.
     """
-    if _RANGED.isdisjoint(params):
+    if _CHECKED_SAMPLING.isdisjoint(params):
         return
     _check_number(params, "temperature", 0.0, 2.0, prefix)
     _check_number(params, "top_p", 0.0, 1.0, prefix)
@@ -45,29 +47,30 @@ def _check_number(params: dict[str, Any], name: str, low: float, high: float, pr
     value = params.get(name)
     if value is None:
         return
+    # `bool` is a subclass of `int`, so it has to be excluded. NaN fails every comparison, so it is not in the range.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ConfigError(f"{prefix}{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
 def executor_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of an executor, completed with defaults.
+    """The options of an executor, with defaults for those that are left out.
 
     Raises:
         ConfigError: an option is unknown or out of range, or the executor is not installed.
     """
     kind = options.get("kind", "local")
     if kind == "local":
-        if beside := options.keys() - {"kind"}:
-            raise ConfigError(f"executor.{min(beside)} is for +executor=ray")
+        if extra := options.keys() - {"kind"}:
+            raise ConfigError(f"executor.{min(extra)} needs +executor=ray: add it, or leave executor.{min(extra)} out")
         return {"kind": "local"}
     if kind != "ray":
         raise ConfigError(f"executor.kind must be local or ray, got {kind!r}")
     for name in options.keys() - _RAY.keys():
         raise ConfigError(f"executor has no option {name!r}: its options are {', '.join(_RAY)}")
-    found = {**_RAY, **options}
-    _check_ray(found)
+    completed = {**_RAY, **options}
+    _check_ray(completed)
     require_extra("ray", "ray", "executor=ray")
-    return found
+    return completed
 
 
 def _check_ray(options: dict[str, Any]) -> None:
@@ -76,13 +79,17 @@ def _check_ray(options: dict[str, Any]) -> None:
         if not (_is_int(value) and value > 0) and not (name == "num_actors" and value is None):
             raise ConfigError(f"executor.{name} must be a positive integer, got {value!r}")
     if not _is_amount(options["num_cpus"]):
-        raise ConfigError(f"executor.num_cpus must be a number from 0, got {options['num_cpus']!r}")
-    for name, kind in (("address", str | None), ("resources", dict | None), ("runtime_env", dict | None)):
-        if not isinstance(options[name], kind):
-            raise ConfigError(f"executor.{name} must not be {options[name]!r}")
+        raise ConfigError(f"executor.num_cpus must be a number >= 0, got {options['num_cpus']!r}")
+    for name, kind in (("address", str), ("resources", dict), ("runtime_env", dict)):
+        if not isinstance(options[name], kind | None):
+            wanted = "text" if kind is str else "a dict"
+            raise ConfigError(f"executor.{name} must be {wanted} or null, got {options[name]!r}")
     for name, value in (options["resources"] or {}).items():
         if name in ("CPU", "GPU") or not _is_amount(value):
-            raise ConfigError(f"executor.resources.{name} must be a custom resource and a number, got {value!r}")
+            raise ConfigError(
+                f"executor.resources.{name} must be a number >= 0 of a custom resource other than CPU and GPU, "
+                f"got {value!r}"
+            )
 
 
 def _is_amount(value: object) -> bool:
@@ -90,15 +97,16 @@ def _is_amount(value: object) -> bool:
 
 
 def integration_names(wanted: Any) -> list[str]:
-    """Integrations as a list without duplicates.
+    """The value of `export` as a list without duplicates.
 
     Raises:
-        ConfigError: one is not known.
+        ConfigError: one of the names is unknown.
     """
     names = [] if wanted is None else wanted if isinstance(wanted, list) else [wanted]
     for name in names:
         if name not in INTEGRATIONS:
             raise ConfigError(f"export must be one of {', '.join(INTEGRATIONS)}, or a list of them, got {name!r}")
+    # In the order of the user, which a set would not keep.
     return list(dict.fromkeys(names))
 
 
@@ -131,6 +139,7 @@ def check_max_failed(allowed: Any) -> None:
     """
     if isinstance(allowed, bool) or not isinstance(allowed, (int, float)) or not allowed >= 0:
         raise ConfigError(f"max_failed_rollouts must be a count or a fraction such as 0.01, got {allowed!r}")
+    # The type decides: 1 is one rollout, 1.0 is all of them.
     if isinstance(allowed, float) and allowed > 1:
         raise ConfigError(f"max_failed_rollouts must be a whole count or a fraction up to 1.0, got {allowed!r}")
 

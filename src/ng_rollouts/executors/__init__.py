@@ -1,1 +1,1 @@
-"""Executors: where attempts run. In this process or on a Ray cluster."""
+"""Executors: make attempts in this process or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""How one rollout becomes one outcome: in this process, or elsewhere."""
+"""The `Executor` protocol: it makes attempts at rollouts, in this process or elsewhere."""
 
 from __future__ import annotations
 
@@ -12,34 +12,39 @@ from ng_rollouts.types import Result, Rollout
 
 
 class Executor(Protocol):
-    """Has attempts made, many at once."""
+    """Makes one attempt per call, with many calls in flight."""
 
     async def call(self, rollout: Rollout, attempts: int) -> Result:
-        """Make one attempt, which has so many before it.
+        """Make one attempt.
+
+        Args:
+            rollout: the rollout to attempt.
+            attempts: the number of earlier attempts at it.
 
         Raises:
-            AttemptFailed: it did not end in a result.
+            AttemptFailed: the attempt did not end in a result.
         """
         ...
 
     @property
     def max_concurrency(self) -> int | None:
-        """So many it has room for; None if there is no bound."""
+        """Upper bound of attempts in flight; None for no bound."""
         ...
 
     def summary_lines(self) -> Iterable[str]:
-        """What there is to tell of it at the end."""
+        """Lines for the summary at the end of the run."""
         ...
 
 
 def open_executor(
     config: CollectConfig, agents: Mapping[str, Agent], rows: Mapping[str, int]
 ) -> AbstractAsyncContextManager[Executor]:
-    """The executor that the config asks for.
+    """Create the executor that `executor` selects.
 
     Args:
-        agents: what answers, in this process.
-        rows: by the name of an agent.
+        config: the run's parameters.
+        agents: the agents of this process, by name.
+        rows: the number of rows for each agent, by name. Ray actors create their own agents from it.
     """
     if config.executor.get("kind") == "ray":
         from ng_rollouts.executors.ray import RayExecutor  # noqa: PLC0415 - an extra

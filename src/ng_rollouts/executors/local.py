@@ -1,4 +1,4 @@
-"""Attempts in this process."""
+"""Executor that makes attempts in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ng_rollouts.types import AgentRequest, Json, Result, Rollout
 
 @dataclass(frozen=True, slots=True)
 class LocalExecutor:
-    """Asks the agent of a rollout, and makes a row of its reply."""
+    """Calls the agent of a rollout, and converts its reply to a result."""
 
     config: CollectConfig
     agents: Mapping[str, Agent]
@@ -23,14 +23,14 @@ class LocalExecutor:
     max_concurrency = None
 
     def summary_lines(self) -> Iterable[str]:
-        """Nothing beside what is told of agents."""
+        """No lines: the summary reports on agents and their servers itself."""
         return ()
 
     async def call(self, rollout: Rollout, attempts: int) -> Result:
         """Make one attempt."""
         agent = self.agents[rollout.agent]
         request = rollout.request(attempts)
-        reply = await (agent.run(request) if agent.is_remote else self._answer(agent, request))
+        reply = await (agent.run(request) if agent.is_remote else self._run_with_timeout(agent, request))
         return result_of(
             rollout,
             reply,
@@ -39,8 +39,8 @@ class LocalExecutor:
             answer_key=self.config.answer_key,
         )
 
-    async def _answer(self, agent: Agent, request: AgentRequest) -> Json:
-        """The reply of an agent in this process, which is given no more time than a request to a server is."""
+    async def _run_with_timeout(self, agent: Agent, request: AgentRequest) -> Json:
+        """Run an agent of this process within `rollout_timeout_s`. The HTTP client enforces it for remote agents."""
         try:
             async with asyncio.timeout(self.config.rollout_timeout_s):
                 return await agent.run(request)

@@ -1,6 +1,7 @@
-"""Attempts by Ray actors, spread over the nodes of a cluster; plan, journal, order and figures stay here.
+"""Executor that makes attempts in Ray actors, spread over the nodes of a cluster.
 
-An actor is only a caller. What one held when it was killed, or its node removed, is asked again of another.
+Actors only make attempts. The plan, the journal, the order and the metrics stay in this process, the driver. If an
+actor is killed or its node is removed, its attempts are repeated on other actors.
 """
 
 from __future__ import annotations
@@ -25,37 +26,47 @@ from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, Stopped
 from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
 from ng_rollouts.types import Result, Rollout
 
-_BATCH = 64
-_TAKE_WAIT_S = 1.0
-_SILENT_S = 300.0
-"""An actor that has not said anything for so long, not even that nothing has ended, is taken for lost."""
+_MAX_BATCH = 64
+"""Requests in one remote call. A batch shares the cost of the call, and stays small enough to be sent at once."""
 
-_START_S = 120.0
-"""An actor may take so long to be there: a node may have to be, first."""
+_POLL_TIMEOUT_S = 1.0
+"""An actor with no outcomes replies after this time. The empty reply shows that it is alive."""
 
-_KNOCK_S = 5.0
-_CLOSE_S = 10.0
-_JOIN_S = 15.0
-"""Once there is an actor, the others have so long to be there, too: what is allowed a minute is divided among them."""
+_REPLY_TIMEOUT_S = 300.0
+"""An actor that does not reply to a call within this time, not even with an empty list, counts as lost."""
 
-_LOSSES_OF_A_ROLLOUT = 3
-_LOSSES_IN_A_ROW = 10
-"""An actor that is lost so often without having answered is not started again."""
+_START_TIMEOUT_S = 120.0
+"""Time limit for the first actor to start, and again for its agents. A cluster that scales may first add a node."""
+
+_OTHER_ACTORS_TIMEOUT_S = 15.0
+"""Time that the other actors get once the first is up. The rate limits are divided among those that are up by then."""
+
+_CONNECT_TIMEOUT_S = 5.0
+"""Time limit for a connection to the cluster's address, before Ray is called: Ray itself retries for minutes."""
+
+_CLOSE_TIMEOUT_S = 10.0
+"""Time limit for actors to close their connections. After that they are killed."""
+
+_MAX_LOSSES_PER_ROLLOUT = 3
+"""A rollout fails once this many actors were lost while they ran it, because it may itself be what ends them."""
+
+_MAX_CONSECUTIVE_LOSSES = 10
+"""An actor that is lost this many times without an outcome in between is not restarted."""
 
 
-class _LostError(Exception):
-    """The actor is gone that held an attempt."""
+class _ActorLostError(Exception):
+    """The actor that ran an attempt was lost."""
 
 
-def _knock(address: str | None) -> None:
-    """See whether anybody is at an address: Ray itself would try for minutes.
+def _check_reachable(address: str | None) -> None:
+    """Check that a server accepts connections at `host:port`. Other forms of an address are not checked.
 
     Raises:
-        OSError: nobody is.
+        OSError: no server does.
     """
     host, _, port = (address or "").rpartition(":")
     if host and port.isdecimal():
-        with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S):
             pass
 
 
@@ -65,32 +76,38 @@ async def _ping(actor: _Actor) -> None:
 
 @dataclass(eq=False, slots=True)
 class _Actor:
-    """An actor, and what it has been asked.
+    """The driver's view of an actor.
 
     Attributes:
-        losses: how often it was lost without having answered since.
+        handle: Ray's handle; a new one after each loss.
+        pending: the attempts in flight, by request id.
+        outbox: requests that are not sent yet.
+        has_requests: set while the outbox is not empty.
+        is_up: whether it has agents and takes requests.
+        consecutive_losses: how often it was lost since its last outcome.
     """
 
     handle: Any
     pending: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
     outbox: list[AttemptRequest] = field(default_factory=list)
-    has_mail: asyncio.Event = field(default_factory=asyncio.Event)
+    has_requests: asyncio.Event = field(default_factory=asyncio.Event)
     is_up: bool = False
-    losses: int = 0
+    consecutive_losses: int = 0
 
-    def post(self, call: AttemptRequest) -> None:
-        self.outbox.append(call)
-        self.has_mail.set()
+    def enqueue(self, request: AttemptRequest) -> None:
+        self.outbox.append(request)
+        self.has_requests.set()
 
 
 class RayExecutor:
-    """Actors of a Ray cluster, the least busy first.
+    """Makes attempts in the actors of a Ray cluster. Each attempt goes to the least busy actor.
 
     Args:
-        rows: by the name of an agent.
+        config: the run's parameters.
+        rows: the number of rows for each agent, by name.
 
     Raises:
-        Unreachable: there is no such cluster, or no actor could be started.
+        Unreachable: the cluster cannot be reached, or no actor could be started.
     """
 
     def __init__(self, config: CollectConfig, rows: Mapping[str, int]) -> None:
@@ -99,172 +116,185 @@ class RayExecutor:
         self._options = config.executor
         self._actors: list[_Actor] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._numbers = count()
-        self._room = asyncio.Event()
-        self._why: BaseException | None = None
-        self._lost_actors = self._asked_again = 0
+        self._request_ids = count()
+        self._state_changed = asyncio.Event()
+        self._last_loss: BaseException | None = None
+        self._actors_lost = self._attempts_repeated = 0
 
     async def __aenter__(self) -> Self:
-        wanted = self._connect()
+        requested = self._connect()
         try:
-            self._actors = await self._those_that_come(wanted)
+            self._actors = await self._start_actors(requested)
             for actor in self._actors:
-                self._spawn(self._look_after(actor))
-            async with asyncio.timeout(_START_S):
-                await self._all_are_up()
+                self._spawn(self._supervise(actor))
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self._wait_until_up()
         except TimeoutError as error:
             await self.__aexit__()
-            raise Unreachable(f"no Ray actor was ready within {_START_S:g} s: has the cluster free CPUs?") from error
+            message = f"no Ray actor was ready within {_START_TIMEOUT_S:g} s"
+            raise Unreachable(f"{message}: check that the cluster has free CPUs") from error
         except BaseException:
-            await self.__aexit__()
+            await self.__aexit__()  # `async with` does not call it if __aenter__ raises
             raise
         nodes = len([node for node in ray.nodes() if node["Alive"]])
-        there = (
-            f"{len(self._actors)} actors" if len(self._actors) == wanted else f"{len(self._actors)} of {wanted} actors"
-        )
-        log(f"Ray: {there} on {nodes} nodes")
+        started = len(self._actors)
+        actors = f"{started} actors" if started == requested else f"{started} of {requested} actors"
+        log(f"Ray: {actors} on {nodes} nodes")
         return self
 
-    async def _those_that_come(self, wanted: int) -> list[_Actor]:
-        """The actors for which the cluster has room."""
-        actors = [_Actor(self._new_handle()) for _ in range(wanted)]
+    async def _start_actors(self, requested: int) -> list[_Actor]:
+        """Start actors, and return those for which the cluster has resources."""
+        actors = [_Actor(self._new_handle()) for _ in range(requested)]
         pings = {asyncio.ensure_future(_ping(actor)): actor for actor in actors}
-        async with asyncio.timeout(_START_S):
+        async with asyncio.timeout(_START_TIMEOUT_S):
             await asyncio.wait(pings, return_when=asyncio.FIRST_COMPLETED)
         if len(pings) > 1:
-            await asyncio.wait(pings, timeout=_JOIN_S)
-        came = [actor for ping, actor in pings.items() if ping.done()]
+            await asyncio.wait(pings, timeout=_OTHER_ACTORS_TIMEOUT_S)
+        started = [actor for ping, actor in pings.items() if ping.done()]
         for ping, actor in pings.items():
             if not ping.done():
                 ping.cancel()
-                ray.kill(actor.handle)
-        return came
+                ray.kill(actor.handle)  # or Ray would start it whenever resources become free
+        return started
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                closed = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
-                await asyncio.gather(*closed, return_exceptions=True)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                closing = [actor.handle.close.remote() for actor in self._actors if actor.is_up]
+                await asyncio.gather(*closing, return_exceptions=True)
         for actor in self._actors:
             ray.kill(actor.handle)
         ray.shutdown()
 
     @property
     def max_concurrency(self) -> int | None:
-        """What all actors together have room for."""
+        """Upper bound of attempts in flight on all actors together."""
         return len(self._actors) * int(self._options["max_in_flight_per_actor"])
 
     def summary_lines(self) -> Iterator[str]:
-        """What was lost."""
-        if self._lost_actors:
-            yield f"Ray: {self._lost_actors} actors were lost, {self._asked_again} attempts they held were made again"
+        """The numbers of lost actors and repeated attempts, if any."""
+        if self._actors_lost:
+            repeated = f"{self._attempts_repeated} of their attempts were repeated"
+            yield f"Ray: {self._actors_lost} actors were lost, {repeated}"
 
     async def call(self, rollout: Rollout, attempts: int) -> Result:
-        """Make one attempt, as often as it takes for an actor to see its end.
+        """Make one attempt, and repeat it on another actor if its actor is lost.
+
+        A repetition does not count towards `max_attempts`.
 
         Raises:
             AttemptFailed: it did not end in a result.
             StoppedEarly: no actor is left.
         """
-        for _ in range(_LOSSES_OF_A_ROLLOUT):
+        for _ in range(_MAX_LOSSES_PER_ROLLOUT):
             actor = await self._least_busy()
-            number = next(self._numbers)
+            request_id = next(self._request_ids)
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-            actor.pending[number] = future
-            actor.post(AttemptRequest(number, rollout, attempts))
+            actor.pending[request_id] = future
+            actor.enqueue(AttemptRequest(request_id, rollout, attempts))
             try:
                 return await future
-            except _LostError:
-                self._asked_again += 1
+            except _ActorLostError:
+                self._attempts_repeated += 1
             except asyncio.CancelledError:
-                actor.post(AttemptRequest(number))
+                actor.enqueue(AttemptRequest(request_id))  # cancels it in the actor, too
                 raise
             finally:
-                actor.pending.pop(number, None)
-                self._room.set()
-        raise AttemptFailed(FailureClass.ACTOR_LOST, f"{_LOSSES_OF_A_ROLLOUT} actors were lost that held it")
+                actor.pending.pop(request_id, None)
+                self._state_changed.set()  # another call may be waiting for a free slot
+        message = f"{_MAX_LOSSES_PER_ROLLOUT} actors were lost while they ran it"
+        raise AttemptFailed(FailureClass.ACTOR_LOST, message)
 
     def _connect(self) -> int:
-        """Join the cluster, or start one; how many actors there are to be."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        terminated = signal.getsignal(signal.SIGTERM)
+        """Connect to the cluster, or start one on this machine.
+
+        Returns:
+            The number of actors to start.
+
+        Raises:
+            Unreachable: the connection failed, or the cluster lacks the resources of an actor.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports unless you enable them
+        handler = signal.getsignal(signal.SIGTERM)
         try:
-            _knock(self._options["address"])
+            _check_reachable(self._options["address"])
             ray.init(
-                address=self._options["address"] or "local",
+                address=self._options["address"] or "local",  # None would join any cluster left on this machine
                 runtime_env=dict(self._options["runtime_env"] or {}) or None,
                 include_dashboard=False if self._options["address"] is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
         except (OSError, RuntimeError, TypeError, ValueError, RayError) as error:
-            told = f"executor.address={self._options['address']}, executor.runtime_env={self._options['runtime_env']}"
-            raise Unreachable(f"Ray cannot be joined by {told}: {error}") from error
+            options = (
+                f"executor.address={self._options['address']}, executor.runtime_env={self._options['runtime_env']}"
+            )
+            raise Unreachable(f"cannot connect to Ray with {options}: {error}") from error
         finally:
-            signal.signal(signal.SIGTERM, terminated)  # which Ray takes for itself
-        there = ray.cluster_resources()
+            signal.signal(signal.SIGTERM, handler)  # ray.init installs its own
+        resources = ray.cluster_resources()
         for name, needed in (self._options["resources"] or {}).items():
-            if there.get(name, 0) < needed:
+            if resources.get(name, 0) < needed:
                 ray.shutdown()
-                raise Unreachable(f"executor.resources.{name}={needed}: the cluster has {there.get(name, 0):g}")
-        by_cpus = int(there.get("CPU", 1) // (self._options["num_cpus"] or 1))
+                raise Unreachable(f"executor.resources.{name}={needed}: the cluster has {resources.get(name, 0):g}")
+        by_cpus = int(resources.get("CPU", 1) // (self._options["num_cpus"] or 1))
         return int(self._options["num_actors"] or max(1, by_cpus))
 
     def _new_handle(self) -> Any:
-        remote = ray.remote(RayWorker).options(
+        actor_class = ray.remote(RayWorker).options(
             num_cpus=self._options["num_cpus"],
             resources=dict(self._options["resources"] or {}),
             scheduling_strategy="SPREAD",
-            max_concurrency=1000,
+            max_concurrency=1000,  # calls at once in an async actor; `take` waits while `submit` is served
         )
-        return remote.remote(self._config, self._rows)
+        return actor_class.remote(self._config, self._rows)
 
-    async def _look_after(self, actor: _Actor) -> None:
-        """Start an actor, exchange mail with it, and begin again when it is lost."""
-        while actor.losses < _LOSSES_IN_A_ROW:
+    async def _supervise(self, actor: _Actor) -> None:
+        """Create an actor's agents, exchange batches with it, and restart it when it is lost."""
+        while actor.consecutive_losses < _MAX_CONSECUTIVE_LOSSES:
             try:
                 await actor.handle.start.remote(len(self._actors))
                 actor.is_up = True
-                self._room.set()
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(self._send(actor))
-                    both.create_task(self._receive(actor))
-            except* Exception as lost:
-                self._lose(actor, lost.exceptions[0])
-                ray.kill(actor.handle)
-                if actor.losses < _LOSSES_IN_A_ROW:
+                self._state_changed.set()
+                async with asyncio.TaskGroup() as exchange:
+                    exchange.create_task(self._send(actor))
+                    exchange.create_task(self._receive(actor))
+            except* Exception as errors:
+                self._record_loss(actor, errors.exceptions[0])
+                ray.kill(actor.handle)  # it may only be slow: an actor must not run attempts that are repeated
+                if actor.consecutive_losses < _MAX_CONSECUTIVE_LOSSES:
                     actor.handle = self._new_handle()
 
-    def _lose(self, actor: _Actor, why: BaseException) -> None:
-        self._why = why
-        self._lost_actors += actor.is_up
+    def _record_loss(self, actor: _Actor, error: BaseException) -> None:
+        self._last_loss = error
+        self._actors_lost += actor.is_up
         actor.is_up = False
-        actor.losses += 1
+        actor.consecutive_losses += 1
         actor.outbox.clear()
         for future in actor.pending.values():
             if not future.done():
-                future.set_exception(_LostError())
-        self._room.set()
+                future.set_exception(_ActorLostError())
+        self._state_changed.set()
 
     async def _send(self, actor: _Actor) -> None:
         while True:
-            await actor.has_mail.wait()
-            batch, actor.outbox = actor.outbox[:_BATCH], actor.outbox[_BATCH:]
+            await actor.has_requests.wait()
+            batch, actor.outbox = actor.outbox[:_MAX_BATCH], actor.outbox[_MAX_BATCH:]
             if not actor.outbox:
-                actor.has_mail.clear()
-            async with asyncio.timeout(_SILENT_S):
+                actor.has_requests.clear()
+            async with asyncio.timeout(_REPLY_TIMEOUT_S):
                 await actor.handle.submit.remote(batch)
 
     async def _receive(self, actor: _Actor) -> None:
         while True:
-            async with asyncio.timeout(_SILENT_S):
-                outcomes: list[AttemptOutcome] = await actor.handle.take.remote(_TAKE_WAIT_S)
+            async with asyncio.timeout(_REPLY_TIMEOUT_S):
+                outcomes: list[AttemptOutcome] = await actor.handle.take.remote(_POLL_TIMEOUT_S)
             for outcome in outcomes:
-                actor.losses = 0
-                future = actor.pending.get(outcome.number)
-                if future is None or future.done():
+                actor.consecutive_losses = 0
+                future = actor.pending.get(outcome.request_id)
+                if future is None or future.done():  # cancelled in the meantime
                     continue
                 if outcome.failure is not None:
                     future.set_exception(failure_from_values(outcome.failure))
@@ -272,30 +302,42 @@ class RayExecutor:
                     future.set_result(outcome.result)
 
     async def _least_busy(self) -> _Actor:
-        room = int(self._options["max_in_flight_per_actor"])
-        while True:
-            there = [actor for actor in self._actors if actor.is_up and len(actor.pending) < room]
-            if there:
-                return min(there, key=lambda actor: len(actor.pending))
-            self._check_any_left()
-            self._room.clear()
-            await self._room.wait()
+        """The actor with the fewest attempts in flight; wait for one that is up and below its bound.
 
-    async def _all_are_up(self) -> None:
-        while not all(actor.is_up or actor.losses for actor in self._actors) or not any(
+        Raises:
+            StoppedEarly: no actor is left.
+        """
+        limit = int(self._options["max_in_flight_per_actor"])
+        while True:
+            available = [actor for actor in self._actors if actor.is_up and len(actor.pending) < limit]
+            if available:
+                return min(available, key=lambda actor: len(actor.pending))
+            self._check_any_left()
+            self._state_changed.clear()
+            await self._state_changed.wait()
+
+    async def _wait_until_up(self) -> None:
+        """Wait until each actor is up or was lost, and at least one is up."""
+        while not all(actor.is_up or actor.consecutive_losses for actor in self._actors) or not any(
             actor.is_up for actor in self._actors
         ):
             self._check_any_left()
-            self._room.clear()
-            await self._room.wait()
+            self._state_changed.clear()
+            await self._state_changed.wait()
 
     def _check_any_left(self) -> None:
-        if all(actor.losses >= _LOSSES_IN_A_ROW for actor in self._actors):
-            cause = getattr(self._why, "cause", None) or self._why
+        """Check that an actor is up or is restarted.
+
+        Raises:
+            ConfigError, StoppedEarly: none is left; the error of the last one if it is such an error.
+        """
+        if all(actor.consecutive_losses >= _MAX_CONSECUTIVE_LOSSES for actor in self._actors):
+            # Ray wraps an exception of the actor's own code, and keeps the original as `cause`
+            cause = getattr(self._last_loss, "cause", None) or self._last_loss
             if isinstance(cause, (ConfigError, StoppedEarly)):
                 raise cause
-            told = next(iter(str(cause).strip().splitlines()), "")
-            raise StoppedEarly(f"no Ray actor is left: {type(cause).__name__}: {told}")
+            first_line = next(iter(str(cause).strip().splitlines()), "")
+            raise StoppedEarly(f"no Ray actor is left: {type(cause).__name__}: {first_line}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

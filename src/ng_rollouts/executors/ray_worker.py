@@ -1,8 +1,9 @@
-"""What runs in a process elsewhere: attempts in, outcomes out, a batch at a time."""
+"""The Ray actor that makes attempts: requests in and outcomes out, in batches."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -10,32 +11,40 @@ from typing import Any, NamedTuple
 
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import quietly
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.executors.local import LocalExecutor
 from ng_rollouts.types import Result, Rollout
 
 
 class AttemptRequest(NamedTuple):
-    """An attempt that is asked for; without a rollout, the attempt of this number is no longer wanted."""
+    """A request from the driver to make an attempt or, without a rollout, to cancel one.
 
-    number: int
+    Attributes:
+        request_id: identifies the attempt. It is unique within the run.
+        rollout: the rollout to attempt; None to cancel the attempt.
+        attempts: the number of earlier attempts at the rollout.
+    """
+
+    request_id: int
     rollout: Rollout | None = None
     attempts: int = 0
 
 
 class AttemptOutcome(NamedTuple):
-    """How an attempt ended."""
+    """The outcome of an attempt: either a result or a failure, as `failure_to_values` returns it."""
 
-    number: int
+    request_id: int
     result: Result | None
     failure: tuple[str, str, dict[str, Any]] | None = None
 
 
 class RayWorker:
-    """Agents of its own, over connections of its own.
+    """Makes attempts with its own agents and connections.
 
     Args:
-        rows: by the name of an agent.
+        config: the run's parameters.
+        rows: the number of rows for each agent, by name.
     """
 
     def __init__(self, config: CollectConfig, rows: Mapping[str, int]) -> None:
@@ -43,81 +52,88 @@ class RayWorker:
         self._rows = rows
         self._stack = AsyncExitStack()
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._done: list[AttemptOutcome] = []
-        self._any_done = asyncio.Event()
+        self._outcomes: list[AttemptOutcome] = []
+        self._has_outcomes = asyncio.Event()
         self._executor: LocalExecutor | None = None
 
     async def ping(self) -> None:
-        """Be there."""
+        """Do nothing. A call returns once the actor is up."""
 
-    async def start(self, process_pool: int) -> None:
-        """Find the agents.
+    async def start(self, num_actors: int) -> None:
+        """Create the agents.
 
         Args:
-            workers: how many there are, which share what is allowed a minute.
+            num_actors: the number of actors, among which rate limits are divided.
+
+        Raises:
+            ConfigError, Unreachable: as `resolve_agents`.
         """
-        self._config = share_of(self._config, process_pool)
-        agents = await resolve_agents(self._rows, self._config, self._stack)
+        self._config = per_actor_config(self._config, num_actors)
+        # The driver has logged the same messages for its own agents. The logger is disabled, too, because a warning
+        # without a handler would still be printed. It is this actor's own: an actor has a process to itself.
+        logging.getLogger("ng_rollouts").disabled = True
+        with quietly():
+            agents = await resolve_agents(self._rows, self._config, self._stack)
         self._executor = LocalExecutor(self._config, agents)
 
-    async def submit(self, calls: Sequence[AttemptRequest]) -> None:
-        """Begin these attempts, and leave those that are not wanted."""
-        for call in calls:
-            if call.rollout is not None:
-                self._running[call.number] = asyncio.create_task(self._run(call.number, call.rollout, call.attempts))
-            elif task := self._running.pop(call.number, None):
+    async def submit(self, requests: Sequence[AttemptRequest]) -> None:
+        """Start attempts, or cancel those whose request has no rollout."""
+        for request_id, rollout, attempts in requests:
+            if rollout is not None:
+                self._running[request_id] = asyncio.create_task(self._run(request_id, rollout, attempts))
+            elif task := self._running.pop(request_id, None):
                 task.cancel()
 
-    async def take(self, wait_s: float) -> list[AttemptOutcome]:
-        """What has ended, as soon as anything has."""
+    async def take(self, timeout_s: float) -> list[AttemptOutcome]:
+        """Wait for outcomes, and return all that there are; an empty list after `timeout_s`."""
         try:
-            async with asyncio.timeout(wait_s):
-                await self._any_done.wait()
+            async with asyncio.timeout(timeout_s):
+                await self._has_outcomes.wait()
         except TimeoutError:
             return []
-        self._any_done.clear()
-        done, self._done = self._done, []
-        return done
+        self._has_outcomes.clear()
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     async def close(self) -> None:
-        """Leave everything."""
+        """Cancel all attempts, and close the connections."""
         for task in self._running.values():
             task.cancel()
         await self._stack.aclose()
 
-    async def _run(self, number: int, rollout: Rollout, attempts: int) -> None:
+    async def _run(self, request_id: int, rollout: Rollout, attempts: int) -> None:
         if self._executor is None:
             raise RuntimeError("not started")
         try:
-            outcome = AttemptOutcome(number, await self._executor.call(rollout, attempts))
+            outcome = AttemptOutcome(request_id, await self._executor.call(rollout, attempts))
         except AttemptFailed as failure:
-            outcome = AttemptOutcome(number, None, failure_as_values(failure))
-        except Exception as error:
+            outcome = AttemptOutcome(request_id, None, failure_to_values(failure))
+        except Exception as error:  # the driver would wait for this attempt without end
             outcome = AttemptOutcome(
-                number, None, (FailureClass.WORKER_ERROR, f"{type(error).__name__}: {error}", {"retryable": True})
+                request_id, None, (FailureClass.WORKER_ERROR, f"{type(error).__name__}: {error}", {"retryable": True})
             )
-        self._running.pop(number, None)
-        self._done.append(outcome)
-        self._any_done.set()
+        self._running.pop(request_id, None)
+        self._outcomes.append(outcome)
+        self._has_outcomes.set()
 
 
-def failure_as_values(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
-    """A failure as plain values."""
+def failure_to_values(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
+    """A failure as class, message and options. The exception itself loses its keyword arguments when it is pickled."""
     names = ("status", "retryable", "terminal", "persist", "retry_after_s")
     return failure.failure_class, failure.message, {name: getattr(failure, name) for name in names}
 
 
 def failure_from_values(failure: tuple[str, str, dict[str, Any]]) -> AttemptFailed:
-    """The failure again."""
-    name, message, more = failure
-    return AttemptFailed(name, message, **more)
+    """The failure that `failure_to_values` converted."""
+    failure_class, message, options = failure
+    return AttemptFailed(failure_class, message, **options)
 
 
-def share_of(config: CollectConfig, process_pool: int) -> CollectConfig:
-    """The config of one of so many workers."""
+def per_actor_config(config: CollectConfig, num_actors: int) -> CollectConfig:
+    """The config of one actor, with its share of the rate limits."""
     requests, tokens = config.max_requests_per_minute, config.max_tokens_per_minute
     return replace(
         config,
-        max_requests_per_minute=None if requests is None else requests / process_pool,
-        max_tokens_per_minute=None if tokens is None else tokens / process_pool,
+        max_requests_per_minute=None if requests is None else requests / num_actors,
+        max_tokens_per_minute=None if tokens is None else tokens / num_actors,
     )

@@ -1,1 +1,1 @@
-"""Export: rollouts to training data."""
+"""Export: convert rollouts to training data."""

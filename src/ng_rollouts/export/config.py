@@ -1,4 +1,4 @@
-"""The parameters of `ng_export_rollouts`, and which recipe each is for."""
+"""The parameters of `ng_export_rollouts`, and the recipes that each applies to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _ONLY_FOR = {
         ).split()
     },
 }
+"""The recipes of each parameter that does not apply to all of them."""
+
 _BOUNDS = ("characters", "tokens", "turns")
+"""The sizes of a rollout that `min_` and `max_` parameters limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,8 @@ class ExportConfig:
     """Export training data: recipe=sft (messages), dpo (pairs), kto (labels) or rl (prompts by difficulty)."""
 
     recipe: str = param(REQUIRED, "Format of the training data.", choices=RECIPES)
-    input_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
-    output_jsonl_fpath: str = param(REQUIRED, "File to write the rows to.")
+    input_jsonl_fpath: str = param(REQUIRED, "Rollouts of this program or of NeMo Gym.")
+    output_jsonl_fpath: str = param(REQUIRED, "File to write the training data to.")
     score: str = param("reward", "Score that filters, pairs and labels are based on.")
     min_reward: float | None = param(None, "sft, dpo, kto: minimum score of a rollout.")
     best_of_group: bool = param(False, "sft: keep only the best rollout of each task.")
@@ -60,7 +63,7 @@ class ExportConfig:
     keep_truncated: bool = param(False, "Keep truncated responses.")
     group_by: str = param(
         "auto",
-        "What identifies a task; auto: task index if present, else prompt_id, else input.",
+        "Key that identifies a task; auto: task index if present, else prompt_id, else input.",
         choices=GROUPINGS,
     )
     num_repeats: int | None = param(None, "Rows per task, for group_by=position.", minimum=1)
@@ -79,25 +82,27 @@ class ExportConfig:
             raise ConfigError("group_by=position and num_repeats go together: +group_by=position +num_repeats=4")
 
     def _check_finite(self) -> None:
+        """Check that no number is infinite; `check_fields` rejects NaN."""
         for each in fields(self):
             if isinstance(value := getattr(self, each.name), float) and not math.isfinite(value):
                 raise ConfigError(f"{each.name} must be a finite number, got {value}")
 
     def _check_recipe(self) -> None:
+        """Check that every parameter that is set applies to the recipe, and that no minimum exceeds its maximum."""
         for each in fields(self):
             recipes = _ONLY_FOR.get(each.name)
             if recipes and self.recipe not in recipes and getattr(self, each.name) != each.default:
                 raise ConfigError(f"{each.name} is for recipe={' or '.join(sorted(recipes))}, not {self.recipe}")
-        for what in (*_BOUNDS, "pass_rate"):
-            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if least is not None and most is not None and least > most:
-                raise ConfigError(f"min_{what}={least:g} is more than max_{what}={most:g}")
+        for name in (*_BOUNDS, "pass_rate"):
+            minimum, maximum = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if minimum is not None and maximum is not None and minimum > maximum:
+                raise ConfigError(f"min_{name}={minimum:g} is more than max_{name}={maximum:g}")
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Least and most characters, tokens, turns, where one of them is given."""
-        found = {}
-        for what in _BOUNDS:
-            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if least is not None or most is not None:
-                found[what] = (0 if least is None else least, float("inf") if most is None else most)
-        return found
+        """The minimum and maximum of characters, tokens and turns; only of those with at least one of the two set."""
+        bounds = {}
+        for name in _BOUNDS:
+            minimum, maximum = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if minimum is not None or maximum is not None:
+                bounds[name] = (0 if minimum is None else minimum, float("inf") if maximum is None else maximum)
+        return bounds

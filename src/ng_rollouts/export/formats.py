@@ -1,4 +1,4 @@
-"""The recipes: a group of rows -> rows to train on, and what there is to tell of them at the end."""
+"""The recipes: each converts groups of rollouts to training data and keeps statistics for the summary."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
 
 Scored = tuple[Example, float]
-ExportRow = Iterator[tuple[Json, list[Json]]]
-"""Rows, and the prompt of each."""
+"""An example and its score."""
 
-_NEARLY = 1e-9
-"""1.0 - 0.8 is a gap of 0.2."""
+ExportRows = Iterator[tuple[Json, list[Json]]]
+"""Rows of training data, each with its prompt."""
 
-_OF_A_ROLLOUT = frozenset({"response", "output", "input", "reward", "accuracy", "extracted_answer"})
+_TOLERANCE = 1e-9
+"""In floating point, 1.0 - 0.8 is slightly less than 0.2; it still counts as a gap of 0.2."""
+
+_ROLLOUT_FIELDS = frozenset({"response", "output", "input", "reward", "accuracy", "extracted_answer"})
+"""Fields that belong to a rollout, not to its task, even if all rollouts of a group agree on them."""
 
 
 class ExportFormat(ABC):
-    """Takes groups one at a time, and counts what it leaves out."""
+    """Converts groups to training data, one at a time.
+
+    Attributes:
+        skipped: skipped rollouts and groups, counted by reason.
+        groups: the number of groups so far.
+        scores: the names of all scores that were seen, for the message if `config.score` is not among them.
+    """
 
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
@@ -32,11 +41,11 @@ class ExportFormat(ABC):
         self.groups = 0
         self.scores: set[str] = set()
 
-    def rows(self, group: list[Json]) -> ExportRow:
-        """What a group comes to.
+    def rows(self, group: list[Json]) -> ExportRows:
+        """The training data from the rows of one group.
 
         Raises:
-            InputError: its rows, together by position, ask different things.
+            InputError: with `group_by=position`, the rows have different prompts.
         """
         self.groups += 1
         examples = [Example(row, self.config.keep_reasoning) for row in group]
@@ -45,58 +54,59 @@ class ExportFormat(ABC):
         return self._examples(examples)
 
     @abstractmethod
-    def _examples(self, group: list[Example]) -> ExportRow: ...
+    def _examples(self, group: list[Example]) -> ExportRows: ...
 
-    def _of_one_prompt(self, group: list[Example]) -> list[Example]:
-        """Those that ask what the first asks: only they can be held against each other."""
-        alike = [example for example in group if example.prompt == group[0].prompt]
-        if len(alike) < len(group) and self.config.group_by == "position":
-            raise InputError(f"rows of group {self.groups} ask different things: is num_repeats={len(group)} right?")
-        self.skipped["another prompt than the first of their group"] += len(group) - len(alike)
-        return alike
+    def _with_first_prompt(self, group: list[Example]) -> list[Example]:
+        """The examples with the same prompt as the first one: scores of different prompts cannot be compared."""
+        same = [example for example in group if example.prompt == group[0].prompt]
+        if len(same) < len(group) and self.config.group_by == "position":
+            raise InputError(f"group {self.groups} contains different prompts: is num_repeats={len(group)} right?")
+        self.skipped["different prompt in the same group"] += len(group) - len(same)
+        return same
 
     def summary_lines(self) -> Iterator[str]:
-        """Lines for the terminal."""
+        """Statistics as lines for stdout."""
         yield from ()
 
     def statistics(self) -> Json:
-        """The same as numbers."""
+        """Statistics as numbers, for the JSON at the end of stdout."""
         return {}
 
 
 class Sft(ExportFormat):
-    """Whole conversations to imitate."""
+    """Supervised fine-tuning: whole conversations as `messages`."""
 
     def __init__(self, config: ExportConfig) -> None:
         super().__init__(config)
-        self._once = _Once(config)
+        self._deduplicator = _Deduplicator(config)
 
-    def _examples(self, group: list[Example]) -> ExportRow:
-        group = self._of_one_prompt(group) if self.config.best_of_group else group
-        found = list(usable(group, self.config, self.skipped))
-        if self.config.best_of_group and found:
-            self.skipped["not the best of their group"] += len(found) - 1
-            found = [max(found, key=lambda pair: pair[1])]
-        for example, score in self._once.of(found, self.skipped):
+    def _examples(self, group: list[Example]) -> ExportRows:
+        group = self._with_first_prompt(group) if self.config.best_of_group else group
+        examples = list(usable(group, self.config, self.skipped))
+        if self.config.best_of_group and examples:
+            self.skipped["not the best of the group"] += len(examples) - 1
+            # of equal scores, `max` returns the first
+            examples = [max(examples, key=lambda pair: pair[1])]
+        for example, score in self._deduplicator.unique(examples, self.skipped):
             messages = [*example.prompt, *example.completion]
-            row = {"messages": messages, **example.tools, **_named(example), self.config.score: score}
+            row = {"messages": messages, **example.tools, **_task_ids(example), self.config.score: score}
             yield row, example.prompt
 
 
 class Kto(ExportFormat):
-    """Completions with a verdict each."""
+    """Kahneman-Tversky optimization: completions, each labelled desirable or not."""
 
     def __init__(self, config: ExportConfig) -> None:
         super().__init__(config)
-        self._once = _Once(config)
+        self._deduplicator = _Deduplicator(config)
         self._desirable = self._undesirable = 0
 
-    def _examples(self, group: list[Example]) -> ExportRow:
-        for example, score in self._once.of(usable(group, self.config, self.skipped), self.skipped):
+    def _examples(self, group: list[Example]) -> ExportRows:
+        for example, score in self._deduplicator.unique(usable(group, self.config, self.skipped), self.skipped):
             label = score >= self.config.threshold
             self._desirable, self._undesirable = self._desirable + label, self._undesirable + (not label)
-            said = {"prompt": example.prompt, "completion": example.completion, "label": label}
-            yield {**said, **example.tools, **_named(example), self.config.score: score}, example.prompt
+            row = {"prompt": example.prompt, "completion": example.completion, "label": label}
+            yield {**row, **example.tools, **_task_ids(example), self.config.score: score}, example.prompt
 
     def summary_lines(self) -> Iterator[str]:
         yield f"Desirable: {self._desirable}, undesirable: {self._undesirable}"
@@ -106,96 +116,105 @@ class Kto(ExportFormat):
 
 
 class Dpo(ExportFormat):
-    """Pairs of which one completion is better."""
+    """Direct preference optimization: pairs of completions, of which the chosen one has the higher score."""
 
     def __init__(self, config: ExportConfig) -> None:
         super().__init__(config)
-        self._rng = random.Random(config.seed)  # noqa: S311 - which pairs, not secrets
-        self._moments = {"chosen": RunningStats(), "rejected": RunningStats(), "gap": RunningStats()}
-        self._paired = 0
+        self._rng = random.Random(config.seed)  # noqa: S311 - selects pairs, not secrets
+        self._stats = {"chosen": RunningStats(), "rejected": RunningStats(), "gap": RunningStats()}
+        self._groups_with_pairs = 0
 
-    def _examples(self, group: list[Example]) -> ExportRow:
-        alike = self._of_one_prompt(group)
-        found = sorted(usable(alike, self.config, self.skipped), key=lambda pair: pair[1], reverse=True)
-        if len(found) < 2:
-            self.skipped["groups with fewer than two rollouts left"] += 1
+    def _examples(self, group: list[Example]) -> ExportRows:
+        same = self._with_first_prompt(group)
+        ranked = sorted(usable(same, self.config, self.skipped), key=lambda pair: pair[1], reverse=True)
+        if len(ranked) < 2:
+            self.skipped["groups with fewer than two usable rollouts"] += 1
             return
-        pairs = self._pairs(found)
+        pairs = self._pairs(ranked)
         if not pairs:
-            same = all(example.completion == found[0][0].completion for example, _ in found)
-            gap = f"no gap of {self.config.min_reward_gap:g}"
-            self.skipped[f"groups with {'only one answer' if same else gap}"] += 1
-        self._paired += bool(pairs)
+            is_one_answer = all(example.completion == ranked[0][0].completion for example, _ in ranked)
+            gap = f"without a reward gap of {self.config.min_reward_gap:g}"
+            self.skipped[f"groups {'with only one distinct answer' if is_one_answer else gap}"] += 1
+        self._groups_with_pairs += bool(pairs)
         for (chosen, higher), (rejected, lower) in pairs:
             for name, value in (("chosen", higher), ("rejected", lower), ("gap", higher - lower)):
-                self._moments[name].add(value)
+                self._stats[name].add(value)
             row = {
                 "prompt": chosen.prompt,
                 "chosen": chosen.completion,
                 "rejected": rejected.completion,
                 **chosen.tools,
-                **_named(chosen),
+                **_task_ids(chosen),
                 "reward_chosen": higher,
                 "reward_rejected": lower,
                 "reward_gap": higher - lower,
             }
             yield row, chosen.prompt
 
-    def _pairs(self, found: list[Scored]) -> list[tuple[Scored, Scored]]:
-        """Of rollouts from the best to the worst."""
-        if self.config.pairing in ("all", "random"):
-            candidates = list(combinations(found, 2))
-        else:
-            others = found[1:] if self.config.pairing == "best_second" else found[:0:-1]
-            differing = (other for other in others if other[0].completion != found[0][0].completion)
-            candidates = [(found[0], other) for other in islice(differing, 1)]
-        fit = [pair for pair in candidates if self._is_fit(*pair)]
-        return [self._rng.choice(fit)] if fit and self.config.pairing == "random" else fit
+    def _pairs(self, ranked: list[Scored]) -> list[tuple[Scored, Scored]]:
+        """The pairs that `pairing` selects.
 
-    def _is_fit(self, better: Scored, worse: Scored) -> bool:
+        Args:
+            ranked: at least two examples, from the highest score to the lowest.
+        """
+        if self.config.pairing in ("all", "random"):
+            candidates = list(combinations(ranked, 2))
+        else:
+            # the second best or the worst may be the same answer as the best: take the next different one
+            others = ranked[1:] if self.config.pairing == "best_second" else ranked[:0:-1]
+            different = (other for other in others if other[0].completion != ranked[0][0].completion)
+            candidates = [(ranked[0], other) for other in islice(different, 1)]
+        pairs = [pair for pair in candidates if self._is_pair(*pair)]
+        return [self._rng.choice(pairs)] if pairs and self.config.pairing == "random" else pairs
+
+    def _is_pair(self, better: Scored, worse: Scored) -> bool:
+        """Whether two examples differ enough in score, and differ in their completion."""
         gap = better[1] - worse[1]
-        return gap > 0 and gap >= self.config.min_reward_gap - _NEARLY and better[0].completion != worse[0].completion
+        is_wide = gap > 0 and gap >= self.config.min_reward_gap - _TOLERANCE
+        return is_wide and better[0].completion != worse[0].completion
 
     def summary_lines(self) -> Iterator[str]:
-        """The statistics of the pairs, as people know them from NeMo Gym's guides."""
-        count = self._moments["gap"].count
+        """Statistics of the pairs, in the format of NeMo Gym's guides."""
+        count = self._stats["gap"].count
         yield f"Created {count} preference pairs from {self.groups} groups"
-        yield f"Pair creation rate: {100 * self._paired / self.groups if self.groups else 0:.1f}%"
-        for name, moments in self._moments.items():
+        yield f"Pair creation rate: {100 * self._groups_with_pairs / self.groups if self.groups else 0:.1f}%"
+        for name, stats in self._stats.items():
             if count:
-                yield f"{name.capitalize() + ':':<9} μ={moments.mean:.3f}, σ={moments.sd:.3f}"
+                yield f"{name.capitalize() + ':':<9} μ={stats.mean:.3f}, σ={stats.sd:.3f}"
 
     def statistics(self) -> Json:
         spread = {
-            f"reward_{name}": {"mean": each.mean, "sd": each.sd} for name, each in self._moments.items() if each.count
+            f"reward_{name}": {"mean": stats.mean, "sd": stats.sd} for name, stats in self._stats.items() if stats.count
         }
-        rate = self._paired / self.groups if self.groups else 0.0
-        return {"pairs": self._moments["gap"].count, "pair_creation_rate": rate, **spread}
+        rate = self._groups_with_pairs / self.groups if self.groups else 0.0
+        return {"pairs": self._stats["gap"].count, "pair_creation_rate": rate, **spread}
 
 
 class Rl(ExportFormat):
-    """Prompts with what their group says of their difficulty, ready to be collected from again."""
+    """Reinforcement learning: prompts with the pass rate of their group, which can be used as tasks again."""
 
-    def _examples(self, group: list[Example]) -> ExportRow:
-        group = self._of_one_prompt(group)
-        scored = [example.stats.scores.get(self.config.score) for example in group]
-        scores = [score for score in scored if score is not None]
+    def _examples(self, group: list[Example]) -> ExportRows:
+        group = self._with_first_prompt(group)
+        scores = [score for example in group if (score := example.stats.scores.get(self.config.score)) is not None]
         self.skipped[f"no {self.config.score}"] += len(group) - len(scores)
         if not scores or not (prompt := group[0].prompt):
             self.skipped["groups without a prompt or a score"] += 1
             return
-        moments = RunningStats.of(scores)
-        rate = sum(score >= self.config.threshold for score in scores) / len(scores)
-        if not self.config.min_pass_rate <= rate <= self.config.max_pass_rate:
-            self.skipped[f"groups {'harder' if rate < self.config.min_pass_rate else 'easier'} than asked for"] += 1
+        stats = RunningStats.of(scores)
+        pass_rate = sum(score >= self.config.threshold for score in scores) / len(scores)
+        if pass_rate < self.config.min_pass_rate:
+            self.skipped[f"groups with a pass rate below {self.config.min_pass_rate:g}"] += 1
+            return
+        if pass_rate > self.config.max_pass_rate:
+            self.skipped[f"groups with a pass rate above {self.config.max_pass_rate:g}"] += 1
             return
         row = {
-            **_common_to([example.row for example in group]),
+            **_task_fields([example.row for example in group]),
             "prompt": prompt,
-            **_named(group[0]),
-            "mean_reward": moments.mean,
-            "reward_variance": moments.sd**2,
-            "pass_rate": rate,
+            **_task_ids(group[0]),
+            "mean_reward": stats.mean,
+            "reward_variance": stats.sd**2,
+            "pass_rate": pass_rate,
             "num_rollouts": len(scores),
         }
         yield row, prompt
@@ -204,15 +223,16 @@ class Rl(ExportFormat):
 RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
 
 
-class _Once:
-    """Lets each answer to a prompt through once, if that is asked for."""
+class _Deduplicator:
+    """Skips repeated answers to a prompt, if `dedupe` is set."""
 
     def __init__(self, config: ExportConfig) -> None:
         self._dedupe = config.dedupe
         self._seen: set[bytes] = set()
 
-    def of(self, found: Iterator[Scored] | list[Scored], skipped: Skipped) -> Iterator[Scored]:
-        for example, score in found:
+    def unique(self, examples: Iterator[Scored] | list[Scored], skipped: Skipped) -> Iterator[Scored]:
+        """The first example of each digest; the others are counted in `skipped`."""
+        for example, score in examples:
             if self._dedupe:
                 digest = example.digest(self._dedupe)
                 if digest in self._seen:
@@ -222,21 +242,23 @@ class _Once:
             yield example, score
 
 
-def _named(example: Example) -> Json:
-    """What names the task, where the row says."""
+def _task_ids(example: Example) -> Json:
+    """The identifiers of the task that the row has."""
     return {name: example.row[name] for name in ("prompt_id", "_ng_task_index") if name in example.row}
 
 
-def _common_to(group: list[Json]) -> Json:
-    """The fields that all rollouts of a task agree on: those of the task."""
-    common = _agreed(group)
+def _task_fields(group: list[Json]) -> Json:
+    """The fields of the task: those that all rollouts of a group agree on, without those of a rollout."""
+    common = _common_fields(group)
     params = [row.get("responses_create_params") for row in group]
+    # sampling parameters are compared one by one: rollouts may differ in their seed
     if all(isinstance(each, dict) for each in params):
-        common["responses_create_params"] = _agreed([each for each in params if each])
-    return {name: value for name, value in common.items() if name not in _OF_A_ROLLOUT and not name.startswith("_")}
+        common["responses_create_params"] = _common_fields([each for each in params if each])
+    return {name: value for name, value in common.items() if name not in _ROLLOUT_FIELDS and not name.startswith("_")}
 
 
-def _agreed(objects: list[Json]) -> Json:
+def _common_fields(objects: list[Json]) -> Json:
+    """The fields that all objects have with the same value."""
     first, *others = objects
     return {
         name: value for name, value in first.items() if all(name in each and each[name] == value for each in others)

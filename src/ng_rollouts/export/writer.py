@@ -1,4 +1,4 @@
-"""Where exported rows go: shuffled and split without holding them, then put in place whole."""
+"""Shuffle and split exported rows on disk, without holding them in memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
 _DIGEST_BYTES = 8
+"""Bytes of a prompt's digest, so that it fits the array type `q`."""
 
 
 @dataclass(slots=True)
 class RowWriter:
-    """Rows in a file of their own, known by offset and by what is asked: no prompt is in both parts of a split."""
+    """Writes rows to a temporary file, then copies them to their outputs in another order.
+
+    Attributes:
+        file: the temporary file.
+        offsets: the offset of each row in it, in bytes.
+        prompts: a digest of each row's prompt, so that a split puts no prompt into both parts.
+    """
 
     file: BinaryIO
     offsets: array[int] = field(default_factory=lambda: array("q"))
@@ -28,7 +35,7 @@ class RowWriter:
     _end: int = 0
 
     def add(self, row: Json, prompt: list[Json]) -> None:
-        """Take a row in."""
+        """Append a row."""
         line = dumps(row) + b"\n"
         self.file.write(line)
         self.offsets.append(self._end)
@@ -37,31 +44,36 @@ class RowWriter:
         self._end += len(line)
 
     def parts(self, validation_fraction: float, *, shuffle: bool, seed: int) -> tuple[array[int], array[int]]:
-        """The places of the rows to train on and of those to validate with, in the order to write them."""
-        rng = random.Random(seed)  # noqa: S311 - an order, not a secret
+        """The row numbers of the training part and of the validation part, in the order to write them.
+
+        Args:
+            validation_fraction: the share of distinct prompts for the validation part. Above 0, it is at least one
+                prompt, unless there is only one.
+        """
+        rng = random.Random(seed)  # noqa: S311 - decides an order, not a secret
         order = array("q", range(len(self.offsets)))
         if shuffle:
             rng.shuffle(order)
         distinct = list(dict.fromkeys(self.prompts))
-        wanted = max(1, round(validation_fraction * len(distinct))) if validation_fraction and len(distinct) > 1 else 0
-        held_out = set(rng.sample(distinct, wanted))
-        train = array("q", (place for place in order if self.prompts[place] not in held_out))
-        return train, array("q", (place for place in order if self.prompts[place] in held_out))
+        count = max(1, round(validation_fraction * len(distinct))) if validation_fraction and len(distinct) > 1 else 0
+        held_out = set(rng.sample(distinct, count))
+        train = array("q", (number for number in order if self.prompts[number] not in held_out))
+        return train, array("q", (number for number in order if self.prompts[number] in held_out))
 
-    def write(self, places: array[int], target: Path) -> None:
-        """Write the rows at these places, in this order."""
+    def write(self, numbers: array[int], target: Path) -> None:
+        """Write the rows with these numbers, in this order."""
         with target.open("wb") as output:
-            for place in places:
-                self.file.seek(self.offsets[place])
+            for number in numbers:
+                self.file.seek(self.offsets[number])
                 output.write(self.file.readline())
 
 
 @contextmanager
 def writable(target: Path) -> Iterator[None]:
-    """Tell what keeps a file from being written.
+    """Turn an OSError of the block into an OutputError that names the file.
 
     Raises:
-        OutputError: it cannot be.
+        OutputError: the file cannot be written.
     """
     try:
         yield

@@ -1,7 +1,6 @@
-"""HTTP behind one seam: post or get bytes, have status, headers and bytes back, or one `AttemptFailed`.
+"""The interface of HTTP clients: send a request, return the whole reply or raise `AttemptFailed`.
 
-Nothing above this room knows which engine sends. What went wrong is named here, once: the engines map their own
-errors to the same classes.
+Other packages do not depend on the engine that sends. Both engines map their own errors to the same failure classes.
 """
 
 from __future__ import annotations
@@ -15,28 +14,30 @@ from typing import Any, Protocol, Self
 from ng_rollouts.errors import ConfigError
 
 KEEPALIVE_EXPIRY_S = 15.0
-"""Idle connections are dropped before most servers drop them, so that few requests meet a closing one."""
+"""Idle connections are closed before most servers close them. A request on a closing connection would fail."""
 
 TCP_KEEPALIVE_S = 60
 TCP_KEEPALIVE_INTERVAL_S = 15
 TCP_KEEPALIVE_PROBES = 4
-"""A connection that was dropped without a word is found out after two minutes, long before a rollout's time is up."""
+"""A connection that was dropped silently is detected after 60 + 4 * 15 = 120 seconds, before a rollout times out."""
 
+POLL_EVERY_S = 0.5
+"""Pause between two checks of whether a server is up: short compared with a model server's start."""
 
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = MappingProxyType({})
 
-_SLOW_ABOVE = 32
-"""httpx's own pool looks at every connection for every request: 4 ms of CPU each at 100 in flight."""
+_HTTPX_SLOW_ABOVE = 32
+"""httpx's own pool scans all connections for every request: 4 ms of CPU per request at 100 in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered, read to its end.
+    """A server's reply, read to its end.
 
     Attributes:
-        header: the value of a header, by its name in any case; None if it is not there.
-        headers: all values of a header that may be there more than once.
+        header: returns the value of a header, or None. Names are case-insensitive (RFC 9110, 5.1).
+        headers: returns all values of a header that may occur more than once.
     """
 
     status: int
@@ -47,12 +48,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLimits:
-    """Seconds to wait; None for no bound.
+    """Timeouts in seconds; None for no timeout.
 
     Attributes:
-        connect_s: for a connection.
-        idle_s: for the next bytes of a reply that is owed.
-        total_s: for the whole reply, counted from sending.
+        connect_s: until a connection is open.
+        idle_s: between two reads of a reply.
+        total_s: from sending the request to the end of the reply.
     """
 
     connect_s: float | None = 10.0
@@ -61,10 +62,10 @@ class TimeLimits:
 
 
 class Http(Protocol):
-    """What sends a request.
+    """An HTTP client. A complete reply is returned with any status.
 
     Raises:
-        AttemptFailed: there was no whole reply; whatever the status, a reply is returned.
+        AttemptFailed: no complete reply was received.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -72,26 +73,27 @@ class Http(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
     async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
-        """Send JSON, have the reply."""
+        """Send a JSON body and return the reply."""
         ...
 
     async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
-        """Have what is there."""
+        """Return the reply to a GET request."""
         ...
 
 
 def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> Http:
-    """A client over the network or, given an ASGI app, within the process.
+    """Create a client.
 
     Args:
-        engine: `pyreqwest`, `httpx` or `auto`, which is pyreqwest where it is installed.
+        engine: `pyreqwest`, `httpx` or `auto`. `auto` is pyreqwest if it is installed, else httpx.
+        app: an ASGI app to call within the process, instead of the network. It always uses httpx.
 
     Raises:
         ConfigError: the engine is not installed.
     """
     if engine == "pyreqwest" and not _installed("pyreqwest"):
         raise ConfigError("http_engine=pyreqwest needs pyreqwest: pip install pyreqwest, or use http_engine=httpx")
-    if app is None and _sends_by_pyreqwest(engine):
+    if app is None and _uses_pyreqwest(engine):
         from ng_rollouts.http.pyreqwest_client import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
 
         return PyreqwestClient(limits)
@@ -101,17 +103,18 @@ def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> H
 
 
 def is_certificate_failure(message: str) -> bool:
-    """Whether an engine says that a server's certificate is not to be trusted."""
-    said = message.lower()
-    return "certificate" in said and any(word in said for word in ("verify", "invalid", "unknown", "expired"))
+    """Whether an engine's error message reports a server certificate that is not trusted."""
+    # the engines have no common error type for this, so the text decides
+    text = message.lower()
+    return "certificate" in text and any(word in text for word in ("verify", "invalid", "unknown", "expired"))
 
 
 def slow_above(engine: str) -> int | None:
-    """From how many requests in flight on this engine spends its time in its own pool; None if it does not."""
-    return None if _sends_by_pyreqwest(engine) or _installed("httpx_aiohttp") else _SLOW_ABOVE
+    """The number of requests in flight above which an engine's own pool is the bottleneck; None if it never is."""
+    return None if _uses_pyreqwest(engine) or _installed("httpx_aiohttp") else _HTTPX_SLOW_ABOVE
 
 
-def _sends_by_pyreqwest(engine: str) -> bool:
+def _uses_pyreqwest(engine: str) -> bool:
     return engine != "httpx" and _installed("pyreqwest")
 
 

@@ -1,7 +1,7 @@
-"""The engine over httpx: for ASGI apps within the process, and where pyreqwest is not installed.
+"""The httpx engine, for ASGI apps within the process and for installations without pyreqwest.
 
-Its own pool looks at every connection for every request, so it is slow beyond a few dozen in flight; over
-httpx-aiohttp, where that is installed, it is not.
+httpx's own pool scans all connections for every request, so it is slow above a few dozen requests in flight. With
+httpx-aiohttp installed, aiohttp's pool replaces it, which does not have this limit.
 """
 
 from __future__ import annotations
@@ -41,28 +41,29 @@ _SOCKET_OPTIONS = [
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
         for name, value in _KEEPALIVE.items()
-        if hasattr(socket, name)
+        if hasattr(socket, name)  # macOS has no TCP_KEEPIDLE
     ),
 ]
 
-
-_OF_AIOHTTP = {
+_AIOHTTP_FAILURES = {
     "ServerDisconnectedError": FailureClass.CONNECTION_LOST,
     "ClientOSError": FailureClass.CONNECTION_LOST,
     "ClientConnectorDNSError": FailureClass.DNS,
     "ClientPayloadError": FailureClass.TRUNCATED,
 }
-"""Errors of aiohttp that httpx-aiohttp calls by another name."""
+"""Failure classes by aiohttp error. httpx-aiohttp maps these to other errors: a disconnect to a connect timeout."""
 
-
-_READ = httpx.ByteStream(b"")
+_EMPTY_STREAM = httpx.ByteStream(b"")
 
 
 class HttpxClient:
-    """Sends by httpx, over the network or, given an ASGI app, within the process.
+    """An HTTP client over httpx.
+
+    Args:
+        app: an ASGI app to call within the process, instead of the network.
 
     Raises:
-        ConfigError: the environment names a proxy of a kind that cannot be used.
+        ConfigError: the environment sets a proxy of an unsupported kind.
     """
 
     def __init__(self, limits: TimeLimits, *, app: Any = None) -> None:
@@ -70,16 +71,18 @@ class HttpxClient:
         pool_limits = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
         transport = _network(pool_limits) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
+            # httpx does not follow redirects by default: a 3xx reply becomes a failed attempt
             self._client = httpx.AsyncClient(
                 transport=transport,
                 trust_env=app is None,
                 timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
                 limits=pool_limits,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # cookies belong to rollouts, not to us
+                # stores no cookies: those of one rollout must not reach another
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 headers={"user-agent": f"ng_rollouts/{__version__}"},
             )
         except ImportError as error:
-            raise ConfigError(f"the proxy that the environment names cannot be used: {error}") from error
+            raise ConfigError(f"the proxy set in the environment cannot be used: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,11 +91,11 @@ class HttpxClient:
         await self._client.aclose()
 
     async def post(self, url: str, body: bytes | AsyncIterator[bytes], headers: Headers = NO_HEADERS) -> Reply:
-        """Send JSON, have the reply; a body that comes in pieces wants its `content-length` among the headers."""
+        """Send a JSON body and return the reply. For a streamed body, set `content-length` in `headers`."""
         return await self._send("POST", url, content=body, headers={"content-type": "application/json", **headers})
 
     async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
-        """Have what is there."""
+        """Return the reply to a GET request."""
         return await self._send("GET", url, headers=headers)
 
     async def _send(self, method: str, url: str, **content: Any) -> Reply:
@@ -106,17 +109,20 @@ class HttpxClient:
             raise _failure(error) from error
         except httpx.InvalidURL as error:
             raise AttemptFailed(FailureClass.BAD_REQUEST, f"{without_credentials(url)}: {error}") from error
-        read = response.content
-        response.stream = _READ  # its own refers back to it: together they would wait for the garbage collection
-        return Reply(response.status_code, response.headers.get, response.headers.get_list, read)
+        body = response.content
+        # the stream refers back to the response; without this cycle, the body is freed at once and not by the
+        # garbage collector
+        response.stream = _EMPTY_STREAM
+        return Reply(response.status_code, response.headers.get, response.headers.get_list, body)
 
 
 def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
-    """Over httpx-aiohttp if that is installed, else httpx's own; None leaves proxies of the environment to httpx."""
+    """The transport of httpx-aiohttp if it is installed, else httpx's own; None if httpx is to choose."""
     try:
         from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         proxies = urllib.request.getproxies().keys() - {"no"}
+        # httpx uses the proxies of the environment only if it gets no transport
         return None if proxies else httpx.AsyncHTTPTransport(limits=pool_limits, socket_options=_SOCKET_OPTIONS)
     return AiohttpTransport(client=_aiohttp_session)
 
@@ -124,7 +130,7 @@ def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
 def _aiohttp_session() -> Any:
     import aiohttp  # noqa: PLC0415 - an extra
 
-    # by itself the transport admits a hundred connections and knows no proxies
+    # the transport's default session is limited to 100 connections and ignores the proxies of the environment
     connector = aiohttp.TCPConnector(
         limit=0, keepalive_timeout=KEEPALIVE_EXPIRY_S, ssl=httpx.create_ssl_context(), ttl_dns_cache=300
     )
@@ -135,15 +141,17 @@ def _failure(error: httpx.HTTPError) -> AttemptFailed:
     message = str(error) or type(error).__name__
     if is_certificate_failure(message):
         return AttemptFailed(FailureClass.CERTIFICATE, message)
-    if under := _OF_AIOHTTP.get(type(error.__cause__).__name__):
-        return AttemptFailed(under, message)
+    # compared by name, because aiohttp is not imported here
+    if failure_class := _AIOHTTP_FAILURES.get(type(error.__cause__).__name__):
+        return AttemptFailed(failure_class, message)
     match error:
         case httpx.ConnectTimeout():
-            name, message = FailureClass.CONNECT_TIMEOUT, "no connection within the time allowed"
+            name, message = FailureClass.CONNECT_TIMEOUT, "no connection within the connect timeout"
         case httpx.ConnectError():
             name = _connect_failure(error)
         case httpx.TimeoutException():
-            name, message = FailureClass.TIMEOUT, "the server sent nothing for too long"
+            name, message = FailureClass.TIMEOUT, "the server sent no bytes within the idle timeout"
+        # the same type means a reply that was cut off, or, with this text, a connection closed before any reply
         case httpx.RemoteProtocolError() if "without sending a response" not in message:
             name = FailureClass.TRUNCATED
         case httpx.RemoteProtocolError() | httpx.NetworkError() | httpx.ProxyError():
@@ -156,6 +164,7 @@ def _failure(error: httpx.HTTPError) -> AttemptFailed:
 
 
 def _connect_failure(error: BaseException) -> FailureClass:
+    """The failure class of a connection that was not opened, by the chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, socket.gaierror):
@@ -163,6 +172,7 @@ def _connect_failure(error: BaseException) -> FailureClass:
         if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             return FailureClass.CONNECTION_REFUSED
         cause = cause.__cause__ or cause.__context__
+    # for a host with several addresses, anyio raises one error without an errno
     return (
         FailureClass.CONNECTION_REFUSED
         if "All connection attempts failed" in str(error)

@@ -1,4 +1,4 @@
-"""A reply -> the JSON object it holds, or the failure it tells."""
+"""Parse a reply: its JSON object, or the failure that it reports."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ng_rollouts.types import Json
 
 
 def json_object(reply: Reply) -> Json:
-    """The object in a reply.
+    """The JSON object in a reply.
 
     Raises:
-        AttemptFailed: the status is not 2xx, or there is no such object.
+        AttemptFailed: the status is not 2xx, or the body is not a JSON object.
     """
     if not 200 <= reply.status < 300:
         raise AttemptFailed(
             f"http_{reply.status}",
-            _words(reply.body) or "no message",
+            _excerpt(reply.body) or "no message",
             status=reply.status,
             retryable=is_retryable(reply.status),
             retry_after_s=retry_after_s(reply.header("retry-after"), time.time()),
@@ -30,19 +30,20 @@ def json_object(reply: Reply) -> Json:
     try:
         result = loads(reply.body)
     except ValueError as error:
-        if _is_json_but_for_numbers(reply.body):
+        if _is_lenient_json(reply.body):
             raise AttemptFailed(
                 FailureClass.NOT_FINITE, "the reply has NaN or infinite numbers", status=reply.status
             ) from error
-        message = f"the reply is not JSON ({error}): {_words(reply.body[:200])}"
+        message = f"the reply is not JSON ({error}): {_excerpt(reply.body[:200])}"
         raise AttemptFailed(FailureClass.NOT_JSON, message, status=reply.status) from error
     if not isinstance(result, dict):
-        message = f"the reply is not an object: {_words(reply.body[:200])}"
+        message = f"the reply is not an object: {_excerpt(reply.body[:200])}"
         raise AttemptFailed(FailureClass.NOT_OBJECT, message, status=reply.status)
     return result
 
 
-def _is_json_but_for_numbers(body: bytes) -> bool:
+def _is_lenient_json(body: bytes) -> bool:
+    """Whether a body is JSON for the standard library, which also accepts NaN and infinite numbers."""
     try:
         json.loads(body)
     except (ValueError, RecursionError):
@@ -50,6 +51,8 @@ def _is_json_but_for_numbers(body: bytes) -> bool:
     return True
 
 
-def _words(body: bytes) -> str:
+def _excerpt(body: bytes) -> str:
+    """The beginning of a body as one line of text, without credentials."""
+    # cut before decoding and before the regular expressions, because a body may have megabytes
     text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
     return redact(" ".join(text.split())[:MESSAGE_CHARACTERS])

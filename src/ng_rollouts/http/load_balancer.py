@@ -1,7 +1,8 @@
-"""Addresses that answer alike: the least busy one is asked, and one that fails is left alone for a while.
+"""Load balancing over equivalent endpoints: least requests in flight, sticky tasks, and cooldowns after failures.
 
-A task's rollouts stay with one address, where their prompt is in the cache, unless that one is busier than another by
-a margin. An address that failed gets one request at a time, a probe, until it answers again.
+The requests of a task stay with one endpoint, which has their prompt in its prefix cache, unless that endpoint is
+busier than the least busy one by a margin. A failing endpoint gets no requests during a cooldown. After the cooldown,
+one request at a time probes it until one succeeds.
 """
 
 from __future__ import annotations
@@ -20,32 +21,37 @@ from ng_rollouts.redaction import without_credentials
 
 FIRST_COOLDOWN_S = 2.0
 MAX_COOLDOWN_S = 60.0
-"""An address that fails is left alone for so long, twice as long each time, while there are others."""
+"""A cooldown doubles with every further failure, up to the maximum. It has no effect on a single endpoint."""
 
 _FAILURES_TO_COOL_DOWN = 3
-"""So many failures in a row count as failing; fewer may be the fault of rows."""
+"""Consecutive failures before a cooldown. Fewer may be caused by the rows that were sent."""
 
-_OF_THE_ROW = frozenset({"http_400", "http_413", "http_422", FailureClass.UNSUPPORTED_PARAMETER})
-"""Classes that say nothing of the server."""
+_REQUEST_FAILURES = frozenset({"http_400", "http_413", "http_422", FailureClass.UNSUPPORTED_PARAMETER})
+"""Failure classes that are caused by the request and do not count against the endpoint."""
 
-_MARGIN = 8
-_MARGIN_SHARE = 0.25
-"""By so many requests, or such a share, may the address that a task knows be busier than the least busy one."""
+_STICKY_MARGIN = 8
+_STICKY_MARGIN_SHARE = 0.25
+"""Requests, and share of requests, by which a task's endpoint may be busier than the least busy one."""
 
-_LONGEST_SPREAD_S = 5.0
+_MAX_JITTER_S = 5.0
+"""Upper bound of the random delay after a `Retry-After`."""
 
-_TASKS_REMEMBERED = 1 << 16
+_MAX_STICKY_TASKS = 1 << 16
+"""Tasks whose endpoint is kept. It bounds memory; the oldest entry is dropped first."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One of a pool's servers, and how it has been doing.
+    """One server of a load balancer, with its statistics and its cooldown.
 
     Attributes:
-        asked, failed: requests sent, and how many of them failed.
-        answered_s: seconds that the others took in all.
+        url: the address that requests are sent to. It may contain credentials.
+        in_flight: requests sent that have not completed.
+        requests_sent: all requests sent.
+        failed: requests that failed.
+        reply_seconds: the total duration of the successful requests.
     """
 
     url: str
@@ -53,72 +59,83 @@ class Endpoint:
     requests_sent: int = 0
     failed: int = 0
     reply_seconds: float = 0.0
-    _failures_in_a_row: int = 0
+    _consecutive_failures: int = 0
     _cooldown_s: float = FIRST_COOLDOWN_S
     _cooldown_until: float = 0.0
     _retry_after_until: float = 0.0
 
     @property
     def display_url(self) -> str:
-        """As it may be shown."""
+        """The URL without credentials, for messages."""
         return without_credentials(self.url)
 
     @property
     def mean_seconds(self) -> float:
-        """Seconds that an answer takes on average."""
-        answered = self.requests_sent - self.failed - self.in_flight
-        return self.reply_seconds / answered if answered > 0 else 0.0
+        """The mean duration of a successful request in seconds; 0 before the first."""
+        succeeded = self.requests_sent - self.failed - self.in_flight
+        return self.reply_seconds / succeeded if succeeded > 0 else 0.0
 
     @property
     def retry_after_left(self) -> float:
-        """Seconds for which it still asked to be left alone."""
+        """The remaining seconds of the last `Retry-After`."""
         if not self._retry_after_until:
             return 0.0
         return max(0.0, self._retry_after_until - time.monotonic())
 
     @property
+    def cooldown_left(self) -> float:
+        """Seconds until its cooldown ends."""
+        return max(0.0, self._cooldown_until - time.monotonic()) if self._cooldown_until else 0.0
+
+    @property
     def is_cooling_down(self) -> bool:
-        """Whether it is not to be asked while there are others."""
-        suspect = self._cooldown_until > 0
+        """Whether other endpoints are preferred: during a `Retry-After`, a cooldown, or a probe."""
+        # only a success resets _cooldown_until, so after the cooldown each request is a probe
+        needs_probe = self._cooldown_until > 0
         return self.retry_after_left > 0 or (
-            suspect and (self.in_flight > 0 or time.monotonic() < self._cooldown_until)
+            needs_probe and (self.in_flight > 0 or time.monotonic() < self._cooldown_until)
         )
 
     def sort_key(self) -> tuple[bool, int, int]:
-        """What orders addresses, the one to ask first."""
+        """The order of preference: the best endpoint has the lowest key."""
+        # requests_sent breaks ties, so that idle endpoints take turns
         return self.is_cooling_down, self.in_flight, self.requests_sent
 
     def record_success(self, seconds: float) -> None:
+        """Count a request that succeeded after `seconds`, and end the cooldown."""
         self.reply_seconds += seconds
-        self._failures_in_a_row, self._cooldown_s, self._cooldown_until = 0, FIRST_COOLDOWN_S, 0.0
+        self._consecutive_failures, self._cooldown_s, self._cooldown_until = 0, FIRST_COOLDOWN_S, 0.0
 
     def record_failure(self, failure: AttemptFailed) -> None:
+        """Count a failed request, and start a cooldown or a `Retry-After` if one is due."""
         self.failed += 1
+        # a server that sends Retry-After is working, and says itself when to continue
         if failure.retry_after_s is not None:
-            requests_sent = min(failure.retry_after_s, MAX_RETRY_AFTER_S)
-            self._retry_after_until = max(self._retry_after_until, time.monotonic() + requests_sent)
+            wait_s = min(failure.retry_after_s, MAX_RETRY_AFTER_S)
+            self._retry_after_until = max(self._retry_after_until, time.monotonic() + wait_s)
             return
-        is_gone = failure.failure_class in UNREACHABLE or failure.failure_class == FailureClass.CONNECTION_LOST
-        self._failures_in_a_row += failure.failure_class not in _OF_THE_ROW
-        if is_gone or self._failures_in_a_row >= _FAILURES_TO_COOL_DOWN:
+        is_down = failure.failure_class in UNREACHABLE or failure.failure_class == FailureClass.CONNECTION_LOST
+        self._consecutive_failures += failure.failure_class not in _REQUEST_FAILURES
+        if is_down or self._consecutive_failures >= _FAILURES_TO_COOL_DOWN:
             self._cooldown_until = time.monotonic() + self._cooldown_s
             self._cooldown_s = min(MAX_COOLDOWN_S, 2 * self._cooldown_s)
 
 
 class LoadBalancer:
-    """Sends by one address or another, at a pace.
+    """Sends each request to the best endpoint, within a rate limit.
 
     Args:
-        urls: what is asked; at least one.
+        urls: the URLs of the endpoints, at least one.
+        rate_limiter: the rate limit for all endpoints together; None for no limit.
     """
 
     def __init__(self, urls: list[str], rate_limiter: RateLimiter | None = None) -> None:
         self.endpoints = [Endpoint(url) for url in urls]
         self._rate_limiter = rate_limiter or RateLimiter()
-        self._of_task: OrderedDict[int, Endpoint] = OrderedDict()
+        self._endpoint_by_task: OrderedDict[int, Endpoint] = OrderedDict()
 
     def cooling_down(self) -> list[str]:
-        """The addresses that are being left alone."""
+        """The endpoints that get no requests at present, for messages."""
         several = len(self.endpoints) > 1
         return [
             endpoint.display_url
@@ -135,83 +152,97 @@ class LoadBalancer:
         output_tokens: int | None = None,
         tokens_of: Callable[[T], int] = lambda _: 0,
     ) -> T:
-        """What `send` makes of the address that is best for a task; the next best if nobody is there.
+        """Call `send` with the URL of the best endpoint for a task, and return its result.
+
+        If an endpoint cannot be reached, the next best one is tried at once.
 
         Args:
-            characters, output_tokens: size of the request and the most tokens of its answer, by which it is paced.
-            tokens_of: what an answer took.
+            task: the task's index. Requests of one task stay with one endpoint where possible.
+            send: sends the request to a URL.
+            characters: the size of the request, for the rate limiter.
+            output_tokens: the maximum number of output tokens, for the rate limiter; None if it is not known.
+            tokens_of: the tokens that a result consumed; 0 if they are not known.
 
         Raises:
-            AttemptFailed: what the last address asked came to.
+            AttemptFailed: the failure of the last endpoint that was tried.
         """
         tried: set[Endpoint] = set()
         while True:
-            endpoint, reservation = await self._turn(task, tried, characters, output_tokens)
+            endpoint, reservation = await self._reserve(task, tried, characters, output_tokens)
             try:
-                answer = await _timed(endpoint, send)
+                reply = await _send_timed(endpoint, send)
             except AttemptFailed as failure:
                 self._rate_limiter.cancel(reservation)
-                self._of_task.pop(task, None)
+                self._endpoint_by_task.pop(task, None)
                 tried.add(endpoint)
+                # after other failures the server may have got the request: the scheduler decides about a retry
                 if failure.failure_class not in UNREACHABLE or len(tried) == len(self.endpoints):
                     raise
-            except BaseException:
+            except BaseException:  # also a cancellation: a lost reservation would block later requests
                 self._rate_limiter.cancel(reservation)
                 raise
             else:
-                self._rate_limiter.settle(reservation, tokens_of(answer))
-                return answer
+                self._rate_limiter.settle(reservation, tokens_of(reply))
+                return reply
 
-    async def _turn(
+    async def _reserve(
         self, task: int, tried: set[Endpoint], characters: int, output_tokens: int | None
     ) -> tuple[Endpoint, Reservation]:
-        """An address that may be asked, and the turn to ask it, whatever its rest after the longest there is."""
-        until = time.monotonic() + MAX_RETRY_AFTER_S
+        """Wait for an endpoint and a reservation.
+
+        After `MAX_RETRY_AFTER_S` the request is sent even if `Retry-After` has not passed: other requests may
+        prolong it again and again.
+        """
+        deadline = time.monotonic() + MAX_RETRY_AFTER_S
         while True:
-            await self._wait_for_retry_after(task, tried, until)
+            await self._wait_for_retry_after(task, tried, deadline)
             reservation = await self._rate_limiter.acquire(characters, output_tokens)
+            # pick only now, because endpoints may have become busy or failed during the wait
             endpoint = self._pick(task, tried)
-            if not endpoint.retry_after_left or time.monotonic() >= until:
+            if not endpoint.retry_after_left or time.monotonic() >= deadline:
                 return endpoint, reservation
             self._rate_limiter.cancel(reservation)
 
-    async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], until: float) -> None:
-        """Wait for as long as the best address asks for, others prolonging it or not, but not beyond `until`."""
-        while (endpoint := self._pick(task, tried)).retry_after_left and (left := until - time.monotonic()) > 0:
-            excused = min(other.retry_after_left for other in self.endpoints if other not in tried)
-            await asyncio.sleep(min(excused, left))
-            # one after another over the time of a request, as they would come by themselves, not all at once
-            await asyncio.sleep(random.uniform(0, min(_LONGEST_SPREAD_S, endpoint.mean_seconds)))  # noqa: S311
+    async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], deadline: float) -> None:
+        """Wait until the best endpoint's `Retry-After` has passed, but not longer than until `deadline`."""
+        while (endpoint := self._pick(task, tried)).retry_after_left and (left := deadline - time.monotonic()) > 0:
+            waits = [other.retry_after_left or other.cooldown_left for other in self.endpoints if other not in tried]
+            # only positive waits: an endpoint that is being probed after its cooldown would make this loop busy
+            await asyncio.sleep(min(left, *(wait for wait in waits if wait > 0)))
+            # spread the waiting requests over the duration of one request: a burst would be refused again
+            await asyncio.sleep(random.uniform(0, min(_MAX_JITTER_S, endpoint.mean_seconds)))  # noqa: S311
 
     def _pick(self, task: int, tried: set[Endpoint]) -> Endpoint:
+        """The task's endpoint if it is usable and not too busy, else the least busy one that was not tried."""
         if len(self.endpoints) == 1:
             return self.endpoints[0]
-        least = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
-        known = self._of_task.get(task)
-        most = max(least.in_flight + _MARGIN, least.in_flight * (1 + _MARGIN_SHARE))
-        if known is None or known in tried or known.is_cooling_down or known.in_flight > most:
-            self._remember(task, least)
-            return least
-        return known
+        best = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
+        sticky = self._endpoint_by_task.get(task)
+        max_in_flight = max(best.in_flight + _STICKY_MARGIN, best.in_flight * (1 + _STICKY_MARGIN_SHARE))
+        if sticky is None or sticky in tried or sticky.is_cooling_down or sticky.in_flight > max_in_flight:
+            self._stick(task, best)
+            return best
+        return sticky
 
-    def _remember(self, task: int, endpoint: Endpoint) -> None:
-        self._of_task[task] = endpoint
-        if len(self._of_task) > _TASKS_REMEMBERED:
-            self._of_task.popitem(last=False)
+    def _stick(self, task: int, endpoint: Endpoint) -> None:
+        self._endpoint_by_task[task] = endpoint
+        if len(self._endpoint_by_task) > _MAX_STICKY_TASKS:
+            self._endpoint_by_task.popitem(last=False)
 
 
-async def _timed(endpoint: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
+async def _send_timed(endpoint: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
+    """Send a request, and record its outcome and duration at the endpoint."""
     endpoint.in_flight += 1
     endpoint.requests_sent += 1
     began = time.monotonic()
     try:
-        answer = await send(endpoint.url)
+        reply = await send(endpoint.url)
     except AttemptFailed as failure:
-        failure.sent_at = began
+        failure.sent_at = began  # without the wait for the rate limiter; the concurrency limit needs it
         endpoint.record_failure(failure)
         raise
     else:
         endpoint.record_success(time.monotonic() - began)
-        return answer
+        return reply
     finally:
         endpoint.in_flight -= 1

@@ -1,4 +1,4 @@
-"""The engine over pyreqwest: the path of every rollout."""
+"""The pyreqwest engine, the default for rollouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _JSON = {"content-type": "application/json"}
 
 
 class PyreqwestClient:
-    """Sends by pyreqwest, whose pool does not care how many requests are in flight."""
+    """An HTTP client over pyreqwest. The cost of a request does not depend on the number of requests in flight."""
 
     def __init__(self, limits: TimeLimits) -> None:
         self._client = _client(limits)
@@ -45,15 +45,15 @@ class PyreqwestClient:
         await self._client.close()
 
     async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
-        """Send JSON, have the reply."""
-        try:
+        """Send a JSON body and return the reply."""
+        try:  # `headers()` is skipped without headers: this runs for every rollout
             request = self._client.post(url).body_bytes(body)
             return await _send((request.headers(headers) if headers else request).build())
         except (DetailedPyreqwestError, ValueError) as error:
             raise _failure(error, url) from error
 
     async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
-        """Have what is there."""
+        """Return the reply to a GET request."""
         try:
             return await _send(self._client.get(url).headers(headers).build())
         except (DetailedPyreqwestError, ValueError) as error:
@@ -66,10 +66,11 @@ async def _send(request: ConsumedRequest) -> Reply:
 
 
 def _failure(error: DetailedPyreqwestError | ValueError, url: str) -> AttemptFailed:
-    """What went wrong, by the chain of causes: where it begins tells whether there was a connection."""
+    """The failed attempt, classified by the error and its chain of causes."""
     details = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
     causes = [cause["message"] for cause in details or ()]
-    message = causes[-1] if causes else str(error)
+    message = causes[-1] if causes else str(error)  # the innermost cause is the most specific
+    # reqwest marks errors that occurred before a connection was open
     while_connecting = any("(Connect)" in cause for cause in causes)
     if is_certificate_failure(message):
         return AttemptFailed(FailureClass.CERTIFICATE, message)
@@ -80,7 +81,7 @@ def _failure(error: DetailedPyreqwestError | ValueError, url: str) -> AttemptFai
             name = _connect_failure(causes) if while_connecting else FailureClass.CONNECTION_LOST
         case DecodeError():
             name = FailureClass.TRUNCATED
-        case ValueError():
+        case ValueError():  # the URL or a header cannot be parsed
             return AttemptFailed(FailureClass.BAD_REQUEST, f"{without_credentials(url)}: {message}")
         case _:
             name = FailureClass.CONNECTION_LOST
@@ -92,7 +93,7 @@ def _client(limits: TimeLimits) -> Client:
         ClientBuilder()
         .user_agent(f"ng_rollouts/{__version__}")
         .default_headers(_JSON)
-        .follow_redirects(enable=False)
+        .follow_redirects(enable=False)  # a redirected POST may become a GET (RFC 9110, 15.4.2)
         .http1_only()
         .pool_idle_timeout(timedelta(seconds=KEEPALIVE_EXPIRY_S))
         .tcp_nodelay(enabled=True)
@@ -110,7 +111,7 @@ def _client(limits: TimeLimits) -> Client:
 
 
 def _connect_failure(causes: list[str]) -> FailureClass:
-    said = " ".join(causes).lower()
-    if FailureClass.DNS in said:
+    text = " ".join(causes).lower()
+    if FailureClass.DNS in text:  # hyper reports "dns error"
         return FailureClass.DNS
-    return FailureClass.CONNECTION_REFUSED if "refused" in said else FailureClass.CONNECT_FAILED
+    return FailureClass.CONNECTION_REFUSED if "refused" in text else FailureClass.CONNECT_FAILED

@@ -1,1 +1,1 @@
-"""Inputs: from a file or URL of tasks to the plan of rollouts."""
+"""Read the input: from a file or URL to tasks and the plan of their rollouts."""

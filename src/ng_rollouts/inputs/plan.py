@@ -1,4 +1,8 @@
-"""What a run is to collect: counts, keys and groups, at no cost per row unless rows differ."""
+"""The plan of a run: how many rollouts it collects, with which keys, in which groups.
+
+A plan takes constant memory while all rows have the same number of repeats and their indices follow the input order.
+Otherwise it takes 8 bytes per row for the repeats, and another 8 for the task indices.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,19 @@ from ng_rollouts.types import RolloutKey
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What a run is to collect, known before anything is sent.
+    """The rollouts that a run collects, counted before the first request.
 
     Args:
-        first_index, stride: rows that bring no index have every stride-th, from the first on.
+        first_index, stride: row `i` of the plan has the task index `first_index + i * stride`, unless it has its own.
 
     Attributes:
-        input_rows: of the input, after `limit`.
-        rows: of them, those that are planned: of a shard, its own.
-        rollouts: all of their rollouts.
-        agents: rows by agent name.
-        repeated_alike: rows with more than one rollout whose temperature is 0 or whose seed is fixed.
-        digest: of all rows, as they are in the input.
-        first_digest: of as many first rows as was asked for; None if there are fewer.
+        input_rows: number of rows in the input, after `limit`.
+        rows: number of planned rows. With shards, those of this shard.
+        rollouts: number of rollouts of the planned rows.
+        agents: number of rows by agent name.
+        deterministic_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
+        digest: digest of all input rows, as they are in the input.
+        first_digest: digest of the number of first rows that `TaskFile.plan` was called with; None if there are fewer.
     """
 
     first_index: int = 0
@@ -38,7 +42,9 @@ class Plan:
     deterministic_repeats: int = 0
     digest: str = ""
     first_digest: str | None = None
+    # One number while all rows have the same repeats, then one per row.
     _repeats: int | array[int] = 0
+    # None while all rows have the index that their position implies, then one per row.
     _indices: array[int] | None = None
     _indices_sorted: bool = True
 
@@ -46,7 +52,7 @@ class Plan:
         """Append one task, in input order.
 
         Args:
-            ordinal: its place in the input, which is its index if it brings none; the next one unless told otherwise.
+            ordinal: position in the input, which is the task index of a row without one. The default is the next one.
         """
         self._add_repeats(task.repeats)
         self._add_index(ordinal if task.index is None else task.index)
@@ -55,44 +61,48 @@ class Plan:
         self.agents[task.agent] += 1
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
-        """For each row in order: its task index, the position of its first rollout, and how many it has."""
+        """For each row in order: its task index, the position of its first rollout, and its number of rollouts."""
         start = 0
         for row in range(self.rows):
             repeats = self._repeats if isinstance(self._repeats, int) else self._repeats[row]
-            yield self._implied(row) if self._indices is None else self._indices[row], start, repeats
+            yield self._implied_index(row) if self._indices is None else self._indices[row], start, repeats
             start += repeats
 
     def rollout_keys(self) -> Iterator[RolloutKey]:
-        """The key of every position, in order."""
-        taken: Counter[int] = Counter()
+        """The key of every position, in order.
+
+        Rows with the same task index share its group: the second continues to count where the first ended.
+        """
+        next_rollout: Counter[int] = Counter()
         for task_index, _, repeats in self.spans():
-            if self._indices_sorted and task_index not in taken:
-                taken.clear()
-            first = taken[task_index]
-            taken[task_index] += repeats
+            # Rows of one task are adjacent if the indices are sorted, so the counts of earlier tasks can be dropped.
+            if self._indices_sorted and task_index not in next_rollout:
+                next_rollout.clear()
+            first = next_rollout[task_index]
+            next_rollout[task_index] += repeats
             for rollout_index in range(first, first + repeats):
                 yield RolloutKey(task_index, rollout_index)
 
     def locator(self) -> Callable[[RolloutKey], int | None]:
-        """Finds the position of a key; None for a key that is not planned."""
+        """A function that maps a key to its position, or to None if the key is not planned."""
         if self._indices is None and isinstance(self._repeats, int):
             rows, repeats, first_index, stride = self.rows, self._repeats, self.first_index, self.stride
 
-            def by_arithmetic(key: RolloutKey) -> int | None:
-                row, beside = divmod(key.task_index - first_index, stride)
-                planned = not beside and 0 <= row < rows and 0 <= key.rollout_index < repeats
+            def locate(key: RolloutKey) -> int | None:
+                row, remainder = divmod(key.task_index - first_index, stride)
+                planned = not remainder and 0 <= row < rows and 0 <= key.rollout_index < repeats
                 return row * repeats + key.rollout_index if planned else None
 
-            return by_arithmetic
+            return locate
         return {key: position for position, key in enumerate(self.rollout_keys())}.get
 
     @property
     def tasks_share_rows(self) -> bool:
-        """Whether rows may share a task, so that more repeats would renumber rollouts."""
+        """Whether several rows have the same task index, so that more repeats would renumber their rollouts."""
         return self._indices is not None and len(set(self._indices)) < self.rows
 
     def group_size(self) -> Callable[[int], int]:
-        """How many rollouts a task has, by its index."""
+        """A function that maps a task index to the number of rollouts of that task."""
         if self._indices is None:
             repeats = self._repeats
             if isinstance(repeats, int):
@@ -104,17 +114,22 @@ class Plan:
         return sizes.__getitem__
 
     def complete(self, done: Callable[[int], bool]) -> Iterator[bool]:
-        """For every position in order, whether all rollouts of its group are done."""
+        """For every position in order: whether its group is complete.
+
+        Args:
+            done: whether the rollout of a position is collected.
+        """
         spans = ((task_index, range(start, start + count)) for task_index, start, count in self.spans())
         if self._indices is None:
+            # Every row is its own group, so one pass is enough.
             for _, span in spans:
                 yield from repeat(all(map(done, span)), len(span))
             return
-        missing = {task_index for task_index, span in spans if not all(map(done, span))}
+        incomplete = {task_index for task_index, span in spans if not all(map(done, span))}
         for task_index, _, count in self.spans():
-            yield from repeat(task_index not in missing, count)
+            yield from repeat(task_index not in incomplete, count)
 
-    def _implied(self, row: int) -> int:
+    def _implied_index(self, row: int) -> int:
         return self.first_index + self.stride * row
 
     def _add_repeats(self, repeats: int) -> None:
@@ -128,13 +143,13 @@ class Plan:
         else:
             self._repeats.append(repeats)
 
-    def _add_index(self, brought: int | None) -> None:
-        implied = self._implied(self.rows)
-        index = implied if brought is None else brought
+    def _add_index(self, explicit: int | None) -> None:
+        implied = self._implied_index(self.rows)
+        index = implied if explicit is None else explicit
         if self._indices is None:
             if index == implied:
                 return
-            self._indices = array("q", map(self._implied, range(self.rows)))
+            self._indices = array("q", map(self._implied_index, range(self.rows)))
         if self._indices and index < self._indices[-1]:
             self._indices_sorted = False
         self._indices.append(index)

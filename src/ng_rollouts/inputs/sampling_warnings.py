@@ -1,4 +1,4 @@
-"""What is known to go wrong with sampling parameters, told before a run is spent on it."""
+"""Warnings about settings that are allowed but probably a mistake, logged before the first request."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from ng_rollouts.inputs.plan import Plan
 
 
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
-    """One line for each setting that is allowed but unlikely to be meant."""
+    """One line for each setting that is probably a mistake."""
     params = config.responses_create_params
     if plan.deterministic_repeats:
-        what = (
+        setting = (
             "temperature 0" if params.get("temperature") == 0 else f"seed {params['seed']}" if "seed" in params else ""
         )
-        where = (
-            f"{what} with num_repeats > 1"
-            if what
-            else f"{plan.deterministic_repeats} rows fix a seed or a temperature of 0"
+        cause = (
+            f"{setting} with num_repeats > 1"
+            if setting
+            else f"{plan.deterministic_repeats} rows have temperature 0 or a fixed seed"
         )
         yield (
-            f"{where}: the rollouts of a task will be alike"
-            " (try temperature >= 0.2; num_repeats_add_seed=true gives each a seed of its own)"
+            f"{cause}: the rollouts of a task will be nearly identical"
+            " (use temperature >= 0.2; num_repeats_add_seed=true gives each rollout its own seed)"
         )
     if isinstance(config.num_repeats, dict):
         for agent in config.num_repeats:
             if agent != "_default" and agent not in plan.agents:
-                yield f"num_repeats lists {agent!r}, which no row is for"
+                yield f"num_repeats lists the agent {agent!r}, but no row uses it"
     for name in params:
+        # Sent anyway: a server may support parameters that the API does not define.
         if name not in RESPONSES_PARAMETERS:
             hint = did_you_mean(name, RESPONSES_PARAMETERS, otherwise=";")
-            yield f"responses_create_params.{name} is not a parameter of the Responses API{hint} it is sent as it is"
+            yield f"responses_create_params.{name} is not a parameter of the Responses API{hint} it is sent unchanged"

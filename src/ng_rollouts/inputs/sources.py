@@ -1,4 +1,4 @@
-"""Where the input lies -> a local JSONL file that can be read twice: itself, or a copy of what is packed or far."""
+"""Open the input as a local JSONL file. Compressed files, Parquet, stdin and URLs become a temporary copy."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from ng_rollouts.storage.compression import check_compression, decompress, is_co
 from ng_rollouts.storage.remote import is_url, open_remote
 from ng_rollouts.types import Json
 
-_ROWS_AT_ONCE = 1000
+_ROWS_PER_BATCH = 1000
+"""Parquet rows in memory at once; the default of pyarrow is 65,536."""
 
 
 @contextmanager
 def local_input(path: str) -> Iterator[Path]:
-    """The input as a file that can be read again.
+    """The input as a local JSONL file that can be read several times; a temporary copy exists during the block.
 
     Args:
-        path: a file, plain, .gz, .zst or .parquet; `-` for stdin; or a URL that fsspec knows, such as s3://.
+        path: a file, which may be compressed or .parquet; `-` for stdin; or a URL that fsspec supports, such as s3://.
 
     Raises:
-        InputError: there is no such file, or it is not what its name says.
-        ConfigError: an extra is needed that is not installed.
+        InputError: the file does not exist, or its content does not match its extension.
+        ConfigError: an extra that the file needs is not installed.
     """
     source = Path(path).expanduser()
-    if path != "-" and not is_url(path) and _is_plain(source, path):
+    if path != "-" and not is_url(path) and _is_plain_file(source, path):
         yield source
         return
+    # The input is read at least twice, by the check and by the run, and a stream can be read only once.
     with tempfile.NamedTemporaryFile(prefix="ng_rollouts_input_", suffix=".jsonl") as copy:
         try:
-            with _opened(path, source) as packed:
-                _unpack(path, packed, cast("BinaryIO", copy))
+            with _open_source(path, source) as original:
+                _write_jsonl(path, original, cast("BinaryIO", copy))
         except (OSError, ValueError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise InputError(f"input_jsonl_fpath {redact(path)} cannot be read: {reason}") from error
@@ -47,23 +49,23 @@ def local_input(path: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
-def _is_plain(source: Path, path: str) -> bool:
-    """Whether a file can be read as it is.
+def _is_plain_file(source: Path, path: str) -> bool:
+    """Whether the input can be read in place: a regular file, neither compressed nor Parquet.
 
     Raises:
-        InputError: there is none.
+        InputError: the file does not exist, or is a folder.
     """
     try:
         mode = source.stat().st_mode
     except OSError as error:
         raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        raise InputError(f"input_jsonl_fpath {path} is a folder: name a JSONL file")
+        raise InputError(f"input_jsonl_fpath {path} is a folder: use the path of a JSONL file")
     return stat.S_ISREG(mode) and not is_compressed(path) and source.suffix != ".parquet"
 
 
 @contextmanager
-def _opened(path: str, source: Path) -> Iterator[Any]:
+def _open_source(path: str, source: Path) -> Iterator[Any]:
     if path == "-":
         yield sys.stdin.buffer
     elif is_url(path):
@@ -74,31 +76,31 @@ def _opened(path: str, source: Path) -> Iterator[Any]:
             yield file
 
 
-def _unpack(path: str, packed: Any, plain: BinaryIO) -> None:
-    name = urlsplit(path).path if is_url(path) else path  # signed links have more behind it
+def _write_jsonl(path: str, original: Any, copy: BinaryIO) -> None:
+    name = urlsplit(path).path if is_url(path) else path  # signed URLs have a query after the file's extension
     if name.endswith(".parquet"):
-        _unpack_parquet(path, packed, plain)
+        _write_parquet_rows(path, original, copy)
     else:
         check_compression(f"input_jsonl_fpath {name}")
-        decompress(name, packed, plain)
+        decompress(name, original, copy)
 
 
-def _unpack_parquet(path: str, packed: Any, plain: BinaryIO) -> None:
-    """A line for each row; columns that hold JSON text, by the file's own word, are what they were."""
+def _write_parquet_rows(path: str, original: Any, copy: BinaryIO) -> None:
+    """Write each row of a Parquet file as a line of JSON. A column of JSON text stays text."""
     require_extra("pyarrow", "parquet", f"input_jsonl_fpath {path}")
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
 
-    for batch in pq.ParquetFile(packed).iter_batches(_ROWS_AT_ONCE):
-        plain.writelines(_line_of(row) for row in batch.to_pylist())
+    for batch in pq.ParquetFile(original).iter_batches(_ROWS_PER_BATCH):
+        copy.writelines(_json_line(row) for row in batch.to_pylist())
 
 
-def _line_of(row: Json) -> bytes:
-    """A row of a table as JSON.
+def _json_line(row: Json) -> bytes:
+    """A row of a table as a line of JSON.
 
     Raises:
-        TypeError: a column has what JSON has not; it is named.
+        TypeError: a column has a type without an equivalent in JSON; the message names the column.
     """
-    row = {name: _without_fillings(value) for name, value in row.items()}
+    row = {name: _without_nulls(value) for name, value in row.items()}
     try:
         return dumps(row) + b"\n"
     except TypeError:
@@ -110,10 +112,14 @@ def _line_of(row: Json) -> bytes:
         raise
 
 
-def _without_fillings(value: Any) -> Any:
-    """Structures without the nulls by which a table gives all those of a column the same fields."""
+def _without_nulls(value: Any) -> Any:
+    """A nested value without null fields.
+
+    All structs of a Parquet column have the same fields, so those that a row does not have are null there. An API may
+    refuse such a null, for example in a message without `tool_calls`.
+    """
     if isinstance(value, dict):
-        return {name: _without_fillings(each) for name, each in value.items() if each is not None}
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
     if isinstance(value, list):
-        return [_without_fillings(each) for each in value]
+        return [_without_nulls(each) for each in value]
     return value

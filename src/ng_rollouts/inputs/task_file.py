@@ -1,7 +1,7 @@
-"""Input JSONL -> tasks -> rollouts, lazily, in aabbcc order.
+"""Input JSONL to tasks to rollouts: lazily, all rollouts of a task before those of the next (aabbcc order).
 
-One pass checks every row and makes the plan; a second one hands out rollouts as they are wanted. Neither holds
-more than a row, and a plan costs nothing per row unless rows differ in repeats or bring their own task index.
+The first pass checks every row and makes the plan. The second yields rollouts as they are requested. Neither holds more
+than one row in memory. `Plan` takes constant memory, unless rows differ in repeats or have their own task index.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ from ng_rollouts.inputs.task_parser import Task, TaskParser
 from ng_rollouts.jsonl import loads
 from ng_rollouts.types import Json, Rollout, RolloutKey
 
-_REASONS_TOLD = 50
-"""This many kinds of bad lines are told with their reason; the numbers of the others follow."""
+_MAX_REASONS = 50
+"""Number of different reasons in a message about bad lines. Of further lines, only the numbers are listed."""
 
-_BRINGS_INDEX = b'"_ng_task_index"'
+_INDEX_FIELD = b'"_ng_task_index"'
 _PROMPT_ID_FIELDS = ("prompt_id", "id", "task_id", "uuid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFile:
-    """The input: a file of tasks and the recipe that reads it."""
+    """The input: a file of tasks, and the parser of its rows.
+
+    Attributes:
+        limit: number of rows to read; None for all.
+        display_name: the input as the user named it, if `path` is a temporary copy.
+        shard: the part of the tasks to use; None for all.
+    """
 
     path: Path
     parser: TaskParser
@@ -39,71 +45,73 @@ class TaskFile:
 
     @property
     def name(self) -> str:
-        """The input, as it was asked for."""
+        """The name of the input for messages."""
         return self.display_name or str(self.path)
 
     def plan(self, first_rows: int | None = None) -> Plan:
-        """Check every row and count what is to be collected.
+        """Check every row, and count the rollouts to collect.
 
         Args:
-            first_rows: have the digest of so many first rows too.
+            first_rows: also compute the digest of this many first rows, to compare a grown input with a manifest.
 
         Raises:
-            InputError: the file is missing, empty, or has bad lines, all of which are named.
+            InputError: the file is missing or empty, or has bad lines; the message lists all of them.
         """
         plan = Plan(first_index=self.shard.index, stride=self.shard.count) if self.shard else Plan()
         bad: list[tuple[int, str]] = []
-        kinds = set()
+        has_own_index = set()
         digest = hashlib.blake2b(digest_size=16)
         for number, line in self._lines():
+            # The digest covers the rows of all shards, so that a merge can tell whether shards belong together.
             digest.update(line + b"\n")
             plan.input_rows += 1
             if plan.input_rows == first_rows:
                 plan.first_digest = digest.hexdigest()
-            if not self._has(plan.input_rows - 1, line):
+            if not self._is_in_shard(plan.input_rows - 1, line):
                 continue
             try:
                 task = self.parser.parse(line)
             except InputError as error:
                 bad.append((number, str(error)))
                 continue
-            kinds.add(task.index is None)
+            has_own_index.add(task.index is not None)
             plan.add(task, plan.input_rows - 1)
             plan.deterministic_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
-        if not bad and len(kinds) == 2:
-            bad = list(self._colliding_indices())
+        # Indices can collide only if some rows have their own and others do not.
+        if not bad and len(has_own_index) == 2:
+            bad = list(self._index_collisions())
         if bad:
-            raise InputError(_log_lines(self.name, bad))
+            raise InputError(_bad_lines_message(self.name, bad))
         if not plan.input_rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
 
     def check(self, check: Callable[[Task], None]) -> None:
-        """Have every task looked at.
+        """Call a function with every task.
 
         Raises:
-            InputError: `check` refused some, all of which are named.
+            InputError: `check` raised one for some tasks; the message lists all of them.
         """
         bad = []
-        for number, line in self._own_lines():
+        for number, line in self._shard_lines():
             try:
-                check(self._task_again(number, line))
+                check(self._parse_again(number, line))
             except InputError as error:
                 bad.append((number, str(error)))
         if bad:
-            raise InputError(_log_lines(self.name, bad))
+            raise InputError(_bad_lines_message(self.name, bad))
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
-        """Every planned rollout, in the finished order.
+        """Every planned rollout, in the order of the finished output.
 
         Raises:
             InputError: the file changed since it was checked.
         """
         keys = plan.rollout_keys()
         position = 0
-        for number, line in self._own_lines():
-            task = self._task_again(number, line)
+        for number, line in self._shard_lines():
+            task = self._parse_again(number, line)
             for key in islice(keys, task.repeats):
                 yield Rollout(
                     position=position,
@@ -117,16 +125,16 @@ class TaskFile:
         if position != plan.rollouts:
             raise InputError(f"input_jsonl_fpath {self.name} changed while it was being read")
 
-    def _colliding_indices(self) -> Iterator[tuple[int, str]]:
-        """Rows that are given, by their position, a task index that another row brings."""
+    def _index_collisions(self) -> Iterator[tuple[int, str]]:
+        """Rows without an index whose position is the `_ng_task_index` of another row."""
         rows = [(number, self.parser.parse(line).index) for number, line in self._lines()]
-        brought = {index: number for number, index in rows if index is not None}
+        explicit = {index: number for number, index in rows if index is not None}
         for position, (number, index) in enumerate(rows):
-            if index is None and position in brought:
-                message = f"its task index is its position, {position}, which line {brought[position]} brings"
-                yield number, f"{message}: give every row a _ng_task_index, or none"
+            if index is None and position in explicit:
+                message = f"its position, {position}, is also the _ng_task_index of line {explicit[position]}"
+                yield number, f"{message}: set _ng_task_index in every row, or in none"
 
-    def _task_again(self, number: int, line: bytes) -> Task:
+    def _parse_again(self, number: int, line: bytes) -> Task:
         try:
             return self.parser.parse(line)
         except InputError as error:
@@ -134,39 +142,40 @@ class TaskFile:
             raise InputError(message) from error
 
     def _seed(self, row: Json, key: RolloutKey) -> int | None:
+        """The rollout's own seed with `num_repeats_add_seed`: the row's seed (or 0) plus the rollout index."""
         if not self.parser.add_seed:
             return None
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
 
-    def _own_lines(self) -> Iterator[tuple[int, bytes]]:
-        """Those of the shard, if there is one."""
+    def _shard_lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines of the shard; all lines if there is no shard."""
         if self.shard is None:
             return self._lines()
-        return (pair for ordinal, pair in enumerate(self._lines()) if self._has(ordinal, pair[1]))
+        return (pair for ordinal, pair in enumerate(self._lines()) if self._is_in_shard(ordinal, pair[1]))
 
-    def _has(self, ordinal: int, line: bytes) -> bool:
-        """Whether a row belongs to the shard, by the index that it brings, else by its place."""
+    def _is_in_shard(self, ordinal: int, line: bytes) -> bool:
+        """Whether a row belongs to the shard, by its own task index or else by its position."""
         if self.shard is None:
             return True
-        brought = None
-        if _BRINGS_INDEX in line:
+        index = None
+        if _INDEX_FIELD in line:  # a search of bytes is much faster than parsing the rows of all shards
             with suppress(ValueError):
                 row = loads(line)
-                brought = row.get("_ng_task_index") if isinstance(row, dict) else None
-        return self.shard.has(brought if isinstance(brought, int) else ordinal)
+                index = row.get("_ng_task_index") if isinstance(row, dict) else None
+        return self.shard.has(index if isinstance(index, int) else ordinal)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """The rows' lines with their physical numbers: no blank ones, no byte-order mark, `limit` heeded."""
+        """Up to `limit` lines with their numbers in the file, without blank lines and byte-order mark."""
         try:
             with self.path.open("rb") as file:
                 numbered = enumerate(file, 1)
-                stripped = ((number, (_unmarked(line) if number == 1 else line).strip()) for number, line in numbered)
+                stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
                 yield from islice((pair for pair in stripped if pair[1]), self.limit)
         except OSError as error:
             raise InputError(f"input_jsonl_fpath {self.name} cannot be read: {error.strerror}") from error
 
 
-def _unmarked(line: bytes) -> bytes:
+def _drop_bom(line: bytes) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -178,19 +187,21 @@ def _prompt_id(row: Json, key: RolloutKey) -> str:
     return str(key.task_index)
 
 
-def _log_lines(name: str, bad: list[tuple[int, str]]) -> str:
+def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> str:
+    """A message about bad lines, given as (line number, reason): a line of text for each reason."""
     by_reason: dict[str, list[int]] = {}
     for number, reason in bad:
         by_reason.setdefault(reason, []).append(number)
-    told = [f"  {_numbered(numbers)}: {reason}" for reason, numbers in islice(by_reason.items(), _REASONS_TOLD)]
-    rest = [number for numbers in islice(by_reason.values(), _REASONS_TOLD, None) for number in numbers]
+    listed = [f"  {_lines_label(numbers)}: {reason}" for reason, numbers in islice(by_reason.items(), _MAX_REASONS)]
+    rest = [number for numbers in islice(by_reason.values(), _MAX_REASONS, None) for number in numbers]
     if rest:
-        told.append(f"  and {len(rest)} more, for other reasons: {_numbered(sorted(rest))}")
-    lines = "1 bad line" if len(bad) == 1 else f"{len(bad)} bad lines"
-    return "\n".join([f"input_jsonl_fpath {name} has {lines}, so nothing was sent:", *told])
+        listed.append(f"  and {len(rest)} more, for other reasons: {_lines_label(sorted(rest))}")
+    count = "1 bad line" if len(bad) == 1 else f"{len(bad)} bad lines"
+    return "\n".join([f"input_jsonl_fpath {name} has {count}, so nothing was sent:", *listed])
 
 
-def _numbered(numbers: list[int]) -> str:
+def _lines_label(numbers: list[int]) -> str:
+    """For example `lines 1-70, 72`."""
     return f"line{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}"
 
 

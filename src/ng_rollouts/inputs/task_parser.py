@@ -1,4 +1,4 @@
-"""One line of the input -> a task: checked, its input made, all overrides applied."""
+"""Parse one line of the input into a task: check it, apply the template and the overrides, choose the agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
 
 ANY_AGENT = "agent"
-"""Names the agent of rows that name none, when one address serves every row."""
+"""Name of the agent of rows that do not name one, when one address serves every row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +20,10 @@ class Task:
     """One input row, checked, with all overrides applied.
 
     Attributes:
-        row: as it is sent, but for what names the rollout.
+        row: the row as it is sent, without the fields that identify the rollout.
         agent: name of the agent that answers it.
-        index: the `_ng_task_index` that the row brought, if any.
-        repeats: rollouts to make of it.
+        index: the row's own `_ng_task_index`, if it has one.
+        repeats: number of rollouts to collect.
     """
 
     row: Json
@@ -34,15 +34,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskParser:
-    """How a row becomes a task.
+    """Makes tasks of input lines.
 
     Attributes:
-        overrides: laid shallowly over the row's `responses_create_params`.
-        agent_name: for rows that name no agent.
-        serves_all: whether an agent serves rows whatever they name.
-        repeats: rollouts per task, or per task by agent name.
-        add_seed: whether each rollout gets a seed of its own.
-        template: makes the input, if given.
+        overrides: parameters that replace those in the row's `responses_create_params`. They are not merged deeply.
+        agent_name: agent of the rows that do not name one.
+        serves_all: whether one address serves every row, with or without an agent name.
+        repeats: number of rollouts per task, or that number by agent name.
+        add_seed: whether each rollout gets its own seed.
+        template: template that makes the input messages, if there is one.
     """
 
     overrides: Json = field(default_factory=dict)
@@ -53,18 +53,18 @@ class TaskParser:
     template: Template | None = None
 
     def parse(self, line: bytes) -> Task:
-        """Read one line of the input.
+        """Parse one line of the input.
 
         Raises:
-            InputError: what is wrong with it.
+            InputError: the line is not a valid task; the message gives the reason, without the line number.
         """
-        row = _parse(line)
+        row = _parse_object(line)
         row["responses_create_params"] = self._params(row)
         agent = self._agent(row)
-        return Task(row=row, agent=agent, index=_brought_index(row), repeats=self._repeats_for(agent))
+        return Task(row=row, agent=agent, index=_own_index(row), repeats=self._repeats_for(agent))
 
     def is_deterministic(self, task: Task) -> bool:
-        """Whether the rollouts of a task are bound to be alike."""
+        """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
         params = task.row["responses_create_params"]
         return params.get("temperature") == 0 or (params.get("seed") is not None and not self.add_seed)
 
@@ -73,30 +73,31 @@ class TaskParser:
         if own is None:
             own = {}
         if not isinstance(own, dict):
-            raise InputError(f"responses_create_params must be an object, got {_kind(own)}")
+            raise InputError(f"responses_create_params must be an object, got {_type_name(own)}")
         params = {**own, **self.overrides}
         if self.template is not None:
             if params.get("input"):
-                raise InputError("the row already has an input, which prompt_config would replace")
+                raise InputError("the row already has an input, which prompt_config would replace: remove one of them")
             params["input"] = self.template.fill(row)
         params["input"] = _messages(params.get("input"))
         try:
             check_sampling(params, "responses_create_params.")
         except ConfigError as error:
+            # The same check reports a bad parameter of the command; here the row is at fault.
             raise InputError(str(error)) from error
         return params
 
     def _agent(self, row: Json) -> str:
         reference = row.get("agent_ref")
         if reference is not None and not isinstance(reference, dict):
-            raise InputError(f"agent_ref must be an object such as {{name: my_agent}}, got {_kind(reference)}")
+            raise InputError(f"agent_ref must be an object such as {{name: my_agent}}, got {_type_name(reference)}")
         name = (reference or {}).get("name") or self.agent_name
         if name is None and self.serves_all:
             name = ANY_AGENT
         if name is None:
             raise InputError("no agent specified: give +agent_name=NAME, or put agent_ref in the row")
         if not isinstance(name, str):
-            raise InputError(f"agent_ref.name must be text, got {_kind(name)}")
+            raise InputError(f"agent_ref.name must be a string, got {_type_name(name)}")
         return name
 
     def _repeats_for(self, agent: str) -> int:
@@ -104,40 +105,48 @@ class TaskParser:
             return self.repeats
         repeats = self.repeats.get(agent, self.repeats.get("_default"))
         if repeats is None:
-            raise InputError(f"num_repeats has neither the agent {agent!r} nor _default")
+            raise InputError(f"num_repeats has neither the agent {agent!r} nor _default: add one of them")
         return repeats
 
 
-def _parse(line: bytes) -> Json:
+def _parse_object(line: bytes) -> Json:
     try:
         row = loads(line)
     except ValueError as error:
+        # Parsers count lines within the text that they get, which is always one line here.
         reason = str(error).replace("line 1 ", "").split(" (char ")[0]
         raise InputError(f"not JSON: {reason}") from error
     if not isinstance(row, dict):
-        raise InputError(f"not a JSON object but {_kind(row)}")
+        raise InputError(f"a row must be a JSON object, got {_type_name(row)}")
     return row
 
 
 def _messages(value: Any) -> list[Json]:
+    """The input as a list of messages; text becomes one user message.
+
+    Raises:
+        InputError: it is missing, or neither text nor a list of objects.
+    """
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if value is None:
-        raise InputError("responses_create_params.input is missing: a string or a list of messages")
+        raise InputError("responses_create_params.input is missing: add a string or a list of messages")
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InputError("responses_create_params.input must be a string or a list of messages (objects)")
     return value
 
 
-def _brought_index(row: Json) -> int | None:
+def _own_index(row: Json) -> int | None:
     index = row.get("_ng_task_index")
+    # The plan stores indices as signed 64-bit integers.
     if index is not None and (not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 63):
-        raise InputError(f"_ng_task_index must be an integer from 0, got {index!r}")
+        raise InputError(f"_ng_task_index must be an integer from 0 to 2**63 - 1, got {index!r}")
     return index
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
+    """The JSON type of a value, with its article."""
     if value is None:
         return "null"
-    kinds = {bool: "a bool", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), type(value).__name__)
+    names = {bool: "a bool", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)

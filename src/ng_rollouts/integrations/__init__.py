@@ -1,1 +1,1 @@
-"""Integrations: a finished run to wandb, mlflow, trackio or Parquet."""
+"""Integrations: send a finished run to wandb, mlflow or trackio, or write it as Parquet."""

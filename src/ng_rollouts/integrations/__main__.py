@@ -1,4 +1,8 @@
-"""One exporter, in a process of its own: NAME OUTPUT PROJECT -> a last line that says where things went."""
+"""Run one integration: `python -m ng_rollouts.integrations NAME OUTPUT PROJECT`.
+
+The last line of stdout is the result, or the error if the exit code is 1. Lines before it come from the tracker's
+library.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,16 @@ from pathlib import Path
 from ng_rollouts.outputs.paths import output_paths
 
 
-def _main(name: str, output: Path, project: str) -> str:
+def _run(name: str, output: Path, project: str) -> str:
+    """Run an integration; the line to report."""
     if name == "parquet":
-        from ng_rollouts.integrations.parquet import write_parquet  # noqa: PLC0415 - each needs its own library
+        from ng_rollouts.integrations.parquet import write_parquet  # noqa: PLC0415 - needs pyarrow
 
         return write_parquet(output)
     if name == "report":
-        from ng_rollouts.report.build import ViewConfig, page_of  # noqa: PLC0415
+        from ng_rollouts.report.build import ViewConfig, build_page  # noqa: PLC0415
 
-        return f"Page: {page_of(ViewConfig(input_jsonl_fpath=str(output)))}"
+        return f"Page: {build_page(ViewConfig(input_jsonl_fpath=str(output)))}"
     from ng_rollouts.integrations.trackers import TRACKERS, TrackedRun  # noqa: PLC0415
 
     return TRACKERS[name](TrackedRun.of(output_paths(str(output))), project)
@@ -25,8 +30,10 @@ def _main(name: str, output: Path, project: str) -> str:
 if __name__ == "__main__":
     name, output, project = sys.argv[1:]
     try:
-        told = _main(name, Path(output), project)
+        message = _run(name, Path(output), project)
+    # errors of any kind become one line, because `runner` reports the last line
     except Exception as error:
+        # the newline in front ends a line that the library left open, such as a progress bar
         sys.stdout.write(f"\n{type(error).__name__}: {' '.join(str(error).split())}\n")
         sys.exit(1)
-    sys.stdout.write(f"\n{told}\n")
+    sys.stdout.write(f"\n{message}\n")

@@ -1,8 +1,13 @@
-"""What values of JSON have in common, so that rows fit the columns of a table.
+"""Column types for JSON values, so that rows fit a table.
 
-A shape is None (nothing but null was seen), "bool", "int", "float", "text", "json", a list's ["list", shape] or an
-object's {field: shape}. What has no shape of its own (a field that is text here and a list there, an empty object, an
-integer beyond 64 bits) is "json": its JSON text.
+A column type is one of:
+
+- None: every value so far was null.
+- "bool", "int", "float" or "text".
+- "json": JSON text, for values that no other type holds: values of different types, empty objects, objects with too
+  many fields, integers beyond 64 bits, and text that is not valid Unicode.
+- ("list", type): a list.
+- {field: type}: an object.
 """
 
 from __future__ import annotations
@@ -13,12 +18,12 @@ from ng_rollouts.jsonl import dumps
 
 ColumnType: TypeAlias = "str | tuple[str, ColumnType] | dict[str, ColumnType] | None"
 
-_MOST_FIELDS = 100
-"""An object of more fields is a mapping rather than a record."""
+_MAX_FIELDS = 100
+"""An object with more fields is probably a mapping with arbitrary keys; as columns, each key would get its own."""
 
 
 def type_of_value(value: Any) -> ColumnType:
-    """The shape of one value."""
+    """The column type of one value."""
     match value:
         case None:
             return None
@@ -40,7 +45,7 @@ def type_of_value(value: Any) -> ColumnType:
 
 
 def unify(one: ColumnType, other: ColumnType) -> ColumnType:
-    """The shape that holds values of both."""
+    """The column type that holds the values of two column types."""
     if one is None or one == other:
         return other
     if other is None:
@@ -54,42 +59,45 @@ def unify(one: ColumnType, other: ColumnType) -> ColumnType:
     return "json"
 
 
-def coerce(value: Any, shape: ColumnType) -> Any:
-    """A value as its column holds it."""
-    if value is None or shape is None:
+def coerce(value: Any, column_type: ColumnType) -> Any:
+    """Convert a value to a column type that holds it."""
+    if value is None or column_type is None:
         return None
-    if shape == "json":
+    if column_type == "json":
         return dumps(value).decode()
-    if shape == "float":
+    if column_type == "float":
         return float(value)
-    if isinstance(shape, tuple):
-        return [coerce(each, shape[1]) for each in value]
-    if isinstance(shape, dict):
-        return {name: coerce(value.get(name), inner) for name, inner in shape.items()}
+    if isinstance(column_type, tuple):
+        return [coerce(each, column_type[1]) for each in value]
+    if isinstance(column_type, dict):
+        return {name: coerce(value.get(name), inner) for name, inner in column_type.items()}
     return value
 
 
-def json_columns(shape: ColumnType, name: str = "") -> list[str]:
-    """Dotted names of what is JSON text in a shape; a list's elements are `[]`."""
-    if shape == "json":
+def json_columns(column_type: ColumnType, name: str = "") -> list[str]:
+    """The dotted names of the parts of a column that hold JSON text; `[]` stands for the elements of a list."""
+    if column_type == "json":
         return [name]
-    if isinstance(shape, tuple):
-        return json_columns(shape[1], f"{name}[]")
-    if isinstance(shape, dict):
+    if isinstance(column_type, tuple):
+        return json_columns(column_type[1], f"{name}[]")
+    if isinstance(column_type, dict):
         return [
-            text for field, inner in shape.items() for text in json_columns(inner, f"{name}.{field}" if name else field)
+            text
+            for field, inner in column_type.items()
+            for text in json_columns(inner, f"{name}.{field}" if name else field)
         ]
     return []
 
 
 def _of_fields(fields: dict[str, ColumnType]) -> ColumnType:
-    if not 0 < len(fields) <= _MOST_FIELDS or not all(map(_is_unicode, fields)):
+    """The column type of an object: its fields, or "json" if they cannot be columns."""
+    if not 0 < len(fields) <= _MAX_FIELDS or not all(map(_is_unicode, fields)):
         return "json"
     return fields
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: models do write lone surrogates."""
+    """Whether a text can be encoded as UTF-8. Lone surrogates cannot, and models write them at times."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,7 @@
-"""The finished rows as a Parquet file: a column a field, what has no common type as JSON text."""
+"""Write the finished rows as a Parquet file, with one column per field.
+
+Values without a common type are stored as JSON text.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.compression import base_name
 
-_ROWS_A_GROUP = 1000
+_ROW_GROUP_SIZE = 1000
+"""Rows in memory at a time."""
+
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "json": pa.string()}
 
 
 def write_parquet(output: Path) -> str:
-    """Write <stem>.parquet beside a finished file, a thousand rows in memory at a time; say so."""
+    """Write <stem>.parquet next to a finished output; the line to report.
+
+    The file is read twice: once for the column types, and once to write the rows.
+    """
     fields: dict[str, ColumnType] = {}
     rows = 0
     with output.open("rb") as lines:
@@ -35,19 +43,22 @@ def write_parquet(output: Path) -> str:
 
 
 def _write(output: Path, fields: dict[str, ColumnType], target: Path) -> None:
-    texts = [name for field, shape in fields.items() for name in json_columns(shape, field)]
-    schema = pa.schema([(name, _type(shape)) for name, shape in fields.items()], {"json_text": dumps(texts)})
+    # the schema's metadata names the columns of JSON text, so that readers know which strings to parse
+    json_text = [name for field, column_type in fields.items() for name in json_columns(column_type, field)]
+    columns = [(name, _arrow_type(column_type)) for name, column_type in fields.items()]
+    schema = pa.schema(columns, {"json_text": dumps(json_text)})
     with output.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
-        while chunk := list(map(loads, islice(lines, _ROWS_A_GROUP))):
-            rows = [{name: coerce(row.get(name), shape) for name, shape in fields.items()} for row in chunk]
+        while chunk := list(map(loads, islice(lines, _ROW_GROUP_SIZE))):
+            rows = [{name: coerce(row.get(name), column_type) for name, column_type in fields.items()} for row in chunk]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _type(shape: ColumnType) -> Any:
-    if shape is None:
+def _arrow_type(column_type: ColumnType) -> Any:
+    # a column of nulls still needs a type that every reader of Parquet supports
+    if column_type is None:
         return pa.string()
-    if isinstance(shape, tuple):
-        return pa.list_(_type(shape[1]))
-    if isinstance(shape, dict):
-        return pa.struct([(name, _type(inner)) for name, inner in shape.items()])
-    return _TYPES[shape]
+    if isinstance(column_type, tuple):
+        return pa.list_(_arrow_type(column_type[1]))
+    if isinstance(column_type, dict):
+        return pa.struct([(name, _arrow_type(inner)) for name, inner in column_type.items()])
+    return _TYPES[column_type]

@@ -1,6 +1,6 @@
-"""What a finished run is handed on to: trackers of experiments, and Parquet.
+"""Run integrations on a finished run: experiment trackers, Parquet and the report page.
 
-Each exporter runs in a process of its own, so that one that fails, hangs, prints or crashes is a warning, and no more.
+Each integration runs in its own process. If it fails, hangs or crashes, the run only logs a warning.
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ from ng_rollouts.errors import require_extra
 from ng_rollouts.redaction import redact
 
 PRODUCTS = {"parquet": ".parquet", "report": ".html"}
-"""How the names of files end that exporters make beside the output."""
+"""Endings of the files that integrations write next to the output."""
 
-_LONGEST_S = 900.0
+_TIMEOUT_S = 900.0
 
 
 def check_integrations(names: Sequence[str]) -> None:
-    """Check that what these need is installed.
+    """Check that the modules that integrations need are installed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: one is not installed.
     """
     for name in names:
         require_extra(INTEGRATIONS[name], name, f"export={name}")
 
 
 async def run_integrations(names: Sequence[str], output: Path, project: str) -> None:
-    """Hand a finished run on to each of these, and tell what became of it; true at the end of all."""
+    """Run integrations one after another, and log the result of each.
+
+    Cancelling ends the process of the current integration.
+
+    Args:
+        output: the finished output.
+        project: the project or experiment in trackers.
+    """
     for name in names:
         arguments = ["-m", "ng_rollouts.integrations", name, str(output), project]
-        shown = "report" if name == "report" else f"export={name}"
-        log(f"{shown}: at work (at most {_LONGEST_S:g} s; Ctrl-C leaves it)")
+        label = "report" if name == "report" else f"export={name}"
+        log(f"{label}: running (at most {_TIMEOUT_S:g} s; Ctrl-C cancels it)")
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -46,15 +53,17 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(_LONGEST_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 printed, _ = await child.communicate()
         except TimeoutError:
-            log(f"warning: {shown} took longer than {_LONGEST_S:g} s and was ended")
+            log(f"warning: {label} did not finish within {_TIMEOUT_S:g} s and was stopped")
         else:
-            said = next((line for line in reversed(printed.decode(errors="replace").splitlines()) if line.strip()), "")
-            failed = "" if child.returncode == 0 else f"warning: {shown} failed: "
-            log(failed + (redact(said.strip()) or f"exit code {child.returncode}"))
+            # libraries print as they like, before the line that `__main__` writes last
+            lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
+            prefix = "" if child.returncode == 0 else f"warning: {label} failed: "
+            log(prefix + (redact(lines[-1]) if lines else f"exit code {child.returncode}"))
         finally:
+            # after a timeout or a cancellation
             if child.returncode is None:
                 with suppress(ProcessLookupError):
                     child.kill()

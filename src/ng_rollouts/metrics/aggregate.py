@@ -1,4 +1,7 @@
-"""Groups -> figures, one group at a time: nothing is kept of a group once it is folded in."""
+"""Statistics of one agent's rollouts, and the metrics of one task.
+
+`AgentStats` adds one group at a time and keeps no reference to it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from ng_rollouts.types import Json, RolloutStats
 
 @dataclass(slots=True)
 class AgentStats:
-    """The figures of one agent, or of all."""
+    """Running statistics of one agent's rollouts, or of all agents' rollouts."""
 
     columns: dict[str, Distribution] = field(default_factory=dict)
     scores: dict[str, ScoreStats] = field(default_factory=dict)
@@ -27,34 +30,36 @@ class AgentStats:
     group_sizes: Counter[int] = field(default_factory=Counter)
     distinct_answers: int = 0
     answers: int = 0
+    # By score: the values of all single-rollout tasks, and the values of those that have an answer.
     _singles: dict[str, tuple[Distribution, Distribution]] = field(default_factory=dict)
 
     def add(self, group: Sequence[RolloutStats], scores: dict[str, GroupScore] | None = None) -> None:
-        """Take in the rollouts of one task, in order. Those of tasks that have one count once `end` is called.
+        """Add the rollouts of one task, in order. Tasks with a single rollout count once `end` is called.
 
         Args:
-            scores: the task's, if they are known already.
+            scores: the task's scores, if the caller has computed them already.
         """
         self.tasks += 1
         self.rollouts += len(group)
         self.group_sizes[len(group)] += 1
         if len(group) == 1:
+            # With num_repeats=1 this runs for every rollout. Adding such tasks in bulk is about ten times faster.
             self._add_single(group[0])
             return
-        given = [stats.answer for stats in group if stats.answer is not None]
-        self.distinct_answers, self.answers = self.distinct_answers + len(set(given)), self.answers + len(given)
+        answers = [stats.answer for stats in group if stats.answer is not None]
+        self.distinct_answers, self.answers = self.distinct_answers + len(set(answers)), self.answers + len(answers)
         for name, score in (scores_of(group) if scores is None else scores).items():
             self.columns.setdefault(name, Distribution()).extend(score.values)
             self.scores.setdefault(name, ScoreStats()).add(score)
         self.truncated += sum(stats.truncated for stats in group)
-        for name, counters in tokens_of(group).items():
-            self.tokens.setdefault(name, Distribution()).extend(counters)
+        for name, counts in tokens_of(group).items():
+            self.tokens.setdefault(name, Distribution()).extend(counts)
 
     def end(self) -> None:
-        """No more will come for now: have the figures whole."""
-        for name, (values, answers) in self._singles.items():
+        """Include the single-rollout tasks. Call this before you read the statistics; you may add more groups later."""
+        for name, (values, answered) in self._singles.items():
             self.columns.setdefault(name, Distribution()).merge(values)
-            self.scores.setdefault(name, ScoreStats()).add_singles(values, answers)
+            self.scores.setdefault(name, ScoreStats()).add_singles(values, answered)
         self._singles.clear()
 
     def _add_single(self, stats: RolloutStats) -> None:
@@ -78,19 +83,20 @@ class AgentStats:
             column.add(count)
 
     def nemo_gym_metrics(self) -> Json:
-        """`agent_metrics` by NeMo Gym's keys: figures of columns and tokens, pass@k and its kin."""
-        merged: Json = {}
-        every = [*self.columns.items(), *self.tokens.items()]
-        by_column = [column.nemo_gym_metrics(name) for name, column in every]
-        for figure in range(len(STATISTICS)):
-            merged |= dict(list(statistics.items())[figure] for statistics in by_column)
+        """NeMo Gym's `agent_metrics`: the statistics of each column, then pass@k and majority@k of each score."""
+        # A token count takes the place of a score of the same name.
+        columns = {name: column.nemo_gym_statistics() for name, column in (self.columns | self.tokens).items()}
+        metrics: Json = {}
+        for statistic in STATISTICS:
+            for name, values in columns.items():
+                metrics[f"{statistic}/{name}"] = values[statistic]
         for name, score in self.scores.items():
-            merged |= score.nemo_gym_metrics(name)
-        return merged
+            metrics |= score.nemo_gym_metrics(name)
+        return metrics
 
     def statistics(self) -> Json:
-        """What there is beside that: errors, intervals, variances, histograms, tokens, raggedness."""
-        told: Json = {
+        """Statistics beyond NeMo Gym's: errors, intervals, variances, histograms, tokens, and rollouts per task."""
+        statistics: Json = {
             "tasks": self.tasks,
             "rollouts": self.rollouts,
             "rollouts_per_task": {str(size): count for size, count in sorted(self.group_sizes.items())},
@@ -99,53 +105,60 @@ class AgentStats:
                 for name, score in self.scores.items()
             },
             "share_truncated": self.truncated / self.rollouts if self.rollouts else None,
-            "tokens": {name: _token_figures(column) for name, column in self.tokens.items()},
+            "tokens": {name: _token_statistics(column) for name, column in self.tokens.items()},
         }
         if self.answers:
-            told["share_distinct_answers"] = self.distinct_answers / self.answers
-        return told
+            statistics["share_distinct_answers"] = self.distinct_answers / self.answers
+        return statistics
 
 
 def by_agent(rollouts: Iterable[tuple[str, RolloutStats]]) -> dict[str, list[RolloutStats]]:
-    """A task's rollouts by the agent that answered: a task may be asked of several."""
-    found: dict[str, list[RolloutStats]] = {}
+    """The rollouts of one task, grouped by agent; several agents may answer one task."""
+    groups: dict[str, list[RolloutStats]] = {}
     for agent, stats in rollouts:
-        found.setdefault(agent, []).append(stats)
-    return found
+        groups.setdefault(agent, []).append(stats)
+    return groups
 
 
 def tokens_of(group: Sequence[RolloutStats]) -> dict[str, list[int]]:
-    """A task's counts of tokens by their name."""
-    found: dict[str, list[int]] = {}
+    """The token counts of one task's rollouts, by name."""
+    tokens: dict[str, list[int]] = {}
     for stats in group:
         for name, count in stats.tokens.items():
-            found.setdefault(name, []).append(count)
-    return found
+            tokens.setdefault(name, []).append(count)
+    return tokens
 
 
 def group_metrics(task_index: int, group: Sequence[RolloutStats], scores: dict[str, GroupScore]) -> Json:
-    """The figures of one task, by NeMo Gym's keys."""
+    """The metrics of one task, by NeMo Gym's keys.
+
+    Args:
+        scores: the task's scores by name, as `scores_of` returns them.
+    """
     columns: dict[str, Sequence[float]] = {name: score.values for name, score in scores.items()}
     columns |= tokens_of(group)
-    by_figure = zip(*map(_figures_of, columns.values()), strict=True)
-    told: Json = {"_ng_task_index": task_index}
-    told |= zip(_keys(tuple(columns)), chain.from_iterable(by_figure), strict=True)
+    # Transposed to NeMo Gym's order: the means of all columns, then their maxima, and so on.
+    by_statistic = zip(*map(_statistics_of, columns.values()), strict=True)
+    metrics: Json = {"_ng_task_index": task_index}
+    metrics |= zip(_column_keys(tuple(columns)), chain.from_iterable(by_statistic), strict=True)
     for name, score in scores.items():
-        told |= {f"{key}/{name}": value for key, value in score.as_metrics().items()}
-    return told
+        metrics |= {f"{key}/{name}": value for key, value in score.as_metrics().items()}
+    return metrics
 
 
 @lru_cache(maxsize=1024)
-def _keys(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{figure}/{name}" for figure in STATISTICS for name in names)
+def _column_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys of all columns, statistic by statistic. They are cached, since most tasks have the same columns."""
+    return tuple(f"{statistic}/{name}" for statistic in STATISTICS for name in names)
 
 
-def _figures_of(values: Sequence[float]) -> tuple[float, ...]:
-    ordered, moments = sorted(values), RunningStats.of(values)
+def _statistics_of(values: Sequence[float]) -> tuple[float, ...]:
+    """The statistics of a few values, in the order of `STATISTICS`."""
+    ordered, stats = sorted(values), RunningStats.of(values)
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return moments.mean, ordered[-1], ordered[0], median, moments.sd
+    return stats.mean, ordered[-1], ordered[0], median, stats.sd
 
 
-def _token_figures(column: Distribution) -> Json:
-    quantiles = {f"p{share}": column.quantile(share / 100) for share in (50, 90, 99)}
-    return {"sum": int(column.total), "mean": column.mean, **quantiles, "max": column.maximum}
+def _token_statistics(column: Distribution) -> Json:
+    percentiles = {f"p{percent}": column.quantile(percent / 100) for percent in (50, 90, 99)}
+    return {"sum": int(column.total), "mean": column.mean, **percentiles, "max": column.maximum}

@@ -1,4 +1,4 @@
-"""How much texts differ: shares of distinct ones, exactly and but for case and white space."""
+"""Measures how much texts differ: the share of distinct texts, exactly and ignoring case and white space."""
 
 from __future__ import annotations
 
@@ -8,46 +8,50 @@ from dataclasses import dataclass, field
 
 from ng_rollouts.types import Json
 
-_PARTS = 16
-"""Distinct digests are counted a part at a time, so that few of them are in a set at once."""
+_PARTITIONS = 16
+"""Distinct hashes are counted one partition at a time, so that only one partition's set is in memory."""
 
 
 @dataclass(slots=True)
 class Diversity:
-    """Of all texts a digest is kept, eight bytes each.
+    """Counts distinct texts.
+
+    Only a hash of each text is kept, which takes eight bytes. Two of a billion texts share a 64-bit hash with a
+    probability of about 3 %, and a collision changes the count by one.
 
     Attributes:
-        what: what the texts are, as a plural.
+        label: the name of the texts, as a plural, such as `answers`.
     """
 
-    what: str
+    label: str
     _exact: array[int] = field(default_factory=lambda: array("q"))
-    _alike: array[int] = field(default_factory=lambda: array("q"))
+    _normalised: array[int] = field(default_factory=lambda: array("q"))
 
     def add_group(self, texts: Sequence[str]) -> Json:
-        """The shares within a group, which is taken in."""
+        """Add the texts of a group; the shares within the group."""
         if not texts:
             return {}
-        alike = [" ".join(text.casefold().split()) for text in texts]
+        normalised = [" ".join(text.casefold().split()) for text in texts]
+        # `hash` differs between processes, which is fine: these hashes are never stored.
         self._exact.extend(map(hash, texts))
-        self._alike.extend(map(hash, alike))
+        self._normalised.extend(map(hash, normalised))
         return {
-            f"share_distinct_{self.what}": len(set(texts)) / len(texts),
-            f"share_distinct_{self.what}_normalised": len(set(alike)) / len(texts),
+            f"share_distinct_{self.label}": len(set(texts)) / len(texts),
+            f"share_distinct_{self.label}_normalised": len(set(normalised)) / len(texts),
         }
 
     @property
     def count(self) -> int:
-        """How many texts there were."""
+        """The number of texts."""
         return len(self._exact)
 
     def summary_line(self) -> Iterator[str]:
-        """A line, if there are any."""
+        """One line for the terminal; none without texts."""
         if total := self.count:
-            exact, alike = _distinct(self._exact), _distinct(self._alike)
+            exact, normalised = _count_distinct(self._exact), _count_distinct(self._normalised)
             share = f"{exact}/{total} ({100 * exact / total:.1f}%)"
-            yield f"Distinct {self.what}: {share}, {alike} but for case and white space"
+            yield f"Distinct {self.label}: {share}, {normalised} ignoring case and white space"
 
 
-def _distinct(digests: array[int]) -> int:
-    return sum(len({digest for digest in digests if digest % _PARTS == part}) for part in range(_PARTS))
+def _count_distinct(hashes: array[int]) -> int:
+    return sum(len({value for value in hashes if value % _PARTITIONS == partition}) for partition in range(_PARTITIONS))

@@ -6,40 +6,48 @@ import math
 from array import array
 from dataclasses import dataclass, field
 
+_BINS = 400
+"""Enough for latencies up to 13 hours; longer ones count in the last bin."""
+
+_FIRST_BIN_S = 1e-4
+"""Where the first bin begins, in seconds; shorter latencies count in it too."""
+
+_LOG_BIN_WIDTH = 0.05
+"""Width of a bin on the scale of the natural logarithm: each bin begins 5 % above the one before."""
+
 
 @dataclass(slots=True)
 class LatencyHistogram:
-    """How long attempts took, in classes that are a twentieth wide: enough for percentiles."""
+    """Durations of attempts, in bins that are 5 % wide."""
 
-    _classes: array[int] = field(default_factory=lambda: array("q", [0]) * 400)
+    _counts: array[int] = field(default_factory=lambda: array("q", [0]) * _BINS)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
-        self._classes[min(399, max(0, int(math.log(max(seconds, 1e-4) / 1e-4) / _CLASS_WIDTH)))] += 1
+        """Count one attempt."""
+        bin_index = int(math.log(max(seconds, _FIRST_BIN_S) / _FIRST_BIN_S) / _LOG_BIN_WIDTH)
+        self._counts[min(_BINS - 1, max(0, bin_index))] += 1
 
     def merge(self, other: LatencyHistogram) -> None:
-        """Count those of another."""
-        for number, count in enumerate(other._classes):
-            self._classes[number] += count
+        """Add the counts of another histogram."""
+        for index, count in enumerate(other._counts):
+            self._counts[index] += count
 
     def histogram(self) -> list[tuple[float, int]]:
-        """Seconds from which each class that is not empty begins, and how many are in it."""
-        starts = (round(1e-4 * math.exp(number * _CLASS_WIDTH), 6) for number in range(len(self._classes)))
-        return [(start, count) for start, count in zip(starts, self._classes, strict=True) if count]
+        """The start of each bin in seconds and its count, for the bins that are not empty."""
+        starts = (round(_FIRST_BIN_S * math.exp(index * _LOG_BIN_WIDTH), 6) for index in range(len(self._counts)))
+        return [(start, count) for start, count in zip(starts, self._counts, strict=True) if count]
 
     def percentiles(self) -> dict[str, float | None]:
-        """The 50th, 90th and 99th, in seconds to the microsecond; None if there were no attempts."""
-        found = {f"p{share}": self.quantile(share / 100) for share in (50, 90, 99)}
-        return {name: None if value is None else round(value, 6) for name, value in found.items()}
+        """The 50th, 90th and 99th percentile, in seconds to the microsecond; None if there were no attempts."""
+        percentiles = {f"p{percent}": self.quantile(percent / 100) for percent in (50, 90, 99)}
+        return {name: None if value is None else round(value, 6) for name, value in percentiles.items()}
 
     def quantile(self, share: float) -> float | None:
-        """Seconds below which this share lies, to a twentieth; None if there were none."""
-        left = share * sum(self._classes)
-        for number, count in enumerate(self._classes):
-            left -= count
-            if count and left <= 0:
-                return float(1e-4 * math.exp((number + 0.5) * _CLASS_WIDTH))
+        """The seconds below which this share of the attempts lies, to 5 %; None if there were no attempts."""
+        remaining = share * sum(self._counts)
+        for index, count in enumerate(self._counts):
+            remaining -= count
+            if count and remaining <= 0:
+                # The middle of the bin, so that the error is at most half of its width.
+                return float(_FIRST_BIN_S * math.exp((index + 0.5) * _LOG_BIN_WIDTH))
         return None
-
-
-_CLASS_WIDTH = 0.05

@@ -1,4 +1,4 @@
-"""Figures of agents for files and the terminal, and the gates they are held against."""
+"""Aggregate metrics of agents in NeMo Gym's format, and the histogram of a score for the terminal."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from ng_rollouts.metrics.group_aggregator import AgentMetrics
 from ng_rollouts.types import Json
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_NONE: Mapping[str, Json] = MappingProxyType({})
-_KEY_FIGURES = ("mean/", "pass@", "majority@")
+_EMPTY: Mapping[str, Json] = MappingProxyType({})
+_KEY_METRIC_PREFIXES = ("mean/", "pass@", "majority@")
 
 
 def aggregate_metrics(
-    agents: Mapping[str, AgentMetrics], agent_side: Mapping[str, Json] = _NONE, speed: Mapping[str, Json] = _NONE
+    agents: Mapping[str, AgentMetrics], agent_side: Mapping[str, Json] = _EMPTY, speed: Mapping[str, Json] = _EMPTY
 ) -> list[Json]:
-    """An entry for each agent: NeMo Gym's four fields, and `statistics` with what goes beyond them.
+    """An entry for each agent: NeMo Gym's four fields, and `statistics` with everything beyond them.
 
     Args:
-        of_agents: what agents say of themselves, by name; it goes before what is figured here.
-        of_command: what a command tells of its own speed, by agent.
+        agents: the metrics of each agent, by its name.
+        agent_side: fields that an agent computed itself, by its name; they replace the fields computed here.
+        speed: latency and throughput of this command, by the agent's name; they are added to `statistics`.
     """
     return [
         {
             "agent_ref": {"name": name},
-            "agent_metrics": (metrics := aggregator.stats.nemo_gym_metrics()),
-            "key_metrics": {key: value for key, value in metrics.items() if key.startswith(_KEY_FIGURES)},
-            "group_level_metrics": aggregator.group_metrics(),
-            "group_level_metrics_left_out": aggregator.groups_left_out,
-            "statistics": {**aggregator.stats.statistics(), **speed.get(name, {})},
+            "agent_metrics": (nemo_gym_metrics := metrics.stats.nemo_gym_metrics()),
+            "key_metrics": {
+                key: value for key, value in nemo_gym_metrics.items() if key.startswith(_KEY_METRIC_PREFIXES)
+            },
+            "group_level_metrics": metrics.group_metrics(),
+            "group_level_metrics_left_out": metrics.groups_left_out,
+            "statistics": {**metrics.stats.statistics(), **speed.get(name, {})},
             **agent_side.get(name, {}),
         }
-        for name, aggregator in agents.items()
+        for name, metrics in agents.items()
     ]
 
 
 def format_histogram(aggregate: AgentStats, name: str = "reward") -> str | None:
-    """A score's distribution in a line of blocks; None if there is none to see."""
+    """The distribution of a score as a line of block characters; None if it has fewer than two values."""
     column = aggregate.columns.get(name)
     if column is None or column.count < 2:
         return None
-    bars = column.histogram()
-    tallest = max(bars)
-    blocks = "".join(_BLOCKS[-(-bar * (len(_BLOCKS) - 1) // tallest)] for bar in bars)
+    counts = column.histogram()
+    maximum = max(counts)
+    # Rounded up (-(-a // b)), so that only an empty bin is blank.
+    blocks = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // maximum)] for count in counts)
     low, high = min(0.0, column.minimum), max(1.0, column.maximum)
     return f"{name} {low:g} |{blocks}| {high:g}"

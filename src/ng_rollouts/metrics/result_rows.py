@@ -1,51 +1,56 @@
-"""An agent's reply -> the row that is written."""
+"""Converts an agent's reply to the row that is written, and extracts the statistics that are computed from it."""
 
 from __future__ import annotations
 
 from ng_rollouts.chat import chat_input, chat_output
-from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json, Result, Rollout, RolloutStats
 
 MAX_SCORE = 1e100
-"""What is larger is no score: sums of squares have to be finite."""
+"""Largest absolute value of a score. Sums of squares of larger values would overflow."""
 
-_CLASS_CHARACTERS = 100
-_TOKENS = ("input_tokens", "output_tokens", "total_tokens")
+_MAX_VALUE_CHARACTERS = 100
+"""Characters of an agent's own failure class, or of a reward that is not valid, that a message keeps."""
+
+_TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
 
 def result_of(
     rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True, answer_key: str | None = None
 ) -> Result:
-    """What is written and counted of a reply.
+    """Convert a reply to the line that is written and the statistics that are counted.
 
     Args:
-        scored: whether it has to have a reward.
+        scored: whether the reply must have a reward.
 
     Raises:
-        AttemptFailed: the agent calls the rollout failed, or the reply cannot be made a row.
+        AttemptFailed: the agent reported that the rollout failed, or the reply cannot be converted to a row.
     """
     try:
         row = output_row(rollout, reply, training_view=training_view, scored=scored)
         return Result(line=dumps(row), stats=stats_of(row, answer_key))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        message = f"the reply cannot be made a row: {type(error).__name__}: {error}"
+        # Replies are not validated up front, which would cost every rollout: an odd one fails somewhere above.
+        message = f"the reply cannot be converted to a row: {type(error).__name__}: {error}"
         raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
 
 def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True) -> Json:
-    """The row of a rollout: what the agent returned, what names the rollout, and the training view.
+    """The row of a rollout: the agent's reply, the rollout's key and agent, and the training view.
 
     Raises:
-        AttemptFailed: the agent calls the rollout failed, or the reply has no reward that is a finite number.
+        AttemptFailed: the agent reported that the rollout failed, or the reply has no reward that is a finite number.
     """
-    _check_sentinels(reply)
+    # Before the reward: a reply that reports a failure may have none.
+    _check_failure_fields(reply)
     if scored or "reward" in reply:
         _check_reward(reply)
     row = dict(reply)
     if not isinstance(row.get("responses_create_params"), dict):
         row["responses_create_params"] = rollout.row["responses_create_params"]
+    # An agent cannot change the key: resume and file order depend on it.
     row["_ng_task_index"] = rollout.key.task_index
     row["_ng_rollout_index"] = rollout.key.rollout_index
     row.setdefault("agent_ref", {"name": rollout.agent})
@@ -64,10 +69,10 @@ def scores_of_row(row: Json) -> dict[str, float]:
 
 
 def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
-    """What figures are made of.
+    """The statistics of one row.
 
     Args:
-        answer_key: the field that majorities are formed of; `extracted_answer` unless told otherwise.
+        answer_key: the field whose values are compared for majority@k; None for `extracted_answer`.
     """
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
@@ -76,38 +81,49 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     answer = row.get(answer_key or "extracted_answer")
     return RolloutStats(
         scores=scores_of_row(row),
-        tokens={name: count for name in _TOKENS if isinstance(count := usage.get(name), int)},
+        tokens={name: count for name in _TOKEN_COUNTS if isinstance(count := usage.get(name), int)},
         truncated=bool(response.get("incomplete_details")),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
 
 
-def _check_sentinels(reply: Json) -> None:
-    """NeMo Gym's agents say in a 200 reply that a rollout failed, for good or not, or is not to be written down."""
+def _check_failure_fields(reply: Json) -> None:
+    """Check the fields in which NeMo Gym's agents report a failure, with HTTP status 200.
+
+    Raises:
+        AttemptFailed: the reply reports a failure; it may be terminal, or must not be written to the failures file.
+    """
     failure_class = reply.get("_ng_failure_class")
     if reply.get("_ng_no_persist"):
         name = _class_name(failure_class) if failure_class is not None else FailureClass.NO_PERSIST
-        raise AttemptFailed(name, "the agent asks for this rollout not to be written down", persist=False)
+        raise AttemptFailed(
+            name, "the agent set _ng_no_persist, so the failure is not written to the failures file", persist=False
+        )
     if failure_class is not None:
         terminal = bool(reply.get("_ng_failure_terminal"))
-        message = reply.get("_ng_failure_message") or reply.get("error") or "the agent calls this rollout failed"
+        message = reply.get("_ng_failure_message") or reply.get("error") or "the agent reported that the rollout failed"
         raise AttemptFailed(_class_name(failure_class), str(message), retryable=not terminal, terminal=terminal)
 
 
 def _class_name(failure_class: object) -> str:
-    return redact(str(failure_class)[:_CLASS_CHARACTERS])
+    # An agent may put a whole error message here, with a key in it. Redacted before it is cut: half a key is not
+    # recognised as one.
+    return redact(str(failure_class)[:MESSAGE_CHARACTERS])[:_MAX_VALUE_CHARACTERS]
 
 
 def _check_reward(reply: Json) -> None:
     reward = reply.get("reward")
     if not isinstance(reward, (int, float)):
-        what = f"reward {str(reward)[:100]!r}" if "reward" in reply else "no reward"
-        raise AttemptFailed(FailureClass.NO_REWARD, f"the agent's reply has {what}; a number is needed")
+        value = f"reward {str(reward)[:_MAX_VALUE_CHARACTERS]!r}" if "reward" in reply else "no reward"
+        raise AttemptFailed(FailureClass.NO_REWARD, f"the agent's reply has {value}: reward must be a number")
+    # `not ... <=`, since every comparison with NaN is false.
     if not abs(reward) <= MAX_SCORE:
-        raise AttemptFailed(FailureClass.NOT_FINITE, f"the agent's reply has reward {str(reward)[:100]}")
+        message = f"the agent's reply has reward {str(reward)[:_MAX_VALUE_CHARACTERS]}: reward must be a finite number"
+        raise AttemptFailed(FailureClass.NOT_FINITE, message)
 
 
 def _add_training_view(row: Json, rollout: Rollout) -> None:
+    """Add the fields that training frameworks read: scores as numbers, `prompt_id`, and chat messages."""
     for key, value in row.items():
         if isinstance(value, bool) and not key.startswith("_"):
             row[key] = float(value)

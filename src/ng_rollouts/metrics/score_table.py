@@ -1,7 +1,7 @@
-"""Scores by position -> averages.
+"""Scores of all rollouts by position in the output, and their means in that order.
 
-A mean is taken over the scores in the finished order, left to right, as `jq 'map(.reward) | add/length'` takes it,
-whatever order the rollouts completed in: sums of floats depend on their order.
+A mean is computed over the scores in file order, left to right, as `jq 'map(.reward) | add/length'` computes it. The
+order in which rollouts completed does not matter. File order is necessary, since a sum of floats depends on its order.
 """
 
 from __future__ import annotations
@@ -11,32 +11,38 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Positions = Callable[[], Iterator[int]]
-"""Hands out the positions to average over, in order, as often as asked."""
+"""Returns a new iterator over the positions to average over, in order. It is called once for each score."""
 
 Sums = dict[str, tuple[float, int]]
-"""The sum of each score, and over how many values."""
+"""The sum of each score, and the number of its values."""
 
 _ABSENT_BYTE = -128
 _NAN = float("nan")
-_SPARSE = 1024
-"""Up to this many values a column is a dict, so that a score few rows have does not cost space for all."""
 
-_FIRST = ("reward", "accuracy")
+_MAX_SPARSE = 1024
+"""A column with at most this many values is a dict, so that a rare score does not take space for every rollout."""
+
+_LISTED_FIRST = ("reward", "accuracy")
 
 
 class ScoreColumn:
-    """One score of all rollouts: a byte a rollout while the values are small integers, else eight."""
+    """One score of all rollouts.
+
+    Args:
+        rollouts: the number of planned rollouts.
+    """
 
     def __init__(self, rollouts: int) -> None:
         self._rollouts = rollouts
         self._sparse: dict[int, float] = {}
+        # One byte per rollout (type code "b") while all values are small integers, otherwise eight bytes ("d").
         self._dense: array[int] | array[float] | None = None
 
     def record(self, position: int, value: float) -> None:
-        """Keep the value at a position."""
+        """Store the value at a position."""
         if self._dense is None:
             self._sparse[position] = value
-            if len(self._sparse) > _SPARSE:
+            if len(self._sparse) > _MAX_SPARSE:
                 self._densify()
             return
         if self._dense.typecode == "b" and not _fits_byte(value):
@@ -45,7 +51,7 @@ class ScoreColumn:
         cells[position] = int(value) if self._dense.typecode == "b" else value
 
     def values(self, positions: Iterator[int]) -> Iterator[float]:
-        """The values at the given positions, in that order, where there are any."""
+        """The values at the given positions, in that order; positions without a value are skipped."""
         if self._dense is None:
             return (self._sparse[position] for position in positions if position in self._sparse)
         dense = self._dense
@@ -65,10 +71,10 @@ class ScoreColumn:
 
 
 class ScoreTable:
-    """The scores of all rollouts, by name and position, and which agent gave them.
+    """The scores of all rollouts by name and position, and the agent of each rollout.
 
     Args:
-        rollouts: how many are planned.
+        rollouts: the number of planned rollouts.
     """
 
     def __init__(self, rollouts: int) -> None:
@@ -76,7 +82,8 @@ class ScoreTable:
         self._columns: dict[str, ScoreColumn] = {}
         self._agents: dict[str, int] = {}
         self._names_of: dict[str, set[str]] = {}
-        self._agent_at: array[int] | None = None  # of every position, once there are two agents
+        # The agent's number at every position. A run with a single agent does not need it: None until the second one.
+        self._agent_at: array[int] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -101,43 +108,46 @@ class ScoreTable:
         return {name: total / count for name, (total, count) in self.sums(positions).items()}
 
     def averages_by_agent(self, positions: Positions) -> dict[str, dict[str, float]]:
-        """The same for each agent; agents in the order of their first position."""
+        """The means of each agent's scores; agents are in the order of their first position."""
         if self._agent_at is None:
             return {agent: self.averages(positions) for agent in self._agents if any(True for _ in positions())}
         agents, agent_at = list(self._agents), self._agent_at
         numbers = dict.fromkeys(agent_at[position] for position in positions())
-        return {agents[number]: self.averages(_only(positions, agent_at, number)) for number in numbers}
+        return {agents[number]: self.averages(_positions_of(number, agent_at, positions)) for number in numbers}
 
     def sums(self, positions: Positions) -> Sums:
-        """The sum of each score over the positions that have it, and how many those are."""
-        found = {}
+        """The sum of each score over the positions that have it, and the number of those positions."""
+        sums = {}
         for name in self.names:
+            # Added one by one: `math.fsum` is more accurate, but its result differs from jq's in the last digit.
             total, count = 0.0, 0
             for value in self._columns[name].values(positions()):
                 total += value
                 count += 1
             if count:
-                found[name] = total, count
-        return found
+                sums[name] = total, count
+        return sums
 
     def _record_agent(self, position: int, agent: str) -> None:
         if agent not in self._agents:
             self._agents[agent] = len(self._agents)
             self._names_of[agent] = set()
             if len(self._agents) == 2:
+                # All rollouts so far are the first agent's, whose number is 0.
                 self._agent_at = array("i", [0]) * self._rollouts
         if self._agent_at is not None:
             self._agent_at[position] = self._agents[agent]
 
 
-def _only(positions: Positions, agent_at: array[int], number: int) -> Positions:
-    return lambda: (position for position in positions() if agent_at[position] == number)
+def _positions_of(agent_number: int, agent_at: array[int], positions: Positions) -> Positions:
+    return lambda: (position for position in positions() if agent_at[position] == agent_number)
 
 
 def reward_first(names: Iterable[str]) -> list[str]:
     """`reward` and `accuracy` before the others, which keep their order."""
-    known = list(names)
-    return [name for name in _FIRST if name in known] + [name for name in known if name not in _FIRST]
+    ordered = list(names)
+    first = [name for name in _LISTED_FIRST if name in ordered]
+    return first + [name for name in ordered if name not in _LISTED_FIRST]
 
 
 def _fits_byte(value: float) -> bool:

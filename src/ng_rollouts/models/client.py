@@ -1,4 +1,4 @@
-"""A model server, at one address or several: a Responses request in, a Response object out."""
+"""Client for an OpenAI-compatible model server: sends Responses requests, returns Response objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
-from ng_rollouts.http.client import Http, Reply
+from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
@@ -20,19 +20,28 @@ from ng_rollouts.types import Json
 
 RESPONSES, CHAT = "responses", "chat_completions"
 PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
-_NOT_THERE = (404, 405, 501)
-_ASK_EVERY_S = 0.5
-_LISTING_S = 10.0
+"""The path of each API below the base address."""
+
+_NO_SUCH_API = (404, 405, 501)
+"""Statuses by which a server says that it has no `/responses`: not found, method not allowed, not implemented."""
+
+_MODELS_TIMEOUT_S = 10.0
+"""Time limit of `GET /models`. The reply is small, so a server that needs longer is not ready."""
+
+_MAX_NAMES_SHOWN = 20
+"""Model names in one message. Some servers list hundreds."""
 
 
 class ModelClient:
-    """Answers Responses requests over whichever of the two APIs the server speaks.
+    """Sends Responses requests to a model server, through the Responses API or Chat Completions.
 
     Args:
-        pool: base addresses, up to and with `/v1`.
-        api: `responses`, `chat_completions`, or `auto`: the first call tells, by a 404 for the former.
-        model: the name that requests carry, unless they have one.
-        api_key: sent as a bearer token, if there is one.
+        load_balancer: the server's base addresses, each up to and including `/v1`.
+        http: the HTTP client.
+        api: `responses`, `chat_completions` or `auto`. `auto` tries `/responses` first and falls back to
+            `/chat/completions` if the server does not have it.
+        model: the model of requests that name none.
+        api_key: sent as a bearer token; None sends no credentials.
     """
 
     def __init__(
@@ -42,46 +51,51 @@ class ModelClient:
         self.model = model
         self._http = http
         self._api = api
-        self._failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
+        self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def respond(self, params: Json, task: int = 0) -> Json:
-        """The Response object for a Responses request.
+        """Send a Responses request and return the Response object.
 
         Args:
-            params: the request; null fields are left out, `metadata.extra_body` is laid over it.
-            task: requests of one task stay with one address.
+            params: the request. Null fields are left out. `metadata.extra_body` is merged into the request body.
+            task: the task index. Requests of one task go to the same address where possible.
 
         Raises:
-            AttemptFailed: there was none.
+            AttemptFailed: the request failed, or the reply is not a response.
         """
         if self._api != "auto":
-            return await self._respond_by(self._api, params, task)
-        if params.get("seed") is not None:
-            return await self._respond_by(CHAT, params, task)
-        return await self._respond_and_find_out(params, task)
+            return await self._respond_with(self._api, params, task)
+        if params.get("seed") is not None:  # only Chat Completions has a seed
+            return await self._respond_with(CHAT, params, task)
+        return await self._respond_and_detect_api(params, task)
 
-    async def _respond_and_find_out(self, params: Json, task: int) -> Json:
-        """By `/responses` until it is known not to be there: whoever meets a 404 before anybody was answered tells."""
+    async def _respond_and_detect_api(self, params: Json, task: int) -> Json:
+        """Try `/responses`, then `/chat/completions`, and remember the API that replied.
+
+        Concurrent first calls each try for themselves, so that none waits for another.
+        """
         try:
-            response = await self._respond_by(RESPONSES, params, task)
+            response = await self._respond_with(RESPONSES, params, task)
         except AttemptFailed as failure:
-            if failure.status not in _NOT_THERE or self._api == RESPONSES:
+            # once `/responses` has replied to any call, a 404 is about this request: the model is unknown
+            if failure.status not in _NO_SUCH_API or self._api == RESPONSES:
                 raise
         else:
             self._api = RESPONSES
             return response
-        response = await self._respond_by(CHAT, params, task)
+        # if this fails, too, the API stays undecided: a 404 from both is about the model
+        response = await self._respond_with(CHAT, params, task)
         self._api = CHAT
         return response
 
-    async def _respond_by(self, api: str, params: Json, task: int) -> Json:
+    async def _respond_with(self, api: str, params: Json, task: int) -> Json:
         request = self.request(params, api)
         body = dumps(request.body)
 
         async def post(url: str) -> Json:
             reply = json_object(await self._http.post(url + request.path, body, request.headers))
-            _check(reply)
+            _check_error(reply)
             return reply if api == RESPONSES else to_response(reply, params)
 
         response = await self.load_balancer.send(
@@ -92,150 +106,164 @@ class ModelClient:
             tokens_of=lambda response: total_tokens(response.get("usage")),
         )
         if not isinstance(response.get("output"), list):
-            raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no output")
+            raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no `output` list")
         return response
 
     def check(self, params: Json) -> None:
-        """Make sure that there is an API for a request.
+        """Check that the API supports a request. With `auto`, one of the two APIs has to.
 
         Raises:
-            InputError: it has a parameter that the API, or each of the two that may be there, has no place for.
+            InputError: no API supports all of its parameters, or a field has an unexpected structure.
         """
-        refusals = []
+        errors = []
         for api in PATHS if self._api == "auto" else (self._api,):
             try:
                 self.request(params, api)
             except AttemptFailed as failure:
-                refusals.append(failure.message)
+                errors.append(failure.message)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                refusals.append(f"a field has the wrong shape ({type(error).__name__}: {error})")
+                errors.append(f"a field has an unexpected structure ({type(error).__name__}: {error})")
             else:
                 return
-        raise InputError("responses_create_params: " + "; ".join(refusals))
+        raise InputError("responses_create_params: " + "; ".join(errors))
 
     def request(self, params: Json, api: str | None = None) -> Request:
-        """What would be sent.
+        """Build the HTTP request without sending it.
+
+        Args:
+            params: the Responses request.
+            api: the API to use; None for the one that `respond` tries first.
 
         Raises:
-            AttemptFailed: `unsupported_parameter`, naming what the API has no place for.
+            AttemptFailed: `unsupported_parameter`, naming the parameters that the API does not support.
         """
         api = api or (self._api if self._api != "auto" else CHAT if params.get("seed") is not None else RESPONSES)
-        given = {name: value for name, value in params.items() if value is not None}
-        extra = _take_extra_body(given)
-        given.setdefault("model", self.model)
-        body = to_chat_request(given) if api == CHAT else _responses_request(given)
-        return Request(PATHS[api], self._headers, {**body, **extra})
+        fields = {name: value for name, value in params.items() if value is not None}
+        extra_body = _pop_extra_body(fields)
+        fields.setdefault("model", self.model)
+        body = to_chat_request(fields) if api == CHAT else _responses_request(fields)
+        # extra_body comes last: it may replace any field of the body
+        return Request(PATHS[api], self._headers, {**body, **extra_body})
 
-    async def resolve_model(self, seconds: float) -> None:
-        """Make sure that a server is there, takes the key, and has the model; a lone model needs no name.
+    async def resolve_model(self, timeout_s: float) -> None:
+        """Check that a server is up, accepts the API key and lists the model. The only model needs no name.
 
-        Of several servers one will do: the others are left alone until they are tried again.
+        One reachable address of several is enough. The load balancer retries the others later.
+
+        Args:
+            timeout_s: how long to wait for the first address to reply.
 
         Raises:
-            Unreachable: none is there after so many seconds, or one refuses the key.
-            ConfigError: they serve several models and none is named.
+            Unreachable: no address replied within `timeout_s`, or one rejected the API key.
+            ConfigError: no model is named, and the server does not list exactly one.
         """
-        deadline = time.monotonic() + seconds
-        while not (replies := await self._listings()):
-            if time.monotonic() >= deadline or self._failure.failure_class == FailureClass.CERTIFICATE:
-                shown = ", ".join(address.display_url for address in self.load_balancer.endpoints)
-                told = f"{shown} cannot be reached ({self._failure.failure_class}: {self._failure.message})"
-                cure = "start it, check policy_base_url, or have it waited for with +wait_for_agent_s=SECONDS"
-                raise Unreachable(f"the model server at {told}: {cure}") from self._failure
-            await asyncio.sleep(min(_ASK_EVERY_S, max(0.0, deadline - time.monotonic())))
-        for address in self.load_balancer.endpoints:
-            if address not in replies:
-                log(
-                    f"warning: the model server at {address.display_url} does not answer: it is tried again now and then"
-                )
-        for address, reply in replies.items():
+        deadline = time.monotonic() + timeout_s
+        while not (replies := await self._list_models()):
+            failure = self._last_failure
+            # waiting does not help against an untrusted certificate
+            if time.monotonic() >= deadline or failure.failure_class == FailureClass.CERTIFICATE:
+                urls = ", ".join(endpoint.display_url for endpoint in self.load_balancer.endpoints)
+                problem = f"the model server at {urls} cannot be reached ({failure.failure_class}: {failure.message})"
+                fix = "start it, check policy_base_url, or wait for it with +wait_for_agent_s=SECONDS"
+                raise Unreachable(f"{problem}: {fix}") from failure
+            await asyncio.sleep(min(POLL_EVERY_S, max(0.0, deadline - time.monotonic())))
+        for endpoint in self.load_balancer.endpoints:
+            if endpoint not in replies:
+                message = f"the model server at {endpoint.display_url} does not answer"
+                log(f"warning: {message}: it is retried during the run")
+        for endpoint, reply in replies.items():
             if reply.status in (401, 403):
-                message = f"the model server at {address.display_url} refuses the credentials (HTTP {reply.status})"
+                message = f"the model server at {endpoint.display_url} rejected the API key (HTTP {reply.status})"
                 raise Unreachable(f"{message}: check policy_api_key")
-        address, reply = next(iter(replies.items()))
-        names = _models(reply)
+        endpoint, reply = next(iter(replies.items()))
+        names = _model_names(reply)
         if self.model is None:
-            self.model = _only_model(names, address.display_url)
+            self.model = _only_model(names, endpoint.display_url)
         elif names and self.model not in names:
-            log(f"warning: {address.display_url} lists no model {self.model!r}, but {', '.join(names[:20])}")
+            # not an error: some servers accept more names than they list
+            listed = ", ".join(names[:_MAX_NAMES_SHOWN])
+            log(f"warning: {endpoint.display_url} does not list the model {self.model!r}: it lists {listed}")
 
-    async def _listings(self) -> dict[Endpoint, Reply]:
-        """What each server that is there says of its models."""
+    async def _list_models(self) -> dict[Endpoint, Reply]:
+        """The replies to `GET /models`, by the address that sent them."""
         replies = {}
-        for address in self.load_balancer.endpoints:
+        for endpoint in self.load_balancer.endpoints:
             try:
-                async with asyncio.timeout(_LISTING_S):
-                    replies[address] = await self._http.get(f"{address.url}/models", self._headers)
+                async with asyncio.timeout(_MODELS_TIMEOUT_S):
+                    replies[endpoint] = await self._http.get(f"{endpoint.url}/models", self._headers)
             except TimeoutError:
-                self._failure = AttemptFailed(FailureClass.TIMEOUT, f"no list of models within {_LISTING_S:g} s")
+                message = f"no reply to GET /models within {_MODELS_TIMEOUT_S:g} s"
+                self._last_failure = AttemptFailed(FailureClass.TIMEOUT, message)
             except AttemptFailed as failure:
-                self._failure = failure
-                address.record_failure(failure)
+                self._last_failure = failure
+                endpoint.record_failure(failure)
         return replies
 
 
 def base_url(url: str) -> str:
-    """A base address without what follows `/v1`, and with it if there is no path at all."""
+    """Normalise a base address: remove the path of an API from its end, and add `/v1` if it has no path."""
     url = url.rstrip("/")
     for path in PATHS.values():
         url = url.removesuffix(path)
     return url if urlsplit(url).path else f"{url}/v1"
 
 
-def _take_extra_body(given: Json) -> Json:
-    """Take `extra_body` out of the metadata: fields for the body that the API does not know."""
-    metadata = dict(given.get("metadata") or {})
-    extra = metadata.pop("extra_body", None)
-    if extra is None:
+def _pop_extra_body(fields: Json) -> Json:
+    """Remove `extra_body` from the metadata and return it: body fields that the API itself does not define."""
+    metadata = dict(fields.get("metadata") or {})  # a copy: all rollouts of a task share the row's own
+    extra_body = metadata.pop("extra_body", None)
+    if extra_body is None:
         return {}
-    given["metadata"] = metadata
+    fields["metadata"] = metadata
     if not metadata:
-        del given["metadata"]
+        del fields["metadata"]
     try:
-        parsed = loads(extra.encode()) if isinstance(extra, str) else extra
+        # metadata values are strings in the API, so NeMo Gym's rows carry it as JSON text
+        parsed = loads(extra_body.encode()) if isinstance(extra_body, str) else extra_body
     except ValueError as error:
-        raise AttemptFailed(FailureClass.BAD_REQUEST, f"metadata.extra_body is not JSON: {error}") from error
+        raise AttemptFailed(FailureClass.BAD_REQUEST, f"metadata.extra_body is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise AttemptFailed(FailureClass.BAD_REQUEST, "metadata.extra_body is not a JSON object")
     return parsed
 
 
-def _responses_request(given: Json) -> Json:
-    unknown = sorted(given.keys() - (RESPONSES_PARAMETERS - {"seed"}))
-    unknown += [f"{name}=true (the answer is waited for)" for name in ("background", "stream") if given.get(name)]
-    if unknown:
-        told = f"/responses has no place for {', '.join(unknown)}"
-        cure = "leave it out, use policy_api=chat_completions, or put it in metadata.extra_body"
-        raise AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, f"{told}: {cure}")
-    return given
+def _responses_request(fields: Json) -> Json:
+    # RESPONSES_PARAMETERS includes `seed`, which only Chat Completions accepts
+    unsupported = sorted(fields.keys() - (RESPONSES_PARAMETERS - {"seed"}))
+    unsupported += [f"{name}=true (replies are read whole)" for name in ("background", "stream") if fields.get(name)]
+    if unsupported:
+        problem = f"/responses does not support {', '.join(unsupported)}"
+        fix = "remove it, use policy_api=chat_completions, or put it in metadata.extra_body"
+        raise AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, f"{problem}: {fix}")
+    return fields
 
 
-def _check(reply: Json) -> None:
-    """Some servers answer 200 and put what went wrong into the body.
+def _check_error(reply: Json) -> None:
+    """Check for an error in the body of a reply, which some servers send with status 200.
 
     Raises:
         AttemptFailed: `model_error`.
     """
     error = reply.get("error")
     if reply.get("status") not in (None, "completed", "incomplete"):
-        told = error_message(error) if error else f"the response is {reply['status']}"
-        raise AttemptFailed(FailureClass.MODEL_ERROR, told)
+        message = error_message(error) if error else f"the response has the status {reply['status']}"
+        raise AttemptFailed(FailureClass.MODEL_ERROR, message)
     if error and not reply.get("output") and not reply.get("choices"):
         raise AttemptFailed(FailureClass.MODEL_ERROR, error_message(error))
 
 
-def _models(reply: Reply) -> list[str]:
-    """The names in a listing of models; none if it is no such listing."""
+def _model_names(reply: Reply) -> list[str]:
+    """The names in a reply to `GET /models`; empty if it is not a list of models."""
     try:
         return [str(model["id"]) for model in json_object(reply)["data"]]
     except (AttemptFailed, KeyError, TypeError):
         return []
 
 
-def _only_model(names: list[str], shown: str) -> str:
+def _only_model(names: list[str], url: str) -> str:
     if not names:
-        raise ConfigError(f"{shown} does not list its models: give +policy_model_name=NAME")
+        raise ConfigError(f"{url} does not list its models: set +policy_model_name=NAME")
     if len(names) != 1:
-        told = ", ".join(names[:20])
-        raise ConfigError(f"{shown} serves several models ({told}): choose one with +policy_model_name=NAME")
+        listed = ", ".join(names[:_MAX_NAMES_SHOWN])
+        raise ConfigError(f"{url} serves several models ({listed}): choose one with +policy_model_name=NAME")
     return names[0]

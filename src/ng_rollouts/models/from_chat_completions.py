@@ -1,7 +1,8 @@
-"""A Chat Completions reply -> the OpenAI Response object that says the same.
+"""Convert a Chat Completions reply to an OpenAI Response object.
 
-What training needs and the Responses API has no field for stays with the message that it belongs to, as NeMo Gym's
-model servers put it: `prompt_token_ids`, `generation_token_ids`, `generation_log_probs`.
+The Responses API has no fields for the token ids and log probabilities that training needs. They are added to the
+last output item, under the names that NeMo Gym's model servers use: `prompt_token_ids`, `generation_token_ids`,
+`generation_log_probs`.
 Source: OpenAI's API references; vLLM's for `reasoning_content`, `reasoning`, `prompt_token_ids` and `token_ids`.
 """
 
@@ -14,45 +15,56 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
 
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_BROKEN_OFF = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
+_INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""`finish_reason` of a truncated completion -> the reason in `incomplete_details`."""
+
+_ABORTED = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
+"""Values of `finish_reason`, outside OpenAI's API, by which servers report that generation failed."""
+
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
+"""Fields of the request that a Response repeats."""
 
 
 def to_response(completion: Json, params: Json) -> Json:
-    """The Response object; `params` is the request, of which a Response repeats parts.
+    """Convert a Chat Completions reply to a Response object.
+
+    Args:
+        completion: the parsed reply.
+        params: the Responses request. A Response repeats some of its fields.
 
     Raises:
-        AttemptFailed: the reply has no choice with a message, or tells an error.
+        AttemptFailed: the reply has no choice with a message, or reports an error.
     """
     try:
         return _response(completion, params)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        message = f"the model server's reply is no chat completion ({type(error).__name__}: {error})"
+        message = f"the model server's reply is not a chat completion ({type(error).__name__}: {error})"
         raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
 
 def error_message(error: Any) -> str:
-    """What an error object says."""
-    said = error.get("message") if isinstance(error, dict) else error
-    return redact(str(said)) if said else "the model server calls the response failed"
+    """The message of an error object, or an error that is text, with secrets masked."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return redact(str(message)) if message else "the model server reported an error without a message"
 
 
 def _response(completion: Json, params: Json) -> Json:
     choice = completion["choices"][0]
-    if choice.get("error") or choice.get("finish_reason") in _BROKEN_OFF:
-        told = error_message(choice.get("error") or f"the answer was broken off ({choice.get('finish_reason')})")
-        raise AttemptFailed(FailureClass.MODEL_ERROR, told)
+    finish_reason = choice.get("finish_reason")
+    if choice.get("error") or finish_reason in _ABORTED:
+        message = error_message(choice.get("error") or f"generation was aborted (finish_reason={finish_reason})")
+        raise AttemptFailed(FailureClass.MODEL_ERROR, message)
     items = _items(choice, completion)
-    reason = _INCOMPLETE.get(choice.get("finish_reason") or "")
+    incomplete_reason = _INCOMPLETE_REASONS.get(finish_reason or "")
     created = completion.get("created")
     return {
         "id": completion.get("id") or "chatcmpl",
         "object": "response",
+        # some servers send a date as text; a wrong time does not make the answer wrong
         "created_at": float(created) if isinstance(created, (int, float)) else 0.0,
         "model": completion.get("model") or params.get("model"),
-        "status": "incomplete" if reason else "completed",
-        "incomplete_details": {"reason": reason} if reason else None,
+        "status": "incomplete" if incomplete_reason else "completed",
+        "incomplete_details": {"reason": incomplete_reason} if incomplete_reason else None,
         "error": None,
         "output": items,
         "usage": _usage(completion.get("usage")),
@@ -65,30 +77,31 @@ def _response(completion: Json, params: Json) -> Json:
 
 
 def _items(choice: Json, completion: Json) -> list[Json]:
+    """The output items of a choice: reasoning, message, tool calls, in this order; at least one."""
     message = choice["message"]
     items: list[Json] = []
-    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
+    if reasoning := message.get("reasoning_content") or message.get("reasoning"):  # vLLM's names, by version
         summary = [
             {"type": "summary_text", "text": reasoning if isinstance(reasoning, str) else dumps(reasoning).decode()}
         ]
         items.append({"id": "rs_0", "type": "reasoning", "summary": summary, "status": "completed"})
     content = _content(message, choice.get("logprobs") or {})
     calls = message.get("tool_calls") or []
-    if legacy := message.get("function_call"):
+    if legacy := message.get("function_call"):  # OpenAI's field before `tool_calls`
         calls = [*calls, {"function": legacy}]
     if content or not (calls or items):
-        cut = choice.get("finish_reason") in _INCOMPLETE
-        status = "incomplete" if cut else "completed"
+        truncated = choice.get("finish_reason") in _INCOMPLETE_REASONS
+        status = "incomplete" if truncated else "completed"
         items.append({"id": "msg_0", "type": "message", "role": "assistant", "status": status, "content": content})
-    items += [_call(call, number) for number, call in enumerate(calls)]
+    items += [_function_call(call, index) for index, call in enumerate(calls)]
     items[-1] |= _token_ids(choice, completion)
     return items
 
 
 def _content(message: Json, logprobs: Json) -> list[Json]:
     parts: list[Json] = []
-    if said := message.get("content"):
-        part: Json = {"type": "output_text", "text": _said(said), "annotations": []}
+    if content := message.get("content"):
+        part: Json = {"type": "output_text", "text": _content_text(content), "annotations": []}
         if logprobs.get("content"):
             part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
         parts.append(part)
@@ -97,21 +110,23 @@ def _content(message: Json, logprobs: Json) -> list[Json]:
     return parts
 
 
-def _said(content: Any) -> str:
+def _content_text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
 def _logprob(token: Json) -> Json:
+    # `bytes` may be null in Chat Completions, but has to be a list in the Responses API
     top = [{**each, "bytes": each.get("bytes") or []} for each in token.get("top_logprobs") or []]
     return {**token, "bytes": token.get("bytes") or [], "top_logprobs": top}
 
 
-def _call(call: Json, number: int) -> Json:
+def _function_call(call: Json, index: int) -> Json:
     function = call["function"]
-    call_id = call.get("id") or f"call_{number}"
+    # an id is made up where the server sends none: the tool's output has to refer to its call
+    call_id = call.get("id") or f"call_{index}"
     arguments = function.get("arguments") or "{}"
     return {
-        "id": f"fc_{number}",
+        "id": f"fc_{index}",
         "type": "function_call",
         "call_id": call_id,
         "name": function["name"],
@@ -121,37 +136,40 @@ def _call(call: Json, number: int) -> Json:
 
 
 def _token_ids(choice: Json, completion: Json) -> Json:
+    """The fields for training that the reply has. vLLM puts them into the choice or, for the prompt, the completion."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    found = {
+    fields = {
         "prompt_token_ids": choice.get("prompt_token_ids") or completion.get("prompt_token_ids"),
-        "generation_token_ids": choice.get("token_ids") or _ids_told_as_tokens(tokens),
+        "generation_token_ids": choice.get("token_ids") or _ids_from_tokens(tokens),
         "generation_log_probs": [token["logprob"] for token in tokens] or None,
     }
-    return {name: values for name, values in found.items() if values is not None}
+    return {name: values for name, values in fields.items() if values is not None}
 
 
-def _ids_told_as_tokens(tokens: list[Json]) -> list[int] | None:
-    """vLLM's `return_tokens_as_token_ids`: tokens like `token_id:22`."""
-    told = [str(token.get("token")).removeprefix("token_id:") for token in tokens]
-    as_ids = bool(tokens) and all(str(token.get("token")).startswith("token_id:") for token in tokens)
-    return [int(number) for number in told] if as_ids else None
+def _ids_from_tokens(tokens: list[Json]) -> list[int] | None:
+    """The ids in tokens like `token_id:22`, from vLLM's `return_tokens_as_token_ids`; None for other tokens."""
+    texts = [str(token.get("token")) for token in tokens]
+    if not texts or not all(text.startswith("token_id:") for text in texts):
+        return None
+    return [int(text.removeprefix("token_id:")) for text in texts]
 
 
 def _usage(usage: Any) -> Json | None:
+    """A Chat Completions `usage` in the form of a Response; None if there is none."""
     if not isinstance(usage, dict):
         return None
-    read, wrote = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    input_tokens, output_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     return {
-        "input_tokens": read,
+        "input_tokens": input_tokens,
         "input_tokens_details": {
             "cached_tokens": _count(usage.get("prompt_tokens_details"), "cached_tokens"),
-            "cache_write_tokens": 0,
+            "cache_write_tokens": 0,  # required in a Response, but not reported by Chat Completions
         },
-        "output_tokens": wrote,
+        "output_tokens": output_tokens,
         "output_tokens_details": {
             "reasoning_tokens": _count(usage.get("completion_tokens_details"), "reasoning_tokens"),
         },
-        "total_tokens": _count(usage, "total_tokens") or read + wrote,
+        "total_tokens": _count(usage, "total_tokens") or input_tokens + output_tokens,
     }
 
 

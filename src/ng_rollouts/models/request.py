@@ -1,4 +1,4 @@
-"""What goes over the wire to a server, and what it is said to have taken."""
+"""HTTP requests to model and agent servers, and the token counts in their replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ng_rollouts.types import Json
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes over the wire."""
+    """An HTTP request: the path below the server's base address, the headers and the JSON body."""
 
     path: str
     headers: dict[str, str]
@@ -19,12 +19,12 @@ class Request:
 
 
 def masked(headers: dict[str, str]) -> dict[str, str]:
-    """Headers as they may be shown."""
+    """Headers with the bearer token masked, for display."""
     return {name: f"Bearer {MASK}" if name == "authorization" else value for name, value in headers.items()}
 
 
 def total_tokens(usage: Any) -> int:
-    """Tokens that a request took, by its usage; 0 if there is none."""
+    """The total tokens of a `usage` object, else the sum of its input and output tokens; 0 without usage."""
     if not isinstance(usage, dict):
         return 0
     total = usage.get("total_tokens")

@@ -1,6 +1,6 @@
-"""A Responses request -> the Chat Completions request that asks the same.
+"""Convert a Responses request to a Chat Completions request.
 
-What the older API cannot say is an error that names it: nothing is dropped in silence.
+A field that Chat Completions does not support is an error that names the field. No field is dropped silently.
 Source: OpenAI's API references of `POST /v1/responses` and `POST /v1/chat/completions`; vLLM's for
 `reasoning_content`.
 """
@@ -13,7 +13,7 @@ from ng_rollouts.chat import Conversion, prompt_messages
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.types import Json
 
-_AS_THEY_ARE = (
+_SAME_IN_BOTH = (
     "model",
     "temperature",
     "top_p",
@@ -23,12 +23,14 @@ _AS_THEY_ARE = (
     "metadata",
     "seed",
 )
-_UNSAID = {"background": False, "stream": False, "truncation": "disabled"}
-"""Values by which a field says nothing."""
+"""Fields that have the same name and meaning in both APIs."""
 
-_HANDLED = {
-    *_AS_THEY_ARE,
-    *_UNSAID,
+_DEFAULTS = {"background": False, "stream": False, "truncation": "disabled"}
+"""Fields that are supported only at this value, at which they can be left out."""
+
+_SUPPORTED = {
+    *_SAME_IN_BOTH,
+    *_DEFAULTS,
     "input",
     "parallel_tool_calls",
     "instructions",
@@ -41,48 +43,49 @@ _HANDLED = {
     "include",
 }
 _TEXT_TYPES = ("output_text", "text", "input_text")
-_LOGPROBS = "message.output_text.logprobs"
+_INCLUDE_LOGPROBS = "message.output_text.logprobs"
+"""The only value of `include` that Chat Completions has an equivalent of: `logprobs`."""
 
 
 def to_chat_request(params: Json) -> Json:
-    """The body for `/chat/completions`; fields that are null are left out.
+    """Convert a Responses request to the body for `/chat/completions`. Null fields are left out.
 
     Raises:
-        AttemptFailed: `unsupported_parameter`, naming what has no place in it.
+        AttemptFailed: `unsupported_parameter`, naming what Chat Completions does not support.
     """
-    given = {name: value for name, value in params.items() if value is not None}
-    _refuse_if(sorted(given.keys() - _HANDLED))
-    _refuse_if([name for name, unsaid in _UNSAID.items() if given.get(name, unsaid) != unsaid])
-    body: Json = {"messages": to_chat_messages(given)}
-    body |= {name: given[name] for name in _AS_THEY_ARE if name in given}
-    if "max_output_tokens" in given:
-        body["max_tokens"] = given["max_output_tokens"]
-    if given.get("tools"):
-        body["tools"] = [_tool(tool) for tool in given["tools"]]
-        body |= {name: given[name] for name in ("parallel_tool_calls",) if name in given}
-        body |= {"tool_choice": _tool_choice(given["tool_choice"])} if "tool_choice" in given else {}
-    body |= _text(given.get("text") or {}) | _reasoning(given.get("reasoning") or {}) | _logprobs(given)
+    fields = {name: value for name, value in params.items() if value is not None}
+    _reject(sorted(fields.keys() - _SUPPORTED))
+    _reject([name for name, default in _DEFAULTS.items() if fields.get(name, default) != default])
+    body: Json = {"messages": to_chat_messages(fields)}
+    body |= {name: fields[name] for name in _SAME_IN_BOTH if name in fields}
+    if "max_output_tokens" in fields:
+        body["max_tokens"] = fields["max_output_tokens"]
+    if fields.get("tools"):  # OpenAI rejects `parallel_tool_calls` and `tool_choice` in requests without tools
+        body["tools"] = [_tool(tool) for tool in fields["tools"]]
+        body |= {name: fields[name] for name in ("parallel_tool_calls",) if name in fields}
+        body |= {"tool_choice": _tool_choice(fields["tool_choice"])} if "tool_choice" in fields else {}
+    body |= _text(fields.get("text") or {}) | _reasoning(fields.get("reasoning") or {}) | _logprobs(fields)
     return body
 
 
 def to_chat_messages(params: Json) -> list[Json]:
-    """The messages of a Responses request.
+    """Convert the `instructions` and `input` of a Responses request to chat messages.
 
     Raises:
-        AttemptFailed: `unsupported_parameter`, naming an item that no message can carry.
+        AttemptFailed: `unsupported_parameter`, naming an item that cannot be part of a message.
     """
-    return prompt_messages(params, _FOR_REQUEST)
+    return prompt_messages(params, _TO_CHAT_REQUEST)
 
 
-def _answer(item: Json) -> Json:
-    """Content and refusal of an assistant message."""
+def _assistant_content(item: Json) -> Json:
+    """The `content` and `refusal` of an assistant message."""
     content = item.get("content")
     if not isinstance(content, list):
         return {"content": content}
     texts = [part.get("text") or "" for part in content if part.get("type") in _TEXT_TYPES]
     refusals = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
-    known = (*_TEXT_TYPES, "refusal")
-    _refuse_if([f"assistant content of type {part.get('type')}" for part in content if part.get("type") not in known])
+    supported = (*_TEXT_TYPES, "refusal")
+    _reject([f"assistant content of type {part.get('type')}" for part in content if part.get("type") not in supported])
     refusal = {"refusal": "".join(refusals)} if refusals else {}
     return {"content": "".join(texts) if texts else None, **refusal}
 
@@ -93,6 +96,7 @@ def _content(content: Any) -> Any:
 
 def _parts(parts: list[Json]) -> Any:
     converted = [_part(part) for part in parts]
+    # a single text becomes a plain string, the form that every server accepts
     only_text = len(converted) == 1 and converted[0]["type"] == "text"
     return converted[0]["text"] if only_text else converted
 
@@ -104,19 +108,19 @@ def _part(part: Json) -> Json:
         case "input_image" if part.get("image_url"):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
             return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
-        case "input_file" if not part.get("file_url"):
-            named = {name: part[name] for name in ("file_data", "file_id", "filename") if part.get(name)}
-            return {"type": "file", "file": named}
-        case "input_audio" | "image_url":
+        case "input_file" if not part.get("file_url"):  # Chat Completions takes files by data or id, not by URL
+            file = {name: part[name] for name in ("file_data", "file_id", "filename") if part.get(name)}
+            return {"type": "file", "file": file}
+        case "input_audio" | "image_url":  # the same in both APIs, or a Chat Completions part already
             return part
         case kind:
-            raise _refusal([f"input content of type {kind}"])
+            raise _unsupported([f"input content of type {kind}"])
 
 
 def _tool(tool: Json) -> Json:
     if tool.get("type") != "function":
-        raise _refusal([f"tools of type {tool.get('type')}"])
-    if "function" in tool:
+        raise _unsupported([f"tools of type {tool.get('type')}"])
+    if "function" in tool:  # a Chat Completions tool already
         return tool
     names = ("name", "description", "parameters", "strict")
     return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
@@ -126,50 +130,53 @@ def _tool_choice(choice: Any) -> Any:
     if isinstance(choice, str):
         return choice
     if choice.get("type") != "function":
-        raise _refusal([f"tool_choice of type {choice.get('type')}"])
+        raise _unsupported([f"tool_choice of type {choice.get('type')}"])
     return {"type": "function", "function": {"name": choice.get("name")}}
 
 
 def _text(text: Json) -> Json:
-    _refuse_if(sorted(f"text.{name}" for name in text.keys() - {"verbosity", "format"}))
+    """Convert `text`: its `verbosity`, and its `format` as `response_format`."""
+    _reject(sorted(f"text.{name}" for name in text.keys() - {"verbosity", "format"}))
     body = {"verbosity": text["verbosity"]} if text.get("verbosity") else {}
-    form = text.get("format") or {"type": "text"}
-    if form.get("type") == "json_schema":
-        named = {name: form[name] for name in ("name", "description", "schema", "strict") if form.get(name) is not None}
-        body["response_format"] = {"type": "json_schema", "json_schema": named}
-    elif form.get("type") != "text":
-        body["response_format"] = form
+    output_format = text.get("format") or {"type": "text"}
+    if output_format.get("type") == "json_schema":
+        names = ("name", "description", "schema", "strict")
+        schema = {name: output_format[name] for name in names if output_format.get(name) is not None}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif output_format.get("type") != "text":
+        body["response_format"] = output_format
     return body
 
 
 def _reasoning(reasoning: Json) -> Json:
-    said = {name for name, value in reasoning.items() if value is not None}
-    _refuse_if(sorted(f"reasoning.{name}" for name in said - {"effort"}))
-    return {"reasoning_effort": reasoning["effort"]} if "effort" in said else {}
+    names = {name for name, value in reasoning.items() if value is not None}
+    _reject(sorted(f"reasoning.{name}" for name in names - {"effort"}))
+    return {"reasoning_effort": reasoning["effort"]} if "effort" in names else {}
 
 
-def _logprobs(given: Json) -> Json:
-    include = list(given.get("include") or [])
-    _refuse_if([f"include={name}" for name in include if name != _LOGPROBS])
-    if "top_logprobs" not in given:
+def _logprobs(fields: Json) -> Json:
+    include = list(fields.get("include") or [])
+    _reject([f"include={name}" for name in include if name != _INCLUDE_LOGPROBS])
+    if "top_logprobs" not in fields:
         return {"logprobs": True} if include else {}
-    return {"logprobs": True, "top_logprobs": given["top_logprobs"]}
+    return {"logprobs": True, "top_logprobs": fields["top_logprobs"]}
 
 
-def _refuse_if(names: list[str]) -> None:
+def _reject(names: list[str]) -> None:
+    """Raise an error that names these parts of the request, if there are any."""
     if names:
-        raise _refusal(names)
+        raise _unsupported(names)
 
 
-def _refusal(names: list[str]) -> AttemptFailed:
-    told = ", ".join(names)
-    message = f"/chat/completions has no place for {told}: leave it out, or use policy_api=responses"
+def _unsupported(names: list[str]) -> AttemptFailed:
+    message = f"/chat/completions does not support {', '.join(names)}: remove it, or use policy_api=responses"
     return AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, message)
 
 
-_FOR_REQUEST = Conversion(
+_TO_CHAT_REQUEST = Conversion(
     content=_content,
-    answer=_answer,
+    answer=_assistant_content,
     no_content=None,
-    unknown=lambda kind: _refuse_if([f"input item of type {kind}"]),
+    unknown=lambda kind: _reject([f"input item of type {kind}"]),
 )
+"""Keeps images, files and audio, and rejects what Chat Completions does not support."""

@@ -1,1 +1,1 @@
-"""Outputs: the output file and its side files, written, resumed, read, merged, uploaded."""
+"""The output file and its side files: write, resume, read, merge and upload them."""

@@ -1,4 +1,4 @@
-"""How many rollouts a file of them should have: as planned where that is known, else as many as any task has."""
+"""The number of rollouts that a file should have: by its plan if that is known, else by its largest task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ng_rollouts.outputs.reader import Scan, rows_of
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCounts:
-    """What was planned.
+    """The planned number of rollouts.
 
     Attributes:
-        of_task: rollouts of a task, by its index and agent.
-        total: of all tasks; None if that is not known.
+        of_task: maps a task index and an agent name to the number of rollouts of the task.
+        total: number of rollouts of all tasks; None if it is not known.
     """
 
     of_task: Callable[[int, str], int]
@@ -27,32 +27,39 @@ class ExpectedCounts:
 
 
 def expected_counts(source: Path, materialized_inputs: str | None, scanned: Scan) -> ExpectedCounts:
-    """By the planned rows that are given or lie beside the file, by its manifest, or by the file alone.
+    """The expected counts of a file of rollouts.
+
+    Sources in this order: `materialized_inputs`, the file's manifest, the materialized inputs next to the file, and the
+    file itself.
+
+    Args:
+        materialized_inputs: path of a file with the planned rows, if the user named one.
+        scanned: scan of the file.
 
     Raises:
         InputError: the planned rows cannot be read.
     """
     paths = output_paths(str(source))
     if materialized_inputs is not None:
-        return _by_rows(Path(materialized_inputs).expanduser())
+        return _from_rows(Path(materialized_inputs).expanduser())
     if manifest := read_manifest(paths.manifest):
-        return _by_manifest(manifest)
+        return _from_manifest(manifest)
     if paths.materialized_inputs.exists():
-        return _by_rows(paths.materialized_inputs)
-    return ExpectedCounts(lambda _, agent: scanned.most.get(agent, 0))
+        return _from_rows(paths.materialized_inputs)
+    return ExpectedCounts(lambda _, agent: scanned.max_repeats.get(agent, 0))
 
 
-def _by_rows(path: Path) -> ExpectedCounts:
-    counters: Counter[int] = Counter()
+def _from_rows(path: Path) -> ExpectedCounts:
+    counts: Counter[int] = Counter()
     for file, number, row in rows_of([path]):
         index = row.get("_ng_task_index")
         if not isinstance(index, int):
-            raise InputError(f"{file}, line {number}: no _ng_task_index, so this is no materialized input")
-        counters[index] += 1
-    return ExpectedCounts(lambda task_index, _: counters[task_index], counters.total())
+            raise InputError(f"{file}, line {number}: not a materialized input: _ng_task_index is missing")
+        counts[index] += 1
+    return ExpectedCounts(lambda task_index, _: counts[task_index], counts.total())
 
 
-def _by_manifest(manifest: Manifest) -> ExpectedCounts:
+def _from_manifest(manifest: Manifest) -> ExpectedCounts:
     repeats = manifest.num_repeats
     total = manifest.rollouts or None
     return ExpectedCounts(lambda _, agent: repeats_for(repeats, agent) or 0, total)

@@ -1,4 +1,7 @@
-"""The failures file: a line for each rollout whose last attempt failed."""
+"""The failures file: one line for each rollout whose last attempt failed.
+
+It is opened for each failure, because failures are rare and a file should exist only if there is one.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,14 @@ from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorFailure:
-    """A failure that a failures file tells of."""
+    """A failure in an existing failures file.
+
+    Attributes:
+        attempts: number of attempts in all commands so far.
+        terminal: whether the agent said that no run should retry the rollout.
+        failure_class: class of the last attempt.
+        agent: name of the agent.
+    """
 
     attempts: int
     terminal: bool
@@ -30,10 +40,10 @@ class PriorFailure:
 
 
 class FailuresFile:
-    """Appends failures; there is no file before the first.
+    """Appends failures to a file, which is created by the first.
 
     Attributes:
-        by_class, by_agent: rollouts that stand as failed.
+        by_class, by_agent: number of failed rollouts by failure class, and by agent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,20 +52,20 @@ class FailuresFile:
         self.by_agent: Counter[str] = Counter()
 
     def append(self, failure: Failure, earlier_attempts: int = 0) -> None:
-        """Write one failure down, unless its agent asked not to, and count it.
+        """Write a failure, unless its agent set `_ng_no_persist`, and count it.
 
         Args:
-            earlier_attempts: attempts of earlier sessions, to be counted with this one's.
+            earlier_attempts: number of attempts in earlier commands, which are added to those of this one.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: the failure could not be written.
         """
         if failure.persist:
             self._write(failure_row(failure, earlier_attempts))
         self.count(failure.attempts[-1].failure_class, failure.rollout.agent)
 
     def count(self, failure_class: str, agent: str) -> None:
-        """Count a rollout that stands as failed."""
+        """Count a failed rollout."""
         self.by_class[failure_class] += 1
         self.by_agent[agent] += 1
 
@@ -67,21 +77,25 @@ class FailuresFile:
                 try:
                     write_all(file.fileno(), line)
                 except OSError:
-                    file.truncate(end)
+                    file.truncate(end)  # a full disk may have taken a part of the line
                     raise
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def read_back(self) -> dict[RolloutKey, PriorFailure]:
-        """What earlier sessions left, by key; of several lines for one rollout the last counts."""
-        return dict(_earlier(row) for row in self._rows() if key_of(row) is not None)
+        """The failures of earlier commands, by key. Of several lines for one rollout, the last counts."""
+        return dict(_prior_failure(row) for row in self._rows() if key_of(row) is not None)
 
     def settle(self, collected: Callable[[RolloutKey], bool]) -> None:
-        """Take out what has since succeeded, and all but the last line of each rollout.
+        """Keep the last line of each rollout that still counts as failed; remove the file if there is none.
+
+        Args:
+            collected: whether the rollout of a key has been collected since.
 
         Raises:
-            StorageError: the file could not be written; it is as it was.
+            StorageError: the file could not be written; it is unchanged.
         """
+        # Two passes over the file, because rows are large: a failure has its whole input row.
         last = {key: number for number, row in enumerate(self._rows()) if (key := key_of(row)) is not None}
         keep = {number for key, number in last.items() if not collected(key)}
         if not self.path.exists():
@@ -96,6 +110,7 @@ class FailuresFile:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _rows(self) -> Iterator[Json]:
+        """The rows of the file, without lines that are not JSON, such as one that a crash cut off."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError):
@@ -105,7 +120,7 @@ class FailuresFile:
 
 
 def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
-    """What is told of a failure: its key, its agent, what ended it, all its attempts, and the input row."""
+    """The row of a failure: key, agent, the last attempt's failure, a list of all attempts, and the input row."""
     rollout, last = failure.rollout, failure.attempts[-1]
     return {
         "_ng_task_index": rollout.key.task_index,
@@ -130,7 +145,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _earlier(row: Json) -> tuple[RolloutKey, PriorFailure]:
+def _prior_failure(row: Json) -> tuple[RolloutKey, PriorFailure]:
+    # The names that begin with `_ng_` are those of a failures file by NeMo Gym.
     attempts = row.get("num_attempts", row.get("_ng_attempt_index"))
     failure = PriorFailure(
         attempts=attempts if isinstance(attempts, int) else 1,

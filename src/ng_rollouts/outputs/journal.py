@@ -1,10 +1,12 @@
-"""The output file: appended to while a run goes on, put in order when it is over.
+"""The journal: the output file while a run writes it, in completion order; `finish` puts it in order.
 
 Invariants:
-- Locked: one process writes an output at a time, from before it is opened until all that is made of it is in place.
-- Whole lines: a row is written by one call, and a row that could not be written whole is cut off again, at once or,
-  after a crash, when the file is next opened.
-- Kept: until the finished file is complete and synced, the journal stays as it is.
+- Locked: one process writes an output at a time. It holds the lock from before the first row is read or written until
+  every file that is made from the output is in place.
+- Whole lines: a row is one line, written by one call. A row that was not written completely is cut off again: at once,
+  or after a crash when the output is next opened.
+- Kept until the finished file is synced: the journal is not changed until a complete replacement is on the disk.
+- First row counts: of several rows for one position, the first is used. A crash may therefore leave a row twice.
 """
 
 from __future__ import annotations
@@ -35,17 +37,22 @@ from ng_rollouts.storage.line_index import (
 )
 from ng_rollouts.types import Json
 
-_NOWHERE, _ASIDE = -1, -2
-"""Spots that are none: the row is not there; the row is in the incomplete file."""
+_MISSING, _IN_INCOMPLETE_FILE = -1, -2
+"""Values in place of a span: no row yet; the row is in the incomplete file, not in the output."""
 
 
 PositionOf = Callable[[Json], int | None]
-"""The position that a row found in a file belongs to; None for a row that is not wanted."""
+"""Maps a row of a file to its position; None for a row that is not planned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What finishing left: rows in the finished file, and rows set aside."""
+    """The result of `Journal.finish`.
+
+    Attributes:
+        kept: number of rows in the finished file.
+        set_aside: number of rows in the incomplete file.
+    """
 
     kept: int
     set_aside: int
@@ -56,15 +63,16 @@ class Journal:
 
     Args:
         fd: the output, locked, open for appending and reading.
-        paths: where it and its side files are.
-        rollouts: how many are planned.
-        is_only_a_copy: whether the output was unpacked just now, and may go unless it is written to.
-        others: files that have the output's name packed, and are not what it was unpacked from.
+        paths: the output and its side files.
+        rollouts: number of planned rollouts.
+        is_decompressed_copy: whether the output was decompressed from another file and can be removed on exit. This
+            ends when it is opened for appending.
+        other_compressed: compressed files with the output's name that the output was not decompressed from.
 
     Attributes:
-        backup: the new name of an output that existed, if it was renamed.
-        count: rollouts that are written.
-        unreadable: lines that were found and could not be read.
+        backup: the new name of an existing output, if it was renamed.
+        count: number of rollouts that are written.
+        unreadable: number of existing lines that are not valid rows.
     """
 
     def __init__(
@@ -74,7 +82,7 @@ class Journal:
         rollouts: int,
         *,
         is_decompressed_copy: bool = False,
-        others: Sequence[Path] = (),
+        other_compressed: Sequence[Path] = (),
     ) -> None:
         self.backup: Path | None = None
         self.count = 0
@@ -84,56 +92,62 @@ class Journal:
         self._end = 0
         self._needs_newline = False
         self._unsynced = False
+        # Whether the file holds nothing but planned rows, in order. If all are there, `finish` has nothing to do.
         self._in_order = True
         self._last_position = -1
-        self._spans = array("q", [_NOWHERE]) * rollouts
-        self._aside: list[tuple[int, int]] = []
+        # One 64-bit integer per planned rollout: the offset and length of its row, or one of the values above.
+        self._spans = array("q", [_MISSING]) * rollouts
+        self._incomplete_rows: list[tuple[int, int]] = []
         self._is_decompressed_copy = is_decompressed_copy
-        self._others = others
+        self._other_compressed = other_compressed
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Removed before it is unlocked, or another process could lock a file that is about to disappear.
         if self._is_decompressed_copy:
             self._paths.output.unlink(missing_ok=True)
         os.close(self._fd)
 
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
-        return self._spans[position] != _NOWHERE
+        return self._spans[position] != _MISSING
 
     def rows(self) -> Iterator[tuple[int, Json]]:
-        """Positions and rows of what the output itself holds, by position."""
+        """Position and row of every rollout in the output, by position; without those in the incomplete file."""
         for position, span in enumerate(self._spans):
             if span >= 0:
                 yield position, loads(read_at(self._fd, *decode_span(self._fd, span)))
 
     def read_back(self, position_of: PositionOf) -> None:
-        """Take over the rows that are there, in the output and in the incomplete file; nothing is changed yet.
+        """Index the existing rows of the output and of the incomplete file; no file is changed.
 
-        Of several rows for one position the first counts. A last line without its newline is kept if it is whole and
-        forgotten if it is torn.
+        Of several rows for one position, the first counts. A last line without a newline is kept if it is valid JSON,
+        and dropped if it was cut off by a crash.
         """
-        for offset, line, is_whole in lines_of(self._fd):
-            row = _row(line)
+        for offset, line, is_terminated in lines_of(self._fd):
+            row = _parse_row(line)
             if row is not None:
-                self._take(position_of(row), encode_span(offset, len(line) + (not is_whole)))
-            if row is None and not is_whole:
+                # The span includes the newline that `open_for_appending` will add.
+                self._index(position_of(row), encode_span(offset, len(line) + (not is_terminated)))
+            if row is None and not is_terminated:
+                # A torn tail: `_end` stays in front of it, so that `open_for_appending` cuts it off.
                 break
             if row is None:
+                # Invalid JSON in the middle, or a blank line. `finish` leaves it out, so the file must be rewritten.
                 self.unreadable += bool(line.strip())
                 self._in_order = False
             self._end = offset + len(line)
-            self._needs_newline = not is_whole
-        for position, span in self._rows_aside(position_of):
+            self._needs_newline = not is_terminated
+        for position, span in self._read_incomplete(position_of):
             self._in_order = False
-            self._aside.append((position, span))
-            self._spans[position] = _ASIDE
+            self._incomplete_rows.append((position, span))
+            self._spans[position] = _IN_INCOMPLETE_FILE
             self.count += 1
 
     def open_for_appending(self) -> None:
-        """Cut off a torn line, and bring back the rows that were set aside.
+        """Cut off a torn tail, and move the rows of the incomplete file back into the output.
 
         Raises:
             StorageError: the output cannot be written.
@@ -147,18 +161,22 @@ class Journal:
                 self._needs_newline = False
         except OSError as error:
             raise StorageError(_storage_message(self._paths.output, error)) from error
-        if self._aside:
-            self._bring_back()
+        if self._incomplete_rows:
+            self._restore_incomplete()
 
     def append(self, position: int, line: bytes) -> None:
-        """Write the row of a position; it is the operating system's once this returns.
+        """Write the row of a position.
+
+        The row then survives a crash of this process, because the kernel has it. After the next `sync`, it survives a
+        power cut too.
 
         Raises:
-            StorageError: it could not be written; what was written before is intact.
+            StorageError: the row could not be written; earlier rows are intact.
         """
         try:
             write_all(self._fd, line + b"\n")
         except OSError as error:
+            # A full disk may have taken a part of the row. If truncating fails too, the next command cuts it off.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
             raise StorageError(_storage_message(self._paths.output, error)) from error
@@ -170,13 +188,14 @@ class Journal:
         self._unsynced = True
 
     def sync(self) -> None:
-        """Bring what was appended to the disk itself.
+        """Write the appended rows to the disk.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: the disk reported an error.
         """
         if not self._unsynced:
             return
+        # Cleared first: this runs in a thread, and a row that is appended during the fsync has to set it again.
         self._unsynced = False
         try:
             os.fsync(self._fd)
@@ -184,21 +203,22 @@ class Journal:
             self._unsynced = True
             raise StorageError(_storage_message(self._paths.output, error)) from error
 
-    def finish(self, whole: Iterable[bool]) -> Finished:
-        """Put the file in order, whole groups only; rows of other groups go to the incomplete file.
+    def finish(self, keep: Iterable[bool]) -> Finished:
+        """Put the output in order. Rows that are not kept move to the incomplete file.
 
         Args:
-            whole: for each planned position in order, whether its group is complete.
+            keep: for each planned position in order, whether its row stays in the output.
 
         Raises:
-            StorageError: a file could not be written; the journal is as it was.
+            StorageError: a file could not be written; the journal is unchanged.
         """
         self.sync()
         if not self._end or (self._in_order and self.count == len(self._spans)):
+            # Nothing to sort: the output is empty, or has every planned row, in order.
             self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
         try:
-            return self._rewrite(whole)
+            return self._rewrite(keep)
         except OSError as error:
             message = f"{_storage_message(self._paths.output, error)}; all rows are in it, in completion order"
             raise StorageError(message) from error
@@ -208,38 +228,44 @@ class Journal:
                     temporary_name(path).unlink()
 
     def compress(self) -> list[Path]:
-        """Have the finished file under the name that was asked for, packed if that says so, and under no other.
+        """Compress the finished file if its name asks for it, and remove it under all other names.
 
-        While it is locked, the plain file stays, empty.
+        An empty plain file remains while the journal is locked, because the lock is on it.
 
         Returns:
-            Where files have gone that had its name packed, and were not it.
+            The new names of compressed files with the output's name that were other files.
 
         Raises:
-            StorageError: it could not be written; the finished file is there as it is.
+            StorageError: the compressed file could not be written; the finished file is unchanged.
         """
         output, finished = self._paths.output, self._paths.finished
         try:
-            moved = self._compress_into(finished) if finished != output else list(map(back_up, self._others))
+            if finished == output:
+                backups = list(map(back_up, self._other_compressed))
+            else:
+                backups = self._compress_into(finished)
             for path in self._paths.names:
                 if path not in (output, finished):
                     path.unlink(missing_ok=True)
             sync(output.parent)
         except OSError as error:
             raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
-        return moved
+        return backups
 
     def _compress_into(self, finished: Path) -> list[Path]:
         output = self._paths.output
         with replacing(finished) as temporary:
             compress(output, temporary, finished)
-            moved = list(map(back_up, self._others))
-        sync(output.parent)  # or a power cut could leave only the emptied file
+            # Within the block, because one of them may have the name that the compressed file is about to get.
+            backups = list(map(back_up, self._other_compressed))
+        # The rename is synced before the plain file is emptied. After a power cut, one of the two has all rows.
+        sync(output.parent)
         os.truncate(output, 0)
         self._is_decompressed_copy = True
-        return moved
+        return backups
 
-    def _take(self, position: int | None, span: int) -> None:
+    def _index(self, position: int | None, span: int) -> None:
+        """Store the span of an existing row, unless it is not planned or its position already has a row."""
         if position is None or self.has(position):
             self._in_order = False
             return
@@ -248,55 +274,69 @@ class Journal:
         self._spans[position] = span
         self.count += 1
 
-    def _rows_aside(self, position_of: PositionOf) -> Iterator[tuple[int, int]]:
-        """Positions and spots of the rows of the incomplete file that the output does not have."""
+    def _read_incomplete(self, position_of: PositionOf) -> Iterator[tuple[int, int]]:
+        """Positions and spans of the rows of the incomplete file that are not in the output."""
         with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
             for offset, line, _ in lines_of(file.fileno()):
-                row = _row(line)
+                row = _parse_row(line)
                 position = None if row is None else position_of(row)
                 if position is not None and not self.has(position):
                     yield position, encode_span(offset, len(line))
 
-    def _bring_back(self) -> None:
+    def _restore_incomplete(self) -> None:
         with self._paths.incomplete.open("rb") as file:
-            for position, span in self._aside:
-                self.count -= 1
+            for position, span in self._incomplete_rows:
+                self.count -= 1  # `read_back` has counted it, and `append` counts it again
                 self.append(position, read_at(file.fileno(), *decode_span(file.fileno(), span)).rstrip(b"\n"))
-        self._aside = []
+        self._incomplete_rows = []
+        # Synced before the incomplete file is removed. A crash in between leaves rows twice, and the first counts.
         self.sync()
         self._paths.incomplete.unlink()
 
-    def _rewrite(self, whole: Iterable[bool]) -> Finished:
+    def _rewrite(self, keep: Iterable[bool]) -> Finished:
+        """Copy the rows in order to a new output and a new incomplete file, which then replace the old ones."""
         output, incomplete = self._paths.output, self._paths.incomplete
-        counters = {True: 0, False: 0}
+        counts = {True: 0, False: 0}
+        # The copiers take short rows from the mapping, which saves a system call per row. They read long ones: a write
+        # from a mapping faults on each page that is not in memory.
         with (
-            mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as journal,
-            temporary_name(output).open("wb", COPY_BUFFER_BYTES) as kept,
-            temporary_name(incomplete).open("wb", COPY_BUFFER_BYTES) as aside,
-            Copier(self._fd, journal, kept) as keeping,
-            Copier(self._fd, journal, aside) as setting_aside,
+            mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as mapped,
+            temporary_name(output).open("wb", COPY_BUFFER_BYTES) as new_output,
+            temporary_name(incomplete).open("wb", COPY_BUFFER_BYTES) as new_incomplete,
+            Copier(self._fd, mapped, new_output) as to_output,
+            Copier(self._fd, mapped, new_incomplete) as to_incomplete,
         ):
-            for span, keep in zip(self._spans, whole, strict=True):
+            for span, is_kept in zip(self._spans, keep, strict=True):
                 if span >= 0:
-                    (keeping if keep else setting_aside).add(*decode_span(self._fd, span))
-                    counters[keep] += 1
-            keeping.finish()
-            setting_aside.finish()
-            fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = os.dup(kept.fileno())
+                    (to_output if is_kept else to_incomplete).add(*decode_span(self._fd, span))
+                    counts[is_kept] += 1
+            # Both files are synced before either replaces an old one.
+            to_output.finish()
+            to_incomplete.finish()
+            # The new file is locked before it gets the output's name. The lock belongs to the open file description
+            # (flock(2)), so the duplicate descriptor holds it after this block has closed the file.
+            fcntl.flock(new_output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new_fd = os.dup(new_output.fileno())
+        try:
+            # The incomplete file first: until the output is replaced, its rows are in the journal as well.
+            if counts[False]:
+                temporary_name(incomplete).replace(incomplete)
+            temporary_name(output).chmod(output.stat().st_mode & 0o7777)
+            temporary_name(output).replace(output)
+        except OSError:
+            os.close(new_fd)
+            raise
+        # The old lock is released last: another process that waits for it then finds a file without a name.
         os.close(self._fd)
-        self._fd = locked
-        if counters[False]:
-            temporary_name(incomplete).replace(incomplete)
-        temporary_name(output).chmod(output.stat().st_mode & 0o7777)
-        temporary_name(output).replace(output)
-        if not counters[False]:
+        self._fd = new_fd
+        if not counts[False]:
             incomplete.unlink(missing_ok=True)
+        # Renames are on the disk only when the folder is synced.
         sync(output.parent)
-        return Finished(kept=counters[True], set_aside=counters[False])
+        return Finished(kept=counts[True], set_aside=counts[False])
 
 
-def _row(line: bytes) -> Json | None:
+def _parse_row(line: bytes) -> Json | None:
     try:
         row = loads(line)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a run was asked for, kept beside its output, so that a resume can tell whether it is the same run.
+"""The manifest: the settings that an output was collected with, so that a resume can check that they are the same.
 
-The manifest holds what decides results, and what is planned. Addresses, parallelism, time limits and paths are not
-in it: they may change between sessions. `num_repeats` and the number of rows may grow.
+It holds all settings that affect results, and the planned counts. It does not hold addresses, parallelism, time limits
+or paths, because they may change between commands. `num_repeats` and the number of rows may grow.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The fingerprint of a run.
+    """The settings and counts that identify a run.
 
     Attributes:
-        rows: input rows that were planned.
-        rows_digest: digest of the input's rows.
-        rollouts: how many are planned of them; 0 if that is not known.
-        input_rows: how many those are: of a shard, more than are planned.
-        shard_index, num_shards: which part of the input this is, if it is one.
-        num_repeats: rollouts per task, or by agent.
-        agent_name: for the rows that name no agent.
+        rows: number of planned rows. With shards, those of this shard.
+        rows_digest: digest of all input rows.
+        num_repeats: rollouts per task, or that number by agent name.
+        agent_name: agent of the rows that do not name one.
         responses_create_params: the overrides.
-        num_repeats_add_seed: whether each rollout has a seed of its own.
-        prompt_template: the template's messages, if there is one.
-        training_view: whether rows carry the training view.
-        model: what else decides results of agents in this process: model, verifier, tools.
+        num_repeats_add_seed: whether each rollout has its own seed.
+        prompt_template: messages of the template, if there is one.
+        training_view: whether rows have the training view.
+        model: other settings that affect the results of agents in this process, such as model, verifier and tools.
+        rollouts: number of planned rollouts; 0 if it is not known.
+        input_rows: number of input rows. With shards, those of all shards.
+        shard_index, num_shards: the part of the input that was planned; None without shards.
     """
 
     rows: int
@@ -53,57 +53,57 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest that is there, if any.
+    """Read a manifest; None if the file does not exist.
 
     Raises:
-        OutputError: what is there is no manifest.
+        OutputError: the file is not a valid manifest.
     """
     try:
         return manifest_from(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} cannot be read ({error!r}): remove it to have the rows themselves compared with the input"
+        message = f"{path} cannot be read ({error!r}): remove it, and a resume compares the rows with the input"
         raise OutputError(message) from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Put a manifest in place, whole or not at all.
+    """Replace a manifest atomically.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the manifest could not be written.
     """
     write_json(path, {"version": _VERSION, **asdict(manifest)})
 
 
 def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) -> Iterator[str]:
-    """What keeps a run from going on with an output, each with both values.
+    """The reasons why a run cannot resume an output, each with the values then and now.
 
     Args:
-        then: what the output was collected for.
-        now: what is asked for.
-        digest_of_then_rows: digest of as many of the present rows as were planned then; None if there are fewer.
+        then: manifest of the output.
+        now: manifest of this run.
+        digest_of_then_rows: digest of the first `then.input_rows` rows of the input now; None if there are fewer.
     """
     if digest_of_then_rows is None:
-        yield f"input rows: {then.input_rows} then, {now.input_rows} now (the number may grow, not shrink)"
+        yield f"input rows: {then.input_rows} then, {now.input_rows} now (the number may grow, but not shrink)"
     elif digest_of_then_rows != then.rows_digest:
         digests = f"digest {then.rows_digest[:12]} then, {digest_of_then_rows[:12]} now"
         yield f"the first {then.input_rows} input rows: {digests}"
     if _shrinks(then.num_repeats, now.num_repeats):
-        yield f"num_repeats: {then.num_repeats} then, {now.num_repeats} now (it may grow, not shrink)"
+        yield f"num_repeats: {then.num_repeats} then, {now.num_repeats} now (it may grow, but not shrink)"
     for name in ("shard_index", "num_shards", "agent_name", "num_repeats_add_seed", "prompt_template", "training_view"):
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
-            yield f"{name}: {_shown(before)} then, {_shown(after)} now"
-    of_params = then.responses_create_params, now.responses_create_params
-    for prefix, (before, after) in (("responses_create_params.", of_params), ("", (then.model, now.model))):
+            yield f"{name}: {_format(before)} then, {_format(after)} now"
+    params = then.responses_create_params, now.responses_create_params
+    for prefix, (before, after) in (("responses_create_params.", params), ("", (then.model, now.model))):
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
-                yield f"{prefix}{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} now"
+                yield f"{prefix}{name}: {_format(before.get(name))} then, {_format(after.get(name))} now"
 
 
 def repeats_for(num_repeats: Any, agent: str) -> int | None:
-    """Rollouts of a task of this agent; None if nothing is said of it."""
+    """Rollouts per task of an agent; None if `num_repeats` has neither the agent nor `_default`."""
     if isinstance(num_repeats, dict):
         repeats = num_repeats.get(agent, num_repeats.get("_default"))
         return None if repeats is None else int(repeats)
@@ -111,11 +111,13 @@ def repeats_for(num_repeats: Any, agent: str) -> int | None:
 
 
 def manifest_from(content: Any) -> Manifest:
-    """The manifest of a file's content.
+    """The manifest of parsed JSON.
 
     Raises:
-        KeyError, TypeError: it is none.
+        KeyError, TypeError: the JSON is not a valid manifest.
     """
+    # Fields that earlier versions did not write get the value that they implied. Unknown fields are left out, so that
+    # an older version can read a newer manifest.
     content = {
         "model": {},
         "rollouts": _rollouts(content),
@@ -131,11 +133,13 @@ def manifest_from(content: Any) -> Manifest:
 
 
 def _rollouts(content: dict[str, Any]) -> int:
+    """Number of planned rollouts, of a manifest without it; 0 if it depends on each row's agent."""
     repeats = content["num_repeats"]
     return int(content["rows"] * repeats) if isinstance(repeats, int) else 0
 
 
 def _shrinks(then: Any, now: Any) -> bool:
+    """Whether some agent has fewer repeats now than then, by values of `num_repeats`."""
     if isinstance(then, int) and isinstance(now, int):
         return now < then
     if not isinstance(then, dict) and not isinstance(now, dict):
@@ -145,6 +149,7 @@ def _shrinks(then: Any, now: Any) -> bool:
     return any(before is not None and (after is None or after < before) for before, after in pairs)
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
+    """A value as JSON, cut to 120 characters; a prompt template can be long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else text[:117] + "..."

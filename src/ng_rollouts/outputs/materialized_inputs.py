@@ -12,13 +12,14 @@ from ng_rollouts.types import Rollout
 
 
 def write_materialized_inputs(path: Path, rollouts: Iterable[Rollout]) -> None:
-    """Put a file in place, whole or not at all, that has a line for each planned rollout, as NeMo Gym has it.
+    """Replace the file atomically by one with a line for each planned rollout, in order.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         for rollout in rollouts:
             request = rollout.request().body
+            # NeMo Gym expects seeds in `metadata.extra_body`; the Responses API has no such parameter.
             has_seed = request["responses_create_params"].get("seed") is not None
             file.write(dumps(seed_in_extra_body(request) if has_seed else request) + b"\n")

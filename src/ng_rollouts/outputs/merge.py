@@ -1,4 +1,4 @@
-"""Files of rollouts -> one in order: where each rollout is, what occurs twice, what is missing by the plan."""
+"""Merge files of rollouts, such as shards, into one ordered file, and report duplicate and missing rollouts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import RolloutKey, agent_of, key_of
 
-_TOLD = 10
+_MAX_LISTED = 10
+"""Number of rollouts or tasks that one message lists."""
 
 
 class RolloutIndex:
-    """Where each rollout is: keys in order, file and offset of each; the first of equals counts.
+    """File and offset of every rollout. Of duplicates, the first is used.
+
+    Attributes:
+        keys: number of each rollout in order of reading, by its key. File, offset and agent are arrays in that order,
+            so that a rollout takes 16 bytes in addition to its key.
 
     Raises:
-        InputError: a file cannot be read, or a line is no rollout.
+        InputError: a file cannot be read, or a line is not a rollout.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -37,59 +42,73 @@ class RolloutIndex:
         self._agents = array("i")
         self._agent_numbers: dict[str, int] = {}
         self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
-        self._twice: list[RolloutKey] = []
-        self._oddities: list[str] = []
+        self._duplicates: list[RolloutKey] = []
+        self._file_problems: list[str] = []
         for number, file in enumerate(files):
             self._read(number, file)
 
     def write(self, target: Path) -> None:
-        """Write the rows in order."""
+        """Write the rows to a file, ordered by key."""
         with ExitStack() as stack:
             handles = [stack.enter_context(open_decompressed(file)) for file in self._files]
             output = stack.enter_context(target.open("wb"))
             for key in sorted(self.keys):
-                place = self.keys[key]
-                handle = handles[self._file_numbers[place]]
-                handle.seek(self._offsets[place])
+                number = self.keys[key]
+                handle = handles[self._file_numbers[number]]
+                handle.seek(self._offsets[number])
                 output.write(handle.readline().rstrip(b"\r\n") + b"\n")
 
     def problems(self) -> Iterator[str]:
-        """What occurs twice, and which repeats of a task are missing."""
-        if self._twice:
-            listed = _listed(self._twice)
-            yield f"{len(self._twice)} rollouts occur more than once: {listed}; the first of each was taken"
-        yield from self._oddities
-        yield from self._unlike()
-        yield from sorted(self._shards_not_there())
-        missing = list(self._missing())
-        remaining = sum(count for _, count in missing)
-        if missing:
-            shown = ", ".join(f"{task} ({count})" for task, count in missing[:_TOLD])
-            more = "" if len(missing) <= _TOLD else ", ..."
-            yield f"{len(missing)} tasks lack {remaining} rollouts, by task: {shown}{more}"
-        if not_seen := self._not_seen(remaining):
-            there = {key.task_index for key in self.keys}
-            first = next(task for task in count() if task not in there)
-            yield f"{not_seen} rollouts of tasks that are not there at all are missing, from task {first} on"
+        """Messages about duplicates, damaged files, shards of different runs, and missing shards and rollouts."""
+        if self._duplicates:
+            listed = _format_keys(self._duplicates)
+            yield f"{len(self._duplicates)} duplicate rollouts: {listed}; the first of each was kept"
+        yield from self._file_problems
+        yield from self._mismatched_shards()
+        yield from sorted(self._missing_shards())
+        by_task = list(self._missing_by_task())
+        missing = sum(count for _, count in by_task)
+        if by_task:
+            listed = ", ".join(f"{task} ({count})" for task, count in by_task[:_MAX_LISTED])
+            more = "" if len(by_task) <= _MAX_LISTED else ", ..."
+            yield f"{missing} rollouts of {len(by_task)} tasks are missing, by task: {listed}{more}"
+        if of_absent_tasks := self._missing_of_absent_tasks(missing):
+            present = {key.task_index for key in self.keys}
+            first = next(task for task in count() if task not in present)
+            yield f"{of_absent_tasks} rollouts are missing from tasks that have no rows, starting with task {first}"
 
-    def _missing(self) -> Iterator[tuple[int, int]]:
-        """Tasks that are there and not whole, and how many rollouts each lacks."""
-        counters, most, agents, usual = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
-        for (task, rollout), place in self.keys.items():
-            agent = agents[task] = self._agents[place]
-            counters[task] += 1
-            most[task] = max(most.get(task, 0), rollout + 1)
-            usual[agent] = max(usual[agent], rollout + 1)
-        planned = self._planned_by_agent() or usual
-        for task in sorted(counters):
-            expected = max(most[task], planned[agents[task]])
-            if counters[task] < expected:
-                yield task, expected - counters[task]
+    def _missing_by_task(self) -> Iterator[tuple[int, int]]:
+        """Index and number of missing rollouts of each task that has some rollouts, but not all.
 
-    def _not_seen(self, missing: int) -> int:
-        """Rollouts of whole tasks that are missing: by the manifests, else by gaps in the indices of what is dense."""
+        A task should have as many as the manifests plan for its agent. Without a manifest for every file, it should
+        have as many as the largest task of its agent.
+        """
+        counts, highest, agents, largest = Counter[int](), dict[int, int](), dict[int, int](), Counter[int]()
+        for (task, rollout), number in self.keys.items():
+            agent = agents[task] = self._agents[number]
+            counts[task] += 1
+            highest[task] = max(highest.get(task, 0), rollout + 1)
+            largest[agent] = max(largest[agent], rollout + 1)
+        planned = self._planned_by_agent() or largest
+        for task in sorted(counts):
+            # A task can have more than planned: rows that share a task index add up.
+            expected = max(highest[task], planned[agents[task]])
+            if counts[task] < expected:
+                yield task, expected - counts[task]
+
+    def _missing_of_absent_tasks(self, missing: int) -> int:
+        """Number of missing rollouts of tasks that have no row.
+
+        It follows from the manifests if every file has one. Otherwise it is estimated from the gaps between task
+        indices, unless more than half of the indices are missing: then they are sparse on purpose.
+
+        Args:
+            missing: number of missing rollouts of the other tasks.
+        """
         plans = {(plan.rows_digest, plan.num_shards, plan.shard_index): plan for plan in self._manifests if plan}
         if all(self._manifests) and all(plan.rollouts for plan in plans.values() if plan.rows):
+            # With one number of repeats, any shard's manifest gives the plan of the whole input, missing shards
+            # included. With repeats by agent, it only gives its own.
             whole = {plan.rows_digest: plan for plan in plans.values() if isinstance(plan.num_repeats, int)}
             planned = sum(plan.input_rows * int(plan.num_repeats) for plan in whole.values())
             planned += sum(plan.rollouts for plan in plans.values() if plan.rows_digest not in whole)
@@ -98,43 +117,46 @@ class RolloutIndex:
         gaps = max(tasks) + 1 - len(tasks)
         return gaps * (max(key.rollout_index for key in self.keys) + 1) if gaps <= len(tasks) else 0
 
-    def _unlike(self) -> Iterator[str]:
-        """Shards that were asked something else than the first."""
+    def _mismatched_shards(self) -> Iterator[str]:
+        """Messages about shards whose manifest differs from that of the first shard."""
         shards = [
             (file, plan) for file, plan in zip(self._files, self._manifests, strict=True) if plan and plan.num_shards
         ]
         for file, plan in shards[1:]:
             first = shards[0][1]
             then = replace(plan, shard_index=first.shard_index)
+            # A manifest only has the digest of all its rows, so inputs of different lengths count as different.
             digest = first.rows_digest if first.input_rows >= plan.input_rows else None
-            if found := list(differences(then, first, digest)):
-                yield f"{file} (then) was collected for something else than {shards[0][0]} (now): {'; '.join(found)}"
+            if different := list(differences(then, first, digest)):
+                yield f"{file} (then) is not of the same run as {shards[0][0]} (now): {'; '.join(different)}"
 
-    def _shards_not_there(self) -> set[str]:
-        there: dict[tuple[str, int], set[int]] = {}
+    def _missing_shards(self) -> set[str]:
+        present: dict[tuple[str, int], set[int]] = {}
         for plan in filter(None, self._manifests):
             if plan.num_shards is not None and plan.shard_index is not None:
-                there.setdefault((plan.rows_digest, plan.num_shards), set()).add(plan.shard_index)
-        absent = {number: set(range(number)) - indices for (_, number), indices in there.items()}
+                present.setdefault((plan.rows_digest, plan.num_shards), set()).add(plan.shard_index)
+        missing = {number: set(range(number)) - indices for (_, number), indices in present.items()}
         return {
-            f"of {n} shards {', '.join(map(str, sorted(gone)))} are not there" for n, gone in absent.items() if gone
+            f"of {number} shards, these are missing: {', '.join(map(str, sorted(indices)))}"
+            for number, indices in missing.items()
+            if indices
         }
 
     def manifest(self) -> Manifest | None:
-        """What all of the files together were collected for; None if they do not tell, or differ."""
+        """The manifest of the merged output; None if a file has no manifest, or they differ."""
         whole = [
             replace(plan, rows=plan.input_rows, rollouts=0, shard_index=None, num_shards=None)
             for plan in self._manifests
             if plan
         ]
-        alike = len(whole) == len(self._files) and all(plan == whole[0] for plan in whole)
-        if not alike:
+        same = len(whole) == len(self._files) and all(plan == whole[0] for plan in whole)
+        if not same:
             return None
         repeats = whole[0].num_repeats
         return replace(whole[0], rollouts=whole[0].input_rows * repeats if isinstance(repeats, int) else 0)
 
     def _planned_by_agent(self) -> Counter[int] | None:
-        """What the files' manifests say, where all have one: rollouts of a task, by agent."""
+        """Rollouts per task by agent number, from the manifests; None if a file has no manifest."""
         planned = Counter[int]()
         for manifest in filter(None, self._manifests):
             for agent, number in self._agent_numbers.items():
@@ -145,36 +167,40 @@ class RolloutIndex:
         offset = 0
         with open_rollouts(file) as lines:
             if holder := holder_of(lines.fileno()):
-                self._oddities.append(f"{file} is still being written, by {holder}")
+                self._file_problems.append(f"{file} is still being written by {holder}")
             for line_number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n") and is_torn(line):
-                    self._oddities.append(f"the last line of {file} is torn, so its rollout is missing")
+                    self._file_problems.append(f"the last line of {file} is cut off, so its rollout is missing")
                 elif line.strip():
-                    self._note(*_named(file, line_number, line), number, offset)
+                    self._add(*_parse(file, line_number, line), number, offset)
                 offset += len(line)
 
-    def _note(self, key: RolloutKey, agent: str, number: int, offset: int) -> None:
+    def _add(self, key: RolloutKey, agent: str, file_number: int, offset: int) -> None:
         if key in self.keys:
-            self._twice.append(key)
+            self._duplicates.append(key)
             return
         self.keys[key] = len(self._offsets)
         self._offsets.append(offset)
-        self._file_numbers.append(number)
+        self._file_numbers.append(file_number)
         self._agents.append(self._agent_numbers.setdefault(agent, len(self._agent_numbers)))
 
 
-def _named(file: Path, number: int, line: bytes) -> tuple[RolloutKey, str]:
-    """What names a rollout, and who answered it."""
+def _parse(file: Path, number: int, line: bytes) -> tuple[RolloutKey, str]:
+    """The key and the agent of a line.
+
+    Raises:
+        InputError: the line is not a rollout.
+    """
     try:
         row = loads(line)
     except ValueError as error:
         raise InputError(f"{file}, line {number}: not JSON: {error}") from error
     key = key_of(row) if isinstance(row, dict) else None
     if key is None:
-        raise InputError(f"{file}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")
+        raise InputError(f"{file}, line {number}: not a rollout: _ng_task_index or _ng_rollout_index is missing")
     return key, agent_of(row)
 
 
-def _listed(keys: list[RolloutKey]) -> str:
-    shown = [f"task {key.task_index} rollout {key.rollout_index}" for key in keys[:_TOLD]]
-    return ", ".join(shown) + (", ..." if len(keys) > _TOLD else "")
+def _format_keys(keys: list[RolloutKey]) -> str:
+    listed = [f"task {key.task_index} rollout {key.rollout_index}" for key in keys[:_MAX_LISTED]]
+    return ", ".join(listed) + (", ..." if len(keys) > _MAX_LISTED else "")

@@ -1,4 +1,4 @@
-"""An output that this process has locked, as a journal: begun anew, or gone on with."""
+"""Lock an output and open it as a journal: empty for a new run, or with its rows for a resume."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ng_rollouts.storage.lock import lock
 
 
 def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
-    """Lock the output and start it anew, after moving an existing one aside, or removing it if told to.
+    """Lock an empty output; an existing one is renamed with its side files, or removed with `overwrite`.
 
     Raises:
-        OutputError: another process writes it, or its folder cannot be written.
+        OutputError: another process writes the output, or its folder cannot be written.
     """
     with _as_output_error(paths.output):
         paths.output.parent.mkdir(parents=True, exist_ok=True)
@@ -32,46 +32,51 @@ def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
                     remove(paths)
                 else:
                     backup = back_up_output(paths)
-                new = lock(paths.output)
+                # The lock is on the file, not on its name. The old file stays locked until the new one is.
+                new_fd = lock(paths.output)
             finally:
                 os.close(fd)
-            fd = new
+            fd = new_fd
         journal = Journal(fd, paths, rollouts)
         journal.backup = backup
         return journal
 
 
 def open_for_resume(paths: OutputPaths, rollouts: int) -> Journal:
-    """Lock the output as it is, to go on with it; if it is packed, an unpacked copy of it.
+    """Lock an existing output; if it is compressed, a decompressed copy of it.
 
     Raises:
-        OutputError: another process writes it, or it cannot be written.
+        OutputError: another process writes the output, or it cannot be read or written.
     """
     with _as_output_error(paths.output):
         paths.output.parent.mkdir(parents=True, exist_ok=True)
         fd = lock(paths.output)
-        packed = sorted((path for path in paths.names[1:] if path.exists()), key=lambda path: path.stat().st_mtime_ns)
-        newest = packed.pop() if packed and not os.fstat(fd).st_size else None
+        compressed = [path for path in paths.names[1:] if path.exists()]
+        compressed.sort(key=lambda path: path.stat().st_mtime_ns)
+        # A plain file with rows is the output itself, and all compressed files are other files. An empty one only
+        # holds the lock.
+        newest = compressed.pop() if compressed and not os.fstat(fd).st_size else None
         if newest:
             try:
-                _unpack_into_place(newest, paths.output)
-                new = lock(paths.output)
+                _decompress_into_place(newest, paths.output)
+                new_fd = lock(paths.output)
             finally:
                 os.close(fd)
-            fd = new
-        return Journal(fd, paths, rollouts, is_decompressed_copy=newest is not None, others=packed)
+            fd = new_fd
+        return Journal(fd, paths, rollouts, is_decompressed_copy=newest is not None, other_compressed=compressed)
 
 
-def _unpack_into_place(packed: Path, output: Path) -> None:
+def _decompress_into_place(compressed: Path, output: Path) -> None:
     try:
-        with replacing(output) as temporary, packed.open("rb") as file, temporary.open("wb") as plain:
-            decompress(packed.name, file, plain)
+        with replacing(output) as temporary, compressed.open("rb") as file, temporary.open("wb") as decompressed:
+            decompress(compressed.name, file, decompressed)
     except OSError as error:
+        # The empty file that holds the lock would otherwise stay next to the compressed file.
         output.unlink(missing_ok=True)
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL:  # `decompress` reports damaged content as EINVAL
             raise
-        cure = "move it away to start again, or to fetch a copy from upload_to"
-        raise OutputError(f"{packed} cannot be read: {error.strerror}: {cure}") from error
+        fix = "move it away to start a new run, or to fetch a copy from upload_to"
+        raise OutputError(f"{compressed} cannot be read: {error.strerror}: {fix}") from error
 
 
 @contextlib.contextmanager

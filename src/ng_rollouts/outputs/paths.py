@@ -1,4 +1,4 @@
-"""Where results go: the output's name and those of its side files, its lock, and moving an old one aside."""
+"""The paths of the output and its side files, checks of the output's path, and backups of an existing output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ng_rollouts.errors import OutputError
 from ng_rollouts.storage.atomic import TEMPORARY_SUFFIX
 from ng_rollouts.storage.compression import base_name, check_compression, compressed_names, is_compressed, plain_name
 
-_LONGEST_NAME = 255
-"""Bytes, on the file systems in use."""
+_MAX_NAME_BYTES = 255
+"""Limit of a file name in bytes: NAME_MAX of ext4, XFS, Btrfs and tmpfs."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPaths:
-    """The output and the files that belong to it, all in its folder.
+    """The output and its side files, all in one folder.
 
     Attributes:
-        output: the journal while a run goes on, and the finished file, unless that is packed.
-        compressed: what the finished file is packed into, if its name asks for it.
+        output: the journal during a run; after it the finished file, unless that is compressed.
+        compressed: the compressed finished file, if the output's name has such an extension.
     """
 
     output: Path
@@ -36,37 +36,37 @@ class OutputPaths:
 
     @property
     def names(self) -> tuple[Path, ...]:
-        """All that an output may be called, packed or not: they share the files beside them, and are one output."""
+        """All names of the output, plain and compressed. They have the same side files, so they are one output."""
         return (self.output, *compressed_names(self.output))
 
     @property
     def failures(self) -> Path:
-        """Rollouts that failed, one a line."""
+        """Failed rollouts, one per line."""
         return self.side_file("_failures.jsonl")
 
     @property
     def incomplete(self) -> Path:
-        """Rollouts whose group is not complete, one a line."""
+        """Rollouts of incomplete groups, one per line."""
         return self.side_file("_incomplete.jsonl")
 
     @property
     def manifest(self) -> Path:
-        """What the output was collected for."""
+        """The settings that the output was collected with."""
         return self.side_file("_manifest.json")
 
     @property
     def aggregate_metrics(self) -> Path:
-        """Figures by agent, as NeMo Gym writes them, and more."""
+        """Metrics by agent, in NeMo Gym's format with additional fields."""
         return self.side_file("_aggregate_metrics.json")
 
     @property
     def summary(self) -> Path:
-        """What became of the run."""
+        """The outcome of the run."""
         return self.side_file("_summary.json")
 
     @property
     def status(self) -> Path:
-        """How far a run is, while it runs."""
+        """The progress of the run, while it runs."""
         return self.side_file("_status.json")
 
     @property
@@ -76,89 +76,98 @@ class OutputPaths:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """The output first, by each of its names, then what belongs to it."""
-        beside = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
-        return (*self.names, *beside, self.materialized_inputs)
+        """The output under each of its names, then its side files. The status file only exists during a run."""
+        side_files = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
+        return (*self.names, *side_files, self.materialized_inputs)
 
     @property
     def existing(self) -> list[Path]:
-        """Those of them that are there; an empty output beside a packed one is but its lock."""
-        packed = any(path.exists() for path in self.names[1:])
+        """Those of `all` that exist, without an empty output next to a compressed one: that only holds the lock."""
+        is_compressed = any(path.exists() for path in self.names[1:])
         return [
             path
             for path in self.all
-            if path.exists() and not (path == self.output and packed and not has_content(path))
+            if path.exists() and not (path == self.output and is_compressed and not has_content(path))
         ]
 
     def side_file(self, ending: str) -> Path:
-        """A file that has the output's name, but for its ending."""
+        """The side file with this ending: `out.jsonl` and `_x.json` give `out_x.json`."""
         return self.output.with_name(base_name(self.output) + ending)
 
 
 def output_paths(path: str) -> OutputPaths:
-    """The output of this name; a symbolic link stands for the file that it leads to."""
-    named = Path(path).expanduser()
-    output = named.resolve() if named.is_symlink() and not path.startswith("/dev/") else named
+    """The paths of an output. A symbolic link is resolved, so that its target is replaced and not the link."""
+    name = Path(path).expanduser()
+    output = name.resolve() if name.is_symlink() and not path.startswith("/dev/") else name
     return OutputPaths(plain_name(output), output) if is_compressed(output) else OutputPaths(output)
 
 
 def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
-    """Check, without touching anything, that the output can be a file of its own.
+    """Check that the output can be written and would not replace the input; no file is changed.
 
     Args:
-        sources: the input, and what it was unpacked into.
+        sources: the input, and its decompressed copy.
 
     Raises:
-        OutputError: it is no file, or it, or a file that belongs to it, is the input.
-        ConfigError: it is to be packed, and an extra is not installed.
+        OutputError: the output is not a regular file, its name is too long, or it or a side file is the input.
+        ConfigError: the output is to be compressed, and the extra for that is not installed.
     """
     check_compression(f"output_jsonl_fpath {paths.finished}")
     for path in {paths.output, paths.finished}:
         check_replaceable(path)
     longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(TEMPORARY_SUFFIX)
-    if longest > _LONGEST_NAME:
-        raise OutputError(f"output_jsonl_fpath {paths.output}: the name is too long by {longest - _LONGEST_NAME} bytes")
+    if longest > _MAX_NAME_BYTES:
+        raise OutputError(
+            f"output_jsonl_fpath {paths.output}: the name is {longest - _MAX_NAME_BYTES} bytes too long: "
+            "choose a shorter one"
+        )
     for path, source in product(paths.all, sources):
         if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"output_jsonl_fpath {paths.finished} would replace the input {source}: name another")
+            raise OutputError(
+                f"output_jsonl_fpath {paths.finished} would replace the input {source}: choose a different name"
+            )
 
 
 def check_replaceable(output: Path) -> None:
-    """Check that an output is a regular file, if it is there.
+    """Check that an output is a regular file, if it exists.
 
     Raises:
-        OutputError: it is a folder, a device, a pipe.
+        OutputError: it is a folder, a device or a pipe.
     """
+    # Before the other checks: /dev/stdout may be redirected to a regular file, which is not to be replaced.
     if str(output).startswith(("/dev/", "/proc/")):
-        raise OutputError(f"output_jsonl_fpath {output} is no file of its own: name a JSONL file")
+        raise OutputError(f"output_jsonl_fpath {output} is not a regular file: use the path of a JSONL file")
     if output.is_dir():
-        raise OutputError(f"output_jsonl_fpath {output} is a folder: name a JSONL file")
+        raise OutputError(f"output_jsonl_fpath {output} is a folder: use the path of a JSONL file")
     if output.exists() and not output.is_file():
-        raise OutputError(f"output_jsonl_fpath {output} is no regular file: name a JSONL file")
+        raise OutputError(f"output_jsonl_fpath {output} is not a regular file: use the path of a JSONL file")
 
 
 def has_content(path: Path) -> bool:
+    """Whether a file exists and is not empty."""
     return path.exists() and path.stat().st_size > 0
 
 
 def remove(paths: OutputPaths) -> None:
+    """Remove the output and its side files."""
     for path in paths.all:
         path.unlink(missing_ok=True)
 
 
 def back_up_output(paths: OutputPaths) -> Path:
-    """Rename the output and what belongs to it to the first number that is free for all.
+    """Rename the output and its side files to `<name>.1`, or the first number that is free for all of them.
 
     Returns:
-        Where the first of them went.
+        The new name of the first of the files.
     """
-    moved = paths.existing
+    existing = paths.existing
+    # One number for all files, so that an output and its side files stay together.
     for number in itertools.count(1):
-        targets = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
-        if not any(target.exists() for target in targets.values()):
+        backups = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
+        if not any(backup.exists() for backup in backups.values()):
             break
-    for path in moved:
-        path.rename(targets[path])
-    if paths.output not in moved:
+    for path in existing:
+        path.rename(backups[path])
+    if paths.output not in existing:
         paths.output.unlink(missing_ok=True)
-    return targets[moved[0]]
+    return backups[existing[0]]

@@ -1,4 +1,8 @@
-"""Files of rollouts, ours or NeMo Gym's -> groups, one at a time."""
+"""Read files of rollouts, written by this package or by NeMo Gym, one group at a time.
+
+A file that is not in order is read twice: first for its keys and offsets, then row by row in order. So one group is in
+memory at a time, in any order of the file.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,15 @@ from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
 _TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
 _NUMBER = re.compile(rb"\s*:\s*(\d+)")
-_NAMED = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
+# Printable ASCII without quotes and backslashes, so that the name needs no unescaping.
+_AGENT_NAME = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
 
 GROUPINGS = ("auto", "task_index", "prompt_id", "input", "position")
+"""Ways to group the rows of a file; see `located_groups`."""
 
 
 class RowAt(NamedTuple):
-    """A row, the number of its line (0 if that is not known), and where in the file the line begins."""
+    """A row with its line number (0 if it is not known) and the offset of its line in bytes."""
 
     number: int
     offset: int
@@ -40,9 +46,9 @@ class Group:
     """The rollouts of one task, in order.
 
     Attributes:
-        first: the row of its first rollout.
-        facts, indices, agents: of each rollout, what figures are made of, its `_ng_rollout_index`, who answered.
-        said: of each, its last words, where they were asked for.
+        first: row of the first rollout.
+        stats, indices, agents: statistics, `_ng_rollout_index` and agent name of each rollout.
+        last_messages: content of the last message of each rollout, if it was requested.
     """
 
     task_index: int
@@ -53,36 +59,38 @@ class Group:
     last_messages: list[str | None] = field(default_factory=list)
 
     def by_agent(self) -> dict[str, list[RolloutStats]]:
-        """Its rollouts by the agent that answered."""
+        """The rollouts' statistics by agent name."""
         return by_agent(zip(self.agents, self.stats, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a look at the keys of a file tells, without parsing its rows.
+    """The result of `scan`.
 
     Attributes:
-        in_order: whether keys only grow, as in a finished file.
-        most: by agent, the largest `_ng_rollout_index`, and one.
+        in_order: whether each key is larger than the one before, as in a finished file.
+        max_repeats: largest `_ng_rollout_index` plus one, by agent.
     """
 
     in_order: bool
-    most: dict[str, int]
+    max_repeats: dict[str, int]
 
 
 def groups_of(
-    path: Path, answer_key: str | None = None, scanned: Scan | None = None, *, with_texts: bool = False
+    path: Path, answer_key: str | None = None, scanned: Scan | None = None, *, with_last_messages: bool = False
 ) -> Iterator[Group]:
-    """The groups of a file, in its order if their rollouts lie together, else by task index.
+    """The groups of a file, by task index; a file without keys is grouped by prompt, in the order of the file.
 
     Args:
-        with_texts: whether groups are to have what was said.
+        answer_key: field of the answer for majorities.
+        scanned: result of `scan`, if the file has already been scanned.
+        with_last_messages: whether to fill `Group.last_messages`.
 
     Raises:
-        InputError: the file cannot be read, or a line is no rollout.
+        InputError: the file cannot be read, or a line is not a rollout.
     """
     group: Group | None = None
-    rows = _rows_by(path, question_of) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
+    rows = _rows_by_value(path, question_of) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
     for key, (_, _, row) in rows:
         if group is None or group.task_index != key.task_index:
             if group:
@@ -91,26 +99,26 @@ def groups_of(
         group.stats.append(stats_of(row, answer_key))
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
-        if with_texts:
+        if with_last_messages:
             group.last_messages.append(last_message_text(row))
     if group:
         yield group
 
 
 def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:
-    """The rows of each group, whole; see `located_groups`."""
+    """The rows of each group; see `located_groups`."""
     return ([row_at.row for row_at in group] for group in located_groups(path, group_by, size))
 
 
 def located_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[RowAt]]:
-    """The rows of each group, and where in the file they are.
+    """The rows of each group with their line numbers and offsets.
 
     Args:
-        group_by: one of `GROUPINGS`; `auto` is by task index where rows have one, else by prompt_id, else by input.
-        size: rows of a group by position.
+        group_by: one of `GROUPINGS`. `auto` uses the task index if rows have one, else `prompt_id`, else the input.
+        size: rows per group, with `group_by="position"`.
 
     Raises:
-        InputError: the file cannot be read, or a line is no rollout, or lacks what is grouped by.
+        InputError: the file cannot be read, a line is not a rollout, or a row does not have the field to group by.
     """
     if group_by == "position":
         rows = _rows(path)
@@ -121,49 +129,50 @@ def located_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterato
         keyed = _rows_by_key(path, scan(path))
     else:
         by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
-        keyed = _rows_by(path, _prompt_id if by_prompt else question_of)
+        keyed = _rows_by_value(path, _prompt_id if by_prompt else question_of)
     for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
         yield [row_at for _, row_at in pairs]
 
 
 def scan(path: Path) -> Scan:
-    """Look at the keys of a file.
+    """Read the keys and agent names of a file, without parsing its rows where possible.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
-    in_order, before, most = True, (-1, -1), dict[str, int]()
+    in_order, previous, max_repeats = True, (-1, -1), dict[str, int]()
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                key, agent = _glanced(line) or _looked(_parsed(path, number, line))
-                in_order, before = in_order and key > before, key
-                if key[1] >= most.get(agent, 0):
-                    most[agent] = key[1] + 1
-    return Scan(in_order, most)
+                key, agent = _match_key(line) or _read_key(_parse(path, number, line))
+                in_order, previous = in_order and key > previous, key
+                if key[1] >= max_repeats.get(agent, 0):
+                    max_repeats[agent] = key[1] + 1
+    return Scan(in_order, max_repeats)
 
 
-def _glanced(line: bytes) -> tuple[tuple[int, int], str] | None:
-    """Key and agent of a row that is not parsed; None if there is any doubt about them."""
+def _match_key(line: bytes) -> tuple[tuple[int, int], str] | None:
+    """Key and agent of a row that is not parsed; None if they are not certain."""
+    # A field name that occurs twice may be nested or part of a string.
     if not line.count(_TASK_INDEX) == line.count(_ROLLOUT_INDEX) == line.count(_AGENT_REF) == 1:
         return None
     task = _NUMBER.match(line, line.index(_TASK_INDEX) + len(_TASK_INDEX))
     rollout = _NUMBER.match(line, line.index(_ROLLOUT_INDEX) + len(_ROLLOUT_INDEX))
-    named = _NAMED.match(line, line.index(_AGENT_REF) + len(_AGENT_REF))
-    return ((int(task[1]), int(rollout[1])), named[1].decode()) if task and rollout and named else None
+    agent = _AGENT_NAME.match(line, line.index(_AGENT_REF) + len(_AGENT_REF))
+    return ((int(task[1]), int(rollout[1])), agent[1].decode()) if task and rollout and agent else None
 
 
-def _looked(row: Json) -> tuple[tuple[int, int], str]:
+def _read_key(row: Json) -> tuple[tuple[int, int], str]:
     return key_of(row) or (-1, -1), agent_of(row)
 
 
 def lacks_keys(path: Path) -> bool:
-    """Whether rows do not say which rollout they are, as those of NeMo Gym's first collector."""
+    """Whether the first row has no task and rollout index, as in files of NeMo Gym's first collector."""
     return key_of(_first(path)) is None
 
 
 def rows_of(paths: Iterable[Path]) -> Iterator[tuple[Path, int, Json]]:
-    """The rows of several files with their line numbers."""
+    """The rows of several files, each with its file and line number."""
     for path in paths:
         for number, _, row in _rows(path):
             yield path, number, row
@@ -174,31 +183,36 @@ def _first(path: Path) -> Json:
 
 
 def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[RolloutKey, RowAt]]:
-    """Rows by task and rollout index."""
-    before: RolloutKey | None = None
-    for row_at in _rows(path) if scanned.in_order else _rows_at(path, _order(path)):
+    """The rows of a file with their keys, ordered by key."""
+    previous: RolloutKey | None = None
+    for row_at in _rows(path) if scanned.in_order else _rows_at(path, _offsets_by_key(path)):
         key = _key(path, row_at.number, row_at.row)
-        if key == before:
-            raise InputError(f"{path}: task {key.task_index} rollout {key.rollout_index} occurs more than once")
-        before = key
+        if key == previous:
+            duplicate = f"task {key.task_index} rollout {key.rollout_index}"
+            raise InputError(f"{path}: duplicate rows for {duplicate}: ng_aggregate_rollouts keeps the first of each")
+        previous = key
         yield key, row_at
 
 
-def _rows_by(path: Path, what: Callable[[Json], Any]) -> Iterator[tuple[RolloutKey, RowAt]]:
-    """Rows with keys of ours: those that are alike in something are a task's, in first-seen order."""
+def _rows_by_value(path: Path, value_of: Callable[[Json], Any]) -> Iterator[tuple[RolloutKey, RowAt]]:
+    """The rows of a file without keys, with new ones. Rows with an equal value are one task, in order of appearance."""
+    # Digests, because the values are whole prompts.
     offsets: dict[bytes, array[int]] = {}
     offset = 0
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    digest = hashlib.blake2b(dumps(what(_parsed(path, number, line))), digest_size=16).digest()
+                    value = dumps(value_of(_parse(path, number, line)))
                 except KeyError as error:
-                    raise InputError(f"{path}, line {number}: no {error.args[0]} to group by") from error
+                    raise InputError(
+                        f"{path}, line {number}: no {error.args[0]} to group by: use another group_by"
+                    ) from error
+                digest = hashlib.blake2b(value, digest_size=16).digest()
                 offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
-    for task_index, places in enumerate(offsets.values()):
-        for rollout_index, row_at in enumerate(_rows_at(path, iter(places))):
+    for task_index, group_offsets in enumerate(offsets.values()):
+        for rollout_index, row_at in enumerate(_rows_at(path, iter(group_offsets))):
             yield RolloutKey(task_index, rollout_index), row_at
 
 
@@ -210,10 +224,10 @@ def _prompt_id(row: Json) -> Any:
 
 @contextmanager
 def open_rollouts(path: Path) -> Iterator[BinaryIO]:
-    """A file of rollouts to read from, packed or not.
+    """Open a file of rollouts, which may be compressed.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         with open_decompressed(path) as file:
@@ -222,23 +236,25 @@ def open_rollouts(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _order(path: Path) -> Iterator[int]:
+def _offsets_by_key(path: Path) -> Iterator[int]:
+    """The offsets of all rows, ordered by key."""
     keys: list[tuple[int, int, int]] = []
     offset = 0
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                keys.append((*_key(path, number, _parsed(path, number, line)), offset))
+                keys.append((*_key(path, number, _parse(path, number, line)), offset))
             offset += len(line)
     keys.sort()
-    return iter(array("q", [place for _, _, place in keys]))
+    # Only the offsets stay in memory while the rows are read; the list of keys is more than ten times as large.
+    return iter(array("q", [row_offset for _, _, row_offset in keys]))
 
 
 def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
     with open_rollouts(path) as file:
         for offset in offsets:
             file.seek(offset)
-            yield RowAt(0, offset, _parsed(path, 0, file.readline()))
+            yield RowAt(0, offset, _parse(path, 0, file.readline()))
 
 
 def _rows(path: Path) -> Iterator[RowAt]:
@@ -246,11 +262,11 @@ def _rows(path: Path) -> Iterator[RowAt]:
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield RowAt(number, offset, _parsed(path, number, line))
+                yield RowAt(number, offset, _parse(path, number, line))
             offset += len(line)
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Json:
+def _parse(path: Path, number: int, line: bytes) -> Json:
     try:
         row = loads(line)
     except ValueError as error:
@@ -263,14 +279,15 @@ def _parsed(path: Path, number: int, line: bytes) -> Json:
 def _key(path: Path, number: int, row: Json) -> RolloutKey:
     key = key_of(row)
     if key is None:
-        raise InputError(f"{path}, line {number}: no _ng_task_index and _ng_rollout_index, so this is no rollout")
+        raise InputError(f"{path}, line {number}: not a rollout: _ng_task_index or _ng_rollout_index is missing")
     return key
 
 
 def last_message_text(row: Json) -> str | None:
-    """The content of the last message of a rollout; None if there is none."""
-    last_messages = row.get("output")
-    last = last_messages[-1] if isinstance(last_messages, list) and last_messages else None
+    """The content of the last message of a rollout; None if it has none, or its content is not text."""
+    output = row.get("output")
+    last = output[-1] if isinstance(output, list) and output else None
+    # An agent may return its own `output`, whose items need not be chat messages.
     if not (isinstance(last, dict) and "role" in last):
         last = next(reversed(chat_output(row.get("response"))), None)
     content = last.get("content") if last else None

@@ -1,4 +1,8 @@
-"""Going on with an output: whether it belongs to this run, what it holds, and what is owed."""
+"""Resume an output: check that it belongs to this run, read its rows, and find out which failures to retry.
+
+The output belongs to the run if its manifest has the same settings. An output without a manifest, for example one that
+NeMo Gym wrote, is checked row by row.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,17 @@ from ng_rollouts.seeds import seed_of
 from ng_rollouts.types import Json, Rollout, RolloutKey, key_of
 
 _COMPARED = ("temperature", "top_p", "max_output_tokens", "seed")
-"""What rows without a manifest are compared by, beside what is asked, as far as they tell."""
+"""Sampling parameters by which rows without a manifest are compared, in addition to agent, messages and model."""
 
 
 @dataclass(slots=True, kw_only=True)
 class PriorFailures:
-    """What earlier sessions left undone.
+    """Failures that earlier commands left.
 
     Attributes:
-        attempts: attempts that failed, by key, of rollouts that are to be tried again.
-        not_retried: positions of failed rollouts that are not to be tried again.
-        terminal: how many of these no run should try again.
+        attempts: number of failed attempts, by key, of rollouts that are retried.
+        not_retried: positions of failed rollouts that are not retried.
+        terminal: number of failed rollouts that no run should retry.
     """
 
     attempts: dict[RolloutKey, int] = field(default_factory=dict)
@@ -40,20 +44,20 @@ class PriorFailures:
 
 
 Record = Callable[[int, RolloutKey, Json], None]
-"""Takes position, key and row of a rollout that is in the output."""
+"""Receives position, key and row of a rollout in the output."""
 
 Locate = Callable[[RolloutKey], int | None]
-"""Gives the position of a key; None if it is not planned."""
+"""Maps a key to its position; None if it is not planned."""
 
 _DECIDING = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
-"""Parameters of an agent in this process that decide its results; the manifest has fields for all others."""
+"""Parameters that affect the results of an agent in this process and have no field in the manifest."""
 
-_NOT_DECIDING = ("base_url", "api_key", "seconds", "attempts")
-"""Options of a verifier that do not change its verdict."""
+_NO_EFFECT = ("base_url", "api_key", "seconds", "attempts")
+"""Options of a verifier that do not affect its scores."""
 
 
 def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
-    """The fingerprint of what is asked for now."""
+    """The manifest of this run."""
     template = tasks.parser.template
     return Manifest(
         rows=plan.rows,
@@ -66,7 +70,7 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
         if template is None
         else [[role, list(map(list, parts))] for role, parts in template.messages],
         training_view=config.training_view,
-        model=_model_of(config),
+        model=_agent_settings(config),
         rollouts=plan.rollouts,
         input_rows=plan.input_rows,
         shard_index=tasks.shard.index if tasks.shard else None,
@@ -74,29 +78,30 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
     )
 
 
-def _model_of(config: CollectConfig) -> Json:
-    """What decides the results of agents in this process, without addresses, keys and limits."""
+def _agent_settings(config: CollectConfig) -> Json:
+    """Settings that affect the results of agents in this process, without addresses, API keys and limits."""
     entries = {name: entry for name, entry in config.agents.items() if isinstance(entry, dict) and "url" not in entry}
-    found = {f"agents.{name}": _deciding(entry, config) for name, entry in sorted(entries.items())}
-    return found if config.policy_base_url is None else {**_deciding({}, config), **found}
+    settings = {f"agents.{name}": _entry_settings(entry, config) for name, entry in sorted(entries.items())}
+    return settings if config.policy_base_url is None else {**_entry_settings({}, config), **settings}
 
 
-def _deciding(entry: Json, config: CollectConfig) -> Json:
-    """The deciding values of an entry; what it does not say, the config does."""
-    found = {name: entry.get(name, getattr(config, name, None)) for name in _DECIDING}
-    verifier = found.get("verifier")
-    of_verifier = verifier if isinstance(verifier, dict) else {}
-    if of_verifier:
-        found["verifier"] = {name: value for name, value in of_verifier.items() if name not in _NOT_DECIDING}
-    found["agent_params"] = entry.get("responses_create_params")
-    found["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
-    named = (found["tools"], found["_target_"], of_verifier.get("function"), of_verifier.get("template"))
-    found["files"] = [digest for digest in map(_file_digest, named) if digest]
-    return {name: value for name, value in found.items() if value}
+def _entry_settings(entry: Json, config: CollectConfig) -> Json:
+    """The settings of one entry of `agents`; the parameters of the command are its defaults."""
+    settings = {name: entry.get(name, getattr(config, name, None)) for name in _DECIDING}
+    verifier = settings.get("verifier")
+    options = verifier if isinstance(verifier, dict) else {}
+    if options:
+        settings["verifier"] = {name: value for name, value in options.items() if name not in _NO_EFFECT}
+    settings["agent_params"] = entry.get("responses_create_params")
+    settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
+    # The user's code counts as a setting: a changed file would give different results under the same name.
+    files = (settings["tools"], settings["_target_"], options.get("function"), options.get("template"))
+    settings["files"] = [digest for digest in map(_file_digest, files) if digest]
+    return {name: value for name, value in settings.items() if value}
 
 
 def _file_digest(name: Any) -> str | None:
-    """Digest of the file that a value names, alone or before a colon; None if it names none."""
+    """Digest of the file that a value such as `x.py` or `x.py:function` names; None if it does not name a file."""
     if not isinstance(name, str):
         return None
     path = name.partition(".py:")[0] + ".py" if ".py:" in name else name
@@ -107,26 +112,28 @@ def _file_digest(name: Any) -> str | None:
 
 
 def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan) -> None:
-    """Refuse an output that was collected for something else.
+    """Check that an output with a manifest belongs to this run.
 
     Raises:
-        OutputError: what differs, with both values.
+        OutputError: it does not; the message lists the differences, with the values then and now.
     """
-    found = list(differences(then, now, plan.first_digest))
-    if not found and plan.tasks_share_rows and then.num_repeats != now.num_repeats:
-        found = [f"num_repeats: {then.num_repeats} then, {now.num_repeats} now (rows that share a task fix it)"]
-    if found:
-        listed = "; ".join(found)
-        cure = "ask for the same, name another output, or leave +resume_from_cache out to have this one moved aside"
-        raise OutputError(f"{paths.output} was collected for something else: {listed}: {cure}")
+    different = list(differences(then, now, plan.first_digest))
+    # More repeats of the first of two rows with one task index would renumber the rollouts of the second.
+    if not different and plan.tasks_share_rows and then.num_repeats != now.num_repeats:
+        reason = "it cannot change, because several rows have the same _ng_task_index"
+        different = [f"num_repeats: {then.num_repeats} then, {now.num_repeats} now ({reason})"]
+    if different:
+        listed = "; ".join(different)
+        fix = "use the same settings, choose another output, or omit +resume_from_cache to rename this one"
+        raise OutputError(f"cannot resume: the output {paths.output} is of a different run: {listed}: {fix}")
 
 
 def read_back(journal: Journal, locate: Locate, record: Record) -> None:
     """Read the rows of an existing output into the journal.
 
     Args:
-        locate: the position of a key; None if it is not planned.
-        record: called once for each row.
+        locate: maps a key to its position; None if it is not planned.
+        record: called once for each row, without duplicates.
 
     Raises:
         OutputError: a row is not planned.
@@ -136,8 +143,8 @@ def read_back(journal: Journal, locate: Locate, record: Record) -> None:
         key = key_of(row)
         position = None if key is None else locate(key)
         if key is None or position is None:
-            what = "a row without _ng_task_index and _ng_rollout_index" if key is None else _named(key)
-            raise OutputError(f"cannot resume: the output has {what}, which this input does not contain")
+            row_name = "a row without _ng_task_index and _ng_rollout_index" if key is None else _format_key(key)
+            raise OutputError(f"cannot resume: the output has {row_name}, which this input does not contain")
         if not journal.has(position):
             record(position, key, row)
         return position
@@ -146,7 +153,11 @@ def read_back(journal: Journal, locate: Locate, record: Record) -> None:
 
 
 def prior_failures(failures: FailuresFile, locate: Locate, journal: Journal, *, retry: bool) -> PriorFailures:
-    """What failed in earlier commands, split into what is retried and what stays failed."""
+    """The failures of earlier commands, split into those that are retried and those that are not.
+
+    Args:
+        retry: whether failed rollouts are retried, unless their failure is terminal.
+    """
     prior = PriorFailures()
     for key, failure in failures.read_back().items():
         position = locate(key)
@@ -162,57 +173,65 @@ def prior_failures(failures: FailuresFile, locate: Locate, journal: Journal, *, 
 
 
 def check_rows(journal: Journal, plan: Plan, tasks: TaskFile, materialized_inputs: Path) -> None:
-    """Compare each row of an output without a manifest with the task that it answers.
+    """Check an output without a manifest: compare each row with its task.
 
     Args:
-        materialized_inputs: what NeMo Gym's collector planned to send, if it wrote the output: better known than rows.
+        materialized_inputs: the planned rows, if NeMo Gym's collector wrote them. They have the parameters that were
+            sent, which an agent need not repeat in its rows.
 
     Raises:
-        OutputError: a row answers another prompt, or was sampled with other parameters.
+        OutputError: a row has a different prompt, or other sampling parameters.
     """
     planned = _planned_params(materialized_inputs)
     rollouts = tasks.rollouts(plan)
     for position, row in journal.rows():
+        # Both are ordered by position, so this is one pass over the input.
         rollout = next(rollout for rollout in rollouts if rollout.position == position)
         difference = _difference(row, rollout, planned.get(rollout.key))
         if difference:
             raise OutputError(
-                f"cannot resume: the output was collected for something else: {_named(rollout.key)} {difference}"
+                f"cannot resume: the output is of a different run: {_format_key(rollout.key)} {difference}"
             )
 
 
 def _planned_params(path: Path) -> dict[RolloutKey, Json]:
-    """The compared parameters of planned rows, as far as there are any."""
+    """The compared parameters of the planned rows, by key; empty if the file does not exist."""
     if not path.exists():
         return {}
     rows = (row for _, _, row in rows_of([path]))
     keyed = ((key_of(row), row.get("responses_create_params")) for row in rows)
-    return {key: _told(params, _COMPARED) for key, params in keyed if key and isinstance(params, dict)}
+    return {key: _select(params, _COMPARED) for key, params in keyed if key and isinstance(params, dict)}
 
 
-def _told(params: Json, names: Iterable[str]) -> Json:
-    """These parameters; a seed is where NeMo Gym has it, too."""
-    told = {name: params.get(name) for name in names}
-    if "seed" in told:
-        told["seed"] = seed_of(params)
-    return told
+def _select(params: Json, names: Iterable[str]) -> Json:
+    """The parameters with these names; the seed may be in `metadata.extra_body`, as in rows of NeMo Gym."""
+    selected = {name: params.get(name) for name in names}
+    if "seed" in selected:
+        selected["seed"] = seed_of(params)
+    return selected
 
 
 def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None:
+    """The first difference between a row and its task, as the end of a message; None if there is none.
+
+    Args:
+        planned: the compared parameters of the planned row, if there is one.
+    """
     reference = row.get("agent_ref")
     agent = reference.get("name") if isinstance(reference, dict) else None
     if agent not in (None, rollout.agent):
-        return f"is of agent {agent!r}, not {rollout.agent!r}"
-    asked, params = row.get("responses_create_params"), rollout.request().body["responses_create_params"]
-    if not isinstance(asked, dict):
+        return f"has the agent {agent!r}, not {rollout.agent!r}"
+    row_params, params = row.get("responses_create_params"), rollout.request().body["responses_create_params"]
+    if not isinstance(row_params, dict):
         return None
-    if _messages(asked) != _messages(params):
-        return "asks something else than the input does"
-    if None not in (asked.get("model"), params.get("model")) and asked["model"] != params["model"]:
-        return f"has responses_create_params.model {asked['model']!r}, not {params['model']!r}"
-    telling = [name for name in _COMPARED if name in asked or (name == "seed" and "metadata" in asked)]
-    then = _told(asked, telling) if planned is None else planned
-    now = _told(params, then)
+    if _messages(row_params) != _messages(params):
+        return "has a different prompt than the input"
+    if None not in (row_params.get("model"), params.get("model")) and row_params["model"] != params["model"]:
+        return f"has responses_create_params.model {row_params['model']!r}, not {params['model']!r}"
+    # A parameter that the row does not have proves nothing, because agents need not repeat all of them.
+    names = [name for name in _COMPARED if name in row_params or (name == "seed" and "metadata" in row_params)]
+    then = _select(row_params, names) if planned is None else planned
+    now = _select(params, then)
     for name in then:
         if then[name] != now[name]:
             return f"has responses_create_params.{name} {then[name]!r}, not {now[name]!r}"
@@ -220,7 +239,7 @@ def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None
 
 
 def _messages(params: Json) -> list[tuple[str, str]]:
-    """What is asked, whatever form it is in."""
+    """The input as (role, text) pairs, so that a string and a list of messages can be compared."""
     items = params.get("input")
     if isinstance(items, str):
         return [("user", items)]
@@ -228,7 +247,7 @@ def _messages(params: Json) -> list[tuple[str, str]]:
 
 
 def _content(item: Json) -> str:
-    """A message's text and images, or what else an item holds."""
+    """Text and images of a message; the output or the arguments of an item that is not a message."""
     parts = item.get("content", item.get("output", item.get("arguments")))
     if not isinstance(parts, list):
         return str(parts)
@@ -237,5 +256,5 @@ def _content(item: Json) -> str:
     )
 
 
-def _named(key: RolloutKey) -> str:
+def _format_key(key: RolloutKey) -> str:
     return f"task {key.task_index}, rollout {key.rollout_index}"

@@ -1,4 +1,8 @@
-"""A run's files copied to where `upload_to` says: claimed at the start, kept alike at the end, fetched for a resume."""
+"""Copy a run's files to the remote folder of `upload_to`: claim it at the start, copy at the end, fetch for a resume.
+
+A remote folder is also where an interrupted run continues on another machine. So a run only claims a folder whose files
+belong to it, and never replaces a copy that has more rollouts than the local output.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +25,30 @@ from ng_rollouts.threads import run_in_thread
 T = TypeVar("T")
 
 DescribeDifference = Callable[[Manifest], str]
+"""Maps the manifest of another run to the reasons why this run cannot resume it; to an empty text if it can."""
 
 MAX_IDLE_S = 600.0
-"""An upload that has not moved for so long is given up: at 50 MB a piece, that is less than 100 kB a second."""
+"""Seconds without progress after which an upload fails. With parts of 50 MB, that is less than 100 kB per second."""
 
 
 @dataclass(slots=True)
 class Upload:
-    """Where copies of a run's files go."""
+    """The remote folder with the copy of a run's files.
+
+    Attributes:
+        folder: the remote folder.
+        paths: the local files.
+    """
 
     folder: Folder
     paths: OutputPaths
-    _moved_at: float = field(default_factory=time.monotonic)
+    _progress_at: float = field(default_factory=time.monotonic)
 
     async def check_reachable(self) -> None:
-        """See that the place is there and can be written, before anything is touched here.
+        """Check that the remote folder can be written, before any local file is changed.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: it cannot be written.
         """
         try:
             await self._in_thread(lambda: self.folder.probe(self.paths.side_file("_upload_probe").name))
@@ -46,14 +56,14 @@ class Upload:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
     async def check(self, difference: DescribeDifference, collected: int) -> None:
-        """See that a run may go on there: that what is there is of it, and no more than is here.
+        """Check that a resumed run can replace the copy: the copy is of this run, and has no more rollouts.
 
         Args:
-            difference: what keeps this run from going on with another, told by that one's manifest; empty if nothing.
-            collected: rollouts that there are to go on with.
+            difference: describes how this run differs from the one of a manifest.
+            collected: number of rollouts in the local output.
 
         Raises:
-            OutputError: it may not.
+            OutputError: the copy is of a different run, or has more rollouts, or cannot be read.
         """
         try:
             await self._in_thread(lambda: self._check(difference, collected))
@@ -61,183 +71,206 @@ class Upload:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
     async def claim(self, *, is_resumed: bool, overwrite: bool) -> str | None:
-        """Make the place this run's, before anything is sent: what is there from now on is of it.
+        """Claim the remote folder before the first request: write this run's manifest, back up the files of another.
 
         Args:
-            goes_on: whether what is there is of this run already.
-            overwrite: whether what is there may go.
+            is_resumed: whether the existing copy is of this run, so that it stays.
+            overwrite: whether an existing copy of another run is removed instead of renamed.
 
         Returns:
-            Where an output that was there has gone, if it was moved aside.
+            The new name of an existing output, if it was renamed.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the remote folder cannot be written.
         """
         try:
             return await self._in_thread(lambda: self._claim(is_resumed=is_resumed, overwrite=overwrite))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def copy(self, besides: Iterable[Path]) -> int:
-        """Have the same files there as here; how many.
+    async def copy(self, extra: Iterable[Path]) -> int:
+        """Copy all files of the run, and remove remote side files that no longer exist locally.
 
         Args:
-            besides: what else the run has made, if it is there.
+            extra: further files to copy, if they exist.
+
+        Returns:
+            The number of copied files.
 
         Raises:
-            UploadFailed: it could not be done.
+            UploadFailed: not every file was copied.
         """
         try:
-            return await self._in_thread(lambda: self._copy(besides))
+            return await self._in_thread(lambda: self._copy(extra))
         except OSError as error:
             raise UploadFailed(
                 f"upload_to {self.folder.url} failed: {error.strerror}: all files are in {self.paths.output.parent}, "
-                "and +resume_from_cache=true tries again"
+                "and +resume_from_cache=true repeats the upload"
             ) from error
 
     def fetch(self) -> bool:
-        """If there is no output here, have what an earlier command left there; whether it left anything.
+        """Download the copy if there is no local output; whether anything was downloaded.
 
         Raises:
-            OutputError: it cannot be read.
+            OutputError: the copy cannot be read.
         """
         try:
             return self._fetch()
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
-    def _there(self) -> list[str]:
+    def _existing(self) -> list[str]:
+        """Names of the output and its side files that exist in the remote folder."""
         return [path.name for path in self.paths.all if self.folder.has(path.name)]
 
     def _claim(self, *, is_resumed: bool, overwrite: bool) -> str | None:
-        there = [] if is_resumed else self._there()
-        moved = self._moved_aside(there) if there and not overwrite else None
+        existing = [] if is_resumed else self._existing()
+        backup = self._back_up(existing) if existing and not overwrite else None
         if overwrite:
-            for name in there:
+            for name in existing:
                 self.folder.remove(name)
+        # If this run is killed, a resume elsewhere finds no rows of another run, and this run's manifest.
         self._put(self.paths.manifest)
-        return moved
+        return backup
 
     def _check(self, difference: DescribeDifference, collected: int) -> None:
-        there = self._there()
-        self._check_same_run(there, difference)
-        self._check_behind(there, collected)
+        existing = self._existing()
+        self._check_same_run(existing, difference)
+        self._check_not_ahead(existing, collected)
 
-    def _check_same_run(self, there: list[str], difference: DescribeDifference) -> None:
-        """Raises: OutputError: what is there was collected for something else, or does not say what for."""
+    def _check_same_run(self, existing: list[str], difference: DescribeDifference) -> None:
+        """Check that the remote manifest is of this run.
+
+        Raises:
+            OutputError: the copy is of a different run, or has no valid manifest.
+        """
         name = self.paths.manifest.name
-        if name not in there:
-            if there:
-                raise self._refused(f"has {there[0]} without {name}, so nobody knows what it was collected for")
+        if name not in existing:
+            if existing:
+                raise self._refusal(f"has {existing[0]} without {name}, so its run is not known")
             return
-        then = self._json(name)
+        then = self._read_json(name)
         try:
-            told = difference(manifest_from(then))
+            different = difference(manifest_from(then))
         except (KeyError, TypeError) as error:
-            raise self._refused(f"has a {name} that is no manifest") from error
-        if told:
-            raise self._refused(f"has what was collected for something else: {told}")
+            raise self._refusal(f"has a {name} that is not a valid manifest") from error
+        if different:
+            raise self._refusal(f"has the output of a different run: {different}")
 
-    def _check_behind(self, there: list[str], collected: int) -> None:
-        """Raises: OutputError: there is more of this run than here."""
-        outputs = [path for path in self.paths.names if path.name in there]
+    def _check_not_ahead(self, existing: list[str], collected: int) -> None:
+        """Check that the copy has no more rollouts than the local output.
+
+        Raises:
+            OutputError: it has more, so that an upload would lose some.
+        """
+        outputs = [path for path in self.paths.names if path.name in existing]
         if not outputs:
             return
-        summary = self._json(self.paths.summary.name) if self.paths.summary.name in there else None
-        known = summary.get("collected") if isinstance(summary, dict) else None
-        if isinstance(known, int):
-            more = known > collected
-        else:  # a copy that was cut off before its end
-            more = any(not path.exists() or self.folder.size(path.name) > path.stat().st_size for path in outputs)
-        if more:
-            what = f"{known} rollouts of this run, and here are {collected}" if known else "more of this run than here"
-            raise self._refused(f"has {what}: remove {self.paths.output} to go on with what is there")
+        summary = self._read_json(self.paths.summary.name) if self.paths.summary.name in existing else None
+        remote = summary.get("collected") if isinstance(summary, dict) else None
+        if isinstance(remote, int):
+            is_ahead = remote > collected
+        else:
+            # The upload was cut off before the summary, which is copied last. Sizes are the best evidence left.
+            is_ahead = any(not path.exists() or self.folder.size(path.name) > path.stat().st_size for path in outputs)
+        if is_ahead:
+            has = (
+                f"has {remote} rollouts of this run, but the local output has {collected}"
+                if remote
+                else "has more rollouts of this run than the local output"
+            )
+            raise self._refusal(has, f"remove {self.paths.output} to resume from the copy, or choose another folder")
 
-    def _json(self, name: str) -> Any:
-        """What a file there says; None if it is no JSON."""
+    def _read_json(self, name: str) -> Any:
+        """The content of a remote file; None if it is not JSON."""
         try:
             return loads(self.folder.read(name))
         except ValueError:
             return None
 
-    def _refused(self, what: str) -> OutputError:
-        return OutputError(f"upload_to {self.folder.url} {what}: name another place")
+    def _refusal(self, reason: str, fix: str = "choose another folder") -> OutputError:
+        return OutputError(f"upload_to {self.folder.url} {reason}: {fix}")
 
-    def _moved_aside(self, there: list[str]) -> str:
+    def _back_up(self, existing: list[str]) -> str:
+        """Rename remote files to the first number that is free for all of them; the new name of the first."""
         number = next(
             number
             for number in itertools.count(1)
             if not any(self.folder.has(f"{path.name}.{number}") for path in self.paths.all)
         )
-        for name in there:
+        for name in existing:
             self.folder.rename(name, f"{name}.{number}")
-            self._moved()
-        return f"{there[0]}.{number}"
+            self._mark_progress()
+        return f"{existing[0]}.{number}"
 
-    def _copy(self, besides: Iterable[Path]) -> int:
-        """The summary last: where it is, all is."""
-        there = [*self.paths.existing, *(path for path in besides if path.exists())]
-        there.sort(key=lambda path: path == self.paths.summary)
-        for path in there:
+    def _copy(self, extra: Iterable[Path]) -> int:
+        local = [*self.paths.existing, *(path for path in extra if path.exists())]
+        # The summary last: where it exists, the copy is complete.
+        local.sort(key=lambda path: path == self.paths.summary)
+        for path in local:
             self._put(path)
+        # Removed after the copies: a failures file, for example, of rollouts that this run has collected.
         for path in self.paths.all:
-            if path not in there and self.folder.has(path.name):
+            if path not in local and self.folder.has(path.name):
                 self.folder.remove(path.name)
-        return len(there)
+        return len(local)
 
     def _put(self, path: Path) -> None:
-        self.folder.put(path, self._moved)
-        self._moved()
+        self.folder.put(path, self._mark_progress)
+        self._mark_progress()
 
     def _fetch(self) -> bool:
-        """The output last: where it is, all is."""
-        if any(path.exists() for path in self.paths.names) or not (names := self._there()):
+        if any(path.exists() for path in self.paths.names) or not (names := self._existing()):
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
-        wanted = [path for path in self.paths.all if path.name in names]
-        fetched = {path: temporary_name(path) for path in reversed(wanted)}
+        remote = [path for path in self.paths.all if path.name in names]
+        # Every file is downloaded before the first gets its name, and the output gets its name last. It is first in
+        # `paths.all`. While it does not exist, a later command repeats the download.
+        downloads = {path: temporary_name(path) for path in reversed(remote)}
         try:
-            for path, temporary in fetched.items():
+            for path, temporary in downloads.items():
                 self.folder.get(path.name, temporary)
-            for path, temporary in fetched.items():
+            for path, temporary in downloads.items():
                 temporary.replace(path)
         finally:
-            for temporary in fetched.values():
+            for temporary in downloads.values():
                 temporary.unlink(missing_ok=True)
         return True
 
-    def _moved(self) -> None:
-        self._moved_at = time.monotonic()
+    def _mark_progress(self) -> None:
+        self._progress_at = time.monotonic()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """What some work comes to, which nobody waits for any longer once it does not move.
+        """Run a function in a thread, and stop waiting for it when it makes no progress.
+
+        The thread cannot be stopped, so it continues in the background; it does not keep the process alive.
 
         Raises:
-            OSError: it failed, or does not move.
+            OSError: the function raised one, or made no progress for `MAX_IDLE_S`.
         """
-        self._moved()
+        self._mark_progress()
         outcome = run_in_thread(work)
         while not outcome.done():
             await asyncio.wait([outcome], timeout=1.0)
-            if time.monotonic() - self._moved_at > MAX_IDLE_S:
-                raise TimeoutError(0, f"nothing has moved for {MAX_IDLE_S:g} s")
+            if time.monotonic() - self._progress_at > MAX_IDLE_S:
+                raise TimeoutError(0, f"no progress for {MAX_IDLE_S:g} s")
         return outcome.result()
 
 
 def upload_of(upload_to: str, paths: OutputPaths, source: str) -> Upload:
-    """Where copies go.
+    """The upload to the folder that `upload_to` names; nothing is sent yet.
 
     Args:
-        source: the input, by its path or URL.
+        source: path or URL of the input.
 
     Raises:
-        ConfigError: nothing here knows such URLs, or it is no folder of its own.
+        ConfigError: the URL is not supported, is not a folder, or is the folder of the output or the input.
     """
     if upload_to.rstrip("/").endswith((".jsonl", ".jsonl.zst", ".jsonl.gz")):
-        raise ConfigError(f"upload_to {upload_to} is to be a folder: its files get the names that they have here")
-    there = folder("upload_to", upload_to)
-    if there.is_local(paths.output.parent):
-        raise ConfigError(f"upload_to {upload_to} is the folder that the output is in: name another")
-    if Path(source).name in {path.name for path in paths.all} and there.holds(source):
-        raise ConfigError(f"upload_to {upload_to} has the input, and would replace it: name another")
-    return Upload(there, paths)
+        raise ConfigError(f"upload_to {upload_to} must be a folder: its files get the names of the local ones")
+    remote = folder("upload_to", upload_to)
+    if remote.is_local(paths.output.parent):
+        raise ConfigError(f"upload_to {upload_to} is the folder of the output: choose another folder")
+    if Path(source).name in {path.name for path in paths.all} and remote.holds(source):
+        raise ConfigError(f"upload_to {upload_to} has the input, and a copy would replace it: choose another folder")
+    return Upload(remote, paths)

@@ -1,1 +1,1 @@
-"""Report: rollouts to one HTML page."""
+"""The HTML report of a run."""

@@ -1,4 +1,4 @@
-"""`ng_view_rollouts`: a run as a page to read."""
+"""Builds or serves the HTML report of one run, or of two runs over the same tasks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.paired_comparison import difference_of
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
-from ng_rollouts.report.html import Blocks, page_head, write_page
+from ng_rollouts.report.html import NOT_IN_PAGE, Blocks, page_head, write_page
 from ng_rollouts.report.overview import SharedParameters, overview_of
 from ng_rollouts.report.row_view import row_view
 from ng_rollouts.report.server import RowOffsets, serve
-from ng_rollouts.report.task_index import FAILED, Entry, Names, TaskIndex, add_stats, entries_of, example_of
+from ng_rollouts.report.task_index import FAILED, AgentNumbers, Entry, TaskIndex, add_stats, entries_of, example_of
 from ng_rollouts.types import Json
 
-_MB = 1e6
+_BYTES_PER_MB = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,95 +43,111 @@ class ViewConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.serve and self.output_html_fpath:
-            raise ConfigError("serve=true writes no file: leave output_html_fpath out")
+            raise ConfigError("serve=true does not write a file: leave output_html_fpath out")
 
 
 StoreRow = Callable[[TaskIndex, Entry], None]
-"""Notes where the row of an entry can be read."""
+"""Stores the row of an entry, and appends its block and line to the index."""
 
 
-def page_of(config: ViewConfig) -> Path:
-    """Write the page; where it is."""
+def build_page(config: ViewConfig) -> Path:
+    """Write the page and return its path.
+
+    Raises:
+        InputError: a file cannot be read, or has no rollouts.
+        OutputError: the page cannot be written to its path.
+    """
     paths = _paths(config)
     target = _target(config, paths[0])
+    # The head of the page lists the block of every row, so it is complete only after the last row. The blocks wait in
+    # a file, because they may be larger than memory. It is next to the target, where there has to be space anyway.
     with TemporaryFile(dir=target.parent) as file:
-        blocks = [
-            Blocks(cast("BinaryIO", file), number, config.max_page_mb * _MB / len(paths))
-            for number in range(len(paths))
-        ]
-
-        def placing(held: Blocks) -> StoreRow:
-            def place(index: TaskIndex, entry: Entry) -> None:
-                block, line = held.add(row_view(entry.row_at.row))
-                index.blocks.append(block)
-                index.lines.append(line)
-
-            return place
-
+        max_bytes = config.max_page_mb * _BYTES_PER_MB / len(paths)
         page = Page(config.score)
-        for each, held in zip(paths, blocks, strict=True):
-            page.read(each, placing(held))
-            held.close()
+        for number, each in enumerate(paths):
+            blocks = Blocks(cast("BinaryIO", file), number, max_bytes)
+            page.read(each, _store_in(blocks))
+            blocks.close()
         write_page(target, page.head(served=False), cast("BinaryIO", file))
     if page.rows_left_out:
-        told = f"{page.rows_left_out} rollouts are in it by their heads alone, for max_page_mb={config.max_page_mb:g}"
-        log(f"warning: {told}: +serve=true has them all")
+        log(
+            f"warning: {page.rows_left_out} rollouts are listed without their messages, because of "
+            f"max_page_mb={config.max_page_mb:g}: +serve=true shows all of them"
+        )
     return target
+
+
+def serve_page(config: ViewConfig) -> None:
+    """Serve the page on this machine until interrupted.
+
+    Raises:
+        InputError: a file cannot be read, or has no rollouts.
+        OutputError: the port is taken.
+    """
+    paths = _paths(config)
+    row_offsets = [RowOffsets() for _ in paths]
+    page = Page(config.score)
+    for each, offsets in zip(paths, row_offsets, strict=True):
+        page.read(each, _store_offsets_in(offsets))
+    try:
+        serve(page.head(served=True), row_offsets, config.port)
+    except OSError as error:
+        raise OutputError(
+            f"cannot listen on port {config.port}: {error.strerror}: choose another port, or port=0 for any free one"
+        ) from error
+
+
+def _store_in(blocks: Blocks) -> StoreRow:
+    def store(index: TaskIndex, entry: Entry) -> None:
+        block, line = blocks.add(row_view(entry.row_at.row))
+        index.blocks.append(block)
+        index.lines.append(line)
+
+    return store
+
+
+def _store_offsets_in(offsets: RowOffsets) -> StoreRow:
+    def store(index: TaskIndex, entry: Entry) -> None:
+        offsets.add(entry.path, entry.row_at.offset, len(index.tasks) - 1)
+        index.blocks.append(NOT_IN_PAGE)
+        index.lines.append(NOT_IN_PAGE)
+
+    return store
 
 
 def _paths(config: ViewConfig) -> list[OutputPaths]:
     return [output_paths(source) for source in (config.input_jsonl_fpath, config.compare_jsonl_fpath) if source]
 
 
-def serve_page(config: ViewConfig) -> None:
-    """Serve the page on this machine until interrupted."""
-    paths = _paths(config)
-    places = [RowOffsets() for _ in paths]
-
-    def placing(held: RowOffsets) -> StoreRow:
-        def place(index: TaskIndex, entry: Entry) -> None:
-            held.add(entry.path, entry.row_at.offset, len(index.tasks) - 1)
-            index.blocks.append(-1)
-            index.lines.append(-1)
-
-        return place
-
-    page = Page(config.score)
-    for each, held in zip(paths, places, strict=True):
-        page.read(each, placing(held))
-    try:
-        serve(page.head(served=True), places, config.port)
-    except OSError as error:
-        raise OutputError(f"port {config.port} cannot be served on: {error.strerror}") from error
-
-
 class Page:
-    """What there is to tell of one file, or of two."""
+    """The data of a page over one file, or over two."""
 
     def __init__(self, score: str) -> None:
         self._score = score
-        self._names = Names()
+        # Both files share the numbers of agents, so that one filter of the page selects an agent in both.
+        self._agent_numbers = AgentNumbers()
         self._indices: list[TaskIndex] = []
         self._overviews: list[Json] = []
 
     @property
     def rows_left_out(self) -> int:
         """Rollouts whose rows are not in the page."""
-        return sum(index.blocks.count(-1) for index in self._indices)
+        return sum(index.blocks.count(NOT_IN_PAGE) for index in self._indices)
 
-    def read(self, paths: OutputPaths, place: StoreRow) -> None:
-        """Take a file in.
+    def read(self, paths: OutputPaths, store_row: StoreRow) -> None:
+        """Read a file and its side files.
 
         Raises:
-            InputError: it has no rollouts, or none with the score.
+            InputError: it has no rollouts.
+            ConfigError: none of them has the score.
         """
         index, aggregate, failures, parameters = TaskIndex(), AgentStats(), Counter[str](), SharedParameters()
         for entries in entries_of(paths):
             examples = [example_of(entry) for entry in entries]
-            index.add(entries, examples, self._names, self._score)
+            index.add(entries, examples, self._agent_numbers, self._score)
             add_stats(aggregate, entries, examples)
             for entry in entries:
-                place(index, entry)
+                store_row(index, entry)
                 parameters.add(entry.row_at.row)
                 if entry.kind == FAILED:
                     failures[str(entry.row_at.row.get("failure_class"))] += 1
@@ -139,16 +155,18 @@ class Page:
         if not index.tasks:
             raise InputError(f"{paths.finished} has no rollouts")
         if self._score not in aggregate.scores and aggregate.scores:
-            there = ", ".join(aggregate.scores)
-            raise ConfigError(f"no rollout of {paths.finished} has the score {self._score!r}: there are {there}")
+            available = ", ".join(aggregate.scores)
+            raise ConfigError(
+                f"no rollout of {paths.finished} has the score {self._score!r}: available scores: {available}"
+            )
         self._indices.append(index)
         self._overviews.append(overview_of(paths, index, aggregate, failures, parameters, self._score))
 
     def head(self, *, served: bool) -> bytes:
-        """The page but for its rows."""
+        """The page without its rows."""
         overview = {
             "files": self._overviews,
-            "agents": list(self._names.numbers),
+            "agents": list(self._agent_numbers.numbers),
             "score": self._score,
             "served": served,
             "difference": self._difference(),
@@ -157,8 +175,10 @@ class Page:
         return page_head(title, overview, [index.columns() for index in self._indices], served=served)
 
     def _difference(self) -> Json | None:
+        """The paired difference of the two files; None if there is one file, or no common task."""
         if len(self._indices) < 2:
             return None
+        # Tasks are common if index and question agree: an index alone may name another task in another input.
         first, second = (
             dict(zip(zip(index.tasks, index.questions, strict=True), index.means, strict=True))
             for index in self._indices
@@ -168,6 +188,7 @@ class Page:
             for (task, question), mean in first.items()
             if mean is not None and (other := second.get((task, question))) is not None
         }
+        # The default seed of ng_compare_rollouts, so that the page shows the same p value.
         rng = random.Random(0)  # noqa: S311 - a bootstrap
         return asdict(difference_of(common, rng)) if common else None
 
@@ -176,7 +197,8 @@ def _target(config: ViewConfig, paths: OutputPaths) -> Path:
     target = Path(config.output_html_fpath).expanduser() if config.output_html_fpath else paths.side_file(".html")
     if target.is_dir():
         raise OutputError(f"output_html_fpath {target} is a folder: name a file")
+    # A swapped parameter must not replace the rollouts by a page.
     if target.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"output_html_fpath {target} is no .html file: the page would replace it")
+        raise OutputError(f"output_html_fpath {target} is not an .html file: choose a name that ends in .html")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

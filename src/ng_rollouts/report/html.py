@@ -1,4 +1,4 @@
-"""The page itself: its data compressed and escaped, its script known to the browser by its hash alone."""
+"""Assembles the HTML page: script, style, compressed data and rows in one self-contained file."""
 
 from __future__ import annotations
 
@@ -16,35 +16,46 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.types import Json
 
+NOT_IN_PAGE = -1
+"""Block and line of a row that the page does not contain."""
+
 _BLOCK_BYTES = 512 * 1024
+"""Size of a block before compression. The browser decompresses a whole block to show one row."""
 
 
 class Blocks:
-    """Rows in compressed blocks, each an element of the page, written to a file as they fill up."""
+    """Rows in compressed blocks. Each block is an element of the page, and is written to a file as soon as it is full.
 
-    def __init__(self, file: BinaryIO, number: int, most_bytes: float) -> None:
+    Args:
+        number: the number of the rollouts file that the rows are from, 0 or 1.
+        max_bytes: compressed size after which no more rows are added.
+    """
+
+    def __init__(self, file: BinaryIO, number: int, max_bytes: float) -> None:
         self._file = file
         self._number = number
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._lines: list[bytes] = []
         self._size = self._count = self._written = 0
 
     def add(self, line: bytes) -> tuple[int, int]:
-        """Take a row in; its block and line, both -1 if there is no room for more."""
-        if self._written > self._most_bytes:
-            return -1, -1
+        """Add a row, and return its block and its line in that block. Both are `NOT_IN_PAGE` if the page is full."""
+        # Only written blocks count: the size of an open block is known after its compression. The page can therefore
+        # exceed the maximum by one block.
+        if self._written > self._max_bytes:
+            return NOT_IN_PAGE, NOT_IN_PAGE
         self._lines.append(line)
         self._size += len(line)
-        place = self._count, len(self._lines) - 1
+        position = self._count, len(self._lines) - 1
         if self._size >= _BLOCK_BYTES:
             self.close()
-        return place
+        return position
 
     def close(self) -> None:
-        """Write the block that is not full."""
+        """Write the open block, if it has rows."""
         if not self._lines:
             return
-        data = _packed(b"\n".join(self._lines))
+        data = _compressed(b"\n".join(self._lines))
         self._file.write(f'<script type="text/plain" id="block-{self._number}-{self._count}">'.encode())
         self._file.write(data + b"</script>\n")
         self._written += len(data)
@@ -52,36 +63,40 @@ class Blocks:
 
 
 def page_head(title: str, overview: Json, indices: list[Json], *, served: bool) -> bytes:
-    """All of the page but the blocks."""
+    """The page without its blocks, which follow at its end."""
     script, style = _part("page.js"), _part("page.css")
+    # The Content-Security-Policy allows this one script, by its hash. Text of a rollout that became markup by mistake
+    # could not run.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    packed = "\n".join(
-        f'<script type="text/plain" id="index-{number}">{_packed(dumps(index)).decode()}</script>'
+    compressed = "\n".join(
+        f'<script type="text/plain" id="index-{number}">{_compressed(dumps(index)).decode()}</script>'
         for number, index in enumerate(indices)
     )
-    parts = {
+    values = {
         "@TITLE@": html.escape(title),
         "@SCRIPT_HASH@": digest,
         "@CONNECT@": "'self'" if served else "'none'",
         "@STYLE@": style,
         "@SCRIPT@": script,
         "@OVERVIEW@": _embedded(overview),
-        "@INDICES@": packed,
+        "@INDICES@": compressed,
     }
-    page = _part("page.html")
+    rest = _part("page.html")
     pieces: list[str] = []
-    while page:
-        found = [(place, name) for name in parts if (place := page.find(name)) >= 0]
-        if not found:
+    # One pass from left to right, which never reads an inserted value: a title of "@SCRIPT@" stays text.
+    while rest:
+        placeholders = [(offset, name) for name in values if (offset := rest.find(name)) >= 0]
+        if not placeholders:
             break
-        place, name = min(found)
-        pieces += [page[:place], parts[name]]
-        page = page[place + len(name) :]
-    return "".join([*pieces, page]).encode(errors="replace")
+        offset, name = min(placeholders)
+        pieces += [rest[:offset], values[name]]
+        rest = rest[offset + len(name) :]
+    # File names may have bytes that are not UTF-8, which are surrogates in `str` and cannot be encoded.
+    return "".join([*pieces, rest]).encode(errors="replace")
 
 
 def write_page(target: Path, head: bytes, blocks: BinaryIO) -> None:
-    """Put the page in place, whole or not at all.
+    """Write the page atomically: head, blocks, end.
 
     Raises:
         OSError: it could not be written.
@@ -93,12 +108,18 @@ def write_page(target: Path, head: bytes, blocks: BinaryIO) -> None:
         file.write(b"</body>\n</html>\n")
 
 
-def _packed(data: bytes) -> bytes:
+def _compressed(data: bytes) -> bytes:
+    """Data compressed and in base64, which has no `<` that could end its script element."""
+    # Without mtime=0, the time of compression would be in the data, and a page could not be reproduced.
     return base64.b64encode(gzip.compress(data, 6, mtime=0))
 
 
 def _embedded(value: Json) -> str:
-    """JSON that no parser of HTML can take for anything else."""
+    """JSON that can stand in a script element.
+
+    `<`, `>` and `&` are escaped: `</script>` would end the element, and `<!--` changes how the rest of it is parsed
+    (HTML, "Restrictions for contents of script elements").
+    """
     text = json.dumps(value, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

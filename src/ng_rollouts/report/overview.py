@@ -1,4 +1,4 @@
-"""What the page tells of a run as a whole."""
+"""The overview of a run: its cards, scores, charts, failures and parameters."""
 
 from __future__ import annotations
 
@@ -10,47 +10,54 @@ from typing import Any
 
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.report.task_index import ASIDE, FAILED, FINISHED, TaskIndex
+from ng_rollouts.report.task_index import FAILED, FINISHED, INCOMPLETE, TaskIndex
 from ng_rollouts.types import Json
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
-_OF_THE_SUMMARY = (
+"""The metrics that are shown as curves over k."""
+
+_SUMMARY_KEYS = (
     "began wall_s planned collected failed coverage attempts attempts_per_s latency_s tokens output_tokens_per_s cost "
     "most_in_flight seed exit_code command versions"
 ).split()
-_TOLD_OF_ROWS = ("model", "temperature", "top_p", "max_output_tokens")
-_MOST_VALUES = 8
-_OF_THE_MANIFEST = "agent_name num_repeats responses_create_params prompt_template model rows rows_digest".split()
+_MANIFEST_KEYS = "agent_name num_repeats responses_create_params prompt_template model rows rows_digest".split()
+_ROW_PARAMETERS = ("model", "temperature", "top_p", "max_output_tokens")
+
+_MAX_VALUES = 8
+"""A parameter of the rows with more values than this is left out: its values would say little, and fill the table."""
 
 
 class SharedParameters:
-    """What the rows themselves tell of model and sampling, where all agree or few values occur."""
+    """Model and sampling parameters that occur in the rows, if they have few distinct values.
+
+    A file of NeMo Gym has no manifest and no summary: its rows are then the only source.
+    """
 
     def __init__(self) -> None:
         self._values: dict[str, Counter[str]] = {}
 
     def add(self, row: Json) -> None:
-        """Take a row in."""
+        """Count the values of a row."""
         params, response = row.get("responses_create_params"), row.get("response")
-        told = {name: params.get(name) for name in _TOLD_OF_ROWS} if isinstance(params, dict) else {}
+        values = {name: params.get(name) for name in _ROW_PARAMETERS} if isinstance(params, dict) else {}
+        # The model that answered, which an alias in the request may not name.
         if isinstance(response, dict) and response.get("model"):
-            told["model"] = response["model"]
-        for name, value in told.items():
+            values["model"] = response["model"]
+        for name, value in values.items():
             if isinstance(value, (str, int, float)):
-                known = self._values.setdefault(name, Counter())
-                if len(known) <= _MOST_VALUES or str(value) in known:
-                    known[str(value)[:80]] += 1
+                counts = self._values.setdefault(name, Counter())
+                # One value more than is shown, so that `lines` can see that there are too many.
+                if len(counts) <= _MAX_VALUES or str(value) in counts:
+                    counts[str(value)[:80]] += 1
 
-    def stats(self) -> Iterator[list[str]]:
-        """A line for each."""
-        for name, values in self._values.items():
-            if len(values) == 1:
-                yield [f"{name} (of the rows)", next(iter(values))]
-            elif len(values) <= _MOST_VALUES:
-                yield [
-                    f"{name} (of the rows)",
-                    ", ".join(f"{value} ({count}×)" for value, count in values.most_common()),
-                ]
+    def lines(self) -> Iterator[list[str]]:
+        """Name and values of each parameter, with counts if there are several values."""
+        for name, counts in self._values.items():
+            if len(counts) == 1:
+                yield [f"{name} (in the rows)", next(iter(counts))]
+            elif len(counts) <= _MAX_VALUES:
+                values = ", ".join(f"{value} ({count}×)" for value, count in counts.most_common())
+                yield [f"{name} (in the rows)", values]
 
 
 def overview_of(
@@ -61,7 +68,12 @@ def overview_of(
     parameters: SharedParameters,
     score: str,
 ) -> Json:
-    """The overview of one file, as the page reads it."""
+    """The overview of one file, with the keys that page.js reads.
+
+    Args:
+        failures: number of failed rollouts by failure class.
+        score: the score that the cards and curves show.
+    """
     summary, manifest = _read(paths.summary), _read(paths.manifest)
     statistics = aggregate.statistics()
     latency = summary.get("latency_s") or {}
@@ -74,29 +86,30 @@ def overview_of(
         "latency": [[name, value] for name, value in latency.items() if isinstance(value, (int, float))],
         "failures": dict(failures.most_common()),
         "facts": [
-            *([name, summary[name]] for name in _OF_THE_SUMMARY if summary.get(name) is not None),
-            *([name, manifest[name]] for name in _OF_THE_MANIFEST if manifest.get(name)),
-            *parameters.stats(),
+            *([name, summary[name]] for name in _SUMMARY_KEYS if summary.get(name) is not None),
+            *([name, manifest[name]] for name in _MANIFEST_KEYS if manifest.get(name)),
+            *parameters.lines(),
         ],
     }
 
 
 def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Iterator[list[Any]]:
+    """Title and value of each card. Optional cards are left out where they have nothing to report."""
     yield ["tasks", len(index.tasks)]
     yield ["rollouts", index.kinds.count(FINISHED)]
-    of_score = statistics["scores"].get(score)
-    if of_score:
-        interval = of_score["interval_95"]
-        half = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
-        yield [f"mean {score}", f"{of_score['mean']:.3f}{half}"]
-    for name, of_other in statistics["scores"].items():
+    score_statistics = statistics["scores"].get(score)
+    if score_statistics:
+        interval = score_statistics["interval_95"]
+        half_width = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
+        yield [f"mean {score}", f"{score_statistics['mean']:.3f}{half_width}"]
+    for name, other in statistics["scores"].items():
         if name == "accuracy" != score:
-            yield ["mean accuracy", f"{of_other['mean']:.3f}"]
+            yield ["mean accuracy", f"{other['mean']:.3f}"]
     yield ["failed", index.kinds.count(FAILED)]
-    if aside := index.kinds.count(ASIDE):
-        yield ["set aside, in no figure", aside]
+    if incomplete := index.kinds.count(INCOMPLETE):
+        yield ["set aside, not in any metric", incomplete]
     if statistics["share_truncated"]:
-        yield ["cut off", f"{100 * statistics['share_truncated']:.1f} %"]
+        yield ["truncated", f"{100 * statistics['share_truncated']:.1f} %"]
     if "share_distinct_answers" in statistics:
         yield ["distinct answers", f"{100 * statistics['share_distinct_answers']:.0f} %"]
     if summary.get("cost"):
@@ -105,16 +118,17 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
 
 def _curves(aggregate: AgentStats, score: str) -> Iterator[Json]:
     metrics = aggregate.nemo_gym_metrics()
-    for form in _CURVES:
+    for template in _CURVES:
         values: list[float] = []
-        while (key := f"{form.format(len(values) + 1)}/{score}") in metrics:
+        # The keys run from k = 1 to the largest k without gaps.
+        while (key := f"{template.format(len(values) + 1)}/{score}") in metrics:
             values.append(metrics[key])
         if values:
-            yield {"name": form.format("k"), "values": values}
+            yield {"name": template.format("k"), "values": values}
 
 
 def _read(path: Path) -> Json:
-    """A side file, if it is there and can be read."""
+    """A side file; empty if it does not exist or cannot be read, because the page is useful without it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A row as the page reads it: the row itself, and its chat messages where it does not have them as such."""
+"""A row as the page reads it: the row itself, and its chat messages if the row does not contain them in that form."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from ng_rollouts.types import Json
 
 
 def row_view(row: Json) -> bytes:
-    """The row as JSON, and after a tab what is to be shown instead of its own messages; null if those will do."""
+    """The row as JSON, a tab, and the chat messages to show as JSON; null if they are the row's own fields.
+
+    JSON text escapes tabs and newlines, so the first tab is the separator, and a view is always one line.
+    """
     example = Example(row)
     view = {"input": example.prompt, "output": example.completion}
-    own = all(row.get(name) == messages for name, messages in view.items())
-    return dumps(row) + b"\t" + dumps(None if own else view)
+    # With training_view=true, the row has the same messages: they are not stored twice.
+    in_row = all(row.get(name) == messages for name, messages in view.items())
+    return dumps(row) + b"\t" + dumps(None if in_row else view)
 
 
-def text_of_message(row: Json) -> str:
-    """All that was asked and answered, in lower case."""
+def searchable_text(row: Json) -> str:
+    """The text of all messages of a row, in lower case. `searchableText` in page.js does the same without a server."""
     example = Example(row)
     return "\n".join(part for message in [*example.prompt, *example.completion] for part in _parts(message)).lower()
 

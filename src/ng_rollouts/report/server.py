@@ -1,4 +1,4 @@
-"""The page from a server on this machine, which reads rows out of the files as they are asked for."""
+"""Serves the page on this machine. Rows are read from their files on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import print_result
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.report.row_view import row_view, text_of_message
+from ng_rollouts.report.row_view import row_view, searchable_text
 from ng_rollouts.storage.compression import open_decompressed
 
 _HOSTS = ("127.0.0.1", "localhost")
@@ -20,7 +20,16 @@ _HOSTS = ("127.0.0.1", "localhost")
 
 @dataclass(slots=True)
 class RowOffsets:
-    """Where the rows of a file of the page are, by their place in its index."""
+    """The file and offset of each row, in the order of the rollouts in a `TaskIndex`.
+
+    The columns are arrays, which take 17 bytes per row: files can have millions of rows.
+
+    Attributes:
+        paths: the files that the rows are in.
+        files: for each row, the position of its file in `paths`.
+        offsets: for each row, its offset in bytes; in the decompressed file, if that is compressed.
+        tasks: for each row, the position of its task in the index.
+    """
 
     paths: list[Path] = field(default_factory=list)
     files: array[int] = field(default_factory=lambda: array("b"))
@@ -28,7 +37,7 @@ class RowOffsets:
     tasks: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, path: Path, offset: int, task: int) -> None:
-        """The next place."""
+        """Add the next row."""
         if path not in self.paths:
             self.paths.append(path)
         self.files.append(self.paths.index(path))
@@ -36,33 +45,40 @@ class RowOffsets:
         self.tasks.append(task)
 
     def rows(self, start: int, end: int) -> bytes:
-        """The rows at these places, a line each."""
-        places = range(max(0, start), min(end, len(self.offsets)))
-        return b"\n".join(row_view(loads(self._line(place))) for place in places)
+        """The views of the rows from `start` to `end`, exclusive, one per line."""
+        positions = range(max(0, start), min(end, len(self.offsets)))
+        return b"\n".join(row_view(loads(self._line(position))) for position in positions)
 
-    def holding(self, text: str) -> list[int]:
-        """The tasks in which this was asked or answered, in whatever case."""
-        found: dict[int, None] = {}
-        for place, task in enumerate(self.tasks):
-            if task not in found and text.lower() in text_of_message(loads(self._line(place))):
-                found[task] = None
-        return list(found)
+    def search(self, text: str) -> list[int]:
+        """The tasks with a message that contains a text, ignoring case."""
+        matches: dict[int, None] = {}
+        for position, task in enumerate(self.tasks):
+            # One matching row is enough: the other rows of its task are not read.
+            if task not in matches and text.lower() in searchable_text(loads(self._line(position))):
+                matches[task] = None
+        return list(matches)
 
-    def _line(self, place: int) -> bytes:
-        with open_decompressed(self.paths[self.files[place]]) as file:
-            file.seek(self.offsets[place])
+    def _line(self, position: int) -> bytes:
+        with open_decompressed(self.paths[self.files[position]]) as file:
+            file.seek(self.offsets[position])
             return file.readline()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers to who knows the path, under no name but this machine's."""
+    """Answers requests for the page, for rows and for searches.
 
-    def __init__(self, page: bytes, places: list[RowOffsets], token: str, *of_request: object) -> None:
-        self._page, self._places, self._token = page, places, token
-        super().__init__(*of_request)  # type: ignore[arg-type]
+    Rollouts are private, and other users and web pages can reach a local port. A request therefore needs the secret
+    token in its path, and a Host header of this machine. The Host header stops DNS rebinding: a web page whose own
+    name is made to resolve to 127.0.0.1 still sends that name.
+    """
+
+    def __init__(self, page: bytes, row_offsets: list[RowOffsets], token: str, *request: object) -> None:
+        # Set first: the base class handles the request in its constructor.
+        self._page, self._row_offsets, self._token = page, row_offsets, token
+        super().__init__(*request)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        """A page, rows, or tasks found."""
+        """Answer with the page, with rows, or with the tasks that a search finds."""
         host = self.headers.get("host", "").rpartition(":")[0]
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
@@ -73,46 +89,47 @@ class _Handler(BaseHTTPRequestHandler):
         elif url.path == f"/{self._token}/rows":
             self._send_rows(query)
         elif url.path == f"/{self._token}/search":
-            self._send(dumps(self._places[0].holding(query.get("q", ""))), "application/json")
+            self._send(dumps(self._row_offsets[0].search(query.get("q", ""))), "application/json")
         else:
             self.send_error(404)
 
     def _send_rows(self, query: dict[str, str]) -> None:
         try:
-            places = self._places[int(query["file"])]
-            rows = places.rows(int(query["from"]), int(query["to"]))
+            offsets = self._row_offsets[int(query["file"])]
+            rows = offsets.rows(int(query["from"]), int(query["to"]))
         except (KeyError, ValueError, IndexError, OSError):
             self.send_error(404)
         else:
             self._send(rows, "text/plain; charset=utf-8")
 
-    def _send(self, body: bytes, kind: str) -> None:
+    def _send(self, body: bytes, content_type: str) -> None:
         self.send_response(200)
-        self.send_header("content-type", kind)
+        self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
+        # Browsers must not keep rollouts on disk, and must not take the text of one for HTML.
         self.send_header("cache-control", "no-store")
         self.send_header("x-content-type-options", "nosniff")
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the terminal is for the address."""
+        """Discard the log of requests: the terminal shows only the address."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Nothing: a browser that leaves early is no error."""
+        """Ignore errors of a connection: a browser may close one at any time."""
 
 
-def serve(page: bytes, places: list[RowOffsets], port: int) -> None:
+def serve(page: bytes, row_offsets: list[RowOffsets], port: int) -> None:
     """Serve until interrupted.
 
     Raises:
         OSError: the port is taken.
     """
     token = secrets.token_urlsafe(12)
-    with _Server(("127.0.0.1", port), partial(_Handler, page, places, token)) as server:
-        print_result(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C ends it)")
+    with _Server(("127.0.0.1", port), partial(_Handler, page, row_offsets, token)) as server:
+        print_result(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C stops the server)")
         server.serve_forever()

@@ -1,4 +1,4 @@
-"""A run's files -> what the page knows of every task and rollout without having read them."""
+"""The index of a page: what it knows of every task and rollout before it reads any row."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import RowAt, last_message_text, located_groups
 from ng_rollouts.types import Json, agent_of
 
-FINISHED, ASIDE, FAILED = range(3)
+FINISHED, INCOMPLETE, FAILED = range(3)
+"""Kinds of rollouts: in the output, set aside because their group is incomplete, or failed. page.js uses the same."""
+
 _PROMPT_CHARACTERS = 300
-_HEAD_CHARACTERS = 160
+_PREVIEW_CHARACTERS = 160
+"""The index is in memory as a whole, so texts in it are short. The page searches these texts first."""
 
 
 class Entry(NamedTuple):
-    """A row of one of a run's files."""
+    """A row of the output, of the incomplete groups or of the failures.
+
+    Attributes:
+        kind: `FINISHED`, `INCOMPLETE` or `FAILED`.
+    """
 
     task_index: int
     kind: int
@@ -33,27 +40,42 @@ class Entry(NamedTuple):
 
 
 @dataclass(slots=True)
-class Names:
-    """Numbers for the names of agents, over all files of a page."""
+class AgentNumbers:
+    """Consecutive numbers for the names of agents, over all files of a page.
+
+    Attributes:
+        numbers: number by name, in order.
+    """
 
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """A name's number."""
+        """The number of a name; a new name gets the next one."""
         return self.numbers.setdefault(name, len(self.numbers))
 
 
 @dataclass(slots=True)
 class TaskIndex:
-    """Columns: those of tasks, and those of rollouts, of which task t has starts[t] to starts[t + 1].
+    """Tasks and rollouts as columns, which are much smaller as JSON than an object each.
+
+    The first six columns have an item per task, the others an item per rollout. The rollouts of task t are those from
+    starts[t] to starts[t + 1], exclusive. page.js reads the columns by these names.
 
     Attributes:
-        numbers: `_ng_rollout_index`.
-        kinds: finished, set aside or failed.
+        tasks: the `_ng_task_index` of each task.
+        prompts: the beginning of each task's last user message.
         questions: a digest of each task's question.
-        means, sds: of each task's finished rollouts; None if there are none, or only one.
-        heads: the first of each one's last words, or what failed.
-        blocks, lines: where its row is in the page; -1 if it is not in it.
+        means, sds: mean and standard deviation over each task's finished rollouts; None if there are none, or (for
+            `sds`) only one.
+        starts: the first rollout of each task, and the number of rollouts.
+        rollout_indices: the `_ng_rollout_index` of each rollout.
+        scores: the score that the page sorts by.
+        tokens: output tokens.
+        truncated: 1 if the response was truncated, else 0.
+        kinds: `FINISHED`, `INCOMPLETE` or `FAILED`.
+        agents: the agent's number.
+        previews: the beginning of the last message, or of the failure class and message.
+        blocks, lines: the position of the row in the page; `NOT_IN_PAGE` if the page does not contain it.
     """
 
     tasks: list[int] = field(default_factory=list)
@@ -68,15 +90,15 @@ class TaskIndex:
     truncated: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
-    heads: list[str] = field(default_factory=list)
+    previews: list[str] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
-    def add(self, entries: list[Entry], examples: list[Example], names: Names, score: str) -> None:
-        """Take a task in; where its rows are is added by who knows."""
+    def add(self, entries: list[Entry], examples: list[Example], agent_numbers: AgentNumbers, score: str) -> None:
+        """Add a task with its rollouts. The caller appends `blocks` and `lines`, once it has stored the rows."""
         self.tasks.append(entries[0].task_index)
         prompt = next((example.prompt for example in examples if example.prompt), [])
-        self.prompts.append(_head(last_user_text(prompt), _PROMPT_CHARACTERS))
+        self.prompts.append(_shortened(last_user_text(prompt), _PROMPT_CHARACTERS))
         self.questions.append(digest_of(question_of(examples[0].row)))
         for entry, example in zip(entries, examples, strict=True):
             failed, row = entry.kind == FAILED, entry.row_at.row
@@ -86,39 +108,44 @@ class TaskIndex:
             self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
             self.truncated.append(0 if failed else int(example.stats.truncated))
             self.kinds.append(entry.kind)
-            self.agents.append(names.number(agent_of(row)))
-            said = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
-            self.heads.append(_head(said, _HEAD_CHARACTERS))
+            self.agents.append(agent_numbers.number(agent_of(row)))
+            text = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
+            self.previews.append(_shortened(text, _PREVIEW_CHARACTERS))
         self.starts.append(len(self.kinds))
-        span = range(self.starts[-2], self.starts[-1])
-        scores = [self.scores[place] for place in span if self.kinds[place] == FINISHED]
-        known = [each for each in scores if each is not None]
-        moments = RunningStats.of(known) if known else None
-        self.means.append(moments.mean if moments else None)
-        self.sds.append(moments.sd if moments and moments.count > 1 else None)
+        self._add_mean()
+
+    def _add_mean(self) -> None:
+        """Append mean and standard deviation of the last task, over its finished rollouts alone."""
+        positions = range(self.starts[-2], self.starts[-1])
+        scores = [self.scores[position] for position in positions if self.kinds[position] == FINISHED]
+        present = [score for score in scores if score is not None]
+        stats = RunningStats.of(present) if present else None
+        self.means.append(stats.mean if stats else None)
+        self.sds.append(stats.sd if stats and stats.count > 1 else None)
 
     def columns(self) -> Json:
-        """As the page reads them."""
+        """The columns by name, as page.js reads them."""
         return asdict(self)
 
 
 def entries_of(paths: OutputPaths) -> Iterator[list[Entry]]:
-    """The rows of each task, those set aside and those that failed among them, by task index."""
-    files = [(FINISHED, paths.finished), (ASIDE, paths.incomplete), (FAILED, paths.failures)]
+    """The rows of each task, with those set aside and those that failed, by task index."""
+    files = [(FINISHED, paths.finished), (INCOMPLETE, paths.incomplete), (FAILED, paths.failures)]
     streams = [_entries(kind, path) for kind, path in files if kind == FINISHED or path.exists()]
+    # Each stream is in order of task index, so merging needs memory for one group per file only.
     for _, entries in groupby(merge(*streams, key=lambda entry: entry.task_index), key=lambda entry: entry.task_index):
         yield list(entries)
 
 
 def add_stats(aggregate: AgentStats, entries: list[Entry], examples: list[Example]) -> None:
-    """Fold the finished rollouts of a task in."""
+    """Add the finished rollouts of a task to the statistics."""
     pairs = zip(entries, examples, strict=True)
     if stats := [example.stats for entry, example in pairs if entry.kind == FINISHED]:
         aggregate.add(stats)
 
 
 def example_of(entry: Entry) -> Example:
-    """A row as chat messages; a failure's is the task that it was sent."""
+    """The row as chat messages; of a failure, the row that was sent to the agent."""
     row = entry.row_at.row
     sent = row.get("row")
     return Example(sent if entry.kind == FAILED and isinstance(sent, dict) else row)
@@ -128,10 +155,14 @@ def _entries(kind: int, path: Path) -> Iterator[Entry]:
     for number, group in enumerate(located_groups(path)):
         for row_at in group:
             index = row_at.row.get("_ng_task_index")
+            # Rows of other programs may have no index: their groups are numbered in file order.
             yield Entry(index if isinstance(index, int) else number, kind, path, row_at)
 
 
-def _head(text: str, maximum: int) -> str:
+def _shortened(text: str, maximum: int) -> str:
+    """The beginning of a text on one line, with an ellipsis if there is more of it."""
+    # A slice first, because a text can be megabytes long: four times the maximum, since white space collapses.
     text = " ".join(text[: 4 * maximum].split())
+    # Lone surrogates cannot be encoded as UTF-8.
     text = text.encode(errors="replace").decode()
     return text if len(text) <= maximum else text[: maximum - 1] + "…"

@@ -41,11 +41,12 @@ class Budget:
         return self.max_tokens is not None and counters.input_tokens + counters.output_tokens >= self.max_tokens
 
     def progress_notes(self, counters: RunCounters, collected_before: int) -> Iterator[str]:
-        """The cost so far, and the projected cost of all planned rollouts."""
+        """The cost so far, and the projected cost of all planned rollouts, as `key=value`."""
         if not self.has_prices:
             return
         cost = self.spent(counters)
         yield f"cost={cost:.4g}"
+        # From the mean cost of the rollouts of this command. Rollouts of earlier commands are not part of `cost`.
         if collected := counters.collected - collected_before:
             yield f"projected={cost + cost / collected * (counters.planned - counters.settled):.4g}"
 

@@ -1,4 +1,4 @@
-"""How busy this process was: whether the run waited for the servers, or the servers for the client."""
+"""Measures how busy this process is, to tell whether the servers or the client limit the throughput."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClientLoad:
 
 @asynccontextmanager
 async def measure_client_load() -> AsyncIterator[ClientLoad]:
-    """Measure the load while the block runs; the figures are complete when it ends."""
+    """Measure the load while the block runs. The values are complete when it ends."""
     load = ClientLoad()
     began, own, all_threads = time.monotonic(), time.thread_time(), time.process_time()
     sampling = asyncio.create_task(_sample_lag(load))
@@ -57,6 +57,7 @@ async def measure_client_load() -> AsyncIterator[ClientLoad]:
     finally:
         sampling.cancel()
         load.seconds = wall = max(time.monotonic() - began, 1e-9)
+        # The event loop uses one core at most, so its thread alone can be the bottleneck. All threads share all cores.
         cores = _cores()
         load.busy = min(1.0, max(time.thread_time() - own, (time.process_time() - all_threads) / cores) / wall)
 
@@ -64,6 +65,7 @@ async def measure_client_load() -> AsyncIterator[ClientLoad]:
 async def _sample_lag(load: ClientLoad) -> None:
     samples = 0
     while True:
+        # A sleep that ends late was delayed by other work on the event loop.
         due = time.monotonic() + _SAMPLE_EVERY_S
         await asyncio.sleep(_SAMPLE_EVERY_S)
         lag = max(0.0, time.monotonic() - due)

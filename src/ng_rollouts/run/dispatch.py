@@ -40,7 +40,7 @@ class Dispatcher:
     Attributes:
         status_path: the status file.
         wait_for_capacity: awaited before each attempt, if a consumer has to keep up.
-        report: receives what is learned about client, servers and executor.
+        report: receives the measurements of client, servers and executor.
     """
 
     config: CollectConfig
@@ -75,9 +75,11 @@ class Dispatcher:
             ):
                 if self.config.canary:
                     await self._send_canary(remaining)
+                # The budget is checked before each new rollout. When it is spent, rollouts in flight still finish.
                 if not self.stop.requested.is_set():
                     await self._send(takewhile(lambda _: not self.budget.is_spent(counters), remaining))
         finally:
+            # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
             self.state.journal.sync()
             self.report.executor_lines = list(self.executor.summary_lines())
@@ -93,7 +95,7 @@ class Dispatcher:
             policy=RetryPolicy(
                 max_attempts=self.config.max_attempts,
                 budget_s=self.config.retry_budget_s,
-                patient=self.config.adaptive_parallelism,
+                tolerate_overload=self.config.adaptive_parallelism,
             ),
             counters=self.state.counters,
             stop=self.stop,
@@ -102,6 +104,7 @@ class Dispatcher:
     async def _attempt(self, rollout: Rollout, attempts: int) -> Result:
         if self.wait_for_capacity:
             await self.wait_for_capacity()
+        # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
         return await self.executor.call(rollout, attempts + self.state.prior.attempts.get(rollout.key, 0))
 
     async def _send_canary(self, remaining: Iterator[Rollout]) -> None:
@@ -118,7 +121,7 @@ class Dispatcher:
             raise StoppedEarly(f"a canary rollout failed, so the rest was not sent{reason}")
 
     def _progress_notes(self) -> Iterator[str]:
-        """What progress shows beside the counters."""
+        """The items that progress shows next to the counters, as `key=value`."""
         counters = self.state.counters
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
@@ -135,21 +138,22 @@ async def _sync_regularly(journal: Journal) -> None:
     """Sync every second; an error that lasts is raised by the final sync."""
     while True:
         await asyncio.sleep(_SYNC_EVERY_S)
+        # In a thread, because fsync blocks for as long as the disk takes.
         with suppress(StorageError):
             await asyncio.to_thread(journal.sync)
 
 
 def _parallel(config: CollectConfig, rollouts: int) -> int:
-    """Rollouts in flight at once: as many as asked for, within the limits of the operating system."""
+    """The maximum number of rollouts in flight: as configured, within the limits of the operating system."""
     wanted = min(config.num_samples_in_parallel or rollouts, rollouts)
-    possible, bound = max_connections()
+    possible, limit = max_connections()
     if wanted > possible:
-        log(f"{possible} rollouts in flight instead of {wanted}: this machine's limit is {bound}")
+        log(f"{possible} rollouts in flight instead of {wanted}: this machine's limit is {limit}")
     parallel = min(wanted, possible)
-    most = slow_above(config.http_engine)
-    if most and parallel > most:
+    threshold = slow_above(config.http_engine)
+    if threshold and parallel > threshold:
         log(
-            f"warning: httpx's connection pool is slow above {most} rollouts in flight, and {parallel} are asked for: "
-            "pip install pyreqwest (and no http_engine=httpx), or pip install httpx-aiohttp"
+            f"warning: httpx's connection pool is slow above {threshold} rollouts in flight, and this run has up to "
+            f"{parallel}: pip install pyreqwest (and no http_engine=httpx), or pip install httpx-aiohttp"
         )
     return parallel

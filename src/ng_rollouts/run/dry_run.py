@@ -46,6 +46,7 @@ def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:
         yield "the first row that the agent receives:"
         yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
         return
+    # The address of some agents ends in the path of the request already.
     url = agent.load_balancers[0].endpoints[0].display_url.removesuffix(request.path)
     yield f"the first request: POST {url}{request.path}"
     yield from (f"{name}: {value}" for name, value in masked(request.headers).items())

@@ -31,7 +31,7 @@ class Finalizer:
 
     Attributes:
         command: the command that was typed, for the resume command.
-        report: what dispatching learned.
+        report: measurements of the dispatch.
     """
 
     config: CollectConfig
@@ -44,7 +44,7 @@ class Finalizer:
     _averages: Json | None = field(default=None, init=False)
 
     async def finish(self) -> int:
-        """Finish a run whose rollouts are all settled; the exit code.
+        """Finish a run whose rollouts are all settled, and return the exit code.
 
         The order matters: the output is in order before anything is derived from it, and the failures file is settled
         before the summary counts it. The averages are the last lines on stdout.
@@ -62,13 +62,13 @@ class Finalizer:
         return self._exit_code()
 
     def leave_unfinished(self) -> None:
-        """Report what there is of a run that ended early."""
+        """Report on a run that ended early. Its output stays a journal, which a resume continues."""
         with suppress(StorageError):
             self._settle_failures()
         self._log_summary()
 
     def write_summary(self, exit_code: int) -> None:
-        """Write the summary file, of a run that is finished or not."""
+        """Write the summary file, whether the run is finished or not."""
         summary = SummaryFile(
             config=self.config,
             command=self.command,
@@ -86,6 +86,7 @@ class Finalizer:
         if self._averages is None:
             rows = self._kept if self.state.finished else self._collected
             means = self.state.scores.averages(_positions_of(rows))
+            # Without a verifier, rollouts have no reward: null, so that programs still find the key.
             is_unscored = any(not agent.scores for agent in self.agents.values())
             self._averages = {**({"reward": None} if is_unscored and "reward" not in means else {}), **means}
         return self._averages
@@ -138,7 +139,7 @@ class Finalizer:
     def _print_averages(self) -> None:
         answer_key, agents = self.config.answer_key, self.state.aggregator.agents
         if answer_key and not any(metrics.stats.answers for metrics in agents.values()):
-            log(f"warning: no rollout has the field answer_key={answer_key}, so there is no majority@k")
+            log(f"warning: no rollout has the field answer_key={answer_key}, so majority@k cannot be computed")
         print_result(json.dumps(self.averages(), indent=4))
         if self.config.metrics_by == "agent":
             for agent, means in self.state.scores.averages_by_agent(_positions_of(self._kept)).items():
@@ -151,28 +152,31 @@ class Finalizer:
 
     def _exit_code(self) -> int:
         state, allowed = self.state, self.config.max_failed_rollouts
+        # A float is a fraction of the planned rollouts, an integer a count.
         max_failed = allowed * self.prepared.plan.rollouts if isinstance(allowed, float) else allowed
+        # A spent token budget is a regular end, although rollouts remain.
         is_short = state.has_remaining and not self.prepared.budget.is_spent(state.counters)
         return 1 if is_short or state.counters.failed > max_failed else 0
 
     def _kept(self) -> Iterator[bool]:
-        """For every position, whether its row stays in the finished file."""
+        """For every position, True if its row stays in the finished file."""
         if self.config.incomplete_groups == "keep":
             return self._collected()
         return self.prepared.plan.complete(self.state.journal.has)
 
     def _collected(self) -> Iterator[bool]:
-        """For every position, whether its row is collected."""
+        """For every position, True if its row is collected."""
         return map(self.state.journal.has, range(self.prepared.plan.rollouts))
 
 
 def _positions_of(rows: Callable[[], Iterator[bool]]) -> Positions:
-    return lambda: (position for position, is_one in enumerate(rows()) if is_one)
+    """The positions for which an iterator yields True. A function, because each score iterates over them again."""
+    return lambda: (position for position, is_included in enumerate(rows()) if is_included)
 
 
 @contextmanager
 def _as_warning(path: Path) -> Iterator[None]:
-    """Metrics that cannot be written do not fail a run."""
+    """Turn an `OSError` into a warning: a file of metrics that cannot be written does not fail a run."""
     try:
         yield
     except OSError as error:

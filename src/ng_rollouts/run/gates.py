@@ -16,6 +16,7 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
     Raises:
         GateMissed: one or more are below their minimum; the message names all of them.
     """
+    # A mean that is missing is below any minimum: a misspelled score must not pass.
     missed = [
         f"{name} is {_formatted(averages.get(name))}, below min_mean.{name}={minimum:g}"
         for name, minimum in config.min_mean.items()

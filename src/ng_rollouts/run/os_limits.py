@@ -1,4 +1,4 @@
-"""How many connections the operating system allows: each takes an open file and a local port."""
+"""The number of connections that the operating system allows. Each uses an open file and a local port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHER_PORTS = 1000
 
 
 def max_connections() -> tuple[int, str]:
-    """How many connections can be open at once, and which limit determines that.
+    """The maximum number of open connections, and the name of the limit that determines it.
 
     Raises the soft limit on open files to the hard limit.
     """
@@ -25,14 +25,17 @@ def max_connections() -> tuple[int, str]:
 
 def _limits() -> Iterator[tuple[int, str]]:
     yield max(1, _max_open_files() - _OTHER_FILES), "open files (ulimit -n)"
+    # Linux only. Ports are per pair of addresses, so this is exact for one server, and a lower bound for several.
     with suppress(OSError, ValueError):
         low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
         yield max(1, high - low - _OTHER_PORTS), "local ports (net.ipv4.ip_local_port_range)"
 
 
 def _max_open_files() -> int:
+    """The limit on open files, after it was raised as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
+        # macOS refuses an infinite hard limit as the soft one.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""From the configuration to what is collected into which files: everything that can be known before the first request."""
+"""Prepares a run: everything that can be checked before the first request is sent."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
         UsageError: something is wrong that can be known before the first request.
     """
     shard = shard_of(config, os.environ)
-    paths = output_paths(shard.named(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
+    paths = output_paths(shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
     with local_input(config.input_jsonl_fpath) as source:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
@@ -71,6 +71,8 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
             display_name=config.input_jsonl_fpath,
             shard=shard,
         )
+        # The input may have grown since the earlier command: the plan has a digest of as many rows as it had then, to
+        # check that these are unchanged.
         plan = tasks.plan(prior_manifest.input_rows if prior_manifest else None)
         manifest = manifest_of(config, tasks, plan)
         if prior_manifest:

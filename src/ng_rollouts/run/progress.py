@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar on a terminal, a line every so often elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ng_rollouts.scheduling.counters import RunCounters
 
 TITLE = "Collecting rollouts"
 _BAR_EVERY_S = 0.1
+_LINE_EVERY_S = 10.0
+
 _COLUMNS_UNKNOWN = 100
 _LINES_UNKNOWN = 24
-_LINE_EVERY_S = 10.0
+"""Size of a terminal that reports a size of 0, as pseudo-terminals without a window do."""
 
 _LATE_S = 10.0
 _LATE_TIMES = 5.0
@@ -38,7 +40,7 @@ class _Display(Protocol):
 
 @asynccontextmanager
 async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
-    """Show the counters while the block runs; the final state is always shown.
+    """Show the counters while the block runs, and their final state at its end.
 
     Args:
         notes: further items to show, as `key=value`.
@@ -102,12 +104,13 @@ class _Lines:
         self._stream = stream
         self._started = time.monotonic()
         self._settled_before = counters.settled
-        self._shown_any = False
+        self._has_started = False
 
     def show(self) -> None:
-        if self._shown_any:
+        # Not at the start, when all counters are zero.
+        if self._has_started:
             self._print()
-        self._shown_any = True
+        self._has_started = True
 
     def close(self) -> None:
         self._print()
@@ -117,6 +120,7 @@ class _Lines:
         elapsed = time.monotonic() - self._started
         rate = (counters.settled - self._settled_before) / max(elapsed, 1e-9)
         left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate else "?"
+        # A reader that closed the pipe, as `| head` does, must not end the run.
         with contextlib.suppress(OSError):
             self._write(elapsed, rate, left)
 

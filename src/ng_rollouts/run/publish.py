@@ -1,4 +1,4 @@
-"""What happens to the files of a finished run: integrations, the report page, compression, the remote copy."""
+"""Publishes the files of a finished run: integrations, HTML report, compression, remote copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ng_rollouts.scheduling.stop import Stop, StopRequested
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes the files of a run, unless it is asked to stop."""
+    """Publishes the files of a run, unless a stop is requested."""
 
     config: CollectConfig
     paths: OutputPaths
@@ -31,13 +31,14 @@ class Publisher:
         """Run the integrations and the report over a finished output; errors are warnings."""
         if not (wanted := self._wanted):
             return
+        # Optional work: a signal ends it at once, because the output is complete without it.
         try:
             await self.stop.unless_requested(run_integrations(wanted, self.paths.output, self.config.export_project))
         except StopRequested:
             log(f"note: stopped before these were finished: {', '.join(wanted)}")
 
     async def compress(self, journal: Journal) -> None:
-        """Compress the output, if its name asks for that.
+        """Compress the output, if its name ends in .gz or .zst.
 
         Raises:
             StorageError: the compressed file could not be written; the plain one is complete.
@@ -55,13 +56,14 @@ class Publisher:
             UploadFailed: not every file was copied.
         """
         extra = [self.paths.side_file(PRODUCTS[name]) for name in self._wanted if name in PRODUCTS]
+        # A run that a signal stopped is copied too: with `from_now`, only a new signal cancels the copy.
         log(f"uploading to {upload.folder.url} (Ctrl-C cancels)")
         copying = upload.copy(extra)
         try:
             copied = await (self.stop.unless_requested(copying, from_now=True) if may_be_stopped else copying)
         except StopRequested as error:
-            cure = "+resume_from_cache=true uploads the rest"
             raise UploadFailed(
-                f"upload_to {upload.folder.url}: stopped before all files were copied; {cure}"
+                f"upload_to {upload.folder.url}: stopped before all files were copied: "
+                "+resume_from_cache=true uploads the rest"
             ) from error
         log(f"uploaded {copied} files to {upload.folder.url}")

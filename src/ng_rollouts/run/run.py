@@ -54,7 +54,7 @@ class Consumer:
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
-    """Collect rollouts; the exit code.
+    """Collect rollouts, and return the exit code.
 
     Args:
         command: the command that was typed, for the resume command.
@@ -84,7 +84,7 @@ class Run:
     consumer: Consumer | None = None
 
     async def collect(self) -> int:
-        """Collect and finish; the exit code.
+        """Collect and finalize, and return the exit code.
 
         Raises:
             StoppedEarly: continuing was pointless; everything collected is in the output.
@@ -92,6 +92,7 @@ class Run:
         """
         plan = self.prepared.plan
         async with AsyncExitStack() as stack:
+            # In a thread, so that signals are handled while a large output is read.
             state = await run_in_thread(lambda: restored_state(self.config, self.prepared, stack))
             if self.config.dry_run:
                 self._print_plan(state)
@@ -100,16 +101,23 @@ class Run:
             if self.config.dry_run:
                 self._print_dry_run(agents, state)
                 return 0
+            # An output in which everything is collected needs no servers: it is only finalized again.
             executor = open_executor(self.config, agents, plan.agents) if agents else nullcontext()
             async with executor as opened:
+                # A new output is created only now, when everything else works: an error before leaves no empty files.
                 if self.consumer:
                     self.consumer.began.set()
                 state = state or new_state(self.config, self.prepared, stack)
                 return await self._collect_into(state, agents, opened)
 
+    @property
+    def _status_path(self) -> Path:
+        return Path(self.config.status_file or self.prepared.paths.status).expanduser()
+
     async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
-        """Collect into a state, and bring the run to its end, whatever that is; the exit code."""
+        """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
+        # Agents can share a load balancer, which is then reported once.
         balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
         report = DispatchReport(load_balancers=list(balancers.values()))
         finalizer = Finalizer(
@@ -126,9 +134,12 @@ class Run:
                 await self._begin(state)
                 if executor:
                     await self._dispatch(state, executor, stop, report)
+                # A signal that arrives after the last rollout does not keep the output from being finished.
                 if stop.requested.is_set() and state.has_remaining:
                     raise Interrupted(received.first or signal.SIGINT)
                 code = await finalizer.finish()
+            # After a usage error, nothing was sent and there is nothing to publish. After other expected errors, the
+            # rows collected so far are published. Every error is raised again, because it decides the exit code.
             except UsageError as error:
                 finalizer.write_summary(error.exit_code)
                 raise
@@ -149,6 +160,7 @@ class Run:
     async def _begin(self, state: RunState) -> None:
         """Open the output for writing, write manifest and materialized inputs, claim the remote folder."""
         paths, tasks, plan = self.prepared.paths, self.prepared.tasks, self.prepared.plan
+        # On a resume, this is the first change to a file: an error before it leaves the output as it was.
         state.journal.open_for_appending()
         state.failures.settle(lambda _: False)
         try:
@@ -175,22 +187,24 @@ class Run:
             state=state,
             stop=stop,
             budget=self.prepared.budget,
-            status_path=Path(self.config.status_file or self.prepared.paths.status).expanduser(),
+            status_path=self._status_path,
             report=report,
             wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,
         )
         await dispatcher.dispatch(self._remaining(state))
 
     async def _replay(self, consumer: Consumer, state: RunState) -> None:
+        """Pass the rows of earlier commands to the consumer, and subscribe it to new ones."""
         for _, row in state.journal.rows():
             await consumer.rows.wait_for_capacity()
             if consumer.stop.requested.is_set():
                 return
             consumer.rows.put(dumps(row))
+        # After the replay, so that the consumer receives each row once.
         state.subscribe(consumer.rows)
 
     async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
-        """Write the summary and publish the files; the first failure, after everything has been tried."""
+        """Write the summary, and publish the files. Returns the first failure, after all steps were tried."""
         finalizer.write_summary(code)
         publisher = Publisher(self.config, self.prepared.paths, finalizer.stop)
         failure: NgRolloutsError | None = None
@@ -205,13 +219,14 @@ class Run:
                 await publisher.upload(self.prepared.upload, may_be_stopped=not self.consumer)
         except UploadFailed as error:
             failure = failure or error
+        # The summary is written first, so that the remote copy includes it, and again if publishing changed the result.
         if failure:
             failure.exit_code = received.exit_code(failure.exit_code)
             finalizer.write_summary(code or failure.exit_code)
         return failure
 
     async def _resolve_agents(self, stack: AsyncExitStack) -> dict[str, Agent]:
-        """The agents of the plan, whose servers answer; agents in this process have checked their tasks."""
+        """Resolve the agents of the plan. Their servers answer, and agents in this process have checked their tasks."""
         agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
         if any(not agent.is_remote for agent in agents.values()):
             self.prepared.tasks.check(lambda task: agents[task.agent].check(task.row))
@@ -247,6 +262,7 @@ class Run:
         return "; ".join(differences(other, self.prepared.manifest, digest))
 
     def _remaining(self, state: RunState) -> Iterator[Rollout]:
+        """The planned rollouts without the collected ones, and without failures that are not retried."""
         not_retried = state.prior.not_retried
         return (
             rollout

@@ -19,7 +19,8 @@ from ng_rollouts.console import log
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
-_OLDEST_SHOWN = 5
+_MAX_LISTED = 5
+"""Rollouts that the report for SIGUSR1 lists."""
 
 
 @dataclass(slots=True)
@@ -46,7 +47,8 @@ def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
     received = Received()
     began = time.monotonic()
     stopping = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+    # nohup ignores SIGHUP, so that the command outlives its terminal.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         stopping.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in (*stopping, signal.SIGUSR1)}
     for number in stopping:
@@ -74,7 +76,8 @@ def report(counters: RunCounters, seconds: float) -> str:
         f"rate={rate:.2f}/s mean_attempt={mean:.2f}s"
     )
     now = time.monotonic()
-    oldest = islice(counters.in_flight_since.items(), _OLDEST_SHOWN)
+    # In order of insertion, so the oldest are the first.
+    oldest = islice(counters.in_flight_since.items(), _MAX_LISTED)
     ages = [f"  task {key.task_index}, rollout {key.rollout_index}: {now - at:.1f} s in flight" for key, at in oldest]
     return "\n".join([first, *ages])
 
@@ -94,4 +97,5 @@ def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) ->
     elif received.count == 2:
         stop.at_once.set()
     else:
+        # Without clean-up, which may be what hangs. Every row in the journal is complete, so nothing is lost.
         os._exit(128 + number)

@@ -48,12 +48,12 @@ class RunState:
         journal, failures: the files that results are written to.
         scores: every score by rollout, for means in file order.
         aggregator: statistics by agent, over complete groups.
-        counters: what progress, status and summary show.
+        counters: numbers for progress, status file and summary.
         prior: failures that an earlier command left.
         is_resumed: whether an earlier command began the run.
         collected_before: rollouts that were collected when this command began.
         last_failure: the last attempt of the latest failure.
-        finished: what finishing the output left; None before that.
+        finished: numbers of rows in the finished output and set aside; None before it is finished.
         began: when this command began, in seconds since 1970.
     """
 
@@ -99,6 +99,7 @@ class RunState:
         """
         locate = prepared.plan.locator()
         read_back(self.journal, locate, self._restore_row)
+        # An output of NeMo Gym has no manifest: its rows themselves have to show that they belong to this input.
         if prepared.prior_manifest is None:
             check_rows(self.journal, prepared.plan, prepared.tasks, prepared.paths.materialized_inputs)
         self.prior = prior_failures(self.failures, locate, self.journal, retry=retry_failed)
@@ -106,6 +107,7 @@ class RunState:
         self.counters.collected = self.collected_before = self.journal.count
         self.counters.failed = len(self.prior.not_retried)
         self._terminal_failures = self.prior.terminal
+        # Earlier rows show that the configuration works, so the breakers use their higher limits.
         if self.counters.collected:
             for circuit_breaker in self._circuit_breakers.values():
                 circuit_breaker.record_success()
@@ -120,6 +122,7 @@ class RunState:
         Raises:
             StorageError: it could not be written.
         """
+        # The journal is first: if it cannot be written, the row must not be counted, and must not reach the subscriber.
         self.journal.append(rollout.position, result.line)
         if self._subscriber:
             self._subscriber.put(result.line)
@@ -141,6 +144,7 @@ class RunState:
         self.counters.failed += 1
         self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
+        # Last, because it may raise: the failure is then written and counted already.
         self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, last.message)
 
     def finish(self, keep: Iterable[bool]) -> None:
@@ -164,6 +168,7 @@ class RunState:
         Raises:
             StorageError: the file could not be written; it is unchanged.
         """
+        # Failures of rollouts that are not planned any more stay in the file.
         has = self.journal.has
         self.failures.settle(lambda key: (position := locate(key)) is not None and has(position))
 

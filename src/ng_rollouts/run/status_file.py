@@ -15,6 +15,7 @@ from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.types import Json
 
 _EVERY_S = 1.0
+"""Seconds between two updates."""
 
 
 @asynccontextmanager
@@ -25,8 +26,12 @@ async def status_file(path: Path, counters: RunCounters) -> AsyncIterator[None]:
         yield
     finally:
         writing.cancel()
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
@@ -59,6 +64,7 @@ async def _write_regularly(path: Path, counters: RunCounters) -> None:
     with suppress(OSError):
         while True:
             status = status_of(counters, time.monotonic() - began, counters.settled - before)
+            # Replaced, so that a reader never sees half a file. Not synced: the content is outdated after a second.
             with replacing(path, durable=False) as temporary:
                 temporary.write_text(json.dumps(status) + "\n", encoding="utf-8")
             await asyncio.sleep(_EVERY_S)

@@ -1,4 +1,4 @@
-"""What a run reports at its end: the last lines on stderr, and the summary file that CI reads."""
+"""The report of a run at its end: the last lines on stderr, and the summary file that CI reads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ng_rollouts.run.client_load import ClientLoad
 from ng_rollouts.run.state import RunState
 from ng_rollouts.types import Json
 
-_NOT_FOR_A_RESUME = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
+_NOT_RESUMED = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
+"""Parameters that the resume command leaves out: they contradict a resume, or were for the first command only."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DispatchReport:
-    """What dispatching learned about the machines involved.
+    """Measurements of the dispatch: of this process, the executor and the servers.
 
     Attributes:
         load: how busy this process was; None if nothing was dispatched.
-        executor_lines: what the executor reports.
+        executor_lines: the executor's report.
         load_balancers: the servers that were used.
     """
 
@@ -55,7 +56,7 @@ def summary_lines(
 
 def resume_command(command: Sequence[str]) -> str:
     """The command that resumes a run, with secrets masked."""
-    kept = [word for word in command if not word.lstrip("+").startswith(_NOT_FOR_A_RESUME)]
+    kept = [word for word in command if not word.lstrip("+").startswith(_NOT_RESUMED)]
     return display_command([*kept, "+resume_from_cache=true"])
 
 
@@ -104,6 +105,7 @@ class SummaryFile:
         }
 
     def _means(self) -> Json:
+        # A failure counts as 0 for the scores that its agent would have given.
         with_zeros = {name: total / (n + self.state.failed_with_score(name)) for name, (total, n) in self.sums.items()}
         return {
             "means": self.averages,
@@ -112,10 +114,11 @@ class SummaryFile:
         }
 
     def _speed(self, wall_s: float) -> Json:
-        """Of this command alone, without what it resumed."""
+        """Throughput and latency of this command alone, without the rollouts of earlier commands."""
         counters, load = self.state.counters, self.report.load
         lag = {"mean": round(load.mean_lag_s, 6), "worst": round(load.worst_lag_s, 6)} if load else None
         return {
+            # UTC, in ISO 8601.
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.state.began)),
             "wall_s": round(wall_s, 3),
             "attempts": counters.attempts_done,
@@ -130,7 +133,7 @@ class SummaryFile:
         }
 
     def _tokens(self) -> Json:
-        """Of all collected rollouts, those of earlier commands included."""
+        """Tokens and cost of all collected rollouts, including those of earlier commands."""
         counters = self.state.counters
         before = {"input": counters.earlier_input_tokens, "output": counters.earlier_output_tokens}
         tokens = {"input": before["input"] + counters.input_tokens, "output": before["output"] + counters.output_tokens}
@@ -171,6 +174,7 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
 def _server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
     """A line for each endpoint of a load balancer that has several."""
     for endpoint in (each for balancer in load_balancers if len(balancer.endpoints) > 1 for each in balancer.endpoints):
+        # A run that was stopped may leave requests without an outcome.
         answered = endpoint.requests_sent - endpoint.failed - endpoint.in_flight
         line = f"{endpoint.display_url}: {answered} answered"
         if endpoint.failed:

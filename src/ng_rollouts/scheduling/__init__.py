@@ -1,1 +1,1 @@
-"""Scheduling: which rollout is attempted when. Knows no files, no HTTP and no configuration."""
+"""Scheduling: decides which rollout is attempted when. It does not use files, HTTP or the configuration."""

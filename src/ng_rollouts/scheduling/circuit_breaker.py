@@ -5,58 +5,62 @@ from __future__ import annotations
 from ng_rollouts.errors import UNREACHABLE, FailureClass, StoppedEarly
 
 _FATAL = UNREACHABLE | {FailureClass.CERTIFICATE, "http_401", "http_403", "http_404"}
-"""Classes that no other task is likely to escape: nobody there or to be trusted, credentials refused, no such agent."""
+"""Classes that do not depend on the task: no server, an untrusted certificate, rejected credentials, no such agent."""
 
+_MAX_FATAL_BEFORE_SUCCESS = 3
+"""More than one, since a single connection can fail by accident; few, since the configuration is probably wrong."""
 
-_FATAL_AT_FIRST = 3
+_MAX_FATAL_AFTER_SUCCESS = 10
+"""Higher than before the first success: the configuration is right, and the server may be restarting."""
 
-
-_FATAL_LATER = 10
-
-
-_ALIKE_AT_FIRST = 20
+_MAX_SAME_CLASS_BEFORE_SUCCESS = 20
+"""High, because failures of other classes may depend on the task."""
 
 
 class CircuitBreaker:
-    """Ends a run that is going nowhere, by the failures of one agent.
+    """Ends a run when the failures of one agent show that continuing is pointless.
 
-    Before the first success: `_FATAL` failures of a few rollouts, or any class shared by the first twenty. After
-    it: `_FATAL` failures of ten rollouts in a row.
+    Before the first success, it opens after three consecutive `_FATAL` failures (fewer if the run has fewer rollouts),
+    or after 20 consecutive failures of the same class. After it, it opens after ten consecutive `_FATAL` failures.
 
     Args:
         agent: its name.
-        rollouts: how many are planned.
+        rollouts: the number of planned rollouts.
     """
 
     def __init__(self, agent: str, rollouts: int) -> None:
         self._agent = agent
         self._rollouts = rollouts
         self._succeeded = False
-        self._in_a_row = 0
-        self._kind = ""
+        self._consecutive = 0
+        # All fatal classes count as one, None: one broken server often causes several of them.
+        self._class: str | None = None
 
     def record_success(self) -> None:
-        """A rollout was answered."""
+        """Count a collected rollout; consecutive failures start again from zero."""
         self._succeeded = True
-        self._in_a_row = 0
+        self._consecutive = 0
 
     def record_failure(self, failure_class: str, message: str) -> None:
-        """A rollout failed for good.
+        """Count a rollout whose last attempt failed.
 
         Raises:
-            StoppedEarly: there is no point in going on.
+            StoppedEarly: continuing is pointless.
         """
-        kind = "pointless" if failure_class in _FATAL else failure_class
-        self._in_a_row = self._in_a_row + 1 if kind == self._kind else 1
-        self._kind = kind
-        if self._in_a_row >= self._most():
-            what = "the last" if self._succeeded else "the first"
-            count = f"{what} {self._in_a_row} rollouts" if self._in_a_row > 1 else "the rollout"
+        merged_class = None if failure_class in _FATAL else failure_class
+        self._consecutive = self._consecutive + 1 if merged_class == self._class else 1
+        self._class = merged_class
+        if self._consecutive >= self._threshold():
+            period = "last" if self._succeeded else "first"
+            rollouts = f"the {period} {self._consecutive} rollouts" if self._consecutive > 1 else "the rollout"
+            alike = " in the same way" if self._consecutive > 1 else ""
             raise StoppedEarly(
-                f"{count} of agent {self._agent!r} failed alike, so going on is pointless: {failure_class}: {message}"
+                f"{rollouts} of agent {self._agent!r} failed{alike}, so continuing is pointless: "
+                f"{failure_class}: {message}"
             )
 
-    def _most(self) -> float:
-        if self._kind == "pointless":
-            return _FATAL_LATER if self._succeeded else min(_FATAL_AT_FIRST, self._rollouts)
-        return float("inf") if self._succeeded else _ALIKE_AT_FIRST
+    def _threshold(self) -> float:
+        if self._class is None:
+            return _MAX_FATAL_AFTER_SUCCESS if self._succeeded else min(_MAX_FATAL_BEFORE_SUCCESS, self._rollouts)
+        # After a success, failures of the same class are failures of those tasks: they never end the run.
+        return float("inf") if self._succeeded else _MAX_SAME_CLASS_BEFORE_SUCCESS

@@ -1,13 +1,18 @@
-"""How many rollouts are in flight: a fixed number, or as many as the servers turn out to take.
+"""Limits how many rollouts are in flight: a fixed limit, or one that adapts to the capacity of the servers.
 
-The adaptive limit doubles a window at a time until the first refusal (429 or 503), and falls. What was in flight then,
-less all that was refused in that episode, tells where the servers' own limit is: the limit returns to just below it,
-and only now and then feels for more, each time after a longer calm, since a refusal may come with a `Retry-After` that
-rests the whole server. A refusal met without having grown means that the servers take less now: it falls again, and
-comes back by a share a window. All that was sent before a fall belongs to its episode and causes no other.
+The adaptive limit has three phases. A window is as many successes as the limit allows in flight.
+
+1. Slow start: the limit doubles with each window until the first reply of an overloaded server (429 or 503). Then it
+   falls sharply. The rollouts in flight at that moment, less those that were rejected, estimate the servers' capacity.
+2. Plateau: the limit returns to just below the estimate. It holds there, then grows slowly until the next rejection.
+   Each hold is longer than the one before, because a rejection may carry a `Retry-After` that pauses the whole server.
+3. Recovery: a rejection while the limit has not grown means that the capacity has dropped. The limit falls sharply
+   again, and grows by a constant share per window.
+
+All rejections of requests that were sent before a decrease belong to that decrease and cause no other.
 
 Source: additive increase, multiplicative decrease (Chiu and Jain, 1989), with the plateau of CUBIC (RFC 9438): halving
-would leave a quarter of the servers idle.
+would leave a quarter of the servers' capacity unused.
 """
 
 from __future__ import annotations
@@ -17,142 +22,158 @@ from collections import deque
 from typing import Protocol
 
 from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.scheduling.retry import OVERLOAD_STATUSES
 
-_FIRST_LIMIT = 8
-_FALL = 0.6
-_STEP_BACK = 0.97
-_RETURN_SHARE = 0.05
-_FIRST_CALM_S = 15.0
-_LONGEST_CALM_S = 120.0
-_REFUSALS = (429, 503)
+_INITIAL_LIMIT = 8
+"""Where slow start begins."""
+
+_DECREASE_FACTOR = 0.6
+"""The limit falls to this share when the capacity is unknown or has dropped."""
+
+_PLATEAU_FACTOR = 0.97
+"""The limit holds at this share of the estimated capacity."""
+
+_RECOVERY_SHARE = 0.05
+"""Growth per window after a drop in capacity, as a share of the limit."""
+
+_FIRST_HOLD_S = 15.0
+"""How long the limit holds for the first time. Each following hold doubles it."""
+
+_MAX_HOLD_S = 120.0
+"""Upper bound of a hold, so that the limit follows a capacity that rises."""
 
 
 class ConcurrencyLimit(Protocol):
-    """A limit that may change with what comes back."""
+    """A limit that may change with the outcomes of attempts."""
 
     @property
     def current(self) -> int:
-        """How many may be in flight."""
+        """The number of rollouts that may be in flight."""
         ...
 
     def record_success(self, now: float) -> None:
-        """An attempt was answered."""
+        """Count an attempt that succeeded."""
         ...
 
     def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
-        """An attempt that started then failed now."""
+        """Count an attempt that began at `started` and failed at `now`."""
         ...
 
 
 class FixedLimit:
-    """A number."""
+    """A limit that outcomes do not change."""
 
     def __init__(self, limit: int) -> None:
         self.current = limit
 
     def record_success(self, now: float) -> None:
-        """Nothing changes."""
+        """Change nothing."""
 
     def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
-        """Nothing changes."""
+        """Change nothing."""
 
 
 class AdaptiveLimit:
-    """Follows what the servers take, up to a ceiling."""
+    """A limit that follows the capacity of the servers, up to a ceiling."""
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
-        self._limit = float(min(_FIRST_LIMIT, ceiling))
-        self._growth_a_window = float("inf")
+        self._limit = float(min(_INITIAL_LIMIT, ceiling))
+        self._growth_per_window = float("inf")  # infinite during slow start
         self._has_grown = False
-        self._fell = float("-inf")
-        self._calm_s = 0.0
-        self._grows_from = float("-inf")
-        self._pause = 0
-        self._taken: float | None = None
+        self._last_decrease = float("-inf")
+        self._hold_s = 0.0  # 0 outside a plateau
+        self._hold_until = float("-inf")
+        self._ignored_successes = 0
+        self._capacity: float | None = None  # an estimate, from the end of slow start until the plateau
 
     @property
     def current(self) -> int:
-        """How many may be in flight."""
+        """The number of rollouts that may be in flight."""
         return max(1, int(self._limit))
 
     def record_success(self, now: float) -> None:
-        """A share of a window's growth for each answer, so that a window of them makes the whole."""
-        if self._pause > 0:
-            self._pause -= 1
-        elif self._taken is not None:
-            self._return(now)
-        elif now >= self._grows_from and self._limit < self._ceiling:
-            growth = min(self._limit, self._growth_a_window)
+        """Grow by one success's share of the growth per window."""
+        if self._ignored_successes > 0:
+            self._ignored_successes -= 1
+        elif self._capacity is not None:
+            # A whole window has ended since the decrease, so all rejections of that episode are counted.
+            self._return_to_capacity(self._capacity, now)
+        elif now >= self._hold_until and self._limit < self._ceiling:
+            # `min` makes slow start double: the growth per window is the limit itself.
+            growth = min(self._limit, self._growth_per_window)
             self._limit = min(float(self._ceiling), self._limit + growth / self._limit)
-            self._growth_a_window *= 1 + 1 / self._limit if self._calm_s else 1.0
+            # On a plateau, growth accelerates from window to window, as CUBIC's does away from its plateau.
+            self._growth_per_window *= 1 + 1 / self._limit if self._hold_s else 1.0
             self._has_grown = True
 
     def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
-        """A refusal cuts, once an episode; another server error only pauses growth for a window."""
-        if failure.status in _REFUSALS:
-            if started > self._fell:
-                self._fall(now)
-            elif self._taken is not None:
-                self._taken -= 1
+        """Decrease once per episode of overload; another server error only pauses growth for a window."""
+        if failure.status in OVERLOAD_STATUSES:
+            if started > self._last_decrease:
+                self._decrease(now)
+            elif self._capacity is not None:
+                # It was in flight when slow start ended, but it did not fit.
+                self._capacity -= 1
         elif failure.status is not None and failure.status >= 500:
-            self._pause = self.current
+            self._ignored_successes = self.current
 
-    def _fall(self, now: float) -> None:
-        was_doubling = self._growth_a_window == float("inf")
-        if self._has_grown and not was_doubling:
-            self._limit = max(1.0, min(self._limit - 1, self._limit * _STEP_BACK))
-            self._stay(now)
+    def _decrease(self, now: float) -> None:
+        in_slow_start = self._growth_per_window == float("inf")
+        if self._has_grown and not in_slow_start:
+            # The limit has just passed the capacity, so a small step is enough.
+            self._limit = max(1.0, min(self._limit - 1, self._limit * _PLATEAU_FACTOR))
+            self._hold(now)
         else:
-            self._taken = self._limit - 1 if was_doubling else None
-            self._limit = max(1.0, self._limit * _FALL)
-            self._growth_a_window = max(1.0, _RETURN_SHARE * self._limit)
-            self._calm_s = 0.0
-            self._grows_from = now
+            self._capacity = self._limit - 1 if in_slow_start else None
+            self._limit = max(1.0, self._limit * _DECREASE_FACTOR)
+            self._growth_per_window = max(1.0, _RECOVERY_SHARE * self._limit)
+            self._hold_s = 0.0
+            self._hold_until = now
         self._has_grown = False
-        self._fell = now
-        self._pause = self.current
+        self._last_decrease = now
+        self._ignored_successes = self.current
 
-    def _return(self, now: float) -> None:
-        """After the first fall: to just below what the servers took."""
-        assert self._taken is not None  # noqa: S101 - asked for only then
-        self._limit = max(self._limit, self._taken * _STEP_BACK)
-        self._taken = None
-        self._stay(now)
+    def _return_to_capacity(self, capacity: float, now: float) -> None:
+        self._limit = max(self._limit, capacity * _PLATEAU_FACTOR)
+        self._capacity = None
+        self._hold(now)
 
-    def _stay(self, now: float) -> None:
-        self._calm_s = min(_LONGEST_CALM_S, 2 * self._calm_s or _FIRST_CALM_S)
-        self._grows_from = now + self._calm_s
-        self._growth_a_window = 1.0
+    def _hold(self, now: float) -> None:
+        self._hold_s = min(_MAX_HOLD_S, 2 * self._hold_s or _FIRST_HOLD_S)
+        self._hold_until = now + self._hold_s
+        self._growth_per_window = 1.0
 
 
 class Slots:
-    """Slots for as many as the limit says; those who wait get them in order."""
+    """As many slots as the limit allows. Those that wait for one receive it in order."""
 
     def __init__(self, limit: ConcurrencyLimit) -> None:
         self.limit = limit
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._in_use = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self) -> None:
-        """Wait for a slot, and take it."""
-        if self._taken < self.limit.current and not self._waiting:
-            self._taken += 1
+        """Wait for a slot and take it."""
+        if self._in_use < self.limit.current and not self._waiters:
+            self._in_use += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            # `release` may have assigned the slot in the same turn of the event loop; it would be lost otherwise.
+            if waiter.done() and not waiter.cancelled():
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give a slot back."""
-        self._taken -= 1
-        while self._waiting and self._taken < self.limit.current:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
+        """Return a slot, and assign free slots to those that wait."""
+        self._in_use -= 1
+        # A loop, since the limit may have grown by more than one since the last release.
+        while self._waiters and self._in_use < self.limit.current:
+            waiter = self._waiters.popleft()
+            if not waiter.done():  # a cancelled one leaves its future in the queue
+                self._in_use += 1
+                waiter.set_result(None)

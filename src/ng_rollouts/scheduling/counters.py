@@ -1,4 +1,4 @@
-"""Counters of a run: how many rollouts are in which state, and what attempts took."""
+"""Counters of a run: rollouts by state, tokens, and durations of attempts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ng_rollouts.types import Json, RolloutKey, RolloutStats
 
 @dataclass(slots=True)
 class AgentCounters:
-    """What one agent did for this command."""
+    """Rollouts, tokens and latencies of one agent, for this command."""
 
     collected: int = 0
     output_tokens: int = 0
     latencies: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def statistics(self, seconds: float) -> Json:
-        """Latency percentiles in seconds, and throughput over so many seconds."""
+        """Latency percentiles in seconds, and throughput, for a command that took `seconds`."""
         return {
             "latency_s": self.latencies.percentiles(),
             "rollouts_per_s": self.collected / seconds,
@@ -89,7 +89,7 @@ class RunCounters:
         self.most_in_flight = max(self.most_in_flight, len(self.in_flight_since))
 
     def end_attempt(self, key: RolloutKey, agent: str, seconds: float) -> None:
-        """Count an attempt that ended, successful or not, after so many seconds."""
+        """Count an attempt that ended after `seconds`, successful or not."""
         self.attempts_done += 1
         self.attempt_seconds += seconds
         self.by_agent[agent].latencies.add(seconds)

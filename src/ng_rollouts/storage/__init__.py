@@ -1,1 +1,1 @@
-"""Storage: files of any kind. Knows nothing of rollouts."""
+"""Storage: local, compressed and remote files. Nothing here depends on rollouts."""

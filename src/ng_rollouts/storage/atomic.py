@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".writing"
+"""Marks a file that is not complete. A crash may leave one behind, and the next write replaces it."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -40,7 +41,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             return
         if durable:
             sync(temporary)
-        temporary.replace(path)
+        temporary.replace(path)  # rename(2) replaces atomically within a file system
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,26 +11,30 @@ from ng_rollouts.errors import OutputError
 
 
 def lock(path: Path) -> int:
-    """Open and lock the file that has this name now, made if there is none.
+    """Open and lock a file. It is created if it does not exist.
+
+    Returns:
+        The descriptor, opened for reading and appending. Closing it releases the lock.
 
     Raises:
-        OutputError: another process has it locked.
+        OutputError: another process has locked the file.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            message = f"output_jsonl_fpath {path} is being written by {_holder(fd)}: wait for it, or name another"
+            message = f"output_jsonl_fpath {path} is being written by {_holder(fd)}: wait for it, or set another path"
             os.close(fd)
             raise OutputError(message) from error
+        # the file may have been renamed or replaced between open and flock; the lock would then be on the old file
         if _has_name(fd, path):
             return fd
         os.close(fd)
 
 
 def holder_of(fd: int) -> str | None:
-    """The process that has a file locked; None if it can be locked."""
+    """The process that has locked a file; None if the file is not locked."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -40,6 +44,7 @@ def holder_of(fd: int) -> str | None:
 
 
 def _has_name(fd: int, path: Path) -> bool:
+    """Whether `path` is still the name of an open file."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -47,11 +52,11 @@ def _has_name(fd: int, path: Path) -> bool:
 
 
 def _holder(fd: int) -> str:
-    """The process that holds a lock on a file, as far as the system tells."""
+    """The process that has locked a file, by its id if /proc/locks shows it (proc(5), Linux only)."""
     inode = f":{os.fstat(fd).st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             fields = line.split()
-            if "FLOCK" in fields and any(word.endswith(inode) for word in fields):
+            if "FLOCK" in fields and any(field.endswith(inode) for field in fields):
                 return f"process {fields[fields.index('WRITE') + 1]}"
     return "another process"

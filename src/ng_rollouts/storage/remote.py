@@ -1,6 +1,6 @@
-"""Places that fsspec knows, by URL: buckets, hubs, other file systems.
+"""Remote files and folders by URL, through fsspec: buckets, hubs and other file systems.
 
-Their drivers raise errors of many trees; what leaves this room is an OSError that says what happened.
+fsspec's drivers raise exceptions of many types. This module raises all of them as `OSError` with a readable message.
 """
 
 from __future__ import annotations
@@ -18,38 +18,42 @@ from ng_rollouts.redaction import redact
 from ng_rollouts.storage.atomic import replacing
 
 _BUCKETS = frozenset("s3 s3a gs gcs abfs abfss az oss hf".split())
-"""Where names need no folder; making one would make the bucket that a mistyped name stands for."""
+"""Protocols without real folders. `makedirs` would create a bucket there, even for a mistyped name."""
 
 _CHUNK_BYTES = 1 << 20
+"""Bytes per read or write: 1 MiB."""
 
 _DRIVERS = ("adlfs", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "s3fs")
-"""Loggers of those who also raise what they log."""
+"""Loggers of libraries that raise the same errors that they log."""
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is for fsspec."""
+    """Whether a path is a URL, to be opened through fsspec."""
     return "://" in path
 
 
 @contextmanager
 def open_remote(parameter: str, url: str) -> Iterator[BinaryIO]:
-    """What a URL leads to, to be read.
+    """Open the file at a URL for reading.
+
+    Args:
+        parameter: the parameter that has the URL, for messages.
 
     Raises:
-        OSError: it is not there, or cannot be read.
-        ConfigError: nothing here knows such URLs.
+        OSError: the file does not exist, or cannot be read.
+        ConfigError: the URL's protocol is not supported, or its driver is not installed.
     """
     system, path = _system(parameter, url)
-    with _told(redact(url)), system.open(path, "rb") as file:
+    with _as_os_error(redact(url)), system.open(path, "rb") as file:
         yield file
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A place for files, known by their names. What its methods raise is an OSError.
+    """A remote folder, whose files are addressed by name. All methods raise `OSError` on failure.
 
     Attributes:
-        url: what to call it.
+        url: the URL with its credentials masked, for messages.
     """
 
     url: str
@@ -57,66 +61,66 @@ class Folder:
     _path: str
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
-        with _told(self.url):
+        """Whether a file exists."""
+        with _as_os_error(self.url):
             return bool(self._system.exists(self._at(name)))
 
     def size(self, name: str) -> int:
-        """How many bytes a file has."""
-        with _told(self.url):
+        """The size of a file in bytes."""
+        with _as_os_error(self.url):
             return int(self._system.size(self._at(name)))
 
     def probe(self, name: str) -> None:
-        """Write a file, and remove it, if that is allowed."""
-        with _told(self.url):
+        """Check that the folder is writable: write a small file, and delete it if that is allowed."""
+        with _as_os_error(self.url):
             self._make_folder()
             self._system.pipe_file(self._at(name), b"probe")
-            with suppress(Exception):
+            with suppress(Exception):  # a bucket may allow writing but not deleting
                 self._system.rm_file(self._at(name))
 
     def read(self, name: str) -> bytes:
-        """All of a file."""
-        with _told(self.url):
+        """The content of a file."""
+        with _as_os_error(self.url):
             return bytes(self._system.cat_file(self._at(name)))
 
-    def put(self, file: Path, moved: Callable[[], None]) -> None:
-        """Copy a file there, in place of one of its name, whole or not at all.
+    def put(self, file: Path, on_progress: Callable[[], None]) -> None:
+        """Upload a file atomically. It replaces a file with the same name.
 
         Args:
-            moved: is called again and again while it goes on.
+            on_progress: called repeatedly during the upload, so that the caller can detect a stalled one.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             if "file" in self._protocols:
-                _copy(file, Path(self._at(file.name)), moved)
+                _copy(file, Path(self._at(file.name)), on_progress)
                 return
             self._make_folder()
-            self._system.put_file(str(file), self._at(file.name), callback=_callback(moved))
+            self._system.put_file(str(file), self._at(file.name), callback=_callback(on_progress))
 
     def get(self, name: str, file: Path) -> None:
-        """Copy a file from there."""
-        with _told(self.url):
+        """Download a file."""
+        with _as_os_error(self.url):
             self._system.get_file(self._at(name), str(file))
 
     def rename(self, name: str, new: str) -> None:
-        """Give a file another name."""
-        with _told(self.url):
+        """Rename a file within the folder."""
+        with _as_os_error(self.url):
             self._system.mv(self._at(name), self._at(new))
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        with _told(self.url):
+        """Delete a file."""
+        with _as_os_error(self.url):
             self._system.rm_file(self._at(name))
 
     def is_local(self, path: Path) -> bool:
-        """Whether it is this folder of this machine."""
+        """Whether this is the local folder `path`."""
         return "file" in self._protocols and Path(self._path).resolve() == path.resolve()
 
     def holds(self, url: str) -> bool:
-        """Whether a path or URL is that of a file in it."""
+        """Whether a path or URL is that of a file directly in this folder."""
         system, path = _system("", url)
         parent = Path(path).resolve().parent if "file" in self._protocols else Path(path).parent
-        mine = Path(self._path).resolve() if "file" in self._protocols else Path(self._path)
-        return _protocols_of(system) == self._protocols and parent == mine
+        own_path = Path(self._path).resolve() if "file" in self._protocols else Path(self._path)
+        return _protocols_of(system) == self._protocols and parent == own_path
 
     def _make_folder(self) -> None:
         if _BUCKETS.isdisjoint(self._protocols):
@@ -131,30 +135,35 @@ class Folder:
 
 
 def folder(parameter: str, url: str) -> Folder:
-    """The folder of a URL; nothing is asked of it yet.
+    """The folder at a URL. No request is sent yet, and the folder may not exist.
+
+    Args:
+        parameter: the parameter that has the URL, for messages.
 
     Raises:
-        ConfigError: nothing here knows such URLs.
+        ConfigError: the URL's protocol is not supported, or its driver is not installed.
     """
     return Folder(redact(url), *_system(parameter, url))
 
 
 def _protocols_of(system: Any) -> frozenset[str]:
+    # fsspec's `protocol` is a string or a tuple of aliases, such as ("s3", "s3a")
     return frozenset([system.protocol] if isinstance(system.protocol, str) else system.protocol)
 
 
-def _copy(file: Path, target: Path, moved: Callable[[], None]) -> None:
+def _copy(file: Path, target: Path, on_progress: Callable[[], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary, file.open("rb") as source, temporary.open("wb") as copy:
         while chunk := source.read(_CHUNK_BYTES):
             copy.write(chunk)
-            moved()
+            on_progress()
 
 
-def _callback(moved: Callable[[], None]) -> Any:
+def _callback(on_progress: Callable[[], None]) -> Any:
+    """An fsspec callback, which calls `on_progress` for every block that was transferred."""
     from fsspec.callbacks import Callback  # noqa: PLC0415 - an extra
 
-    return Callback(hooks={"moved": lambda *_, **__: moved()})
+    return Callback(hooks={"progress": lambda *_, **__: on_progress()})
 
 
 def _system(parameter: str, url: str) -> tuple[Any, str]:
@@ -163,10 +172,12 @@ def _system(parameter: str, url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
 
     for name in _DRIVERS:
-        logging.getLogger(name).addHandler(logging.NullHandler())  # or Python shows it where nobody has set logging up
+        # without any handler, Python prints warnings and errors to stderr (`logging.lastResort`)
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
-        with _told(redact(url)):
-            found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False, **_options(url))
+        with _as_os_error(redact(url)):
+            # listings would be outdated: the files change during a run
+            system_and_path: tuple[Any, str] = url_to_fs(url, use_listings_cache=False, **_options(url))
     except OSError as error:
         reason = (
             f"{error.strerror}: {install_extra('remote')}"
@@ -174,27 +185,29 @@ def _system(parameter: str, url: str) -> tuple[Any, str]:
             else error.strerror
         )
         raise ConfigError(f"{parameter} {redact(url)}: {reason}") from error
-    return found
+    return system_and_path
 
 
 def _options(url: str) -> dict[str, Any]:
-    """What keeps a driver's memory small: s3fs would have ten pieces of 50 MB on their way at once."""
+    """Options that limit a driver's memory. By default, s3fs uploads ten parts of 50 MB at the same time."""
     return {"max_concurrency": 1} if url.startswith(("s3://", "s3a://")) else {}
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_os_error(url: str) -> Iterator[None]:
+    """Raise a driver's exceptions as `OSError`, with a readable message and the URL."""
     try:
         yield
-    except NgRolloutsError:
+    except NgRolloutsError:  # raised by the caller's code within `open_remote`
         raise
     except Exception as error:
         raise OSError(getattr(error, "errno", None) or errno.EIO, _reason(error), url) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What happened, in one line; some drivers say no more of a file that is not there than its name."""
-    told = str(getattr(error, "strerror", None) or " ".join(str(error).split()))
-    if isinstance(error, FileNotFoundError) and " " not in told:
+    """The message of an exception, in one line."""
+    message = str(getattr(error, "strerror", None) or " ".join(str(error).split()))
+    # for a missing file, some drivers give only its name, which has no space
+    if isinstance(error, FileNotFoundError) and " " not in message:
         return _reason(error.__cause__) if error.__cause__ else "not found"
-    return told or type(error).__name__
+    return message or type(error).__name__

@@ -1,1 +1,1 @@
-"""Verifiers: what scores an answer."""
+"""Verifiers: score answers by rules, by a judge model or by your own function."""

@@ -1,4 +1,7 @@
-"""A model grades: its verdict is the reward, and a judge that cannot be had or understood is a failure."""
+"""A judge model scores answers. Its verdict is the reward.
+
+If the judge cannot be reached or its verdict cannot be read, the attempt fails. It never counts as a reward of 0.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from ng_rollouts.templates import Template, parse_template
 from ng_rollouts.types import Json, task_index_of
 from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.base import Verifier
-from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, Expected, last_match, verdict
+from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, last_match, verdict_fields
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
-TEMPLATE = """You grade an answer to a task.
+DEFAULT_TEMPLATE = """You grade an answer to a task.
 
 Task:
 {question}
@@ -33,10 +36,12 @@ VERDICT: CORRECT
 or
 VERDICT: INCORRECT"""
 
-VERDICT = (
+DEFAULT_VERDICT_PATTERN = (
     r"(?i)verdict\W{0,20}(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)(?![\w/]|\.\d| +\w)"
 )
-_WORDS = {
+"""The word or number after "verdict". `\\W{0,20}` skips Markdown; the end rejects `10/10`, `NOT SURE` and `no idea`."""
+
+_WORD_SCORES = {
     "correct": 1.0,
     "right": 1.0,
     "yes": 1.0,
@@ -46,19 +51,27 @@ _WORDS = {
     "no": 0.0,
     "false": 0.0,
 }
-_RIGHT_FROM = 0.5
-_READ_S = 5.0
+_CORRECT_FROM = 0.5
+"""The smallest reward that counts as correct in `accuracy`."""
+
+_PATTERN_TIMEOUT_S = 5.0
+"""Time limit of your own `verdict_pattern`, which may backtrack for hours."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Judge(Verifier):
-    """Asks a model server, again if its verdict cannot be read."""
+    """Requests a verdict from a model server, again if the verdict cannot be read.
+
+    Attributes:
+        params: sampling parameters of the judge's requests.
+        attempts: upper bound of requests for one verdict.
+    """
 
     server: ModelClient
     process_pool: ProcessPool
     template: Template
     params: Json
-    verdict_pattern: str = VERDICT
+    verdict_pattern: str = DEFAULT_VERDICT_PATTERN
     answer_field: str | None = None
     attempts: int = 3
 
@@ -73,50 +86,59 @@ class Judge(Verifier):
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
         prompt = self._prompt(row, text)
-        policy = RetryPolicy(max_attempts=self.attempts, patient=True)
-        tried = 0
+        policy = RetryPolicy(max_attempts=self.attempts, tolerate_overload=True)
+        attempts = 0
         while True:
-            tried += 1
+            attempts += 1
             try:
-                reward, said = await self._grade(prompt, task_index_of(row))
+                reward, judgement = await self._grade(prompt, task_index_of(row))
                 break
             except AttemptFailed as failure:
-                wait = policy.wait_s(failure, tried)
-                if wait is None:
+                wait_s = policy.wait_s(failure, attempts)
+                if wait_s is None:
+                    # `judge_timeout` and the like: a failure of the judge, not of the agent
                     name = "judge_" + failure.failure_class.removeprefix("judge_")
                     raise AttemptFailed(name, failure.message, status=failure.status) from failure
-            await asyncio.sleep(wait)
-        expected = Expected(answer_field=self.answer_field)
-        known = expected.of(row) if self._has_answer(row) else None
+            await asyncio.sleep(wait_s)
+        expected = ExpectedAnswer(answer_field=self.answer_field).of(row) if self._has_answer(row) else None
         return {
-            **verdict(correct=reward >= _RIGHT_FROM, extracted=text, expected=known),
+            **verdict_fields(correct=reward >= _CORRECT_FROM, extracted=text, expected=expected),
             "reward": reward,
-            "judgement": said,
+            "judgement": judgement,
         }
 
     async def _grade(self, prompt: list[Json], task: int) -> tuple[float, str]:
-        response = await self.server.respond({**self.params, "input": prompt}, task)
-        said = output_text(response)
-        if response.get("incomplete_details"):
-            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge was cut off: {said[-200:]!r}")
-        found = await self._verdict(said)
-        if found is None:
-            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge gave no verdict: {said[-200:]!r}")
-        word = found.lower()
-        try:
-            return _WORDS[word] if word in _WORDS else float(word), said
-        except ValueError as error:
-            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge's verdict {word!r} is no number") from error
+        """Request one verdict.
 
-    async def _verdict(self, said: str) -> str | None:
-        if self.verdict_pattern == VERDICT:
-            return last_match(VERDICT, said)
-        return await self.process_pool.run(last_match, self.verdict_pattern, said, seconds=_READ_S)
+        Returns:
+            The reward and the judge's text.
+
+        Raises:
+            AttemptFailed: `judge_unreadable`, or the request failed.
+        """
+        response = await self.server.respond({**self.params, "input": prompt}, task)
+        text = output_text(response)
+        if response.get("incomplete_details"):  # a truncated text may end after "VERDICT: IN"
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge's reply was truncated: {text[-200:]!r}")
+        match = await self._match(text)
+        if match is None:
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge gave no verdict: {text[-200:]!r}")
+        word = match.lower()
+        try:
+            return _WORD_SCORES[word] if word in _WORD_SCORES else float(word), text
+        except ValueError as error:
+            message = f"the judge's verdict is not a number or a known word: {word!r}"
+            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, message) from error
+
+    async def _match(self, text: str) -> str | None:
+        if self.verdict_pattern == DEFAULT_VERDICT_PATTERN:  # has bounded repetitions only, so it is always fast
+            return last_match(DEFAULT_VERDICT_PATTERN, text)
+        return await self.process_pool.run(last_match, self.verdict_pattern, text, seconds=_PATTERN_TIMEOUT_S)
 
     def _prompt(self, row: Json, text: str) -> list[Json]:
         fields = {"question": _question(row), **row, "response": text}
         if self._has_answer(row):
-            fields["expected_answer"] = Expected(answer_field=self.answer_field).of(row)
+            fields["expected_answer"] = ExpectedAnswer(answer_field=self.answer_field).of(row)
         return self.template.fill(fields)
 
     def _has_answer(self, row: Json) -> bool:
@@ -125,12 +147,19 @@ class Judge(Verifier):
 
 
 def judge_template(text: str | None) -> Template:
-    """The template of the judge's prompt: `{question}`, `{response}`, `{expected_answer}` and the row's fields."""
-    return parse_template({"user": text or TEMPLATE}, "verifier.template")
+    """Parse the judge's prompt, with `{question}`, `{response}`, `{expected_answer}` and the row's fields.
+
+    Args:
+        text: the template; None for the default one.
+
+    Raises:
+        ConfigError: the text is not a valid template.
+    """
+    return parse_template({"user": text or DEFAULT_TEMPLATE}, "verifier.template")
 
 
 def _question(row: Json) -> str:
-    """The last thing that the task's user says."""
+    """The last user message of the task."""
     from ng_rollouts.chat import chat_input, last_user_text  # noqa: PLC0415
 
     return last_user_text(chat_input(row.get("responses_create_params") or {}))

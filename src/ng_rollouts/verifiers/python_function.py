@@ -1,4 +1,4 @@
-"""A verifier of the user's own: a Python function, by name."""
+"""A verifier that calls your Python function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from ng_rollouts.verifiers.process_pool import ProcessPool
 
 @dataclass(slots=True, kw_only=True)
 class PythonFunction(Verifier):
-    """`(row, response) -> reward or fields`: a coroutine function runs in the loop, any other in a worker process."""
+    """Calls `(row, response) -> reward or fields`.
+
+    A coroutine function runs in the event loop. Any other function runs in a worker process.
+
+    Attributes:
+        name: `module.function` or `file.py:function`.
+        seconds: the time limit of one call.
+    """
 
     name: str
     process_pool: ProcessPool
@@ -25,26 +32,26 @@ class PythonFunction(Verifier):
     async def verify(self, row: Json, response: Json) -> Json:
         function = import_callable(self.name)
         if not inspect.iscoroutinefunction(function):
-            return fields_of(await self.process_pool.run(call_by_name, self.name, row, response, seconds=self.seconds))
+            result = await self.process_pool.run(call_by_name, self.name, row, response, seconds=self.seconds)
+            return result_fields(result)
         try:
             async with asyncio.timeout(self.seconds):
-                return fields_of(await guarded(function(row, response), FailureClass.VERIFIER_ERROR, self.name))
+                return result_fields(await guarded(function(row, response), FailureClass.VERIFIER_ERROR, self.name))
         except TimeoutError as error:
-            raise AttemptFailed(
-                FailureClass.VERIFIER_TIMEOUT, f"{self.name} took more than {self.seconds:g} s"
-            ) from error
+            message = f"{self.name} took more than {self.seconds:g} s"
+            raise AttemptFailed(FailureClass.VERIFIER_TIMEOUT, message) from error
 
 
 def call_by_name(name: str, row: Json, response: Json) -> Any:
-    """What a function returns; for a worker, which is handed names."""
+    """Import and call a function. Workers receive its name, because a function of a file cannot be pickled."""
     return import_callable(name)(row, response)
 
 
-def fields_of(returned: Any) -> Json:
-    """What a verifier's function returned, as fields of the row.
+def result_fields(returned: Any) -> Json:
+    """Convert the return value of a verifier's function to result fields.
 
     Raises:
-        AttemptFailed: it is neither a number nor an object.
+        AttemptFailed: it is neither a number nor a dict.
     """
     if isinstance(returned, (bool, int, float)):
         return {"reward": float(returned)}

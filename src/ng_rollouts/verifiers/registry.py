@@ -1,4 +1,4 @@
-"""What `verifier=` says -> the verifier."""
+"""Check the options of `verifier`, and build the verifier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ng_rollouts.types import Json
 from ng_rollouts.user_code import import_callable
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, Unscored
-from ng_rollouts.verifiers.judge import VERDICT, Judge, judge_template
+from ng_rollouts.verifiers.judge import DEFAULT_VERDICT_PATTERN, Judge, judge_template
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
@@ -37,16 +37,23 @@ OPTIONS = {
     ),
     "python": ("function", "seconds"),
 }
-"""The options of each kind, beside `kind`."""
+"""The kinds of verifiers, and the options of each in addition to `kind`."""
 
-_NEEDS = {"math": "math_verify", "json_schema": "jsonschema"}
+_REQUIRED_OPTIONS = {"regex": ("pattern",), "python": ("function",)}
+
+_REQUIRED_MODULES = {"math": "math_verify", "json_schema": "jsonschema"}
+"""Kinds that need an optional dependency, and its module."""
 
 
 def verifier_options(value: Any, parameter: str = "verifier") -> Json:
-    """A verifier as it is asked for, checked: `kind` and the options of that kind.
+    """Check the value of `verifier`, and return its options with `kind`. Options that are null are left out.
+
+    Args:
+        value: a kind, or a dict with `kind` and its options; null for no verifier.
+        parameter: the parameter's name, for messages.
 
     Raises:
-        ConfigError: there is no such kind or option, or what it needs is missing.
+        ConfigError: a kind or option is unknown or missing, a value is not valid, or a dependency is not installed.
     """
     options = {"kind": value} if isinstance(value, str) else {"kind": "none"} if not value else dict(value)
     kind = options.get("kind")
@@ -58,64 +65,67 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
     for name in options.keys() - {*OPTIONS[kind], "kind"}:
         hint = did_you_mean(name, OPTIONS[kind], otherwise=f": its options are {', '.join(OPTIONS[kind]) or 'none'}")
         raise ConfigError(f"{parameter}={kind} has no option {name!r}{hint}")
-    if kind in _NEEDS:
-        require_extra(_NEEDS[kind], "verifiers", f"{parameter}={kind}")
-    for needed in {"regex": ("pattern",), "python": ("function",)}.get(kind, ()):
-        if needed not in options:
-            raise ConfigError(f"{parameter}={kind} needs +{parameter}.{needed}=...")
+    if kind in _REQUIRED_MODULES:
+        require_extra(_REQUIRED_MODULES[kind], "verifiers", f"{parameter}={kind}")
+    for name in _REQUIRED_OPTIONS.get(kind, ()):
+        if name not in options:
+            raise ConfigError(f"{parameter}={kind} needs +{parameter}.{name}=...")
     seconds = options.get("seconds", 1.0)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise ConfigError(f"{parameter}.seconds must be more than 0, got {seconds!r}")
     attempts = options.get("attempts", 1)
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise ConfigError(f"{parameter}.attempts must be an integer from 1, got {attempts!r}")
-    for pattern in ("pattern", "verdict_pattern"):
-        _check_pattern(options.get(pattern), f"{parameter}.{pattern}")
+        raise ConfigError(f"{parameter}.attempts must be a positive integer, got {attempts!r}")
+    for name in ("pattern", "verdict_pattern"):
+        _check_pattern(options.get(name), f"{parameter}.{name}")
     return options
 
 
 def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Callable[[Json], ModelClient]) -> Verifier:
-    """The verifier for checked options.
+    """Build the verifier for options that `verifier_options` returned.
 
     Args:
-        judge_server: makes the judge's model server of these options.
+        options: the kind and its options.
+        process_pool: runs what may take long or crash.
+        judge_server: makes the client of the judge's model server from these options.
 
     Raises:
-        ConfigError: an option names what is not there.
+        ConfigError: the function cannot be imported, or the template cannot be read or is not valid.
     """
-    given = {name: option for name, option in options.items() if name != "kind"}
-    if options["kind"] in _NEEDS:
-        process_pool.preload.add(_NEEDS[options["kind"]])
+    kwargs = {name: option for name, option in options.items() if name != "kind"}
+    if options["kind"] in _REQUIRED_MODULES:
+        process_pool.preload.add(_REQUIRED_MODULES[options["kind"]])
     match options["kind"]:
         case "exact_match":
-            return ExactMatch(**given)
+            return ExactMatch(**kwargs)
         case "mcqa":
-            return Mcqa(**given)
+            return Mcqa(**kwargs)
         case "math":
-            return Math(process_pool=process_pool, **given)
+            return Math(process_pool=process_pool, **kwargs)
         case "regex":
-            return Regex(process_pool=process_pool, **given)
+            return Regex(process_pool=process_pool, **kwargs)
         case "json_schema":
-            return JsonSchema(process_pool=process_pool, **given)
+            return JsonSchema(process_pool=process_pool, **kwargs)
         case "judge":
             return Judge(
-                server=judge_server(given),
+                server=judge_server(kwargs),
                 process_pool=process_pool,
-                template=judge_template(_text_or_file(given.get("template"))),
-                params=given.get("responses_create_params") or {},
-                verdict_pattern=given.get("verdict_pattern", VERDICT),
-                answer_field=given.get("answer_field"),
-                attempts=given.get("attempts", 3),
+                template=judge_template(_text_or_file(kwargs.get("template"))),
+                params=kwargs.get("responses_create_params") or {},
+                verdict_pattern=kwargs.get("verdict_pattern", DEFAULT_VERDICT_PATTERN),
+                answer_field=kwargs.get("answer_field"),
+                attempts=kwargs.get("attempts", 3),
             )
         case "python":
-            import_callable(given["function"])
-            seconds = {"seconds": given["seconds"]} if "seconds" in given else {}
-            return PythonFunction(name=given["function"], process_pool=process_pool, **seconds)
+            import_callable(kwargs["function"])  # fails here, before the first request, if there is no such function
+            seconds = {"seconds": kwargs["seconds"]} if "seconds" in kwargs else {}
+            return PythonFunction(name=kwargs["function"], process_pool=process_pool, **seconds)
     return Unscored()
 
 
 def _text_or_file(template: str | None) -> str | None:
-    """A template given as text, or as the path of a file that holds it."""
+    """The text of a template, which is either the option itself or in the file that it names."""
+    # a file name hardly has braces, and a template without a placeholder makes no sense
     if template is None or "{" in template or "\n" in template:
         return template
     try:
@@ -128,4 +138,4 @@ def _check_pattern(pattern: Any, parameter: str) -> None:
     try:
         re.compile(pattern if pattern is not None else "")
     except (re.error, TypeError) as error:
-        raise ConfigError(f"{parameter} {pattern!r} is no regular expression: {error}") from error
+        raise ConfigError(f"{parameter} is not a valid regular expression: {pattern!r}: {error}") from error

@@ -1,1 +1,1 @@
-"""Packaged agents: simulated policies over arithmetic, behind a real ASGI app of NeMo Gym's shape."""
+"""The packaged examples: simulated policies that solve arithmetic problems, as ASGI apps like NeMo Gym's agents."""

@@ -1,4 +1,4 @@
-"""The packaged agents as ASGI apps: `POST /run` as NeMo Gym's agent servers answer it."""
+"""The packaged examples as ASGI apps, with the `POST /run` of NeMo Gym's agent servers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ng_rollouts.agents.example.policy import Thought, think
-from ng_rollouts.agents.example.problems import Step, final_answer, solve, steps_right
+from ng_rollouts.agents.example.policy import Solution, sample_solution
+from ng_rollouts.agents.example.problems import Step, count_correct_steps, final_answer, solve
 from ng_rollouts.chat import chat_input, last_user_text
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.seeds import seed_of
@@ -20,15 +20,15 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _DEFAULT_TEMPERATURE = 0.7
-_LOST = "I could not find an arithmetic problem in this prompt."
+_NO_PROBLEM = "I could not find an arithmetic problem in this prompt."
 
 
 def example_app(name: str, latency_s: float = 0.0) -> App:
-    """The app of a packaged agent.
+    """Make the app of a packaged example.
 
     Args:
         name: `example_math_agent` or `example_tool_agent`.
-        latency_s: mean seconds before it answers, spread as `random.expovariate` spreads them.
+        latency_s: mean seconds before a reply, exponentially distributed.
     """
     policy = {"example_math_agent": _reason_and_answer, "example_tool_agent": _call_a_tool_and_answer}[name]
 
@@ -53,11 +53,15 @@ def example_app(name: str, latency_s: float = 0.0) -> App:
 
 
 def json_app(respond: Callable[[str, str, bytes], Awaitable[tuple[int, Any]]]) -> App:
-    """An ASGI app that answers JSON: (method, path, body) -> (status, value)."""
+    """Make an ASGI app that replies with JSON.
+
+    Args:
+        respond: a function (method, path, body) -> (status, value).
+    """
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _lifespan(receive, send)
             return
         body = b""
         more = True
@@ -73,7 +77,8 @@ def json_app(respond: Callable[[str, str, bytes], Awaitable[tuple[int, Any]]]) -
     return app
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Confirm startup and shutdown, as the lifespan protocol of ASGI requires."""
     while True:
         kind = (await receive())["type"]
         await send({"type": f"{kind}.complete"})
@@ -81,22 +86,23 @@ async def _live(receive: Receive, send: Send) -> None:
             return
 
 
-Policy = Callable[[list[Step], Thought], list[Json]]
+Policy = Callable[[list[Step], Solution], list[Json]]
+"""Writes a solution as the output items of a Response object."""
 
 
 def _run(row: Json, params: Json, messages: list[Json], policy: Policy) -> Json:
     prompt = last_user_text(messages)
     steps = solve(prompt)
     if steps:
-        thought = think(
+        solution = sample_solution(
             steps,
             temperature=_number(params, "temperature", _DEFAULT_TEMPERATURE),
             top_p=_number(params, "top_p", 1.0),
             rng=random.Random(_seed(row, params, prompt)),
         )
-        items = policy(steps, thought)
+        items = policy(steps, solution)
     else:
-        items = [_message_item(_LOST)]
+        items = [_message_item(_NO_PROBLEM)]
     response = _response(params, prompt, items)
     return {
         "responses_create_params": params,
@@ -105,16 +111,16 @@ def _run(row: Json, params: Json, messages: list[Json], policy: Policy) -> Json:
     }
 
 
-def _reason_and_answer(_: list[Step], thought: Thought) -> list[Json]:
-    summary = [{"type": "summary_text", "text": thought.working}]
-    return [{"id": "rs_1", "type": "reasoning", "summary": summary}, _message_item(thought.text)]
+def _reason_and_answer(_: list[Step], solution: Solution) -> list[Json]:
+    summary = [{"type": "summary_text", "text": solution.steps_text}]
+    return [{"id": "rs_1", "type": "reasoning", "summary": summary}, _message_item(solution.text)]
 
 
-def _call_a_tool_and_answer(_: list[Step], thought: Thought) -> list[Json]:
-    arguments = dumps({"steps": [f"{step.left} {step.sign} {step.right}" for step, _ in thought.steps]}).decode()
+def _call_a_tool_and_answer(_: list[Step], solution: Solution) -> list[Json]:
+    arguments = dumps({"steps": [f"{step.left} {step.sign} {step.right}" for step, _ in solution.steps]}).decode()
     call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "calculator", "arguments": arguments}
-    result = {"type": "function_call_output", "call_id": "call_1", "output": thought.working}
-    return [{**call, "status": "completed"}, result, _message_item(thought.text)]
+    result = {"type": "function_call_output", "call_id": "call_1", "output": solution.steps_text}
+    return [{**call, "status": "completed"}, result, _message_item(solution.text)]
 
 
 def _message_item(text: str) -> Json:
@@ -123,13 +129,13 @@ def _message_item(text: str) -> Json:
 
 
 def _verify(row: Json, steps: list[Step], items: list[Json]) -> Json:
-    """Score an answer: 0.4 for the right result, 0.6 for the share of right steps in the working."""
+    """Score an answer: 0.4 for the correct result, and 0.6 times the share of correct steps."""
     text = items[-1]["content"][0]["text"]
     answer = final_answer(text)
     expected = row.get("expected_answer", steps[-1].result if steps else None)
     correct = answer is not None and str(answer) == str(expected)
-    right, written = steps_right(_working(items))
-    reward = round(0.4 * correct + 0.6 * (right / written if written else 0.0), 3)
+    correct_steps, steps_written = count_correct_steps(_steps_text(items))
+    reward = round(0.4 * correct + 0.6 * (correct_steps / steps_written if steps_written else 0.0), 3)
     return {
         "reward": reward,
         "accuracy": correct,
@@ -138,7 +144,8 @@ def _verify(row: Json, steps: list[Step], items: list[Json]) -> Json:
     }
 
 
-def _working(items: list[Json]) -> str:
+def _steps_text(items: list[Json]) -> str:
+    """The written steps: a reasoning summary, or the output of the tool call; empty if there are none."""
     first = items[0]
     if first["type"] == "reasoning":
         return str(first["summary"][0]["text"])
@@ -146,7 +153,9 @@ def _working(items: list[Json]) -> str:
 
 
 def _response(params: Json, prompt: str, items: list[Json]) -> Json:
-    read, wrote = len(prompt.split()), sum(len(dumps(item)) for item in items) // 8
+    # without a tokenizer, words count as input tokens, and every 8 bytes of JSON as an output token
+    input_tokens, output_tokens = len(prompt.split()), sum(len(dumps(item)) for item in items) // 8
+    total_tokens = input_tokens + output_tokens
     return {
         "id": "resp_example",
         "object": "response",
@@ -157,12 +166,12 @@ def _response(params: Json, prompt: str, items: list[Json]) -> Json:
         "parallel_tool_calls": False,
         "tool_choice": "auto",
         "tools": params.get("tools") or [],
-        "usage": {"input_tokens": read, "output_tokens": wrote, "total_tokens": read + wrote},
+        "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": total_tokens},
     }
 
 
 def _seed(row: Json, params: Json, prompt: str) -> str:
-    """What the draws depend on: the given seed, or else which rollout it is; and the request."""
+    """The seed of the random generator: the request's seed, or else the rollout's indices, with the request."""
     seed = seed_of(params)
     if seed is None:
         seed = f"{row.get('_ng_task_index')}/{row.get('_ng_rollout_index')}"

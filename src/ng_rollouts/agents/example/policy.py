@@ -1,8 +1,7 @@
-"""A simulated policy: what a model would write, with slips and wordings that grow with temperature.
+"""A simulated policy: it solves a problem with random mistakes and wordings, without a model.
 
-No model is behind it. Slips and wordings are drawn so that rewards and diversity vary with temperature, top_p and
-seed the way they do for a real one: the same request and seed give the same answer, temperature 0 always the
-likeliest one.
+Mistakes and wordings become more frequent as temperature and top_p rise, so rewards and diversity vary as they do with
+a real model. The same request and seed give the same answer. Temperature 0 always gives the most likely answer.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from dataclasses import dataclass
 from ng_rollouts.agents.example.problems import Step
 
 _TEMPERATURES = (0.0, 0.2, 0.5, 0.7, 0.9, 1.2, 2.0)
+"""The temperatures of the columns below; values between them are interpolated."""
+
 _OUTCOMES = {
-    # slips in the working, final answer right: chance at each temperature
+    # (wrong steps, is the final answer correct): the probability at each temperature
     (0, True): (1.0, 0.74, 0.42, 0.28, 0.17, 0.10, 0.03),
     (1, True): (0.0, 0.16, 0.24, 0.24, 0.18, 0.12, 0.05),
     (0, False): (0.0, 0.06, 0.16, 0.19, 0.18, 0.14, 0.07),
@@ -23,8 +24,10 @@ _OUTCOMES = {
     (2, False): (0.0, 0.0, 0.04, 0.08, 0.15, 0.22, 0.30),
     (3, False): (0.0, 0.0, 0.01, 0.03, 0.10, 0.18, 0.33),
 }
-_OWN_WORDING = (0.0, 0.30, 0.64, 0.76, 0.87, 0.95, 1.0)
-"""Chance of wording an answer in a way of its own, at each temperature."""
+"""Chosen so that rewards spread with temperature as the documentation of the sampling strategies describes."""
+
+_VARIED_WORDING = (0.0, 0.30, 0.64, 0.76, 0.87, 0.95, 1.0)
+"""The probability that an answer is not worded as `_MOST_LIKELY`, at each temperature."""
 
 _OPENERS = (
     "Let me see", "Working it out", "Step by step", "Going through it in order", "Adding it all up",
@@ -35,60 +38,76 @@ _LINKS = (
     "that comes to", "the total is", "we end up with", "what is left is", "the count stands at", "I arrive at",
     "it must be", "the result is", "this leaves", "everything considered, it is", "my count gives", "we get",
 )  # fmt: skip
-_ASIDES = (
-    "", "in the end", "all told", "when the day is over", "as far as I can tell", "if nothing else happened",
+_ADVERBIALS = (
+    "", "in the end", "in total", "when the day is over", "as far as I can tell", "if nothing else happened",
     "after all of that", "to be exact", "by my reckoning", "once the last step is done", "at the close", "finally",
 )  # fmt: skip
 _CLOSERS = (
     "The answer is {}.", "So the answer is {}.", "Therefore {}.", "Hence the answer: {}.", "That makes {}.",
     "Final answer: {}.", "Answer: {}.", "My answer is {}.", "It is {}.", "I would say {}.", "In short: {}.", "Thus {}.",
 )  # fmt: skip
-_LIKELIEST = "The answer is {}."
+_MOST_LIKELY = "The answer is {}."
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
-    """What the policy made of a problem: each step with the result it wrote, the answer, and its wording."""
+class Solution:
+    """A solution as the policy writes it, mistakes included.
+
+    Attributes:
+        steps: each step, with the result that is written for it.
+        answer: the final answer.
+        text: the final answer in words.
+    """
 
     steps: tuple[tuple[Step, int], ...]
     answer: int
     text: str
 
     @property
-    def working(self) -> str:
-        """The steps as text."""
-        return "\n".join(f"{step.left} {step.sign} {step.right} = {said}" for step, said in self.steps)
+    def steps_text(self) -> str:
+        """The steps as text, one per line."""
+        return "\n".join(f"{step.left} {step.sign} {step.right} = {result}" for step, result in self.steps)
 
 
-def think(steps: list[Step], *, temperature: float, top_p: float, rng: random.Random) -> Thought:
-    """Solve a problem as a model at this temperature would; a lower top_p cuts the unlikely off."""
+def sample_solution(steps: list[Step], *, temperature: float, top_p: float, rng: random.Random) -> Solution:
+    """Draw a solution.
+
+    Args:
+        steps: the correct steps; at least one.
+        top_p: below 0.95 it acts like a lower temperature, because it excludes unlikely mistakes and wordings.
+    """
     effective = temperature * (0.4 + 0.6 * top_p / 0.95 if top_p < 0.95 else 1.0)
-    slips, right = _outcome(effective, rng)
-    slipped = set(rng.sample(range(len(steps)), min(slips, len(steps))))
-    written = tuple((step, step.result + (_slip(rng) if place in slipped else 0)) for place, step in enumerate(steps))
-    truth = steps[-1].result
-    answer = truth if right else truth + _slip(rng)
-    return Thought(written, answer, _wording(effective, rng).format(answer))
+    # the order of draws decides which answer a seed gives
+    wrong_steps, is_correct = _outcome(effective, rng)
+    wrong = set(rng.sample(range(len(steps)), min(wrong_steps, len(steps))))
+    written = tuple((step, step.result + (_error(rng) if index in wrong else 0)) for index, step in enumerate(steps))
+    result = steps[-1].result
+    answer = result if is_correct else result + _error(rng)
+    return Solution(written, answer, _wording(effective, rng).format(answer))
 
 
 def _outcome(temperature: float, rng: random.Random) -> tuple[int, bool]:
-    weights = [_at(temperature, chances) for chances in _OUTCOMES.values()]
+    """Draw the number of wrong steps, and whether the final answer is correct."""
+    weights = [_interpolate(temperature, probabilities) for probabilities in _OUTCOMES.values()]
     return rng.choices(list(_OUTCOMES), weights)[0]
 
 
 def _wording(temperature: float, rng: random.Random) -> str:
-    if rng.random() >= _at(temperature, _OWN_WORDING):
-        return _LIKELIEST
-    opener, link, aside = rng.choice(_OPENERS), rng.choice(_LINKS), rng.choice(_ASIDES)
-    return f"{opener}, {' '.join(filter(None, (link, '{}', aside)))}. {rng.choice(_CLOSERS)}".replace("{}", "{0}")
+    """Draw a template for the final answer."""
+    if rng.random() >= _interpolate(temperature, _VARIED_WORDING):
+        return _MOST_LIKELY
+    opener, link, adverbial = rng.choice(_OPENERS), rng.choice(_LINKS), rng.choice(_ADVERBIALS)
+    # the answer occurs twice, and `format` does not repeat an automatic field: `{0}` does
+    return f"{opener}, {' '.join(filter(None, (link, '{}', adverbial)))}. {rng.choice(_CLOSERS)}".replace("{}", "{0}")
 
 
-def _slip(rng: random.Random) -> int:
+def _error(rng: random.Random) -> int:
+    """Draw the difference between a wrong result and the correct one."""
     return rng.choice((-3, -2, -1, 1, 2, 3))
 
 
-def _at(temperature: float, values: tuple[float, ...]) -> float:
-    """The value at a temperature, on the line between its neighbours."""
+def _interpolate(temperature: float, values: tuple[float, ...]) -> float:
+    """The value at a temperature, linearly interpolated; above the last temperature, the last value."""
     right = min(bisect_right(_TEMPERATURES, temperature), len(_TEMPERATURES) - 1)
     low, high = _TEMPERATURES[right - 1], _TEMPERATURES[right]
     share = min(1.0, (temperature - low) / (high - low))

@@ -1,4 +1,4 @@
-"""Arithmetic word problems: their text -> the steps that solve them, and the check of an answer."""
+"""Arithmetic word problems: find the steps that solve one, and check an answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ _SIGNS = {
     "buys": "+", "finds": "+", "gets": "+", "adds": "+", "bakes": "+", "earns": "+", "picks": "+", "collects": "+",
     "gives": "-", "loses": "-", "eats": "-", "sells": "-", "uses": "-", "spends": "-", "breaks": "-", "lends": "-",
 }  # fmt: skip
+"""The operation that a verb in a word problem stands for."""
+
 _EVENT = re.compile(rf"\b({'|'.join(_SIGNS)})\b[^.0-9]*(\d+)", re.IGNORECASE)
 _START = re.compile(r"\b(?:has|have|starts with|holds)\s+(\d+)", re.IGNORECASE)
 _EXPRESSION = re.compile(r"\d+(?:\s*[-+*x×]\s*\d+)+")
@@ -26,7 +28,7 @@ class Step:
 
     @property
     def result(self) -> int:
-        """What it comes to."""
+        """The result of the operation."""
         match self.sign:
             case "+":
                 return self.left + self.right
@@ -37,7 +39,11 @@ class Step:
 
 
 def solve(text: str) -> list[Step]:
-    """The steps of the last problem in a text, left to right; none if there is no problem in it."""
+    """The steps that solve the problem in a text; empty if it contains no problem.
+
+    A problem is a word problem, or else the last expression in the text. Expressions are evaluated from left to right,
+    without operator precedence.
+    """
     start = _START.search(text)
     events = _EVENT.findall(text, start.end()) if start else []
     if start and events:
@@ -50,19 +56,20 @@ def solve(text: str) -> list[Step]:
     return _chain(int(first), list(zip(signs, map(int, rest[1::2]), strict=True)))
 
 
-def steps_right(working: str) -> tuple[int, int]:
-    """How many of the written steps are right, and how many there are."""
-    steps = [(Step(int(left), sign, int(right)), int(said)) for left, sign, right, said in _STEP.findall(working)]
-    return sum(step.result == said for step, said in steps), len(steps)
+def count_correct_steps(text: str) -> tuple[int, int]:
+    """The number of correct steps in a text, and the number of all steps in it."""
+    steps = [(Step(int(left), sign, int(right)), int(result)) for left, sign, right, result in _STEP.findall(text)]
+    return sum(step.result == result for step, result in steps), len(steps)
 
 
 def final_answer(text: str) -> int | None:
-    """The last integer in a text."""
-    found = _INTEGER.findall(text)
-    return int(found[-1]) if found else None
+    """The last integer in a text; None if there is none."""
+    integers = _INTEGER.findall(text)
+    return int(integers[-1]) if integers else None
 
 
 def _chain(start: int, operations: list[tuple[str, int]]) -> list[Step]:
+    """The operations as steps, each on the result of the step before it."""
     steps: list[Step] = []
     for sign, number in operations:
         steps.append(Step(steps[-1].result if steps else start, sign, number))
