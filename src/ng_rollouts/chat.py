@@ -45,11 +45,6 @@ def chat_output(response: Any) -> list[Json]:
     return to_messages(items if isinstance(items, list) else [], _AS_TEXT)
 
 
-def chat_messages(items: Iterable[Any]) -> list[Json]:
-    """Items as messages with text contents; items of unknown types are left out."""
-    return to_messages(items, _AS_TEXT)
-
-
 def prompt_messages(params: Json, how: Conversion) -> list[Json]:
     """The messages of a Responses request: `instructions` as a system message, then `input`."""
     instructions, value = params.get("instructions"), params.get("input")

@@ -6,11 +6,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
-
-Log = Callable[[str], None]
-"""A function that takes a line for stderr."""
 
 # a context variable, so that a run of the Python API is quiet while other code of the process is not
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
