@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -16,15 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from ng_rollouts.cli import collect
 
-from .servers import ProcessServer, ThreadServer
-from .servers import Served as Served
+from .agent_server import reward_of
+from .servers import ProcessServer, Served, ThreadServer, answer_ok, serve_connections
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data" / "nemo_gym"
 SCRIPTS = Path(sys.executable).parent
+
+FILES = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", "+agent_name=a"]
+"""Arguments for a run of an agent server: the input that `tasks` writes, the output r.jsonl, the agent `a`."""
+
+EXAMPLE = [
+    "+agent_name=example_math_agent",
+    f"+input_jsonl_fpath={ROOT / 'examples' / 'arithmetic.jsonl'}",
+    "+limit=10",
+]
+"""Arguments for a run of an agent that needs no server, over ten tasks."""
+
+RESUME = "+resume_from_cache=true"
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,44 @@ def _starting(kind: str) -> Iterator[Callable[..., Served]]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """Start an S3 server with the bucket `bucket`; the environment variables that point a client to it."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "one",
+        "AWS_SECRET_ACCESS_KEY": "two",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+    yield environment
+    server.stop()
+
+
+@pytest.fixture
+def certificate_authority() -> trustme.CA:
+    """A new certificate authority, which no client trusts yet."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_port(certificate_authority: trustme.CA) -> Iterator[int]:
+    """The port of a TLS server with a certificate of `certificate_authority`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate_authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serve_connections(answer_ok, context) as port:
+        yield port
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Callable[..., Ran]:
     """Run a command as a process in the test's folder, to its end: for tests about the process itself."""
@@ -114,8 +167,13 @@ def run_in_process(script: str) -> int:
     if script in ("ng_collect_rollouts", "nemo_gym_collect_rollouts"):
         return collect._guarded(lambda: collect._main(sys.argv[1:]))
     [entry] = [each for each in entry_points(group="console_scripts") if each.name == script]
-    with pytest.raises(SystemExit) as left:
-        entry.load()()
+    thresholds = gc.get_threshold()
+    try:
+        with pytest.raises(SystemExit) as left:
+            entry.load()()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
     return int(left.value.code or 0)
 
 
@@ -136,6 +194,34 @@ def tasks(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def sums(count: int) -> list[Any]:
+    """Tasks that ask for a sum, with the expected answer: n + 2n = 3n."""
+    return [
+        {"responses_create_params": {"input": f"What is {n} + {2 * n}?"}, "expected_answer": str(3 * n)}
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def collect_sums(command: Callable[..., Ran], tasks: Callable[..., Path]) -> Callable[..., Ran]:
+    """Collect rollouts of `sums`, or of other rows, from the model server at a URL, into `rollouts.jsonl`."""
+
+    def collect(url: str, *arguments: str, rows: int | list[Any] = 5) -> Ran:
+        tasks(sums(rows) if isinstance(rows, int) else rows)
+        files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=rollouts.jsonl"]
+        return command(f"+policy_base_url={url}/v1", *files, *arguments)
+
+    return collect
+
+
+def assert_rejected_before_sending(ran: Ran, server: Served, message: str) -> None:
+    """The command exited with 2 and a message that contains these words, and the model server got no request."""
+    assert ran.code == 2, ran.stderr
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not {"/v1/responses", "/v1/chat/completions"} & server.stats()["asked"].keys()
+
+
 def read_rows(path: Path) -> list[Any]:
     """The rows of a JSONL file; none if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -144,6 +230,20 @@ def read_rows(path: Path) -> list[Any]:
 def keys_of(path: Path) -> list[tuple[int, int]]:
     """The keys of a file's rows, in its order."""
     return [(row["_ng_task_index"], row["_ng_rollout_index"]) for row in read_rows(path)]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """The files of a run's folder by name, without the input."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and "tasks" not in path.name}
+
+
+def assert_complete(folder: Path, tasks: int, repeats: int = 1) -> None:
+    """The output r.jsonl has every rollout once, in order and undamaged, and no rollout failed or was set aside."""
+    assert keys_of(folder / "r.jsonl") == [(task, rollout) for task in range(tasks) for rollout in range(repeats)]
+    for row in read_rows(folder / "r.jsonl"):
+        assert row["reward"] == reward_of(row["_ng_task_index"], row["_ng_rollout_index"])
+    assert not (folder / "r_incomplete.jsonl").exists()
+    assert not (folder / "r_failures.jsonl").exists()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:

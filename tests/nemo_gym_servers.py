@@ -1,12 +1,12 @@
-"""NeMo Gym's own servers, run by the Python that has it: `python nemo_gym_servers.py '{"configs": [...], ...}'`.
+"""Starts NeMo Gym's servers: `python nemo_gym_servers.py '{"configs": [...], ...}'`, with a Python that has NeMo Gym.
 
-Its `ng_run` makes a virtual environment for each server and a Ray cluster for all; neither is of use to the servers
-that are started here, so each is its app as it is, in a process of its own. Prints the head server's port once all
-answer, and ends them when its standard input does. Options:
+NeMo Gym's `ng_run` makes a virtual environment for each server and a Ray cluster for all of them. These servers need
+neither, so each app runs in its own process. Prints the head server's port once all servers answer, and stops them
+when standard input ends. Options:
 
     configs     YAML files of NeMo Gym, by their paths in its package
-    policy      base URL of the model behind its model server
-    secret      the key for that
+    policy      base URL of the model behind NeMo Gym's model server
+    secret      the API key of that model
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(options: dict[str, Any]) -> None:
 
 
 def configuration(options: dict[str, Any]) -> Any:
-    """The configuration as NeMo Gym puts it together, left where the children find it."""
+    """The configuration as NeMo Gym composes it, also stored in the environment variable that the servers read."""
     import nemo_gym.global_config as config
     from omegaconf import OmegaConf
 
@@ -64,16 +64,16 @@ def configuration(options: dict[str, Any]) -> Any:
 
 def addresses_of(whole: dict[str, Any]) -> dict[str, str]:
     """The URLs of all servers, by name."""
-    found = {"head_server": "http://{host}:{port}".format(**whole["head_server"])}
+    urls = {"head_server": "http://{host}:{port}".format(**whole["head_server"])}
     for name, entry in whole.items():
         for kind in KINDS:
             if isinstance(entry, dict) and kind in entry:
-                found[name] = "http://{host}:{port}".format(**next(iter(entry[kind].values())))
-    return found
+                urls[name] = "http://{host}:{port}".format(**next(iter(entry[kind].values())))
+    return urls
 
 
 def serve(name: str) -> None:
-    """Be one of the servers."""
+    """Run one of the servers in this process."""
     import nemo_gym
     from nemo_gym import global_config, server_utils
 

@@ -1,4 +1,4 @@
-"""Virtual environments for programs of others, made once and kept in the cache folder."""
+"""Virtual environments for other projects' programs, created once and kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INSTALL_LIMIT_S = 1200
 
 
 def environment_of(requirement: str, pythons: Sequence[str] = ("python3.13", "python3.12")) -> Path | str:
-    """The `bin` folder of an environment that has this installed, or why there is none."""
+    """The `bin` folder of an environment with this requirement, or the reason why it cannot be created."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ng_rollouts_peers"
     venv = cache / "".join(letter if letter.isalnum() else "_" for letter in requirement)
     installed = venv / "installed"
@@ -33,11 +33,11 @@ def environment_of(requirement: str, pythons: Sequence[str] = ("python3.13", "py
 
 
 def _working(name: str) -> str | None:
-    """Where a Python is; pyenv has shims for versions that are not chosen, which then refuse, beside ones that work."""
-    found = [shutil.which(name), *_of_pyenv(name.removeprefix("python"))]
+    """The path of a Python that runs; None without one. pyenv has shims for versions that are not selected, which fail."""
+    candidates = [shutil.which(name), *_of_pyenv(name.removeprefix("python"))]
     works = (
         path
-        for path in found
+        for path in candidates
         if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
     )
     return next(works, None)

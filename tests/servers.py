@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,6 +108,65 @@ class ProcessServer(_Served):
         self.process.wait()
         assert self.process.stdout
         self.process.stdout.close()
+
+
+OK_REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextmanager
+def serve_connections(handle: ConnectionHandler, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve every connection with `handle`, in a thread with its own event loop; yields the port."""
+    loop = asyncio.new_event_loop()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def start() -> asyncio.Server:
+        return await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+
+    server = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(_close(server))
+        loop.close()
+
+
+async def _close(server: asyncio.Server) -> None:
+    server.close()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for _ in range(3):
+        await asyncio.sleep(0)  # transports close in later turns of the event loop
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """Read one request with its body; its head, or nothing if the client has closed the connection."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+        return b""
+    length = next((line[16:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")), b"0")
+    await reader.readexactly(int(length))
+    return head
+
+
+async def answer_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each request of a connection with `{}`."""
+    while await read_request(reader):
+        writer.write(OK_REPLY)
+        await writer.drain()
+    writer.close()
 
 
 async def _serve(kind: str, options: dict[str, Any]) -> None:

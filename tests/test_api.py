@@ -1,43 +1,37 @@
-"""The library: rows and groups while they are collected."""
+"""The Python API: rows and groups while they are collected."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import io
+import runpy
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
 
 import ng_rollouts
-from ng_rollouts import Parameters, collect, collect_groups, read_groups
-from ng_rollouts.config.groups import group_names, group_values
-from ng_rollouts.config.kwargs import config_of
-from ng_rollouts.config.parameters import CollectConfig, HeadServer, Prices
+from ng_rollouts import collect, collect_groups, read_groups
 from ng_rollouts.errors import ConfigError, GateMissed, RolloutsFailed, StoppedEarly, UsageError
+from tests.conftest import ROOT, keys_of, read_rows, wait_until
+from tests.servers import Served
 
-from .conftest import ROOT, Ran, Served, keys_of, read_rows
-
-EXAMPLE: dict[str, Any] = {
-    "agent_name": "example_math_agent",
-    "input_jsonl_fpath": str(ROOT / "examples" / "arithmetic.jsonl"),
-}
+TASKS = ROOT / "examples" / "arithmetic.jsonl"
+EXAMPLE: dict[str, Any] = {"agent_name": "example_math_agent", "input_jsonl_fpath": str(TASKS)}
 
 
 def key(row: dict[str, Any]) -> tuple[int, int]:
     return row["_ng_task_index"], row["_ng_rollout_index"]
 
 
-def test_rows_as_they_complete(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All that end up in the finished file, once each; nothing is printed."""
+def test_collect_yields_every_row_of_the_output_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`collect` yields each row of the finished output once, and prints nothing."""
     output = tmp_path / "r.jsonl"
 
     async def run() -> list[Any]:
@@ -50,10 +44,10 @@ def test_rows_as_they_complete(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert [len(group) for group in read_groups(output)] == [3] * 20
 
 
-def test_groups_are_whole_and_in_order(
+def test_collect_groups_yields_complete_groups_in_order(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Tasks whose rollouts failed give none."""
+    """`collect_groups` yields complete groups with their rows in order; a task with a failed rollout yields none."""
     server = serve(delay=[0.0, 0.05], faults={"400": 0.1}, sticky=True)
     source, output = tasks(20), tmp_path / "r.jsonl"
     parameters: dict[str, Any] = {
@@ -72,24 +66,21 @@ def test_groups_are_whole_and_in_order(
     assert 0 < len(groups) < 20
 
 
-def test_groups_of_tasks_from_stdin(tmp_path: Path) -> None:
-    """What can be read once is read once."""
-    script = (
-        "import asyncio\nfrom ng_rollouts import collect_groups\n"
-        "async def main():\n    groups = collect_groups(agent_name='example_math_agent', input_jsonl_fpath='-',\n"
-        "        output_jsonl_fpath='r.jsonl', num_repeats=2)\n    print(len([group async for group in groups]))\nasyncio.run(main())\n"
-    )
-    text = (ROOT / "examples" / "arithmetic.jsonl").read_text()
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, input=text, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "300\n", done.stderr
+def test_collect_groups_reads_tasks_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`collect_groups` reads stdin once, although the check and the run both need the tasks."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TASKS.read_bytes())))
+    parameters = {**EXAMPLE, "input_jsonl_fpath": "-", "output_jsonl_fpath": tmp_path / "r.jsonl", "num_repeats": 2}
+
+    async def run() -> int:
+        return len([group async for group in collect_groups(**parameters)])
+
+    assert asyncio.run(run()) == 300
 
 
-def test_who_leaves_early_goes_on_later(
+def test_resume_after_leaving_early_yields_earlier_rows_first(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """What was there comes first, then the rest; each rollout once."""
+    """A loop over `collect` can be left early; a resume yields the earlier rows first, and each rollout once."""
     server = serve(delay=[0.01, 0.03])
     output = tmp_path / "r.jsonl"
     parameters: dict[str, Any] = {
@@ -98,31 +89,30 @@ def test_who_leaves_early_goes_on_later(
         "output_jsonl_fpath": str(output),
     }
 
-    async def some() -> int:
+    async def take_ten() -> None:
         async with aclosing(collect(**parameters, num_samples_in_parallel=4)) as rows:
             taken = 0
             async for _ in rows:
                 taken += 1
                 if taken == 10:
                     break
-        return taken
 
-    async def rest() -> list[Any]:
+    async def resume() -> list[Any]:
         return [row async for row in collect(**parameters, resume_from_cache=True)]
 
-    asyncio.run(some())
-    there = len(read_rows(output))
-    assert 10 <= there < 60
-    rows = asyncio.run(rest())
+    asyncio.run(take_ten())
+    earlier = len(read_rows(output))
+    assert 10 <= earlier < 60
+    rows = asyncio.run(resume())
     assert sorted(map(key, rows)) == [(task, 0) for task in range(60)]
-    assert {key(row)[0] for row in rows[:there]} != {key(row)[0] for row in rows[there:]}
+    assert {key(row)[0] for row in rows[:earlier]} != {key(row)[0] for row in rows[earlier:]}
     assert server.stats()["total"] < 60 + 10
 
 
-def test_a_slow_consumer_is_waited_for(
+def test_requests_wait_for_a_slow_consumer(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """No more is asked than may wait for it, and what is in flight."""
+    """While the caller takes no rows, requests stop once 256 rows wait, apart from those in flight."""
     server = serve()
     output = tmp_path / "r.jsonl"
     parameters: dict[str, Any] = {
@@ -131,21 +121,22 @@ def test_a_slow_consumer_is_waited_for(
         "output_jsonl_fpath": str(output),
     }
 
+    def total() -> int:
+        return int(server.stats()["total"])
+
     async def run() -> int:
         async with aclosing(collect(**parameters, num_samples_in_parallel=8)) as rows:
             async for _ in rows:
-                before = -1
-                while (asked := (await asyncio.to_thread(server.stats))["total"]) != before:
-                    before = asked
-                    await asyncio.sleep(0.3)
-                return int(asked)
+                await asyncio.to_thread(wait_until, lambda: total() >= 256)
+                await asyncio.sleep(0.3)  # time in which further requests would be sent
+                return await asyncio.to_thread(total)
         return 0
 
-    assert 200 < asyncio.run(run()) <= 256 + 8 + 8
+    assert 256 <= asyncio.run(run()) <= 256 + 8 + 8
 
 
-def test_what_ends_a_run_is_raised(tmp_path: Path) -> None:
-    """A wrong parameter, a missing server, a gate."""
+def test_errors_that_end_a_run_are_raised(tmp_path: Path) -> None:
+    """A wrong parameter, an unreachable server and a missed gate are exceptions of their classes."""
 
     async def run(**parameters: Any) -> None:
         async for _ in collect(
@@ -161,85 +152,17 @@ def test_what_ends_a_run_is_raised(tmp_path: Path) -> None:
         asyncio.run(run(min_mean={"reward": 2.0}))
 
 
-def test_the_example_of_a_trainer_runs(tmp_path: Path) -> None:
-    """Groups with a spread of rewards, as they complete."""
-    script = ROOT / "examples" / "grpo_buffer.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "step 1:" in done.stdout
+def test_trainer_example_collects_groups_with_different_rewards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`examples/grpo_buffer.py` runs and fills its buffer with groups of different rewards."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "grpo_buffer.py"), run_name="__main__")
+    assert "step 1:" in capsys.readouterr().out
 
 
-def test_keywords_are_the_parameters() -> None:
-    """Each of the command, and each config group: none is forgotten, none is made up."""
-    assert set(Parameters.__annotations__) == {field.name for field in fields(CollectConfig)} | group_names()
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ({"head_server": {"port": 12000}}, {"head_server": HeadServer(port=12000)}),
-        ({"price_per_million": {"input": 1, "output": 2.5}}, {"price_per_million": Prices(input=1.0, output=2.5)}),
-        ({"limit": np.int64(3), "min_coverage": 1}, {"limit": 3, "min_coverage": 1.0}),
-        ({"prompt_config": Path("p.yaml"), "limit": None}, {"prompt_config": "p.yaml", "limit": None}),
-        ({"min_mean": MappingProxyType({"reward": 0.5})}, {"min_mean": {"reward": 0.5}}),
-        ({"sampling": "dpo"}, {"num_repeats": 3}),
-        ({"sampling": "dpo", "num_repeats": 2}, {"num_repeats": 2}),
-        (
-            {"sampling": "sft", "responses_create_params": {"temperature": 0.5}},
-            {"responses_create_params": {"temperature": 0.5, "top_p": 0.95}},
-        ),
-        ({"sampling": {"num_repeats": 5}, "verifier": None}, {"num_repeats": 5, "verifier": {}}),
-        ({"sampling": None, "executor": {"kind": "local"}}, {"num_repeats": 1, "executor": {"kind": "local"}}),
-        ({"agent": "local_server"}, {"agents": {"local_server": {"url": "http://127.0.0.1:8000"}}}),
-        (
-            {"agent_url": ["http://127.0.0.1:1", "http://127.0.0.1:2"]},
-            {"agent_url": ["http://127.0.0.1:1", "http://127.0.0.1:2"]},
-        ),
-    ],
-)
-def test_values_of_a_program(given: dict[str, Any], found: dict[str, Any]) -> None:
-    """Paths, mappings and numbers of whatever kind, config groups by name; what is given wins over a group."""
-    config = config_of({"input_jsonl_fpath": Path("t.jsonl"), "output_jsonl_fpath": "r.jsonl", **given})
-    assert {name: getattr(config, name) for name in found} == found
-    assert config.input_jsonl_fpath == "t.jsonl"
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"agent_nam": "a"}, "unknown parameter agent_nam, did you mean agent_name?"),
-        ({"head_server": {"prot": 1}}, "unknown parameter head_server.prot, did you mean port?"),
-        ({"limit": "4"}, "limit must be int or None, got '4'"),
-        ({"overwrite": 1}, "overwrite must be bool, got 1"),
-        ({"limit": True}, "limit must be int or None, got True"),
-        ({"agents": ["a"]}, "agents must be dict, got ['a']"),
-        ({"sampling": 3}, "sampling must be a name (dpo, eval, research, rl, sft) or a dict, got 3"),
-        ({"executor": ["ray"]}, "executor must be a name (local, ray) or a dict, got ['ray']"),
-        ({"sampling": "sfd"}, "sampling must be one of dpo, eval, research, rl, sft, got 'sfd'"),
-        ({"input_jsonl_fpath": None}, "input_jsonl_fpath must be str, got None"),
-    ],
-)
-def test_wrong_keywords_are_told(given: dict[str, Any], said: str) -> None:
-    """With the keyword, and the cure where there is one."""
-    with pytest.raises(ConfigError) as told:
-        config_of({"input_jsonl_fpath": "t.jsonl", "output_jsonl_fpath": "r.jsonl", **given})
-    assert str(told.value) == said
-
-
-@pytest.mark.parametrize("group", sorted(group_names()))
-def test_groups_mean_the_same_to_a_program(command: Callable[..., Ran], group: str) -> None:
-    """As Hydra composes them for the command."""
-    for file in (ROOT / "conf" / group).glob("*.yaml"):
-        shown = command(
-            "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", f"+{group}={file.stem}", "--cfg", "job"
-        )
-        composed = yaml.safe_load(shown.stdout)
-        values = group_values(group, file.stem)
-        assert {name: composed[name] for name in values} == values, file
-
-
-def test_leaving_before_there_is_anything_changes_nothing(tmp_path: Path) -> None:
-    """While servers are still looked for: the output that was there stays, and nothing goes on in the background."""
+def test_leaving_before_the_run_begins_changes_nothing(tmp_path: Path) -> None:
+    """A caller that leaves while the run waits for a server keeps the existing output and leaves no task behind."""
     output = tmp_path / "r.jsonl"
     output.write_text("an earlier output\n")
 
@@ -259,23 +182,23 @@ def test_leaving_before_there_is_anything_changes_nothing(tmp_path: Path) -> Non
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"r.jsonl": "an earlier output\n"}
 
 
-def test_who_is_cancelled_twice_leaves_nothing_behind(
+def test_cancelling_twice_leaves_complete_rows_and_no_task(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """No task goes on, and what was written is whole."""
+    """A caller that is cancelled twice leaves no task behind, and every row in the output is complete."""
     output, source, server = tmp_path / "r.jsonl", tasks(200), serve(delay=[0.01, 0.02])
-    enough = asyncio.Event()
+    has_rows = asyncio.Event()
 
     async def consume() -> None:
         rows = collect(
             agent_url=server.url, input_jsonl_fpath=source, output_jsonl_fpath=output, num_samples_in_parallel=4
         )
         async for _ in rows:
-            enough.set()
+            has_rows.set()
 
     async def run() -> None:
         consuming = asyncio.create_task(consume())
-        await enough.wait()
+        await has_rows.wait()
         consuming.cancel()
         await asyncio.sleep(0)
         consuming.cancel()
@@ -287,10 +210,10 @@ def test_who_is_cancelled_twice_leaves_nothing_behind(
     assert read_rows(output)
 
 
-def test_failures_are_raised_if_it_was_said_how_many_may_be(
+def test_failures_are_raised_only_with_max_failed_rollouts(
     serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """At the end, when all rows have been taken; unless told, a program looks at the failures file itself."""
+    """`RolloutsFailed` is raised after the last row, if `max_failed_rollouts` is set and more rollouts failed."""
     server = serve(faults={"400": 0.3}, sticky=True)
 
     async def run(**extra: Any) -> int:
@@ -309,28 +232,29 @@ def test_failures_are_raised_if_it_was_said_how_many_may_be(
 
 
 @pytest.mark.parametrize(
-    "given",
+    "parameters",
     [
         {"input_jsonl_fpath": "http://u:hunter22@127.0.0.1:1/x?sig=SECRETSIG"},
         {"upload_to": "nosuch://u:hunter22@h/x?sig=SECRETSIG"},
     ],
+    ids=["input", "upload"],
 )
-def test_errors_hold_no_secrets(tmp_path: Path, given: dict[str, Any]) -> None:
-    """They end up in logs."""
+def test_exceptions_mask_secrets_of_urls(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    """The message of an exception has the URL without its password and signature, since messages end up in logs."""
 
     async def run() -> None:
-        async for _ in collect(**{**EXAMPLE, "output_jsonl_fpath": tmp_path / "r.jsonl", **given}):
+        async for _ in collect(**{**EXAMPLE, "output_jsonl_fpath": tmp_path / "r.jsonl", **parameters}):
             pass
 
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as error:
         asyncio.run(run())
-    shown = "".join(traceback.format_exception(told.value))
-    assert "127.0.0.1" in shown or "nosuch" in shown
-    assert not [secret for secret in ("hunter22", "SECRETSIG") if secret in str(told.value)]
+    formatted = "".join(traceback.format_exception(error.value))
+    assert "127.0.0.1" in formatted or "nosuch" in formatted
+    assert not [secret for secret in ("hunter22", "SECRETSIG") if secret in str(error.value)]
 
 
-def wrong_programs() -> None:
-    """What type checkers refuse; mypy tells if they would not."""
+def calls_that_type_checkers_reject() -> None:
+    """Calls with wrong keywords: mypy warns about an unused `ignore` if it accepts one of them."""
     collect(agent_nam="a", input_jsonl_fpath="t", output_jsonl_fpath="r")  # type: ignore[call-arg]
     collect(limit="3", input_jsonl_fpath="t", output_jsonl_fpath="r")  # type: ignore[arg-type]
     collect(limit=3)  # type: ignore[call-arg]

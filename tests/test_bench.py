@@ -1,7 +1,8 @@
-"""The ratios that `benchmarks/run` measures, at a scale that takes a minute: `pytest -m bench`."""
+"""Limits on CPU time and memory, measured with `benchmarks/run` at a scale that takes a minute: `pytest -m bench`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.bench,
-    pytest.mark.skipif(not hasattr(__import__("os"), "sched_setaffinity"), reason="pins processes to cores"),
+    pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins processes to cores"),
 ]
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Any]:
-    """The measures of `benchmarks/run`, and its stub agent."""
+    """The measurements of `benchmarks/run`, and its stub agent."""
     from importlib.machinery import SourceFileLoader
     from importlib.util import module_from_spec, spec_from_loader
 
@@ -33,8 +34,8 @@ def bench(tmp_path: Path) -> Iterator[Any]:
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
-def test_a_rollout_is_no_dearer_than_by_a_script(bench: Any) -> None:
-    """Of aiohttp and gather, start-up of both left out."""
+def test_cpu_per_rollout_is_at_most_a_fifth_above_a_script(bench: Any) -> None:
+    """A rollout costs at most 1.2 times the CPU of a script with aiohttp and gather, without the start-up of both."""
     measures, stub = bench
     few, many = measures.input(1), measures.input(5000)
     with stub(latency=0.02) as url:
@@ -46,8 +47,8 @@ def test_a_rollout_is_no_dearer_than_by_a_script(bench: Any) -> None:
     assert min(ours) <= 1.2 * min(script)
 
 
-def test_a_rollout_costs_the_same_however_many_are_in_flight(bench: Any) -> None:
-    """Ten or two thousand."""
+def test_cpu_per_rollout_does_not_depend_on_the_number_in_flight(bench: Any) -> None:
+    """The CPU per rollout with 10 and with 2,000 in flight differs by a factor of at most 1.6."""
     measures, stub = bench
     rows, one = measures.input(6000), measures.input(1)
     cpu = {}
@@ -58,8 +59,8 @@ def test_a_rollout_costs_the_same_however_many_are_in_flight(bench: Any) -> None
     assert max(cpu.values()) <= 1.6 * min(cpu.values())
 
 
-def test_memory_does_not_follow_the_data(bench: Any) -> None:
-    """Ten times the rollouts take 15 MB more at most."""
+def test_memory_does_not_grow_with_the_number_of_rollouts(bench: Any) -> None:
+    """Ten times the rollouts take at most 15 MB more memory."""
     measures, stub = bench
     with stub(latency=0.005) as url:
         short, long = (measures.ours(url, measures.input(count), 100).peak_mb for count in (3000, 30_000))

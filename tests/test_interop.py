@@ -1,4 +1,4 @@
-"""Servers that others wrote, as PyPI carries them: NeMo Gym's, and litellm's proxy. By `scripts/interop`."""
+"""Interoperability with NeMo Gym's servers and litellm's proxy, installed from PyPI by `scripts/interop`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT, Ran, Served, keys_of, read_rows, starting
-from .nemo_gym_servers import free_port, wait_for
-from .own_venvs import environment_of
+from tests.conftest import ROOT, Ran, keys_of, read_rows
+from tests.nemo_gym_servers import free_port, wait_for
+from tests.own_venvs import environment_of
+from tests.servers import Served, ThreadServer
 
 pytestmark = pytest.mark.interop
 
@@ -29,11 +30,11 @@ RESUME = "+resume_from_cache=true"
 
 @dataclass(frozen=True)
 class Gym:
-    """NeMo Gym's servers, started.
+    """NeMo Gym's running servers.
 
     Attributes:
-        bin: where its commands are.
-        port: of its head server.
+        bin: the folder of its commands.
+        port: the port of its head server.
         model: the model behind its model server.
     """
 
@@ -42,24 +43,24 @@ class Gym:
     model: Served
 
     def data(self, environment: str) -> Path:
-        """Tasks that come with it."""
+        """The example tasks of an environment."""
         return self._package / "resources_servers" / environment / "data" / "example.jsonl"
 
     def entry(self, name: str) -> Any:
-        """What the head server tells of a server."""
+        """The head server's entry for a server."""
         import yaml
 
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/global_config_dict_yaml") as reply:
             entry = yaml.safe_load(json.load(reply))[name]
         return next(iter(next(iter(entry.values())).values()))
 
-    def behind(self, agent: str, kind: str) -> str:
-        """Address of a server that an agent refers to."""
+    def url_behind(self, agent: str, kind: str) -> str:
+        """The URL of a server that an agent refers to."""
         return "http://{host}:{port}".format(**self.entry(self.entry(agent)[kind]["name"]))
 
     @property
-    def asked(self) -> int:
-        """Requests that the model has answered."""
+    def model_requests(self) -> int:
+        """The number of requests that the model has answered."""
         return int(self.model.stats()["asked"].get("/v1/responses", 0))
 
     @property
@@ -69,17 +70,17 @@ class Gym:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Served]:
-    """Answers E, after it has called the tools that it is offered."""
+    """A model that calls each tool it is offered, and then answers E."""
     increments = [["increment_counter", {"count": 0}], ["increment_counter", {"count": 1}]]
     calls = [*increments, ["get_counter_value", {}], ["get_weather", {}], ["add", {"a": 0, "b": 1}]]
-    servers = starting("model_server.py")
-    yield next(servers)(calls=calls, text="\\boxed{E}")
-    next(servers, None)
+    server = ThreadServer("model", {"calls": calls, "text": "\\boxed{E}"})
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
 def gym(model: Served) -> Iterator[Gym]:
-    """NeMo Gym with three environments."""
+    """The servers of NeMo Gym, with three environments."""
     folder = environment_of(NEMO_GYM)
     if isinstance(folder, str):
         pytest.skip(folder)
@@ -100,8 +101,8 @@ def gym(model: Served) -> Iterator[Gym]:
     process.communicate("")
 
 
-def of(gym: Gym, environment: str, output: str = "r.jsonl") -> list[str]:
-    """The arguments that both collectors know."""
+def arguments_of(gym: Gym, environment: str, output: str = "r.jsonl") -> list[str]:
+    """The arguments for an environment that both collectors have in common."""
     return [
         f"+head_server.port={gym.port}",
         f"+agent_name={environment}_simple_agent",
@@ -110,9 +111,9 @@ def of(gym: Gym, environment: str, output: str = "r.jsonl") -> list[str]:
     ]
 
 
-def theirs(gym: Gym, folder: Path, environment: str, *arguments: str) -> None:
-    """Have NeMo Gym's own collector do it."""
-    words = [*of(gym, environment, str(folder / "r.jsonl")), "++head_server.host=127.0.0.1", *arguments]
+def collect_with_nemo_gym(gym: Gym, folder: Path, environment: str, *arguments: str) -> None:
+    """Collect rollouts with NeMo Gym's own collector."""
+    words = [*arguments_of(gym, environment, str(folder / "r.jsonl")), "++head_server.host=127.0.0.1", *arguments]
     folder.mkdir()
     done = subprocess.run(
         [str(gym.bin / "ng_collect_rollouts"), *words],
@@ -126,9 +127,9 @@ def theirs(gym: Gym, folder: Path, environment: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_agents_of_a_head_server(command: Command, gym: Gym, tmp_path: Path, environment: str) -> None:
-    """Found by name, asked, verified; sessions and tools are theirs, order and figures ours."""
-    ran = command(*of(gym, environment), "+num_repeats=3", "+num_samples_in_parallel=16")
+def test_agents_of_nemo_gym_answer_rollouts(command: Command, gym: Gym, tmp_path: Path, environment: str) -> None:
+    """An agent is found by name through the head server, and its scored rollouts are written in order."""
+    ran = command(*arguments_of(gym, environment), "+num_repeats=3", "+num_samples_in_parallel=16")
     assert ran.code == 0, ran.stderr
     rows = read_rows(tmp_path / "r.jsonl")
     assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(5) for index in range(3)]
@@ -152,57 +153,58 @@ def test_agents_of_a_head_server(command: Command, gym: Gym, tmp_path: Path, env
         (["+responses_create_params.seed=42"], {42}),
         (["+num_repeats=3", "+num_repeats_add_seed=true"], {0, 1, 2}),
     ],
+    ids=["one seed", "a seed for each rollout"],
 )
 def test_seeds_reach_the_model(command: Command, gym: Gym, arguments: list[str], seeds: set[int]) -> None:
-    """Where NeMo Gym has a place for them, beside what else is sampled by."""
-    ran = command(*of(gym, "mcqa"), *arguments, "+responses_create_params.temperature=0.7", "+limit=2")
+    """Seeds reach the model in `metadata.extra_body`, together with the other sampling parameters."""
+    ran = command(*arguments_of(gym, "mcqa"), *arguments, "+responses_create_params.temperature=0.7", "+limit=2")
     assert ran.code == 0, ran.stderr
     last = gym.model.stats()["last"][-2 * len(seeds) :]
-    assert {json.loads(asked["metadata"]["extra_body"])["seed"] for asked in last} == seeds
-    assert {asked["temperature"] for asked in last} == {0.7}
+    assert {json.loads(request["metadata"]["extra_body"])["seed"] for request in last} == seeds
+    assert {request["temperature"] for request in last} == {0.7}
 
 
-def test_figures_are_those_of_their_collector(command: Command, gym: Gym, tmp_path: Path) -> None:
-    """The agent's own, asked by either collector."""
-    theirs(gym, tmp_path / "theirs", "mcqa", "+num_repeats=2")
-    ran = command(*of(gym, "mcqa"), "+num_repeats=2")
+def test_metrics_are_those_of_nemo_gyms_collector(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """Both collectors report the metrics that the agent computes, and have the same rewards."""
+    collect_with_nemo_gym(gym, tmp_path / "nemo_gym_output", "mcqa", "+num_repeats=2")
+    ran = command(*arguments_of(gym, "mcqa"), "+num_repeats=2")
     assert "Key metrics for mcqa_simple_agent:" in ran.stdout
-    (their,) = json.loads((tmp_path / "theirs" / "r_aggregate_metrics.json").read_text())
-    (our,) = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    (expected,) = json.loads((tmp_path / "nemo_gym_output" / "r_aggregate_metrics.json").read_text())
+    (entry,) = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
     for name in ("agent_ref", "agent_metrics", "key_metrics", "group_level_metrics"):
-        assert our[name] == their[name], name
+        assert entry[name] == expected[name], name
     rewards = {
         (row["_ng_task_index"], row["_ng_rollout_index"]): row["reward"] for row in read_rows(tmp_path / "r.jsonl")
     }
     assert rewards == {
         (row["_ng_task_index"], row["_ng_rollout_index"]): row["reward"]
-        for row in read_rows(tmp_path / "theirs" / "r.jsonl")
+        for row in read_rows(tmp_path / "nemo_gym_output" / "r.jsonl")
     }
 
 
-def test_going_on_with_what_their_collector_wrote(command: Command, gym: Gym, tmp_path: Path) -> None:
-    """Torn, in whatever order, with a failure among it: what is there stays as it is, what is owed is asked for once."""
-    folder = tmp_path / "theirs"
-    theirs(gym, folder, "mcqa", "+num_repeats=2", "+num_repeats_add_seed=true")
+def test_resume_completes_the_output_of_nemo_gyms_collector(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """A resume keeps the rows of an unordered output with a torn line, and requests each missing rollout once."""
+    folder = tmp_path / "nemo_gym_output"
+    collect_with_nemo_gym(gym, folder, "mcqa", "+num_repeats=2", "+num_repeats_add_seed=true")
     lines = (folder / "r.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "r.jsonl").write_bytes(b"".join(lines[6::-1]) + lines[7][:100])
     failed = {**json.loads(lines[8]), "_ng_failure_class": "sandbox_crashed"}
     (folder / "r_failures.jsonl").write_text(json.dumps(failed) + "\n")
-    there = read_rows_whole(lines[:7])
-    before = gym.asked
+    collected = rows_by_key(lines[:7])
+    requests_before = gym.model_requests
     repeats = ["+num_repeats=3", "+num_repeats_add_seed=true"]
-    ran = command(*of(gym, "mcqa", "theirs/r.jsonl"), *repeats, RESUME)
+    ran = command(*arguments_of(gym, "mcqa", "nemo_gym_output/r.jsonl"), *repeats, RESUME)
     assert (ran.code, "7 of 15 rollouts are collected" in ran.stderr) == (0, True), ran.stderr
-    assert gym.asked - before == 8
+    assert gym.model_requests - requests_before == 8
     rows = read_rows(folder / "r.jsonl")
     assert keys_of(folder / "r.jsonl") == [(task, index) for task in range(5) for index in range(3)]
-    kept = {key: row for row in rows if (key := (row["_ng_task_index"], row["_ng_rollout_index"])) in there}
-    assert kept == there
+    kept = {key: row for row in rows if (key := (row["_ng_task_index"], row["_ng_rollout_index"])) in collected}
+    assert kept == collected
 
 
-def test_their_profile_of_our_output(command: Command, gym: Gym, tmp_path: Path) -> None:
-    """With the planned rows beside it."""
-    assert command(*of(gym, "mcqa"), "+num_repeats=2", "+materialized_inputs=true").code == 0
+def test_reward_profile_of_nemo_gym_reads_our_output(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """NeMo Gym's `ng_reward_profile` reads the output and the materialized inputs of this program."""
+    assert command(*arguments_of(gym, "mcqa"), "+num_repeats=2", "+materialized_inputs=true").code == 0
     words = ["++materialized_inputs_jsonl_fpath=r_materialized_inputs.jsonl", "++rollouts_jsonl_fpath=r.jsonl"]
     done = subprocess.run(
         [str(gym.bin / "ng_reward_profile"), *words],
@@ -216,13 +218,13 @@ def test_their_profile_of_our_output(command: Command, gym: Gym, tmp_path: Path)
     assert len(read_rows(tmp_path / "r_reward_profiling.jsonl")) == 5
 
 
-def read_rows_whole(lines: list[bytes]) -> dict[tuple[int, int], Any]:
-    """Rows by their keys."""
+def rows_by_key(lines: list[bytes]) -> dict[tuple[int, int], Any]:
+    """The rows of JSON lines, by task and rollout index."""
     return {(row["_ng_task_index"], row["_ng_rollout_index"]): row for row in map(json.loads, lines)}
 
 
-def test_rows_of_several_agents(command: Command, gym: Gym, tmp_path: Path) -> None:
-    """Each asks the agent that it names, as often as is said for that one."""
+def test_rows_go_to_the_agents_that_they_name(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """Each row is sent to the agent in its `agent_ref`, as many times as `num_repeats` says for that agent."""
     rows = []
     for environment in ENVIRONMENTS:
         reference = {"type": "responses_api_agents", "name": f"{environment}_simple_agent"}
@@ -236,25 +238,27 @@ def test_rows_of_several_agents(command: Command, gym: Gym, tmp_path: Path) -> N
     assert set(ran.stdout.split()) >= {f"{environment}_simple_agent:" for environment in ENVIRONMENTS}
 
 
-def test_what_an_agent_refuses_is_told(command: Command, gym: Gym, tmp_path: Path) -> None:
-    """In its own words, and once: a field that it does not know will not be known a second time."""
+def test_rejected_field_fails_without_a_retry(command: Command, gym: Gym, tmp_path: Path) -> None:
+    """A field that the agent rejects with a 422 fails the rollout after one attempt, with the agent's message."""
     rows = read_rows(gym.data("mcqa"))[:3]
     rows[1]["responses_create_params"]["frequency_penalty"] = 0.5
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ran = command(*of(gym, "mcqa")[:2], "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl")
+    ran = command(*arguments_of(gym, "mcqa")[:2], "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl")
     (failure,) = read_rows(tmp_path / "r_failures.jsonl")
     assert (ran.code, failure["failure_class"], failure["num_attempts"]) == (1, "http_422", 1)
     assert "frequency_penalty" in failure["message"]
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_agent_of_ours_over_their_servers(command: Command, gym: Gym, tmp_path: Path, environment: str) -> None:
-    """Their model and resources servers, their agent left out: the rewards are the same."""
-    assert command(*of(gym, environment, "agent.jsonl")).code == 0
+def test_model_agent_gives_the_rewards_of_nemo_gyms_agent(
+    command: Command, gym: Gym, tmp_path: Path, environment: str
+) -> None:
+    """A model agent over NeMo Gym's model and resources servers gives the same outputs and rewards as NeMo Gym's agent."""
+    assert command(*arguments_of(gym, environment, "agent.jsonl")).code == 0
     ran = command(
-        f"+policy_base_url={gym.behind(f'{environment}_simple_agent', 'model_server')}/v1",
+        f"+policy_base_url={gym.url_behind(f'{environment}_simple_agent', 'model_server')}/v1",
         "+policy_model_name=any",
-        f"+resources_base_url={gym.behind(f'{environment}_simple_agent', 'resources_server')}",
+        f"+resources_base_url={gym.url_behind(f'{environment}_simple_agent', 'resources_server')}",
         f"+input_jsonl_fpath={gym.data(environment)}",
         "+output_jsonl_fpath=r.jsonl",
     )
@@ -266,7 +270,7 @@ def test_an_agent_of_ours_over_their_servers(command: Command, gym: Gym, tmp_pat
 
 @pytest.fixture(scope="module")
 def litellm(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """litellm's proxy: `mock` answers itself, `behind` passes on to the model server, `limited` refuses."""
+    """The URL of litellm's proxy: `mock` answers itself, `behind` forwards to the model server, `limited` sends 429."""
     folder = environment_of(LITELLM)
     if isinstance(folder, str):
         pytest.skip(folder)
@@ -281,12 +285,12 @@ def litellm(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "general_settings": {"master_key": "sk-interop-1234"},
         "litellm_settings": {"telemetry": False},
     }
-    place = tmp_path_factory.mktemp("litellm")
-    (place / "config.yaml").write_text(json.dumps(config))
+    working_folder = tmp_path_factory.mktemp("litellm")
+    (working_folder / "config.yaml").write_text(json.dumps(config))
     port = free_port()
     process = subprocess.Popen(
         [str(folder / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=place,
+        cwd=working_folder,
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -301,7 +305,7 @@ def litellm(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def sums(tmp_path: Path) -> list[str]:
-    """Sums that come to 42, and who is to verify them."""
+    """Arguments for tasks that ask for sums with the result 42, and for their verifier."""
     rows = [{"responses_create_params": {"input": f"What is {n} + {42 - n}?"}, "answer": "42"} for n in range(8)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     verifier = ["+verifier=exact_match", "+verifier.answer_field=answer"]
@@ -309,10 +313,12 @@ def sums(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("api", ["auto", "responses", "chat_completions"])
-def test_both_apis_of_litellm(command: Command, litellm: str, sums: list[str], tmp_path: Path, api: str) -> None:
-    """Answers are found and scored, and tokens counted."""
-    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}"]
-    ran = command(*sums, *asked, "+policy_model_name=mock")
+def test_litellm_answers_through_each_api(
+    command: Command, litellm: str, sums: list[str], tmp_path: Path, api: str
+) -> None:
+    """With each API of litellm, answers are extracted and scored, and tokens are counted."""
+    server = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}"]
+    ran = command(*sums, *server, "+policy_model_name=mock")
     assert (ran.code, ran.averages["reward"]) == (0, 1.0), ran.stderr
     rows = read_rows(tmp_path / "r.jsonl")
     assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(8) for index in range(2)]
@@ -321,25 +327,27 @@ def test_both_apis_of_litellm(command: Command, litellm: str, sums: list[str], t
 
 
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
-def test_tools_and_parameters_through_litellm(
+def test_tools_and_parameters_pass_through_litellm(
     command: Command, litellm: str, sums: list[str], model: Served, tmp_path: Path, api: str
 ) -> None:
-    """Calls come back as calls, their results go on, what is sampled by arrives."""
+    """Tool calls and their results pass through litellm in both directions, and sampling parameters reach the model."""
     (tmp_path / "mine.py").write_text('def add(a: int, b: int) -> int:\n    """Add."""\n    return a + b\n')
-    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}", "+tools=mine.py"]
-    ran = command(*sums, *asked, "+policy_model_name=behind", "+responses_create_params.temperature=0.7")
+    server = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", f"+policy_api={api}", "+tools=mine.py"]
+    ran = command(*sums, *server, "+policy_model_name=behind", "+responses_create_params.temperature=0.7")
     assert ran.code == 0, ran.stderr
     for row in read_rows(tmp_path / "r.jsonl"):
         assert [message["content"] for message in row["output"] if message["role"] == "tool"] == ["42"]
-    assert {asked.get("temperature") for asked in model.stats()["last"][-16:]} == {0.7}
+    assert {request.get("temperature") for request in model.stats()["last"][-16:]} == {0.7}
 
 
-def test_refusals_of_litellm(command: Command, litellm: str, sums: list[str], tmp_path: Path) -> None:
-    """A limit is tried again, an unknown model told before anything is sent; both are failures with their status."""
-    asked = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", "+policy_api=chat_completions"]
-    ran = command(*sums, *asked, "+policy_model_name=limited", "+max_attempts=2", "+limit=2")
+def test_rate_limit_of_litellm_is_retried_and_unknown_model_is_a_warning(
+    command: Command, litellm: str, sums: list[str], tmp_path: Path
+) -> None:
+    """A 429 is retried and then fails with its status; a model that litellm does not list gives a warning."""
+    server = [f"+policy_base_url={litellm}", "+policy_api_key=sk-interop-1234", "+policy_api=chat_completions"]
+    ran = command(*sums, *server, "+policy_model_name=limited", "+max_attempts=2", "+limit=2")
     failures = read_rows(tmp_path / "r_failures.jsonl")
     assert ran.code == 1
     assert {(failure["failure_class"], failure["num_attempts"]) for failure in failures} == {("http_429", 2)}
-    ran = command(*sums, *asked, "+policy_model_name=none", "+limit=2")
+    ran = command(*sums, *server, "+policy_model_name=none", "+limit=2")
     assert "does not list the model 'none': it lists mock, behind, limited" in ran.stderr

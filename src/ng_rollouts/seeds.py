@@ -26,7 +26,7 @@ def seed_in_extra_body(request: Json) -> Json:
 
 
 def _extra_body(metadata: Any) -> Json:
-    """The object in the JSON text of `extra_body`; empty if there is no valid one."""
+    """The object in the JSON text of `extra_body`; empty if it is not valid."""
     try:
         extra = loads(str(metadata["extra_body"]).encode())
     except (KeyError, TypeError, ValueError):

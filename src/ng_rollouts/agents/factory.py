@@ -63,7 +63,7 @@ async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack:
     entries = {name: factory.from_entry(name, entry) for name, entry in config.agents.items() if name in names}
     default = factory.model_agent({}, "") if config.policy_base_url is not None and not explicit else None
     agents: dict[str, Agent] = {}
-    packaged: list[Agent] = []  # in this process, so there is no server to wait for
+    packaged: list[Agent] = []  # in this process, without a server to wait for
     unresolved: dict[str, int] = {}
     for name, rows in names.items():
         if explicit and config.agent_name in (None, name):

@@ -177,7 +177,7 @@ class RayExecutor:
         """The numbers of lost actors and repeated attempts, if any."""
         if self._actors_lost:
             repeated = f"{self._attempts_repeated} of their attempts were repeated"
-            yield f"Ray: {self._actors_lost} actors were lost, {repeated}"
+            yield f"Ray: {self._actors_lost} lost actors, {repeated}"
 
     async def call(self, rollout: Rollout, attempts: int) -> Result:
         """Make one attempt, and repeat it on another actor if its actor is lost.

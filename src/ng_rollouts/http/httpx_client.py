@@ -124,7 +124,15 @@ def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
         proxies = urllib.request.getproxies().keys() - {"no"}
         # httpx uses the proxies of the environment only if it gets no transport
         return None if proxies else httpx.AsyncHTTPTransport(limits=pool_limits, socket_options=_SOCKET_OPTIONS)
-    return AiohttpTransport(client=_aiohttp_session)
+
+    class Transport(AiohttpTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            # httpx has sent the credentials of a URL as a header already, and aiohttp refuses both
+            if request.url.userinfo:
+                request.url = request.url.copy_with(userinfo=b"")
+            return await super().handle_async_request(request)
+
+    return Transport(client=_aiohttp_session)
 
 
 def _aiohttp_session() -> Any:
@@ -142,8 +150,11 @@ def _failure(error: httpx.HTTPError) -> AttemptFailed:
     if is_certificate_failure(message):
         return AttemptFailed(FailureClass.CERTIFICATE, message)
     # compared by name, because aiohttp is not imported here
-    if failure_class := _AIOHTTP_FAILURES.get(type(error.__cause__).__name__):
+    aiohttp_error = type(error.__cause__).__name__
+    if failure_class := _AIOHTTP_FAILURES.get(aiohttp_error):
         return AttemptFailed(failure_class, message)
+    if aiohttp_error == "ClientConnectorError":
+        return AttemptFailed(_connect_failure(error), message)
     match error:
         case httpx.ConnectTimeout():
             name, message = FailureClass.CONNECT_TIMEOUT, "no connection within the connect timeout"

@@ -64,7 +64,7 @@ class RateLimiter:
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether there is no limit."""
+        """Whether neither requests nor tokens are limited."""
         return not self._request_s and not self._token_s
 
     async def acquire(self, characters: int, output_tokens: int | None = None) -> Reservation:

@@ -148,7 +148,7 @@ class TaskFile:
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
 
     def _shard_lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines of the shard; all lines if there is no shard."""
+        """The lines of the shard; all lines without a shard."""
         if self.shard is None:
             return self._lines()
         return (pair for ordinal, pair in enumerate(self._lines()) if self._is_in_shard(ordinal, pair[1]))

@@ -109,7 +109,7 @@ class Upload:
             ) from error
 
     def fetch(self) -> bool:
-        """Download the copy if there is no local output; whether anything was downloaded.
+        """Download the copy if the local output does not exist; whether anything was downloaded.
 
         Raises:
             OutputError: the copy cannot be read.

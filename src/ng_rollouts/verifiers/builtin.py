@@ -186,7 +186,7 @@ class JsonSchema(Verifier):
         return {**verdict_fields(correct=error is None, extracted=text, expected=None), "schema_error": error}
 
     def _schema(self, row: Json) -> Any:
-        """The schema for a row, parsed if it is text; None if there is no schema that can be parsed."""
+        """The schema for a row, parsed if it is text; None if no schema can be parsed."""
         from ng_rollouts.jsonl import loads  # noqa: PLC0415
 
         value = row.get(self.schema_field) if self.schema is None else self.schema

@@ -55,7 +55,7 @@ _CORRECT_FROM = 0.5
 """The smallest reward that counts as correct in `accuracy`."""
 
 _PATTERN_TIMEOUT_S = 5.0
-"""Time limit of your own `verdict_pattern`, which may backtrack for hours."""
+"""Time limit of a user-defined `verdict_pattern`, which may backtrack for hours."""
 
 
 @dataclass(slots=True, kw_only=True)

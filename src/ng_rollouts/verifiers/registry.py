@@ -117,7 +117,7 @@ def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Calla
                 attempts=kwargs.get("attempts", 3),
             )
         case "python":
-            import_callable(kwargs["function"])  # fails here, before the first request, if there is no such function
+            import_callable(kwargs["function"])  # fails here, before the first request, if the function does not exist
             seconds = {"seconds": kwargs["seconds"]} if "seconds" in kwargs else {}
             return PythonFunction(name=kwargs["function"], process_pool=process_pool, **seconds)
     return Unscored()

@@ -1,0 +1,66 @@
+"""Agents of a head server provide metrics that they compute themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Ran
+from tests.servers import Served
+
+AGENT_METRICS = {"agent_metrics": {"mean/reward": 9.0}, "key_metrics": {"pass@4/best": 0.25}, "group_level_metrics": []}
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice", "message"),
+    [
+        ([200, json.dumps(AGENT_METRICS)], "auto", 'Key metrics for mine:\n{\n    "pass@4/best": 0.25\n}\n'),
+        ([200, json.dumps(AGENT_METRICS)], "never", None),
+        ([200, json.dumps([1])], "auto", "note: agent 'mine' did not return metrics"),
+        (
+            [200, json.dumps({"agent_metrics": 3})],
+            "auto",
+            "note: agent 'mine' returned metrics in an unexpected format",
+        ),
+        ([500, "broken"], "auto", "note: agent 'mine' did not return metrics"),
+        (None, "auto", "note: agent 'mine' has no /aggregate_metrics"),
+    ],
+    ids=["metrics", "not requested", "a list", "wrong field type", "HTTP 500", "no endpoint"],
+)
+def test_agents_of_a_head_server_provide_their_metrics(
+    command: Callable[..., Ran],
+    serve: Callable[..., Served],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    answer: list[Any] | None,
+    choice: str,
+    message: str | None,
+) -> None:
+    """An agent's own metrics are printed and written to the aggregate metrics; an error is a note, not a failed run.
+
+    Args:
+        answer: HTTP status and body of the agent's `POST /aggregate_metrics`; None if it has no such endpoint.
+        message: the text on stdout or stderr; None if nothing is reported.
+    """
+    agent = serve(**({} if answer is None else {"own_metrics": answer}))
+    head = serve(head={"mine": ["127.0.0.1", agent.port]})
+    tasks(6)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_repeats=2"]
+    ran = command("+agent_name=mine", f"+head_server.port={head.port}", *files, f"+agent_side_metrics={choice}")
+    assert ran.code == 0
+    (written,) = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    has_metrics = message is not None and message.startswith("Key")
+    assert (written["agent_metrics"]["mean/reward"] == 9.0) == has_metrics
+    assert written["statistics"]["rollouts"] == 12
+    if message:
+        assert message in (ran.stdout if has_metrics else ran.stderr)
+    assert ("note:" in ran.stderr) == bool(message and not has_metrics)
+    if has_metrics:
+        (sent,) = agent.stats()["last"]
+        assert len(sent["verify_responses"]) == 12
+        assert sent["verify_responses"][3]["response"] == {"usage": {"output_tokens": 7}}
+        assert not {"input", "output", "responses_create_params"} & sent["verify_responses"][3].keys()

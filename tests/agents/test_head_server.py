@@ -1,0 +1,46 @@
+"""The client for NeMo Gym's head server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import respx
+
+from ng_rollouts.agents.head_server import fetch_agent_urls, listed_agents
+from ng_rollouts.config.parameters import HeadServer
+from ng_rollouts.errors import Unreachable
+
+
+def fetch(port: int, engine: str = "auto") -> dict[str, str]:
+    """The agents that the head server at a port lists."""
+    return asyncio.run(fetch_agent_urls(HeadServer(port=port), "'x' (1 rows)", engine))
+
+
+def test_unreachable_head_server_is_reported_with_the_fix() -> None:
+    """The message names the address of the head server, and the parameters that make it unnecessary."""
+    with pytest.raises(Unreachable, match=r"http://127.0.0.1:9 cannot be reached .* give \+agent_url=URL"):
+        fetch(port=9)
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[1]", b'"a: [b"', b"3"])
+def test_other_server_on_the_port_of_the_head_server_is_reported(body: bytes) -> None:
+    """A reply that is not YAML in a JSON string means that another server listens on the port."""
+    with respx.mock:
+        respx.get("http://127.0.0.1:7/global_config_dict_yaml").respond(content=body)
+        with pytest.raises(Unreachable, match=r"http://127.0.0.1:7 is not a NeMo Gym head server"):
+            fetch(port=7, engine="httpx")
+
+
+def test_entries_of_the_global_config_become_urls() -> None:
+    """Interpolations are resolved, 0.0.0.0 becomes the head server's host, and entries without an address are skipped."""
+    entry = {"entrypoint": "app.py", "host": "${base_host}", "port": 5}
+    config = {
+        "base_host": "127.0.0.2",
+        "one": {"responses_api_agents": {"simple_agent": entry}},
+        "two": {"responses_api_agents": {"simple_agent": {"host": "0.0.0.0", "port": 6}}},
+        "three": {"responses_api_agents": {"simple_agent": {"host": "${nowhere}", "port": 7}}},
+        "four": {"responses_api_models": {"m": {"host": "h", "port": 8}}},
+        "five": "text",
+    }
+    assert listed_agents(config, HeadServer(host="head")) == {"one": "http://127.0.0.2:5", "two": "http://head:6"}

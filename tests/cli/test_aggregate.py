@@ -1,0 +1,45 @@
+"""`ng_aggregate_rollouts`: duplicates, existing outputs and inputs without rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import Ran, read_rows
+from tests.rollout_files import write_rewards
+
+
+def test_duplicate_rollouts_are_reported_and_the_first_is_kept(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Of rollouts that occur in two files, the first is kept; duplicates and gaps are errors with exit code 1."""
+    write_rewards(tmp_path / "s1.jsonl", {(0, 0): 1.0, (1, 0): 1.0})
+    write_rewards(tmp_path / "s2.jsonl", {(1, 0): 0.0, (3, 0): 0.0})
+    ran = command("+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", script="ng_aggregate_rollouts")
+    assert ran.code == 1
+    assert "1 duplicate rollouts: task 1 rollout 0; the first of each was kept" in ran.stderr
+    assert "1 rollouts are missing from tasks that have no rows, starting with task 2" in ran.stderr
+    assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
+
+
+def test_existing_merged_output_is_renamed_with_its_side_files(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """An existing output and its side files are renamed with one number, unless `overwrite=true` replaces them.
+
+    A side file is kept in this way even if there is no output next to it.
+    """
+    write_rewards(tmp_path / "r.jsonl", {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 1.0})  # one rollout is missing
+    merge = ("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl")
+    assert command(*merge, script="ng_aggregate_rollouts").code == 1
+    assert "all.jsonl exists: renamed to" in command(*merge, script="ng_aggregate_rollouts").stderr
+    assert (tmp_path / "all.jsonl.1").exists()
+    assert (tmp_path / "all_aggregate_metrics.json.1").exists()
+    assert command(*merge, "+overwrite=true", script="ng_aggregate_rollouts").code == 1
+    (tmp_path / "all.jsonl").unlink()
+    (tmp_path / "all_incomplete.jsonl").write_text("{}\n")
+    assert "exists: renamed to" in command(*merge, script="ng_aggregate_rollouts").stderr
+    assert (tmp_path / "all_incomplete.jsonl.2").read_text() == "{}\n"
+
+
+def test_merge_of_files_without_rollouts_is_an_error(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Input files that have no rollouts end with exit code 2."""
+    (tmp_path / "empty.jsonl").touch()
+    ran = command("+input_glob=empty.jsonl", "+output_jsonl_fpath=e.jsonl", script="ng_aggregate_rollouts")
+    assert (ran.code, "without rollouts" in ran.stderr) == (2, True)

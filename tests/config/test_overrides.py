@@ -1,0 +1,91 @@
+"""Command-line arguments to overrides in Hydra's grammar."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ng_rollouts.config.overrides import Keys, quoted
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.errors import ConfigError
+
+KEYS = Keys.of(CollectConfig, {"sampling"})
+
+
+def rewritten(*arguments: str) -> list[str]:
+    return KEYS.rewrite(arguments)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_plus_signs_are_optional(plus: str) -> None:
+    """`k=v`, `+k=v` and `++k=v` mean the same for parameters, for keys of a dict and for config groups."""
+    typed = [f"{plus}limit=3", f"{plus}responses_create_params.temperature=0.7", f"{plus}sampling=sft"]
+    assert rewritten(*typed) == ["limit=3", "++responses_create_params.temperature=0.7", "sampling=sft"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_quoted_text_is_parsed_back_unchanged(text: str) -> None:
+    """Hydra's parser returns any quoted text unchanged."""
+    value = OverridesParser.create().parse_override(f"k={quoted(text)}").value()
+    assert getattr(value, "text", value) == text
+
+
+@pytest.mark.parametrize("path", ["a=b, c (d)#é.jsonl", "it's.jsonl", "1e3", "日本/x.jsonl", "a;b&c<d>"])
+def test_paths_need_no_quotes(path: str) -> None:
+    """A path with any character reaches the configuration unchanged."""
+    [override] = rewritten(f"+input_jsonl_fpath={path}")
+    assert OverridesParser.create().parse_override(override).value() == path
+
+
+def test_flags_go_first_and_commas_are_sweeps_only_with_multirun() -> None:
+    """Flags can be anywhere and are moved to the front; a comma is part of the text, except with `-m`."""
+    assert rewritten("+limit=1", "--cfg", "job") == ["--cfg", "job", "limit=1"]
+    assert rewritten("-m", "agent_name=a,b") == ["-m", "agent_name=a,b"]
+    assert rewritten("agent_name=a,b") == ["agent_name='a,b'"]
+    assert rewritten("-m", "limit=range(1,3)") == ["-m", "limit=range(1,3)"]
+
+
+def test_structured_values_keep_their_meaning_in_hydra() -> None:
+    """Lists, dicts, numbers, null, JSON and Hydra's own overrides keep the meaning that they have in Hydra."""
+    typed = ["num_repeats={a: 1, _default: 2}", "agent_url=[http://a,http://b]", "limit=null", "agent_name=null"]
+    assert rewritten(*typed) == typed
+    dicts = [
+        '+responses_create_params={"temperature": 0.3, "stop": ["a,b"]}',
+        "responses_create_params={top_p: 1}",
+        "+sampling=null",
+    ]
+    assert rewritten(*dicts) == [
+        "++responses_create_params={temperature:0.3,stop:['a,b']}",
+        "++responses_create_params={top_p: 1}",
+    ]
+    assert rewritten("+responses_create_params.tools=[{a: 1}]") == ["++responses_create_params.tools=[{a: 1}]"]
+    assert rewritten("hydra.verbose=true", "~sampling", "sampling@x=y") == [
+        "hydra.verbose=true",
+        "~sampling",
+        "sampling@x=y",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("+num_repeat=3", "did you mean +num_repeats=?"),
+        ("+head_server.prot=1", "did you mean +head_server.port=?"),
+        ("+sampler=sft", "did you mean +sampling=?"),
+        ("+upload_rollouts_to_wandb=false", "a parameter of NeMo Gym: leave it out"),
+        ("+skills.path=a", "a parameter of NeMo Gym: "),
+        ("+zzz=1", "--help lists all parameters"),
+        ("+limit", "+limit needs a value"),
+        ("limit", "limit needs a value"),
+        ("limt", "did you mean +limit=?"),
+        ("--limit=3", "parameters are written +limit=3"),
+        ("--wat", "unknown flag --wat"),
+    ],
+)
+def test_unknown_argument_is_an_error_that_suggests_a_fix(argument: str, message: str) -> None:
+    """An unknown key or flag is an error that suggests the nearest known name, or the way to write it."""
+    with pytest.raises(ConfigError) as error:
+        rewritten(argument)
+    assert message in str(error.value)

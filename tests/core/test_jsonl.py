@@ -1,0 +1,63 @@
+"""JSON documents are parsed and written without loss."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ng_rollouts.jsonl import dumps, loads
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters() | st.sampled_from("0123456789.\ud800"))
+)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+@given(value=VALUES, padding=st.text("0123456789 .ex", max_size=60))
+def test_json_round_trip_is_lossless(value: Any, padding: str) -> None:
+    """A value survives a round trip, including integers of any size and lone surrogates, at any offset in the text."""
+    text = json.dumps([padding, value], separators=(",", ":")).encode()
+    assert loads(text) == [padding, value]
+    assert json.loads(dumps(loads(text))) == [padding, value]
+
+
+@pytest.mark.parametrize("digits", range(17, 25))
+@pytest.mark.parametrize("offset", range(7))
+def test_long_integers_keep_all_digits_at_every_offset(digits: int, offset: int) -> None:
+    """An integer near or beyond 64 bits is parsed to its last digit, wherever the sampled search finds it."""
+    number = int("9" * digits)
+    assert loads(b'{"' + b"x" * offset + b'":%d}' % number) == {"x" * offset: number}
+    assert loads(b"[%s-%d]" % (b" " * offset, number)) == [-number]
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"n":123456789012345678901234567890}', b'{"n":-9223372036854775809}', b'{"s":"\\ud800"}', b'{"n":1.5}']
+)
+def test_compact_json_is_written_as_it_was_read(text: bytes) -> None:
+    """Compact JSON with integers beyond 64 bits or lone surrogates is written with the bytes that were read."""
+    assert dumps(loads(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"NaN",
+        b'{"n":123456789012345678901,"x":NaN}',
+        b'{"n":123456789012345678901,"x":1e999}',
+        b"\xff",
+        b'"\\ud800',
+        b"",
+    ],
+)
+def test_text_that_is_not_json_is_rejected(text: bytes) -> None:
+    """Non-finite numbers, invalid UTF-8 and torn text are errors, also where a long integer needs the other parser."""
+    with pytest.raises(ValueError):  # noqa: PT011 - the two parsers have different messages
+        loads(text)

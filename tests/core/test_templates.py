@@ -1,0 +1,61 @@
+"""Prompt templates make a row's input from its fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.inputs.task_parser import TaskParser
+from ng_rollouts.templates import Template, load_template
+
+
+def template(tmp_path: Path, text: str) -> Template:
+    """Write a template file and load it."""
+    path = tmp_path / "prompt.yaml"
+    path.write_text(text)
+    return load_template(str(path))
+
+
+def test_template_fills_fields_and_escapes_braces(tmp_path: Path) -> None:
+    """`{field}` becomes the row's field and `{{ }}` become braces; the value of a field is not parsed as a template."""
+    filled = template(tmp_path, "system: Be {mood}\nuser: 'Q: {q} {{x}} {n}'").fill(
+        {"mood": "kind", "q": "{n}", "n": 3}
+    )
+    assert filled == [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Q: {n} {x} 3"}]
+
+
+@pytest.mark.parametrize("placeholder", ["{q.__class__}", "{q[0]}"])
+def test_template_does_not_read_attributes_or_items(tmp_path: Path, placeholder: str) -> None:
+    """A dotted or indexed placeholder is the name of a field, so it is an error if the row has no such field."""
+    with pytest.raises(InputError, match="which the row does not have"):
+        template(tmp_path, f"user: '{placeholder}'").fill({"q": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("system: x", "needs a `user:` template"),
+        ("- x", "needs a `user:` template"),
+        ("user: '{'", "write {{ and }}"),
+        ("user: '{}'", "a placeholder must be the name of a field"),
+        ("user: '{q!r}'", "a placeholder must be the name of a field"),
+        ("user: x\nuser_: y", "unknown keys: user_"),
+        ("user: [", "cannot be read"),
+    ],
+)
+def test_invalid_template_is_rejected_when_loaded(tmp_path: Path, text: str, message: str) -> None:
+    """An error in a template is reported when the file is loaded, before any row is read."""
+    with pytest.raises(ConfigError) as error:
+        template(tmp_path, text)
+    assert message in str(error.value)
+
+
+def test_template_fills_an_empty_input_and_rejects_another(tmp_path: Path) -> None:
+    """A template sets a missing or empty input; a row that already has an input is an error."""
+    parser = TaskParser(agent_name="a", template=template(tmp_path, "user: '{q}'"))
+    for row in (b'{"q": "hi"}', b'{"q": "hi", "responses_create_params": {"input": []}}'):
+        assert parser.parse(row).row["responses_create_params"]["input"] == [{"role": "user", "content": "hi"}]
+    with pytest.raises(InputError, match="already has an input"):
+        parser.parse(b'{"q": "hi", "responses_create_params": {"input": "there"}}')

@@ -1,0 +1,199 @@
+"""The contract of all HTTP engines: failure classes, timeouts, connections, certificates, proxies and credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from ng_rollouts.agents.remote_agent import RemoteAgent
+from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http.client import Reply, TimeLimits, open_http, slow_above
+from ng_rollouts.types import AgentRequest
+from tests.servers import OK_REPLY, Served, read_request, serve_connections
+
+ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
+ROW = {"responses_create_params": {"input": "hi"}, "_ng_task_index": 0, "_ng_rollout_index": 0}
+Serve = Callable[..., Served]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The value of `http_engine`; httpx once with its own transport and once with that of httpx-aiohttp."""
+    name, _, transport = request.param.partition(" over ")
+    if transport:
+        monkeypatch.delitem(sys.modules, "httpx_aiohttp")
+    return str(name)
+
+
+def run_once(url: str, engine: str, **limits: Any) -> Any:
+    """Send one row to the agent server at a URL; its reply."""
+
+    async def run() -> Any:
+        async with open_http(TimeLimits(**limits), engine) as http:
+            return await RemoteAgent([url], http).run(AgentRequest(0, ROW))
+
+    return asyncio.run(run())
+
+
+def post(url: str, engine: str, times: int = 1) -> list[Reply | AttemptFailed]:
+    """Send requests one after another; the reply or the failure of each."""
+
+    async def send() -> list[Reply | AttemptFailed]:
+        outcomes: list[Reply | AttemptFailed] = []
+        async with open_http(TimeLimits(connect_s=5, total_s=5), engine) as http:
+            for _ in range(times):
+                try:
+                    outcomes.append(await http.post(url, b'{"a": 1}'))
+                except AttemptFailed as failure:
+                    outcomes.append(failure)
+        return outcomes
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure_class", "retryable"),
+    [
+        ("500", "http_500", True),
+        ("503", "http_503", True),
+        ("404", "http_404", False),
+        ("422", "http_422", False),
+        ("retry_after_7", "http_429", True),
+        ("reset", "connection_lost", True),
+        ("half", "truncated", True),
+        ("malformed", "not_json", True),
+        ("empty", "not_json", True),
+        ("nan", "not_finite", False),
+        ("not_object", "not_object", False),
+        ("hang", "timeout", True),
+    ],
+)
+def test_fault_has_a_failure_class(
+    serve: Serve, engine: str, fault: str, failure_class: str, *, retryable: bool
+) -> None:
+    """With every engine, a fault of the server has the same failure class, and the same answer to whether to retry."""
+    with pytest.raises(AttemptFailed) as failure:
+        run_once(serve(faults={fault: 1.0}).url, engine, total_s=0.5)
+    assert (failure.value.failure_class, failure.value.retryable) == (failure_class, retryable)
+    assert failure.value.retry_after_s == (7 if fault.startswith("retry") else None)
+
+
+@pytest.mark.parametrize(
+    ("url", "failure_class"),
+    [
+        ("http://127.0.0.1:9", "connection_refused"),
+        ("http://no-such-host.invalid", "dns"),
+        ("http://127.0.0.1:abc", "bad_request"),
+    ],
+    ids=["closed port", "unknown host", "invalid URL"],
+)
+def test_connection_that_cannot_be_opened_has_a_failure_class(engine: str, url: str, failure_class: str) -> None:
+    """A refused connection, an unknown host and an invalid URL have different failure classes."""
+    with pytest.raises(AttemptFailed) as failure:
+        run_once(url, engine)
+    assert failure.value.failure_class == failure_class
+
+
+def test_idle_timeout_applies_between_two_reads(serve: Serve, engine: str) -> None:
+    """A reply without a byte for `idle_s` fails with `timeout`; a slow reply that keeps arriving does not."""
+    with pytest.raises(AttemptFailed) as failure:
+        run_once(serve(faults={"hang": 1.0}).url, engine, idle_s=0.3)
+    assert failure.value.failure_class == "timeout"
+    assert run_once(serve(faults={"slow": 1.0}).url, engine, idle_s=0.3)["reward"] == 1.0
+
+
+def test_connections_are_reused(serve: Serve, engine: str) -> None:
+    """Sequential requests share one connection."""
+    server = serve()
+    assert all(isinstance(outcome, Reply) for outcome in post(f"{server.url}/", engine, times=10))
+    assert server.stats()["connections"] == 2  # that of the requests, and that of `stats`
+
+
+def test_credentials_in_a_url_are_sent(serve: Serve, engine: str) -> None:
+    """User and password of a URL are sent as Basic authorization."""
+    server = serve()
+    run_once(server.url.replace("http://", "http://me:pass@"), engine)
+    assert server.stats()["authorization"] == "Basic bWU6cGFzcw=="
+
+
+def test_connection_closed_between_requests_costs_at_most_one_attempt(engine: str) -> None:
+    """If the server closes an idle connection just as a request is sent, the request succeeds or can be retried."""
+
+    async def answer_once_then_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await read_request(reader):
+            writer.write(OK_REPLY)
+            await writer.drain()
+            await reader.read(1)
+        writer.close()
+
+    with serve_connections(answer_once_then_close) as port:
+        outcomes = post(f"http://127.0.0.1:{port}/run", engine, times=20)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, AttemptFailed)]
+    assert {(failure.failure_class, failure.retryable) for failure in failures} <= {("connection_lost", True)}
+    assert len(failures) <= 10
+
+
+def test_closed_connection_is_not_reused(engine: str) -> None:
+    """A server that closes the connection after each reply gets each request on a new connection."""
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await read_request(reader):
+            writer.write(OK_REPLY.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            await writer.drain()
+        writer.close()
+
+    with serve_connections(answer_once) as port:
+        outcomes = post(f"http://127.0.0.1:{port}/run", engine, times=20)
+    assert all(isinstance(outcome, Reply) for outcome in outcomes)
+
+
+def test_certificate_authority_is_read_from_ssl_cert_file(
+    engine: str, certificate_authority: trustme.CA, tls_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate of the authority in `SSL_CERT_FILE` is trusted."""
+    certificate_authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    (outcome,) = post(f"https://127.0.0.1:{tls_port}/run", engine)
+    assert isinstance(outcome, Reply), outcome
+    assert (outcome.status, outcome.body) == (200, b"{}")
+
+
+def test_untrusted_certificate_is_not_retried(engine: str, tls_port: int) -> None:
+    """An untrusted certificate has its own failure class, which is not retryable."""
+    (outcome,) = post(f"https://127.0.0.1:{tls_port}/run", engine)
+    assert isinstance(outcome, AttemptFailed)
+    assert (outcome.failure_class, outcome.retryable) == ("certificate", False)
+
+
+def test_proxy_is_read_from_the_environment(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go through the proxy in `HTTP_PROXY`, unless `NO_PROXY` names the host."""
+    heads: list[bytes] = []
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await read_request(reader):
+            heads.append(head)
+            writer.write(OK_REPLY)
+            await writer.drain()
+        writer.close()
+
+    with serve_connections(record) as proxy, serve_connections(record) as direct:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy}")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        (through_proxy,) = post("http://agent.test/run", engine)
+        (without_proxy,) = post(f"http://127.0.0.1:{direct}/run", engine)
+    assert isinstance(through_proxy, Reply), through_proxy
+    assert isinstance(without_proxy, Reply), without_proxy
+    assert [head.split(b" ")[1] for head in heads] == [b"http://agent.test/run", b"/run"]
+
+
+def test_only_the_pool_of_httpx_has_a_concurrency_threshold(engine: str, request: pytest.FixtureRequest) -> None:
+    """`slow_above` is 32 for httpx with its own transport, and None for the other engines."""
+    assert slow_above(engine) == (32 if request.node.callspec.params["engine"] == "httpx" else None)

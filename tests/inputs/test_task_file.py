@@ -1,0 +1,144 @@
+"""Input JSONL to rollouts: order, bad lines, and inputs that change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ng_rollouts.errors import InputError
+from ng_rollouts.inputs.task_file import TaskFile
+from ng_rollouts.inputs.task_parser import TaskParser
+from tests.conftest import SHARED_DATA, Ran, keys_of, read_rows
+from tests.inputs.helpers import PARSER, PLAIN, expanded, lines, written
+from tests.servers import Served
+
+
+@given(repeats=st.lists(st.integers(1, 4), min_size=1, max_size=8))
+def test_rollouts_are_in_aabbcc_order(repeats: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rollouts are in input order, task by task and counted from 0, also if rows differ in their repeats."""
+    rows = [{**PLAIN, "agent_ref": {"name": f"agent{count}"}} for count in repeats]
+    parser = TaskParser(repeats={f"agent{count}": count for count in repeats})
+    plan, rollouts = expanded(written(tmp_path_factory.mktemp("t"), lines(rows)), parser)
+    assert [rollout.key for rollout in rollouts] == [(t, r) for t, count in enumerate(repeats) for r in range(count)]
+    assert [rollout.position for rollout in rollouts] == list(range(plan.rollouts))
+    assert list(plan.rollout_keys()) == [rollout.key for rollout in rollouts]
+
+
+def test_blank_lines_crlf_and_byte_order_mark_are_ignored(tmp_path: Path) -> None:
+    """Blank lines, CRLF, a byte-order mark and a missing newline at the end do not matter."""
+    text = b"\xef\xbb\xbf" + json.dumps(PLAIN).encode() + b"\r\n\r\n   \n" + json.dumps(PLAIN).encode()
+    plan, rollouts = expanded(written(tmp_path, text))
+    assert (plan.rows, len(rollouts)) == (2, 2)
+
+
+def test_error_lists_every_bad_line_by_its_number_in_the_file(tmp_path: Path) -> None:
+    """One pass reports every bad line with its reason and its number in the file, in which blank lines count."""
+    bad = [
+        b"{oops",
+        b"",
+        b"[1]",
+        b'{"responses_create_params": {"input": NaN}}',
+        b'{"responses_create_params": {"input": "\xff"}}',
+        b'{"responses_create_params": {}}',
+        b'{"responses_create_params": {"input": ["text"]}}',
+        b'{"responses_create_params": {"input": "x", "temperature": 3}}',
+        b'{"responses_create_params": {"input": "x"}, "agent_ref": "a"}',
+        b'{"responses_create_params": {"input": "x"}, "_ng_task_index": -1}',
+        b'{"responses_create_params": []}',
+        json.dumps(PLAIN).encode(),
+    ]
+    with pytest.raises(InputError) as error:
+        TaskFile(path=written(tmp_path, b"\n".join(bad)), parser=PARSER).plan()
+    message = str(error.value)
+    assert "10 bad lines" in message
+    assert [f"line {number}:" in message for number in range(1, 13)] == [True, False, *[True] * 9, False]
+    assert "temperature must be a number from 0 to 2, got 3" in message
+
+
+def test_bad_lines_with_the_same_reason_are_reported_as_ranges(tmp_path: Path) -> None:
+    """Every bad line is reported, and lines with the same reason are reported together, as ranges."""
+    with pytest.raises(InputError) as error:
+        TaskFile(path=written(tmp_path, "x\n" * 70 + json.dumps(PLAIN) + "\nx\n"), parser=PARSER).plan()
+    assert "71 bad lines" in str(error.value)
+    assert "lines 1-70, 72: not JSON: " in str(error.value)
+
+
+def test_limit_counts_input_rows_and_reads_no_further(tmp_path: Path) -> None:
+    """`limit` counts input rows before they are repeated, and rows after the limit are not read."""
+    path = written(tmp_path, "\n" + lines([PLAIN, PLAIN]) + "broken\n")
+    plan, rollouts = expanded(path, TaskParser(agent_name="a", repeats=3), limit=2)
+    assert (plan.rows, plan.rollouts, len(rollouts)) == (2, 6, 6)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"], ids=["empty", "blank lines"])
+def test_input_without_rows_is_an_error(tmp_path: Path, text: str) -> None:
+    """An input without rows is an error, since a run of nothing is a mistake."""
+    with pytest.raises(InputError, match="has no rows"):
+        TaskFile(path=written(tmp_path, text), parser=PARSER).plan()
+
+
+def test_identical_rows_are_separate_tasks(tmp_path: Path) -> None:
+    """Lines with the same bytes do not share a task index."""
+    _, rollouts = expanded(written(tmp_path, lines([PLAIN] * 3)))
+    assert [rollout.key.task_index for rollout in rollouts] == [0, 1, 2]
+
+
+def test_index_from_the_position_must_not_equal_a_rows_own_index(tmp_path: Path) -> None:
+    """A row without `_ng_task_index` must not have the position of another row's index: both would share a group."""
+    file = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 1}, PLAIN])), parser=PARSER)
+    with pytest.raises(InputError, match="line 2: its position, 1, is also the _ng_task_index of line 1"):
+        file.plan()
+    apart = TaskFile(path=written(tmp_path, lines([{**PLAIN, "_ng_task_index": 9}, PLAIN])), parser=PARSER)
+    assert [key.task_index for key in apart.plan().rollout_keys()] == [9, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt_id"),
+    [({"prompt_id": 7, "id": "x"}, "7"), ({"id": "x"}, "x"), ({"task_id": "t"}, "t"), ({"uuid": "u"}, "u"), ({}, "0")],
+)
+def test_prompt_id_is_the_rows_own_id_or_its_task_index(tmp_path: Path, row: Any, prompt_id: str) -> None:
+    """`prompt_id` is the row's `prompt_id`, `id`, `task_id` or `uuid` as text, and the task index without any of them."""
+    _, [rollout] = expanded(written(tmp_path, lines([{**PLAIN, **row}])))
+    assert rollout.prompt_id == prompt_id
+
+
+def test_input_that_changes_during_the_run_is_an_error(tmp_path: Path) -> None:
+    """The second pass over the input raises an error if lines are missing or have become bad since the first."""
+    path = written(tmp_path, lines([PLAIN, PLAIN]))
+    file = TaskFile(path=path, parser=PARSER)
+    plan = file.plan()
+    for text in (lines([PLAIN]), "broken\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="changed while it was being read"):
+            list(file.rollouts(plan))
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data of NeMo Gym are not installed here")
+@pytest.mark.parametrize("path", sorted(SHARED_DATA.glob("*/example.jsonl")), ids=lambda path: path.parent.name)
+def test_example_rows_of_nemo_gym_are_sent_unchanged(
+    command: Callable[..., Ran], serve: Callable[..., Served], path: Path, tmp_path: Path
+) -> None:
+    """The example rows of NeMo Gym, with tools and many messages, are sent unchanged and come back in order."""
+    server = serve()
+    ran = command(
+        f"+agent_url={server.url}", f"+input_jsonl_fpath={path}", "+output_jsonl_fpath=r.jsonl", "+num_repeats=2"
+    )
+    assert ran.code == 0, ran.stderr
+    rows, originals = read_rows(tmp_path / "r.jsonl"), read_rows(path)
+    assert keys_of(tmp_path / "r.jsonl") == [(task, rollout) for task in range(len(originals)) for rollout in range(2)]
+    for row, original in zip(rows[::2], originals, strict=True):
+        sent, own = row["responses_create_params"], original["responses_create_params"]
+        assert sent == {**own, "input": sent["input"]}
+        assert isinstance(own["input"], str) or sent["input"] == own["input"]
+    bodies: list[Any] = server.stats()["last"]
+    for body in bodies:
+        original = originals[body["_ng_task_index"]]
+        assert {key: body[key] for key in original if key not in ("responses_create_params", "agent_ref")} == {
+            key: value for key, value in original.items() if key not in ("responses_create_params", "agent_ref")
+        }

@@ -1,0 +1,73 @@
+"""The failures file has every failed rollout once, with its attempts over all commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import FILES, RESUME, Ran, assert_complete, keys_of, read_rows
+from tests.servers import Served
+
+Command = Callable[..., Ran]
+Serve = Callable[..., Served]
+Tasks = Callable[..., Path]
+
+
+def test_failed_rollouts_are_written_and_their_groups_are_set_aside(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """A rollout whose last attempt fails is in the failures file, and the rest of its group in the incomplete file.
+
+    The summary counts both, and the exit code is 1.
+    """
+    tasks(40)
+    server = serve(faults={"400": 0.1}, sticky=True)
+    ran = command(*FILES, f"+agent_url={server.url}", "+num_repeats=2")
+    assert ran.code == 1
+    failed = keys_of(tmp_path / "r_failures.jsonl")
+    incomplete = {task for task, _ in failed}
+    assert keys_of(tmp_path / "r.jsonl") == [(t, r) for t in range(40) if t not in incomplete for r in range(2)]
+    set_aside = keys_of(tmp_path / "r_incomplete.jsonl")
+    assert sorted([*failed, *set_aside]) == [(t, r) for t in sorted(incomplete) for r in range(2)]
+    assert f"failed {len(failed)} (http_400: {len(failed)}), set aside {len(set_aside)}" in ran.stderr
+    [row, *_] = read_rows(tmp_path / "r_failures.jsonl")
+    assert (row["failure_class"], row["status"], row["num_attempts"]) == ("http_400", 400, 1)
+    assert row["row"]["responses_create_params"]["input"][0]["content"].startswith("question")
+
+
+def test_attempts_are_counted_across_resumes(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
+    """`num_attempts` and `_ng_attempt_index` continue from the attempts of earlier commands."""
+    tasks(1)
+    server = serve(faults={"503": 1.0})
+    for session in (1, 2, 3):
+        command(*FILES, f"+agent_url={server.url}", "+max_attempts=2", RESUME)
+        [row] = read_rows(tmp_path / "r_failures.jsonl")
+        assert row["num_attempts"] == 2 * session
+    assert [body.get("_ng_attempt_index") for body in server.stats()["last"]] == [None, 1, 2, 3, 4, 5]
+
+
+def test_failure_with_no_persist_is_counted_but_not_written(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """A rollout whose agent replies with `_ng_no_persist` is in no file, counts as failed, and a resume retries it."""
+    tasks(10)
+    server = serve(faults={"no_persist": 1.0})
+    ran = command(*FILES, f"+agent_url={server.url}")
+    assert ran.code == 1
+    assert "failed 10 (no_persist: 10)" in ran.stderr
+    assert read_rows(tmp_path / "r.jsonl") == read_rows(tmp_path / "r_failures.jsonl") == []
+    assert command(*FILES, f"+agent_url={serve().url}", RESUME).code == 0
+    assert_complete(tmp_path, 10)
+
+
+def test_damaged_failures_file_of_nemo_gym_is_read_as_far_as_possible(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """A failures file with the field names of NeMo Gym and a torn last line does not prevent a resume."""
+    tasks(2)
+    (tmp_path / "r.jsonl").touch()
+    row = {"_ng_task_index": 0, "_ng_rollout_index": 0, "_ng_attempt_index": None, "_ng_failure_class": "x"}
+    (tmp_path / "r_failures.jsonl").write_text(json.dumps(row) + '\n{"torn')
+    assert command(*FILES, f"+agent_url={serve().url}", RESUME).code == 0
+    assert_complete(tmp_path, 2)

@@ -1,0 +1,74 @@
+"""Files of rollouts are read group by group, in any order of their rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts import read_rollouts
+from ng_rollouts.errors import InputError
+from ng_rollouts.outputs.reader import groups_of, row_groups, scan
+from tests.conftest import EXAMPLE, Ran, files_in
+from tests.rollout_files import rollout_row, write_rewards, write_rows
+
+
+def test_groups_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    """A file in order of completion has the same groups as the file in order of keys."""
+    rewards = {(task, index): float((task * index) % 2) for task in range(20) for index in range(3)}
+    shuffled = list(rewards)
+    random.Random(2).shuffle(shuffled)
+    in_order = write_rewards(tmp_path / "a.jsonl", rewards)
+    out_of_order = write_rewards(tmp_path / "b.jsonl", {key: rewards[key] for key in shuffled})
+    assert list(groups_of(in_order)) == list(groups_of(out_of_order))
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" , ", " : ")])
+def test_keys_are_read_from_the_top_level_of_a_row(tmp_path: Path, separators: tuple[str, str]) -> None:
+    """Keys are found with any white space, and field names in nested objects and in strings are not taken for keys."""
+    order = [(1, 0), (0, 0), (1, 1), (0, 1)]
+    rows = [
+        {
+            "_ng_task_index": task,
+            "_ng_rollout_index": rollout,
+            "reward": 1.0,
+            "meta": {"_ng_task_index": position, "_ng_rollout_index": 0},
+        }
+        for position, (task, rollout) in enumerate(order)
+    ]
+    for name, change in (("nested", {}), ("plain", {"meta": 'a "_ng_task_index": 7'})):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({**row, **change}, separators=separators) + "\n" for row in rows))
+        assert [(group.task_index, group.indices) for group in groups_of(path)] == [(0, [0, 1]), (1, [0, 1])]
+        assert scan(path).max_repeats == {"agent": 2}
+
+
+def test_row_without_prompt_id_cannot_be_grouped_by_it(tmp_path: Path) -> None:
+    """Grouping by `prompt_id` names the first line whose `prompt_id` is missing or null."""
+    rows = [rollout_row(task, index, index / 2, prompt_id="same") for task in range(2) for index in range(3)]
+    path = write_rows(tmp_path / "r.jsonl", [*rows, {**rows[0], "prompt_id": None}])
+    with pytest.raises(InputError, match="line 7: no prompt_id to group by"):
+        list(row_groups(path, "prompt_id"))
+
+
+def test_commands_read_compressed_files_like_plain_ones(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Every command that reads rollouts gives the same results for a compressed file as for the plain one."""
+    run = [*EXAMPLE, "+num_repeats=2"]
+    results = []
+    for folder, name in (("a", "r.jsonl"), ("b", "r.jsonl.zst")):
+        path = f"{folder}/{name}"
+        assert command(*run, f"+output_jsonl_fpath={path}").code == 0
+        profile = command(f"+rollouts_jsonl_fpath={path}", script="ng_reward_profile")
+        export = [f"+input_jsonl_fpath={path}", f"+output_jsonl_fpath={folder}/sft.jsonl", "+recipe=sft"]
+        exported = command(*export, script="ng_export_rollouts")
+        report = command(f"+input_jsonl_fpath={path}", script="ng_view_rollouts")
+        assert (profile.code, exported.code, report.code) == (0, 0, 0), report.stderr
+        assert files_in(tmp_path / folder).keys() >= {"r_reward_profiling.jsonl", "r_agent_metrics.json", "r.html"}
+        results.append((profile.stdout.replace("b/", "a/"), (tmp_path / folder / "sft.jsonl").read_bytes()))
+    assert results[0] == results[1]
+    assert list(read_rollouts(tmp_path / "b" / "r.jsonl.zst")) == list(read_rollouts(tmp_path / "a" / "r.jsonl"))
+    compared = command("+rollouts_jsonl_fpaths=a/r.jsonl,b/r.jsonl.zst", script="ng_compare_rollouts")
+    assert '"difference": 0.0' in compared.stdout

@@ -1,0 +1,171 @@
+"""The documentation: its commands run, its links and tables are correct, its language is plain."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts.config.parameters import SECTIONS
+from ng_rollouts.errors import FailureClass
+from tests.conftest import ROOT, SCRIPTS
+from tests.servers import Served
+
+PACKAGE = ROOT / "src" / "ng_rollouts"
+DOCS = ROOT / "docs"
+MODEL_SERVER = "http://127.0.0.1:8000/v1"
+"""The address of a model server in the documentation."""
+
+# Many readers are not native speakers of English. Each of these words is an idiom, a metaphor or a private term that has
+# a plainer standard term: `told` -> `reported`, `heed` -> `respect`, `goes on` -> `continues`, `is no file` -> `is not a
+# file`, `of its own` -> `its own`. Identifiers count too, so an underscore ends a word here.
+BANNED_WORDS = re.compile(
+    (
+        r"(?<![a-z])("
+        r"told|met|heed|heeds|heeded|heeding|held against|hold against|handed on|hand on|nobody|whoever|whatever|"
+        r"goes on|go on|going on|owed|owes|(is|are) no (?!longer\b)\w+|of (its|their|your) own|"
+        r"book|rehearsal|rehearse|tally|moments|so many|so long"
+        r")(?![a-z])"
+    ).replace(" ", r"[\s#]+"),  # a phrase may continue on the next line, also of a comment
+    re.IGNORECASE,
+)
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def shell_blocks() -> Iterator[tuple[str, str]]:
+    """The shell blocks of the documentation, each with a name."""
+    for path in documents():
+        for number, block in enumerate(re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)):
+            yield f"{path.name}-{number}", block
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in shell_blocks()])
+def test_shell_blocks_run(block: str, tmp_path: Path, serve_model: Callable[..., Served]) -> None:
+    """Every shell block of the documentation runs, in a folder with the examples and with a model server."""
+    if "scripts/" in block:
+        pytest.skip("these set up the environment that runs this test")
+    if MODEL_SERVER in block:
+        block = block.replace(MODEL_SERVER, f"{serve_model().url}/v1")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    env = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_relative_links_lead_to_files() -> None:
+    """Every relative link of the documentation names an existing file."""
+    for path in documents():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_parameter_is_in_the_parameters_page() -> None:
+    """docs/parameters.md has every parameter of the command."""
+    text = (DOCS / "parameters.md").read_text()
+    for section in SECTIONS:
+        for field in fields(section):
+            if field.name in section.__annotations__:
+                assert f"`{field.name}" in text, field.name
+
+
+def test_generated_parts_are_up_to_date(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`scripts/generate --check` finds no generated table or keyword that differs from the code."""
+    script = str(ROOT / "scripts" / "generate")
+    monkeypatch.setattr(sys, "argv", [script, "--check"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 0, capsys.readouterr().out
+
+
+def test_failure_classes_in_docs_are_the_enum() -> None:
+    """The generated table of docs/output.md has exactly the failure classes, and says which of them are retried."""
+    page = (DOCS / "output.md").read_text()
+    [table] = re.findall(r"<!-- generated: failure classes -->\n(.*?)<!-- end generated -->", page, re.DOTALL)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", table, re.MULTILINE)
+    assert rows == [(each.value, "yes" if each.is_retryable else "no") for each in FailureClass]
+
+
+def test_readme_lists_every_console_script() -> None:
+    """README.md names every console script of the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in project["scripts"] if f"`{name}`" not in readme] == []
+
+
+def test_troubleshooting_quotes_messages_of_the_program() -> None:
+    """The fixed parts of every message in the first column of docs/troubleshooting.md are in the code of the program."""
+    program = [text for _, tree in modules() for text in strings_of(tree)]
+    quotes = [
+        quote
+        for line in (DOCS / "troubleshooting.md").read_text().splitlines()
+        if line.startswith("| ")
+        for quote in re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", line)[1])
+    ]
+    assert len(quotes) > 20
+    for quote in quotes:
+        # `…` stands for a value, which may be in quotes. The program joins parts of a message with `, ` and `: `.
+        for part in re.split(r"'?…'?|, |: ", quote):
+            assert any(part in text for text in program), f"{part!r} of {quote!r} is not a message of the program"
+
+
+def test_language_is_plain() -> None:
+    """No banned word is in the program or the documentation, and no docstring is a clause such as "What it does"."""
+    sources = [path for path in sorted(PACKAGE.rglob("*")) if path.suffix in (".py", ".html", ".css", ".js")]
+    banned = [
+        f"{path.relative_to(ROOT)}:{path.read_text().count(chr(10), 0, match.start()) + 1}: {match[0]!r}"
+        for path in [*sources, *documents()]
+        for match in BANNED_WORDS.finditer(path.read_text())
+    ]
+    assert banned == []
+    clauses = [f"{path.relative_to(ROOT)}: {text}" for path, tree in modules() for text in clause_docstrings(tree)]
+    assert clauses == []
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    """The modules of the package, parsed."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ast.parse(path.read_text())
+
+
+def strings_of(tree: ast.Module) -> Iterator[str]:
+    """The strings of a module, and the fixed parts of its f-strings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def clause_docstrings(tree: ast.Module) -> Iterator[str]:
+    """The docstrings that begin with What, Who or Whether, except with Whether in a function that returns a bool."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(node) or ""
+            allowed = "What|Who" if returns_bool(node) else "What|Who|Whether"
+            if re.match(rf"({allowed})\b", docstring):
+                yield docstring.partition("\n")[0]
+
+
+def returns_bool(node: ast.AST) -> bool:
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.returns is None:
+        return False
+    returns = ast.unparse(node.returns)
+    return returns == "bool" or returns.startswith(("TypeGuard[", "TypeIs["))

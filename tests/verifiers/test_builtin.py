@@ -1,0 +1,93 @@
+"""The builtin verifiers: exact match, multiple choice, math, regular expressions and JSON schemas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from ng_rollouts.verifiers.answer_extraction import output_text
+from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.process_pool import ProcessPool
+from tests.conftest import SHARED_DATA
+from tests.verifiers.conftest import response_with
+
+
+@pytest.mark.parametrize(
+    ("name", "verifier"), [("mcqa", Mcqa()), ("string_match", ExactMatch()), ("reasoning_gym", ExactMatch())]
+)
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the example rollouts of NeMo Gym are not available")
+def test_rewards_of_nemo_gym_rollouts_are_reproduced(name: str, verifier: Any) -> None:
+    """A verifier gives the example rollouts of NeMo Gym the reward that their own environment gave them.
+
+    There is one exception. Reasoning Gym compares the whole text with the answer, but `ExactMatch` compares only the
+    final answer, so a correct answer after a long derivation has reward 1 here and 0 there.
+    The rollouts of math_advanced_calculations are not tested: their reward depends on results of tools.
+    """
+    folder = SHARED_DATA / name
+    rows = [json.loads(line) for line in (folder / "example_rollouts.jsonl").read_text().splitlines()]
+    inputs = [json.loads(line) for line in (folder / "example.jsonl").read_text().splitlines()]
+    by_question = {final_question(row): row for row in inputs}
+    compared = 0
+    for row in rows:
+        task = row if "expected_answer" in row else by_question.get(final_question(row))
+        if task is None:
+            continue
+        scored = asyncio.run(verifier.verify(task, row["response"]))
+        if scored["reward"] != row["reward"]:
+            assert (name, scored["reward"]) == ("reasoning_gym", 1.0), scored
+            assert len(output_text(row["response"])) > 10 * len(scored["expected_answer"])
+        compared += 1
+    assert compared == len(rows)
+
+
+def final_question(row: Any) -> str:
+    content = row["responses_create_params"]["input"][-1]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "text", "correct"),
+    [
+        ("1/2", r"\boxed{0.5}", True),
+        (r"\frac{1}{2}", r"so \boxed{0.6}", False),
+        ("Tom has 20 - 2 = 18.\n#### 18", "That makes 18 apples.", True),
+        ("42", "no idea", False),
+        ("x^2+1", r"$\boxed{1+x^2}$", True),
+        ("72.0", r"\boxed{72}", True),
+        (r"2\pi", r"\boxed{2\pi}", True),
+        (r"2\pi", r"\boxed{2}", False),
+        (r"3\sqrt{5}", r"so $3\sqrt{5}$", True),
+        ("10^{5}", r"\boxed{100000}", True),
+        ("1e5", r"\boxed{100000}", True),
+        ("50%", r"\boxed{50\%}", True),
+        ("1,234", r"\boxed{1234}", True),
+        ("4", r"First \boxed{3}, no: \boxed{4}", True),
+    ],
+)
+def test_math_answers_are_compared_by_value(process_pool: ProcessPool, expected: str, text: str, correct: bool) -> None:  # noqa: FBT001
+    """Two expressions with the same value are equal, in any notation."""
+    scored = asyncio.run(Math(process_pool=process_pool, seconds=60).verify({"answer": expected}, response_with(text)))
+    assert scored["accuracy"] is correct
+
+
+def test_regex_compares_the_last_match(process_pool: ProcessPool) -> None:
+    """The last match has to equal the expected answer; without an `answer_field`, any match is correct."""
+    regex = Regex(process_pool=process_pool, pattern=r"score=(\d+)", answer_field="gold")
+    assert asyncio.run(regex.verify({"gold": 7}, response_with("score=3 ... score=7")))["reward"] == 1.0
+    assert asyncio.run(regex.verify({"gold": 3}, response_with("score=3 ... score=7")))["reward"] == 0.0
+    anything = Regex(process_pool=process_pool, pattern="yes")
+    assert asyncio.run(anything.verify({}, response_with("no")))["reward"] == 0.0
+
+
+def test_json_answer_is_validated_against_the_schema_of_its_row(process_pool: ProcessPool) -> None:
+    """An answer may be bare JSON or in a fenced block, and the schema of the row an object or JSON text."""
+    verifier = JsonSchema(process_pool=process_pool)
+    schema = {"type": "object", "required": ["a"]}
+    for row in ({"schema": schema}, {"schema": json.dumps(schema)}):
+        verifier.check(row)
+        assert asyncio.run(verifier.verify(row, response_with('Here:\n```json\n{"a": 1}\n```')))["reward"] == 1.0
+        assert "required" in asyncio.run(verifier.verify(row, response_with('{"b": 1}')))["schema_error"]
+        assert asyncio.run(verifier.verify(row, response_with("oops")))["reward"] == 0.0

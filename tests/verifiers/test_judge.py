@@ -1,0 +1,78 @@
+"""The judge: its prompt, its verdicts, and its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts.verifiers.builtin import last_match
+from ng_rollouts.verifiers.judge import DEFAULT_VERDICT_PATTERN
+from tests.conftest import Ran, read_rows
+from tests.servers import Served
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reward"),
+    [("VERDICT: CORRECT", 1.0), ("I think.\nVerdict: **incorrect**", 0.0), ("verdict 0.25", 0.25)],
+)
+def test_judge_verdict_is_the_reward(
+    serve_model: Callable[..., Served],
+    command: Callable[..., Ran],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    verdict: str,
+    reward: float,
+) -> None:
+    """A judge with its own endpoint receives the filled template, and its verdict becomes the reward."""
+    policy, judge = serve_model(), serve_model(text=verdict, models=["judge"])
+    tasks([{"responses_create_params": {"input": "Say something on 1 + 1"}, "expected_answer": "2", "topic": "sums"}])
+    (tmp_path / "prompt.txt").write_text("On {topic}: is {response} the same as {expected_answer}? {question}")
+    ran = command(
+        f"+policy_base_url={policy.url}/v1",
+        "+verifier=judge",
+        f"+verifier.base_url={judge.url}/v1",
+        "+verifier.template=prompt.txt",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=rollouts.jsonl",
+    )
+    assert ran.code == 0, ran.stderr
+    assert read_rows(tmp_path / "rollouts.jsonl")[0]["reward"] == reward
+    prompt = judge.stats()["last"][-1]["input"][0]["content"]
+    assert prompt == "On sums: is So it is \\boxed{2}. the same as 2? Say something on 1 + 1"
+
+
+def test_unreadable_verdict_is_requested_again_and_then_fails(
+    serve_model: Callable[..., Served], command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Without a verdict in three replies, the rollout fails with `judge_unreadable`; it does not get reward 0."""
+    policy, judge = serve_model(), serve_model(text="Hard to say.", models=["judge"])
+    tasks([{"responses_create_params": {"input": "1 + 1"}, "expected_answer": "2"}])
+    ran = command(
+        f"+policy_base_url={policy.url}/v1",
+        "+verifier=judge",
+        f"+verifier.base_url={judge.url}/v1",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=rollouts.jsonl",
+    )
+    assert ran.code == 1
+    assert ran.averages == {}
+    (failure,) = read_rows(tmp_path / "rollouts_failures.jsonl")
+    assert failure["failure_class"] == "judge_unreadable"
+    assert judge.stats()["asked"]["/v1/responses"] == 3
+    assert policy.stats()["asked"]["/v1/responses"] == 1
+
+
+@pytest.mark.parametrize("verdict", ["VERDICT: NOT SURE", "VERDICT: 10/10", "verdict: nothing"])
+def test_ambiguous_verdict_does_not_match(verdict: str) -> None:
+    """An ambiguous verdict counts neither as correct nor as incorrect."""
+    assert last_match(DEFAULT_VERDICT_PATTERN, verdict) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"), [("VERDICT: 0.25.", "0.25"), ("Verdict: **Correct**", "Correct"), ("verdict: no", "no")]
+)
+def test_verdict_matches_with_markup_and_punctuation(verdict: str, word: str) -> None:
+    """Markdown and punctuation around a verdict are ignored."""
+    assert last_match(DEFAULT_VERDICT_PATTERN, verdict) == word
