@@ -30,8 +30,8 @@ def test_second_collector_on_an_output_is_rejected(
 ) -> None:
     """A second command on the same output exits with 2, names the process that writes it, and changes nothing."""
     tasks(60)
-    server = serve(delay=[0.15, 0.15])
-    first = start(tmp_path, *FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=8")
+    server = serve(delay=[0.4, 0.4])
+    first = start(tmp_path, *FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=30")
     wait_until(lambda: server.stats()["total"] > 5)
     first.send_signal(signal.SIGSTOP)  # so that it cannot finish before the other commands begin
     try:
