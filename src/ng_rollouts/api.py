@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar, Unpack
 
 from ng_rollouts.config.kwargs import Parameters, config_of
-from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
 from ng_rollouts.inputs.plan import Plan
@@ -150,7 +149,7 @@ async def _running(
                 running = asyncio.create_task(Run(config, prepared, consumer=consumer).collect())
             running.add_done_callback(lambda _: queue.put(None))
             try:
-                yield _rows(queue, running, config if "max_failed_rollouts" in parameters else None), prepared.plan
+                yield _rows(queue, running, strict="max_failed_rollouts" in parameters), prepared.plan
             finally:
                 # Without `release`, attempts would wait forever for capacity: no more rows are taken.
                 consumer.stop.requested.set()
@@ -200,15 +199,16 @@ def _redacted_errors() -> Iterator[None]:
         raise
 
 
-async def _rows(
-    queue: _RowQueue, running: asyncio.Task[int], strict: CollectConfig | None
-) -> AsyncGenerator[Json, None]:
+async def _rows(queue: _RowQueue, running: asyncio.Task[int], *, strict: bool) -> AsyncGenerator[Json, None]:
     """The rows of a run.
 
     Args:
-        strict: the configuration, if more failures than it allows raise an exception.
+        strict: whether more failures than allowed raise an exception.
     """
     while (row := await queue.get()) is not None:
         yield loads(row)
-    if await running and strict:
-        raise RolloutsFailed(f"more rollouts failed than max_failed_rollouts={strict.max_failed_rollouts} allows")
+    try:
+        await running
+    except RolloutsFailed:
+        if strict:
+            raise

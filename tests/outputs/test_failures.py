@@ -30,7 +30,8 @@ def test_failed_rollouts_are_written_and_their_groups_are_set_aside(
     assert keys_of(tmp_path / "r.jsonl") == [(t, r) for t in range(40) if t not in incomplete for r in range(2)]
     set_aside = keys_of(tmp_path / "r_incomplete.jsonl")
     assert sorted([*failed, *set_aside]) == [(t, r) for t in sorted(incomplete) for r in range(2)]
-    assert f"failed {len(failed)} (http_400: {len(failed)}), set aside {len(set_aside)}" in ran.stderr
+    counts = f"failed {len(failed)} (http_400: {len(failed)}), set aside {len(set_aside)} of the {80 - len(failed)}"
+    assert f"{counts} collected" in ran.stderr
     [row, *_] = read_rows(tmp_path / "r_failures.jsonl")
     assert (row["failure_class"], row["status"], row["num_attempts"]) == ("http_400", 400, 1)
     assert row["row"]["responses_create_params"]["input"][0]["content"].startswith("question")
@@ -56,6 +57,8 @@ def test_failure_with_no_persist_is_counted_but_not_written(
     ran = command(*FILES, f"+agent_url={server.url}")
     assert ran.code == 1
     assert "failed 10 (no_persist: 10)" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("error: 10 rollouts failed")
+    assert "_failures.jsonl" not in ran.stderr
     assert read_rows(tmp_path / "r.jsonl") == read_rows(tmp_path / "r_failures.jsonl") == []
     assert command(*FILES, f"+agent_url={serve().url}", RESUME).code == 0
     assert_complete(tmp_path, 10)

@@ -123,3 +123,4 @@ def test_resume_command_is_omitted_if_all_failures_are_terminal(
     ran = command(*FILES, f"+agent_url={serve(faults={'terminal': 1.0}).url}")
     assert ran.code == 1
     assert "to resume" not in ran.stderr
+    assert "+resume_from_cache" not in ran.stderr

@@ -13,13 +13,13 @@ from pathlib import Path
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, print_result
-from ng_rollouts.errors import StorageError
+from ng_rollouts.errors import RolloutsFailed, StorageError
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
 from ng_rollouts.run.gates import check_gates
 from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.run.state import RunState
-from ng_rollouts.run.summary import DispatchReport, SummaryFile, summary_lines
+from ng_rollouts.run.summary import DispatchReport, SummaryFile, failed_message, resume_command, summary_lines
 from ng_rollouts.scheduling.stop import Stop, StopRequested
 from ng_rollouts.storage.atomic import write_json
 from ng_rollouts.types import Json
@@ -43,8 +43,8 @@ class Finalizer:
     report: DispatchReport
     _averages: Json | None = field(default=None, init=False)
 
-    async def finish(self) -> int:
-        """Finish a run whose rollouts are all settled, and return the exit code.
+    async def finish(self) -> None:
+        """Finish a run whose rollouts are all settled.
 
         The order matters: the output is in order before anything is derived from it, and the failures file is settled
         before the summary counts it. The averages are the last lines on stdout.
@@ -52,20 +52,23 @@ class Finalizer:
         Raises:
             StorageError: the output could not be put in order; the journal is complete.
             GateMissed: a mean or the coverage is below its minimum.
+            RolloutsFailed: more rollouts failed than `max_failed_rollouts` allows, or some have no outcome.
         """
         await self._order_output()
         self._settle_failures()
         self._log_summary()
         await self._write_aggregates()
         self._print_averages()
+        self._log_resume_command()
         self._check_gates()
-        return self._exit_code()
+        self._check_failures()
 
     def leave_unfinished(self) -> None:
         """Report on a run that ended early. Its output stays a journal, which a resume continues."""
         with suppress(StorageError):
             self._settle_failures()
         self._log_summary()
+        self._log_resume_command()
 
     def write_summary(self, exit_code: int) -> None:
         """Write the summary file, whether the run is finished or not."""
@@ -99,10 +102,13 @@ class Finalizer:
             self.state.settle_failures(self.prepared.plan.locator())
 
     def _log_summary(self) -> None:
-        state = self.state
-        command = self.command if state.is_resumable or state.finished is None else ()
-        for line in summary_lines(state, self.prepared.paths, self.prepared.budget, self.report, command):
+        for line in summary_lines(self.state, self.prepared.paths, self.prepared.budget, self.report):
             log(line)
+
+    def _log_resume_command(self) -> None:
+        # An unfinished output is resumed even if all rollouts are collected, to put it in order.
+        if self.command and (self.state.is_resumable or self.state.finished is None):
+            log(f"to resume: {resume_command(self.command)}")
 
     async def _write_aggregates(self) -> None:
         if self.config.disable_aggregation:
@@ -150,13 +156,16 @@ class Finalizer:
         if planned and finished:
             check_gates(self.config, self.averages(), finished.kept / planned)
 
-    def _exit_code(self) -> int:
+    def _check_failures(self) -> None:
         state, allowed = self.state, self.config.max_failed_rollouts
         # A float is a fraction of the planned rollouts, an integer a count.
         max_failed = allowed * self.prepared.plan.rollouts if isinstance(allowed, float) else allowed
+        if state.counters.failed > max_failed:
+            raise RolloutsFailed(failed_message(state, allowed, max_failed))
         # A spent token budget is a regular end, although rollouts remain.
-        is_short = state.has_remaining and not self.prepared.budget.is_spent(state.counters)
-        return 1 if is_short or state.counters.failed > max_failed else 0
+        if state.has_remaining and not self.prepared.budget.is_spent(state.counters):
+            remaining = state.counters.planned - state.counters.settled
+            raise RolloutsFailed(f"{remaining} rollouts are not collected: +resume_from_cache=true collects them")
 
     def _kept(self) -> Iterator[bool]:
         """For every position, True if its row stays in the finished file."""

@@ -17,6 +17,7 @@ from ng_rollouts.errors import (
     Interrupted,
     NgRolloutsError,
     OutputError,
+    RolloutsFailed,
     StoppedEarly,
     StorageError,
     UploadFailed,
@@ -61,6 +62,7 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
 
     Raises:
         UsageError: something is wrong that can be known before the first request.
+        RolloutsFailed: more rollouts failed than allowed; everything collected is in the output.
         StoppedEarly: continuing was pointless; everything collected is in the output.
         Interrupted: a signal ended the run; everything collected is in the output.
     """
@@ -87,6 +89,7 @@ class Run:
         """Collect and finalize, and return the exit code.
 
         Raises:
+            RolloutsFailed: more rollouts failed than allowed; everything collected is in the output.
             StoppedEarly: continuing was pointless; everything collected is in the output.
             Interrupted: a signal ended the run; everything collected is in the output.
         """
@@ -137,7 +140,7 @@ class Run:
                 # A signal that arrives after the last rollout does not keep the output from being finished.
                 if stop.requested.is_set() and state.has_remaining:
                     raise Interrupted(received.first or signal.SIGINT)
-                code = await finalizer.finish()
+                await finalizer.finish()
             # After a usage error, nothing was sent and there is nothing to publish. After other expected errors, the
             # rows collected so far are published. Every error is raised again, because it decides the exit code.
             except UsageError as error:
@@ -146,13 +149,16 @@ class Run:
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
+                # As for a run without failures, a signal that arrives after the last rollout decides the exit code.
+                if isinstance(error, RolloutsFailed):
+                    error.exit_code = received.exit_code(error.exit_code)
                 if failure := await self._publish(finalizer, error.exit_code, received):
                     log(f"warning: {failure}")
                 raise
             except BaseException:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
-            code = received.exit_code(code)
+            code = received.exit_code(0)
             if failure := await self._publish(finalizer, code, received):
                 raise failure
             return code

@@ -52,7 +52,7 @@ class RunState:
         prior: failures that an earlier command left.
         is_resumed: whether an earlier command began the run.
         collected_before: rollouts that were collected when this command began.
-        last_failure: the last attempt of the latest failure.
+        first_failure, last_failure: the last attempt of the first and of the latest failure of this command.
         finished: numbers of rows in the finished output and set aside; None before it is finished.
         began: when this command began, in seconds since 1970.
     """
@@ -68,6 +68,7 @@ class RunState:
         self.prior = PriorFailures()
         self.is_resumed = False
         self.collected_before = 0
+        self.first_failure: Attempt | None = None
         self.last_failure: Attempt | None = None
         self.finished: Finished | None = None
         self.began = time.time()
@@ -144,6 +145,7 @@ class RunState:
         self.counters.failed += 1
         self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
+        self.first_failure = self.first_failure or last
         # Last, because it may raise: the failure is then written and counted already.
         self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, last.message)
 

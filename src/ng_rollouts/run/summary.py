@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
@@ -20,6 +21,9 @@ from ng_rollouts.types import Json
 
 _NOT_RESUMED = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
 """Parameters that the resume command leaves out: they contradict a resume, or were for the first command only."""
+
+_MAX_MESSAGE_CHARACTERS = 200
+"""How much of a failure's message is in the message of the run: the failures file has all of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,21 +41,32 @@ class DispatchReport:
     load_balancers: Sequence[LoadBalancer] = ()
 
 
-def summary_lines(
-    state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport, command: Sequence[str]
-) -> Iterator[str]:
-    """The last lines of a run.
-
-    Args:
-        command: the command that was typed; empty if nothing remains to resume.
-    """
+def summary_lines(state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport) -> Iterator[str]:
+    """The outcome of a run, its servers, tokens and load."""
     yield from _outcome_lines(state, paths)
-    if command:
-        yield f"to resume: {resume_command(command)}"
     yield from _server_lines(report.load_balancers)
     yield from budget.summary_lines(state.counters)
     if report.load:
         yield report.load.describe()
+
+
+def failed_message(state: RunState, allowed: float, max_failed: float) -> str:
+    """The message of a run in which more rollouts failed than allowed.
+
+    Args:
+        allowed: `max_failed_rollouts` as it was given, a count or a fraction.
+        max_failed: the count that it allows.
+    """
+    message = f"{state.counters.failed} rollouts failed, max_failed_rollouts={allowed} allows {max_failed:g}"
+    # Without a first failure, all of them are of earlier commands.
+    if first := state.first_failure:
+        message += (
+            f"; first: {first.failure_class}: {shorten(first.message, _MAX_MESSAGE_CHARACTERS, placeholder=' …')}"
+        )
+    if state.failures.path.exists():
+        message += f"; {state.failures.path} lists all"
+        message += ", +resume_from_cache=true retries them" if state.is_resumable else ""
+    return message
 
 
 def resume_command(command: Sequence[str]) -> str:
@@ -159,7 +174,7 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
         classes = ", ".join(f"{name}: {count}" for name, count in state.failures.by_class.most_common())
         line += f", failed {counters.failed} ({classes})"
     if finished and finished.set_aside:
-        line += f", set aside {finished.set_aside}"
+        line += f", set aside {finished.set_aside} of the {counters.collected} collected"
     if remaining := counters.planned - counters.settled:
         line += f", not done {remaining}"
     yield line
