@@ -51,20 +51,23 @@ def test_breaker_opens_at_the_only_rollout_of_a_run() -> None:
         CircuitBreaker("a", 1).record_failure("http_401", "no")
 
 
-@pytest.mark.parametrize("status", ["401", "403", "404"])
+@pytest.mark.parametrize(("status", "what"), [("401", "credentials"), ("403", "credentials"), ("404", "address")])
 def test_rejected_credentials_and_unknown_agents_stop_the_run(
-    command: Command, serve: Serve, tasks: Tasks, status: str
+    command: Command, serve: Serve, tasks: Tasks, status: str, what: str
 ) -> None:
     """A server that rejects the credentials or has no such agent ends the run after a few requests.
 
-    The exit code is 3, and the last line quotes the server's reply.
+    The exit code is 3, and the last line has the server's address and reply, and what to check.
     """
     tasks(1000)
     server = serve(faults={status: 1.0})
     ran = command(*FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=10")
     assert ran.code == 3
-    assert f"http_{status}: " in ran.stderr.splitlines()[-1]
-    assert "made up by the test server" in ran.stderr
+    last = ran.stderr.splitlines()[-1]
+    assert f"of agent 'a' ({server.url}/run) failed in the same way" in last
+    assert f"http_{status}: " in last
+    assert "made up by the test server" in last
+    assert f": check the {what}, " in last
     assert server.stats()["total"] < 50
 
 
@@ -77,6 +80,7 @@ def test_dead_server_stops_the_run_and_a_resume_on_another_server_completes_it(
     ran = command(*run, f"+agent_url={serve(process=True, die_after=120).url}")
     assert ran.code == 3
     assert "failed in the same way, so continuing is pointless: connection_refused" in ran.stderr
+    assert ran.stderr.endswith(": check that the server runs at this address\n")
     assert len(keys_of(tmp_path / "r.jsonl")) >= 110
     assert command(*run, f"+agent_url={serve().url}", RESUME).code == 0
     assert_complete(tmp_path, 400)

@@ -120,6 +120,7 @@ class Run:
     async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
+        state.name_servers({name: _urls_of(agent) for name, agent in agents.items()})
         # Agents can share a load balancer, which is then reported once.
         balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
         report = DispatchReport(load_balancers=list(balancers.values()))
@@ -275,6 +276,11 @@ class Run:
             for rollout in self.prepared.tasks.rollouts(self.prepared.plan)
             if not state.journal.has(rollout.position) and rollout.position not in not_retried
         )
+
+
+def _urls_of(agent: Agent) -> list[str]:
+    """The addresses that an agent's requests go to, without passwords."""
+    return [endpoint.display_url for balancer in agent.load_balancers for endpoint in balancer.endpoints]
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:

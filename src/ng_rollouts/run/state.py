@@ -6,7 +6,7 @@ Other modules read the state. Only its own methods change it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -116,6 +116,11 @@ class RunState:
     def subscribe(self, subscriber: RowSubscriber) -> None:
         """Pass every row and failure from now on to a subscriber."""
         self._subscriber = subscriber
+
+    def name_servers(self, urls: Mapping[str, Sequence[str]]) -> None:
+        """Set the addresses of each agent's servers, for the message if its circuit breaker opens."""
+        for agent, of_agent in urls.items():
+            self._circuit_breakers[agent].name_servers(of_agent)
 
     def record(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout to the journal, then count it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ng_rollouts.errors import UNREACHABLE, FailureClass, StoppedEarly
 
 _FATAL = UNREACHABLE | {FailureClass.CERTIFICATE, "http_401", "http_403", "http_404"}
@@ -15,6 +17,15 @@ _MAX_FATAL_AFTER_SUCCESS = 10
 
 _MAX_SAME_CLASS_BEFORE_SUCCESS = 20
 """High, because failures of other classes may depend on the task."""
+
+_FIXES = {
+    "http_401": "check the credentials, such as policy_api_key",
+    "http_403": "check the credentials, such as policy_api_key",
+    "http_404": "check the address, and the name of the model",
+    FailureClass.CERTIFICATE: "set SSL_CERT_FILE=FILE to the certificate of the server's authority",
+    **dict.fromkeys(UNREACHABLE, "check that the server runs at this address"),
+}
+"""What to do about a fatal class."""
 
 
 class CircuitBreaker:
@@ -31,10 +42,15 @@ class CircuitBreaker:
     def __init__(self, agent: str, rollouts: int) -> None:
         self._agent = agent
         self._rollouts = rollouts
+        self._urls: Sequence[str] = ()
         self._succeeded = False
         self._consecutive = 0
         # All fatal classes count as one, None: one broken server often causes several of them.
         self._class: str | None = None
+
+    def name_servers(self, urls: Sequence[str]) -> None:
+        """Set the addresses that the agent's requests go to, without passwords, for the message."""
+        self._urls = urls
 
     def record_success(self) -> None:
         """Count a collected rollout; consecutive failures start again from zero."""
@@ -54,9 +70,11 @@ class CircuitBreaker:
             period = "last" if self._succeeded else "first"
             rollouts = f"the {period} {self._consecutive} rollouts" if self._consecutive > 1 else "the rollout"
             alike = " in the same way" if self._consecutive > 1 else ""
+            servers = f" ({', '.join(self._urls)})" if self._urls else ""
+            fix = f": {_FIXES[failure_class]}" if failure_class in _FIXES else ""
             raise StoppedEarly(
-                f"{rollouts} of agent {self._agent!r} failed{alike}, so continuing is pointless: "
-                f"{failure_class}: {message}"
+                f"{rollouts} of agent {self._agent!r}{servers} failed{alike}, so continuing is pointless: "
+                f"{failure_class}: {message}{fix}"
             )
 
     def _threshold(self) -> float:
