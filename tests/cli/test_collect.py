@@ -125,7 +125,27 @@ def test_run_leaves_only_the_output_and_its_side_files(
         (
             [*INPUT_AND_OUTPUT, "+limit=abc"],
             2,
-            "error: limit=abc: Value 'abc' of type 'str' could not be converted to Integer",
+            "error: limit must be an integer, got 'abc'\n",
+        ),
+        ([*INPUT_AND_OUTPUT, "+wait_for_agent_s=x"], 2, "error: wait_for_agent_s must be a number, got 'x'\n"),
+        ([*INPUT_AND_OUTPUT, "+overwrite=maybe"], 2, "error: overwrite must be true or false, got 'maybe'\n"),
+        ([*INPUT_AND_OUTPUT, "+overwrite=null"], 2, "error: overwrite must not be null: leave it out"),
+        (
+            [*INPUT_AND_OUTPUT, "++min_mean=0.5"],
+            2,
+            "error: min_mean must be a dict such as +min_mean.reward=0.5, got 0.5\n",
+        ),
+        ([*INPUT_AND_OUTPUT, "+min_mean.reward=x"], 2, "error: min_mean.reward must be a number, got 'x'\n"),
+        ([*INPUT_AND_OUTPUT, "+num_repeats={a: 1"], 2, "error: num_repeats={a: 1: the value cannot be parsed: close"),
+        (
+            [*INPUT_AND_OUTPUT, "+policy_base_url=${nope}"],
+            2,
+            "error: policy_base_url: ${nope} is not a parameter; an environment variable is ${oc.env:NAME}\n",
+        ),
+        (
+            [*INPUT_AND_OUTPUT, "+policy_api_key=${oc.env:NOPE_NOPE}"],
+            2,
+            "error: policy_api_key: the environment variable NOPE_NOPE is not set: export it\n",
         ),
         ([*INPUT_AND_OUTPUT, "+limit=-1"], 2, "limit must be >= 0"),
         ([*INPUT_AND_OUTPUT, "+num_repeats=0"], 2, "num_repeats must be >= 1, got 0"),
@@ -148,7 +168,12 @@ def test_run_leaves_only_the_output_and_its_side_files(
             2,
             "max_output_tokens must be a positive integer",
         ),
-        ([*INPUT_AND_OUTPUT, "+sampling=sfd"], 2, "Could not find 'sampling/sfd'"),
+        (
+            [*INPUT_AND_OUTPUT, "+verifier=exactmatch"],
+            2,
+            "mcqa, none, python, regex, got 'exactmatch', did you mean exact_match?\n",
+        ),
+        ([*INPUT_AND_OUTPUT, "+sampling=zzz"], 2, "sampling must be one of dpo, eval, research, rl, sft, got 'zzz'\n"),
         (
             [*INPUT_AND_OUTPUT, "+agent_name=example_maths_agent", "+head_server.port=9"],
             3,
@@ -163,7 +188,7 @@ def test_run_leaves_only_the_output_and_its_side_files(
             "would replace the input",
         ),
         (["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=.", "+agent_name=a"], 2, "is a folder"),
-        (["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=${oc.env:NOPE_NOPE}"], 2, "NOPE_NOPE"),
+        (["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=${oc.env:NOPE_NOPE}"], 2, "NOPE_NOPE is not set"),
     ],
 )
 def test_usage_error_is_one_line_and_changes_no_file(

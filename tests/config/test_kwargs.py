@@ -57,15 +57,15 @@ def test_python_values_are_converted_and_override_config_groups(
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"agent_nam": "a"}, "unknown parameter agent_nam, did you mean agent_name?"),
-        ({"head_server": {"prot": 1}}, "unknown parameter head_server.prot, did you mean port?"),
+        ({"agent_nam": "a"}, "unknown parameter 'agent_nam', did you mean agent_name?"),
+        ({"head_server": {"prot": 1}}, "unknown parameter 'head_server.prot', did you mean port?"),
         ({"limit": "4"}, "limit must be int or None, got '4'"),
         ({"overwrite": 1}, "overwrite must be bool, got 1"),
         ({"limit": True}, "limit must be int or None, got True"),
         ({"agents": ["a"]}, "agents must be dict, got ['a']"),
         ({"sampling": 3}, "sampling must be a name (dpo, eval, research, rl, sft) or a dict, got 3"),
         ({"executor": ["ray"]}, "executor must be a name (local, ray) or a dict, got ['ray']"),
-        ({"sampling": "sfd"}, "sampling must be one of dpo, eval, research, rl, sft, got 'sfd'"),
+        ({"sampling": "sfd"}, "sampling must be one of dpo, eval, research, rl, sft, got 'sfd', did you mean sft?"),
         ({"input_jsonl_fpath": None}, "input_jsonl_fpath must be str, got None"),
     ],
 )

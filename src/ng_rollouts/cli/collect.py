@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
+from ng_rollouts.cli.hydra_errors import message_of
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.overrides import Keys
@@ -247,7 +248,7 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
     except JobFailedError:
         raise
     except Exception as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(message_of(error)) from error
 
 
 def _overrides_of_job() -> str:
@@ -272,11 +273,13 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
-    fill_from_env_yaml(config)
     try:
+        # First, because an interpolation that cannot be resolved is only here reported with its parameter.
+        OmegaConf.to_container(config, resolve=True)
+        fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(message_of(error)) from error
     from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost
 
     # A signal during the imports, whose exception a library has caught.
@@ -301,28 +304,6 @@ def _dry_run(run: Callable[[], int]) -> int:
         return run()
     except Unreachable as error:
         raise UsageError(str(error)) from error
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of an exception of Hydra or OmegaConf in one line.
-
-    Their messages have several lines: the error, then the internal types and key of a node, or the list of folders
-    that were searched. Only the error is kept. Hydra often wraps the exception that has the reason, so the message of
-    its cause is added.
-    """
-    messages: list[str] = []
-    current: BaseException | None = error
-    while current is not None and len(messages) < 2:
-        lines = [line.strip() for line in str(current).partition("Config search path")[0].splitlines()]
-        notes = ("object_type=", "reference_type=", "full_key:")
-        messages.append(" ".join(line for line in lines if line and not line.startswith(notes)))
-        current = current.__cause__
-    message = ": ".join(dict.fromkeys(filter(None, messages)))
-    for prefix in ("In 'config': ", "Error merging override "):
-        message = message.removeprefix(prefix)
-    # Hydra's OverrideParseException has the override that could not be parsed.
-    override = getattr(error, "override", None)
-    return f"{override}: {message}" if override else message
 
 
 def _guarded(action: Callable[[], int]) -> int:

@@ -35,7 +35,7 @@ def build(
         if name not in known:
             every = f": the parameters are {', '.join(known)}"
             hint = did_you_mean(name, [*known, *groups], form=form, otherwise=every)
-            raise ConfigError(f"unknown parameter {prefix}{name}{hint}")
+            raise ConfigError(f"unknown parameter {prefix + name!r}{hint}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{prefix}{name} is missing: add +{prefix}{name}=VALUE")

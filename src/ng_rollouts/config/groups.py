@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, did_you_mean
 
 _GLOBAL_PACKAGE = "# @package _global_"
 """First line of a member whose keys are parameters. Without it, they are keys of the parameter named like the group."""
@@ -29,6 +30,11 @@ def members(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
+def unknown_member(group: str, name: str, options: Sequence[str]) -> str:
+    """The message about a member that a group does not have."""
+    return f"{group} must be one of {', '.join(options)}, got {name!r}{did_you_mean(name, options)}"
+
+
 def group_values(group: str, name: str) -> dict[str, Any]:
     """The parameters that a member of a group sets.
 
@@ -39,7 +45,7 @@ def group_values(group: str, name: str) -> dict[str, Any]:
 
     file = conf_folder() / group / f"{name}.yaml"
     if not file.is_file():
-        raise ConfigError(f"{group} must be one of {', '.join(members(group))}, got {name!r}")
+        raise ConfigError(unknown_member(group, name, members(group)))
     text = file.read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
     return dict(values) if text.startswith(_GLOBAL_PACKAGE) else {group: values}

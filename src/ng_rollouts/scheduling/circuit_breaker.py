@@ -18,7 +18,7 @@ _MAX_FATAL_AFTER_SUCCESS = 10
 _MAX_SAME_CLASS_BEFORE_SUCCESS = 20
 """High, because failures of other classes may depend on the task."""
 
-_FIXES = {
+_FIXES: dict[str, str] = {
     "http_401": "check the credentials, such as policy_api_key",
     "http_403": "check the credentials, such as policy_api_key",
     "http_404": "check the address, and the name of the model",
