@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 import respx
@@ -12,15 +13,27 @@ from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.errors import Unreachable
 
 
-def fetch(port: int, engine: str = "auto") -> dict[str, str]:
+def fetch(port: int, engine: str = "auto", seconds: float = 0) -> dict[str, str]:
     """The agents that the head server at a port lists."""
-    return asyncio.run(fetch_agent_urls(HeadServer(port=port), "'x' (1 rows)", engine))
+    return asyncio.run(fetch_agent_urls(HeadServer(port=port), "'x' (1 rows)", seconds, engine))
 
 
 def test_unreachable_head_server_is_reported_with_the_fix() -> None:
     """The message names the address of the head server, and the parameters that make it unnecessary."""
     with pytest.raises(Unreachable, match=r"http://127.0.0.1:9 cannot be reached .* give \+agent_url=URL"):
         fetch(port=9)
+
+
+def test_head_server_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """A head server that does not respond is asked again until the time is over, and a message says so."""
+    began = time.monotonic()
+    with pytest.raises(Unreachable):
+        fetch(port=9, seconds=1.2)
+    assert time.monotonic() - began > 1.2
+    assert (
+        capsys.readouterr().err
+        == "waiting up to 1 s for the head server at http://127.0.0.1:9, for 'x' (1 rows) (connection_refused)\n"
+    )
 
 
 @pytest.mark.parametrize("body", [b"not json", b"[1]", b'"a: [b"', b"3"])

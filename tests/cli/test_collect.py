@@ -175,13 +175,13 @@ def test_run_leaves_only_the_output_and_its_side_files(
         ),
         ([*INPUT_AND_OUTPUT, "+sampling=zzz"], 2, "sampling must be one of dpo, eval, research, rl, sft, got 'zzz'\n"),
         (
-            [*INPUT_AND_OUTPUT, "+agent_name=example_maths_agent", "+head_server.port=9"],
+            [*INPUT_AND_OUTPUT, "+agent_name=example_maths_agent", "+head_server.port=9", "+wait_for_agent_s=0"],
             3,
             "http://127.0.0.1:9 cannot be reached",
         ),
         ([*INPUT_AND_OUTPUT, "+agent_url=nowhere"], 2, "agent_url must be a URL"),
         ([*INPUT_AND_OUTPUT, "+prompt_config=nope.yaml"], 2, "prompt_config nope.yaml cannot be read"),
-        (INPUT_AND_OUTPUT, 2, "no agent specified"),
+        (INPUT_AND_OUTPUT, 2, "error: no agent specified: give +agent_name=NAME"),
         (
             ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=tasks.jsonl", "+agent_name=a"],
             2,

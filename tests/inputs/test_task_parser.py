@@ -53,7 +53,9 @@ def test_agent_of_a_row_takes_precedence_over_agent_name(tmp_path: Path) -> None
 
 def test_row_without_an_agent_is_an_error(tmp_path: Path) -> None:
     """A row without an agent is an error that says how to give one."""
-    with pytest.raises(InputError, match=r"no agent specified: give \+agent_name=NAME"):
+    with pytest.raises(
+        InputError, match=r"no agent specified: give \+agent_name=NAME, \+agent_url=URL or \+policy_base_url=URL"
+    ):
         TaskFile(path=written(tmp_path, lines([PLAIN])), parser=TaskParser()).plan()
 
 

@@ -21,7 +21,7 @@ from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.urls import parse_urls
-from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig, HeadServer
+from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
@@ -42,11 +42,13 @@ EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """The packaged examples, which run in this process."""
 
 
-async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack) -> dict[str, Agent]:
+async def resolve_agents(
+    rows_by_agent: Mapping[str, int], config: CollectConfig, stack: AsyncExitStack
+) -> dict[str, Agent]:
     """Find or make the agents, and wait until their servers respond.
 
     Args:
-        names: agent names, with the number of rows for each; the numbers are for messages.
+        rows_by_agent: number of rows by agent name; the numbers are for messages.
         stack: closes the agents' connections and worker processes.
 
     Raises:
@@ -60,12 +62,12 @@ async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack:
     rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
     factory = AgentFactory(config, http, rate_limiter, stack)
     explicit = factory.remote_agent(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
-    entries = {name: factory.from_entry(name, entry) for name, entry in config.agents.items() if name in names}
+    entries = {name: factory.from_entry(name, entry) for name, entry in config.agents.items() if name in rows_by_agent}
     default = factory.model_agent({}, "") if config.policy_base_url is not None and not explicit else None
     agents: dict[str, Agent] = {}
     packaged: list[Agent] = []  # in this process, without a server to wait for
     unresolved: dict[str, int] = {}
-    for name, rows in names.items():
+    for name, rows in rows_by_agent.items():
         if explicit and config.agent_name in (None, name):
             agents[name] = explicit
         elif name in entries:
@@ -79,12 +81,12 @@ async def resolve_agents(names: Mapping[str, int], config: CollectConfig, stack:
             unresolved[name] = rows
     # last, because a run that does not need the head server must not fail without one
     if unresolved:
-        listed = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config.head_server, config.http_engine)
+        listed = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
         agents |= {name: factory.remote_agent([url], is_listed=True) for name, url in listed.items()}
     # packaged examples are remote agents too, but their URLs are served in this process
     servers = [agent for agent in agents.values() if agent.is_remote and agent not in packaged]
     load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
-    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(factory.resources)]
+    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(factory.resources_urls)]
     await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine)
     for model_server in factory.model_servers:
         await model_server.resolve_model(config.wait_for_agent_s)
@@ -122,7 +124,7 @@ class AgentFactory:
         process_pool: worker processes for verifiers; made with the first model agent.
         model_servers: the clients of all model servers, those of judges included.
         load_balancers: by URLs; agents with the same URLs share one, so that it counts all requests in flight.
-        resources: URLs of resources servers.
+        resources_urls: URLs of resources servers.
     """
 
     config: CollectConfig
@@ -132,7 +134,7 @@ class AgentFactory:
     process_pool: ProcessPool | None = None
     model_servers: list[ModelClient] = field(default_factory=list)
     load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
-    resources: list[str] = field(default_factory=list)
+    resources_urls: list[str] = field(default_factory=list)
 
     def remote_agent(self, urls: list[str], *, is_listed: bool = False) -> RemoteAgent:
         """Make a remote agent; `is_listed` if a head server lists it."""
@@ -183,7 +185,7 @@ class AgentFactory:
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
         options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         if resources:
-            self.resources += parse_urls(resources, f"{prefix}resources_base_url")
+            self.resources_urls += parse_urls(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
             verifier=build_verifier(options, self.process_pool, partial(self._judge_server, entry)),
@@ -245,11 +247,11 @@ async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, rate_li
     return RemoteAgent([f"http://{name}"], http, rate_limiter)
 
 
-async def _look_up(names: dict[str, int], local: list[str], head: HeadServer, engine: str) -> dict[str, str]:
+async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], config: CollectConfig) -> dict[str, str]:
     """The URLs of these agents from the head server.
 
     Args:
-        local: the names that are known without the head server, for messages.
+        known_locally: the names that are known without the head server, for messages.
 
     Raises:
         ConfigError: the head server does not list one of the agents.
@@ -257,16 +259,17 @@ async def _look_up(names: dict[str, int], local: list[str], head: HeadServer, en
     """
     from ng_rollouts.agents.head_server import fetch_agent_urls
 
-    wanted = ", ".join(f"{name!r} ({rows} rows)" for name, rows in names.items())
+    head = config.head_server
+    wanted = ", ".join(f"{name!r} ({rows} rows)" for name, rows in rows_by_agent.items())
     try:
-        listed = await fetch_agent_urls(head, wanted, engine)
+        listed = await fetch_agent_urls(head, wanted, config.wait_for_agent_s, config.http_engine)
     except Unreachable as error:
-        hints = "".join(did_you_mean(name, local) for name in names)
-        raise Unreachable(f"{error}; agents known without it: {', '.join(sorted(local))}{hints}") from error
-    known = sorted({*local, *listed})
-    for name, rows in names.items():
+        hints = "".join(did_you_mean(name, known_locally) for name in rows_by_agent)
+        raise Unreachable(f"{error}; agents known without it: {', '.join(sorted(known_locally))}{hints}") from error
+    known = sorted({*known_locally, *listed})
+    for name, rows in rows_by_agent.items():
         if name not in listed:
             sources = f"the config, the packaged examples and the head server http://{head.host}:{head.port}"
             message = f"unknown agent {name!r} ({rows} rows){did_you_mean(name, known)}"
             raise ConfigError(f"{message}: known agents are {', '.join(known)} (from {sources})")
-    return {name: listed[name] for name in names}
+    return {name: listed[name] for name in rows_by_agent}

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 from ng_rollouts.agents.urls import is_url
 from ng_rollouts.config.parameters import HeadServer
+from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, Unreachable
-from ng_rollouts.http.client import Http, Reply, TimeLimits, open_http
+from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply, TimeLimits, open_http
 from ng_rollouts.jsonl import loads
 from ng_rollouts.types import Json
 
 _LIMITS = TimeLimits(connect_s=5.0, total_s=30.0)
-_ATTEMPTS = 3
-_RETRY_FOR_S = 10.0
 
 
-async def fetch_agent_urls(head: HeadServer, wanted: str, engine: str) -> dict[str, str]:
+async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine: str) -> dict[str, str]:
     """The URL of each agent that a head server lists, by the agent's name.
 
     Args:
-        wanted: the agents to look up, for the message if the server does not respond.
+        wanted: the agents to look up, for messages while the server does not respond.
+        seconds: the time to wait for the server; 0 asks once.
 
     Raises:
         Unreachable: the server does not respond, or is not a head server.
@@ -31,7 +33,7 @@ async def fetch_agent_urls(head: HeadServer, wanted: str, engine: str) -> dict[s
     fix = "start the servers, or give +agent_url=URL, +agents.NAME.url=URL, +head_server.host= or +head_server.port="
     try:
         async with open_http(_LIMITS, engine) as http:
-            reply = await _get_with_retries(http, f"{address}/global_config_dict_yaml")
+            reply = await _get_when_up(http, f"{address}/global_config_dict_yaml", f"{address}, for {wanted}", seconds)
     except AttemptFailed as error:
         message = f"the head server at {address} cannot be reached ({error.message}) to look up {wanted}"
         raise Unreachable(f"{message}: {fix}") from error
@@ -74,13 +76,25 @@ def _resolved(server: Any, field: str, global_config: Json) -> Any:
         return None
 
 
-async def _get_with_retries(http: Http, url: str) -> Reply:
-    import stamina  # noqa: PLC0415 - only runs that use a head server need it
-    from stamina.instrumentation import set_on_retry_hooks  # noqa: PLC0415
+async def _get_when_up(http: Http, url: str, label: str, seconds: float) -> Reply:
+    """The reply to a request, which is repeated until there is one.
 
-    # by default, stamina logs every retry
-    set_on_retry_hooks([])
-    async for attempt in stamina.retry_context(on=AttemptFailed, attempts=_ATTEMPTS, timeout=_RETRY_FOR_S):
-        with attempt:
+    Args:
+        label: address and purpose of the server, for the message that it is waited for.
+
+    Raises:
+        AttemptFailed: there was no reply within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    announced = False
+    while True:
+        try:
             return await http.get(url)
-    raise AssertionError("stamina yields until success or raises")
+        except AttemptFailed as failure:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if not announced:
+                log(f"waiting up to {left:.0f} s for the head server at {label} ({failure.failure_class})")
+                announced = True
+            await asyncio.sleep(min(POLL_EVERY_S, left))

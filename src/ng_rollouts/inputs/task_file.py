@@ -16,7 +16,7 @@ from pathlib import Path
 from ng_rollouts.errors import InputError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.shards import Shard
-from ng_rollouts.inputs.task_parser import Task, TaskParser
+from ng_rollouts.inputs.task_parser import NO_AGENT, Task, TaskParser
 from ng_rollouts.jsonl import loads
 from ng_rollouts.types import Json, Rollout, RolloutKey
 
@@ -59,7 +59,7 @@ class TaskFile:
         """
         plan = Plan(first_index=self.shard.index, stride=self.shard.count) if self.shard else Plan()
         bad: list[tuple[int, str]] = []
-        has_own_index = set()
+        some_have_index = some_lack_index = False
         digest = hashlib.blake2b(digest_size=16)
         for number, line in self._lines():
             # The digest covers the rows of all shards, so that a merge can tell whether shards belong together.
@@ -74,13 +74,17 @@ class TaskFile:
             except InputError as error:
                 bad.append((number, str(error)))
                 continue
-            has_own_index.add(task.index is not None)
+            some_have_index |= task.index is not None
+            some_lack_index |= task.index is None
             plan.add(task, plan.input_rows - 1)
             plan.deterministic_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
         # Indices can collide only if some rows have their own and others do not.
-        if not bad and len(has_own_index) == 2:
+        if not bad and some_have_index and some_lack_index:
             bad = list(self._index_collisions())
+        # The command lacks a parameter, so a list of lines would mislead.
+        if not plan.rows and {reason for _, reason in bad} == {NO_AGENT}:
+            raise InputError(NO_AGENT)
         if bad:
             raise InputError(_bad_lines_message(self.name, bad))
         if not plan.input_rows:

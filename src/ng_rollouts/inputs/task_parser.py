@@ -14,6 +14,11 @@ from ng_rollouts.types import Json
 ANY_AGENT = "agent"
 """Name of the agent of rows that do not name one, when one address serves every row."""
 
+NO_AGENT = (
+    "no agent specified: give +agent_name=NAME, +agent_url=URL or +policy_base_url=URL, or put agent_ref into the row"
+)
+"""The reason that a row without an agent is an error."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -95,7 +100,7 @@ class TaskParser:
         if name is None and self.serves_all:
             name = ANY_AGENT
         if name is None:
-            raise InputError("no agent specified: give +agent_name=NAME, or put agent_ref in the row")
+            raise InputError(NO_AGENT)
         if not isinstance(name, str):
             raise InputError(f"agent_ref.name must be a string, got {_type_name(name)}")
         return name
