@@ -11,7 +11,7 @@
     ├── StoppedEarly              3  stopped because continuing was pointless
     │   ├── Unreachable              a server that the run needs does not answer
     │   └── StorageError             results can no longer be written
-    ├── Interrupted         130, 143  a signal ended the run
+    ├── Interrupted         128 + n   signal n ended the run: 129, 130, 140 or 143
     └── AttemptFailed             -  one attempt at a rollout failed; never leaves the run
 
 A message is one line: what is wrong, which value, and how to fix it.

@@ -45,7 +45,8 @@ def load_template(path: str) -> Template:
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        # The text of an OSError has the error number and the name again.
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise ConfigError(f"prompt_config {path} cannot be read: {reason}") from error
     return parse_template(content, f"prompt_config {path}")
 

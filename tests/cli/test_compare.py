@@ -36,6 +36,8 @@ def test_comparison_of_different_tasks_needs_intersection(command: Callable[...,
     refused = command("+rollouts_jsonl_fpaths=a.jsonl,c.jsonl", script="ng_compare_rollouts")
     assert refused.code == 2
     assert "intersection=true" in refused.stderr
+    missing = command("+rollouts_jsonl_fpaths=a.jsonl,b.jsonl", script="ng_compare_rollouts")
+    assert "rollouts_jsonl_fpaths b.jsonl cannot be read: No such file" in missing.stderr
     files = "+rollouts_jsonl_fpaths=a.jsonl,c.jsonl"
     assert command(files, "+intersection=true", script="ng_compare_rollouts").code == 0
 

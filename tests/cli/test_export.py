@@ -82,7 +82,10 @@ def test_validation_file_of_an_earlier_export_is_removed(export: Callable[..., R
     [
         (["+group_by=prompt_id"], "r.jsonl, line 1: no prompt_id to group by"),
         (["+output_jsonl_fpath=r.jsonl"], "output_jsonl_fpath r.jsonl would replace r.jsonl, which is the input"),
-        (["+input_jsonl_fpath=nope.jsonl"], "nope.jsonl cannot be read: No such file"),
+        (["+input_jsonl_fpath=nope.jsonl"], "input_jsonl_fpath nope.jsonl cannot be read: No such file"),
+        (["--shuffle"], "error: '--shuffle' is not a parameter: write +shuffle=true (see --help)"),
+        (["--shufle"], "error: '--shufle' is not a parameter: write +key=value (see --help)"),
+        (["--min-reward"], "error: '--min-reward' is not a parameter: write +min_reward=VALUE (see --help)"),
         (["+output_jsonl_fpath=."], "output_jsonl_fpath . is a folder"),
         (["+output_jsonl_fpath=/dev/null"], "is not a regular file"),
         (["+score=rewrad"], "no rollout of r.jsonl has the score 'rewrad': available scores: reward"),

@@ -34,10 +34,10 @@ def test_profile_counts_missing_rollouts_and_distinct_answers(command: Callable[
     ("arguments", "message"),
     [
         ([], "rollouts_jsonl_fpath is missing"),
-        (["+rollouts_jsonl_fpath=nope.jsonl"], "cannot be read"),
+        (["+rollouts_jsonl_fpath=nope.jsonl"], "rollouts_jsonl_fpath nope.jsonl cannot be read: No such file"),
         (["+rollout_jsonl_fpath=x"], "did you mean +rollouts_jsonl_fpath"),
         (["+rollouts_jsonl_fpath=bad.jsonl"], "bad.jsonl, line 1"),
-        (["+rollouts_jsonl_fpath=bad.jsonl", "+top=many"], "top must be a number"),
+        (["+rollouts_jsonl_fpath=bad.jsonl", "+top=many"], "top must be an integer, got 'many'"),
     ],
 )
 def test_profile_reports_usage_errors_without_a_traceback(

@@ -52,6 +52,12 @@ def test_invalid_template_is_rejected_when_loaded(tmp_path: Path, text: str, mes
     assert message in str(error.value)
 
 
+def test_missing_template_is_reported_with_its_name_once() -> None:
+    """The message about a file that cannot be read has its name and the reason, without an error number."""
+    with pytest.raises(ConfigError, match=r"^prompt_config nope.yaml cannot be read: No such file or directory$"):
+        load_template("nope.yaml")
+
+
 def test_template_fills_an_empty_input_and_rejects_another(tmp_path: Path) -> None:
     """A template sets a missing or empty input; a row that already has an input is an error."""
     parser = TaskParser(agent_name="a", template=template(tmp_path, "user: '{q}'"))

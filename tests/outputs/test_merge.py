@@ -123,8 +123,10 @@ def test_merge_reports_missing_rollouts_torn_lines_and_shards_of_different_runs(
     assert (ran.code, "the last line of r_shard_0_of_2.jsonl is cut off" in ran.stderr) == (1, True), ran.stderr
     command(*run, repeats, "+shard_index=0", "+overwrite=true", "+responses_create_params.temperature=0.1")
     ran = command(*merge, script="ng_aggregate_rollouts")
-    assert (ran.code, "is not of the same run as" in ran.stderr) == (1, True), ran.stderr
-    assert "responses_create_params.temperature: null then, 0.1 now" in ran.stderr
+    shards = ["r_shard_1_of_2.jsonl", "r_shard_0_of_2.jsonl"]
+    assert (ran.code, f"warning: {' and '.join(shards)} are of different runs: " in ran.stderr) == (1, True), ran.stderr
+    assert f"responses_create_params.temperature: null in {shards[0]}, 0.1 in {shards[1]}: collect" in ran.stderr
+    assert ran.stderr.endswith("error: all.jsonl has the problems above\n")
 
 
 def test_empty_failures_file_is_ignored_by_a_merge(command: Callable[..., Ran], tmp_path: Path) -> None:

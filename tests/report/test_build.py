@@ -15,7 +15,7 @@ from tests.rollout_files import write_rows
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["+input_jsonl_fpath=nope.jsonl"], "nope.jsonl cannot be read"),
+        (["+input_jsonl_fpath=nope.jsonl"], "input_jsonl_fpath nope.jsonl cannot be read"),
         (["+score=acuracy"], "has the score 'acuracy': available scores: reward"),
         (["+output_html_fpath=r.jsonl"], "r.jsonl is not an .html file"),
         (["+serve=true", "+output_html_fpath=x.html"], "serve=true does not write a file"),

@@ -44,7 +44,8 @@ class AggregationConfig:
 
 def main() -> NoReturn:
     """Run `ng_aggregate_rollouts`."""
-    run_command("ng_aggregate_rollouts", AggregationConfig, run)
+    example = "+input_glob='r_shard_*.jsonl' +output_jsonl_fpath=rollouts.jsonl"
+    run_command("ng_aggregate_rollouts", AggregationConfig, run, example=example)
 
 
 def run(config: AggregationConfig) -> int:
@@ -86,7 +87,9 @@ def run(config: AggregationConfig) -> int:
         if problems and config.merge_shards and path.exists():
             log(f"some of the missing rollouts {outcome}: they are in {path}")
     for problem in problems:
-        log(f"error: {problem}")
+        log(f"warning: {problem}")
+    if problems:
+        log(f"error: {paths.finished if config.merge_shards else paths.aggregate_metrics} has the problems above")
     return 1 if problems else 0
 
 

@@ -18,7 +18,7 @@ from ng_rollouts.console import print_result
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import digest_of
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
-from ng_rollouts.outputs.reader import groups_of
+from ng_rollouts.outputs.reader import check_readable, groups_of
 from ng_rollouts.storage.atomic import write_json
 from ng_rollouts.types import Json
 
@@ -61,7 +61,7 @@ class TaskMean:
 
 def main() -> NoReturn:
     """Run `ng_compare_rollouts`."""
-    run_command("ng_compare_rollouts", ComparisonConfig, run)
+    run_command("ng_compare_rollouts", ComparisonConfig, run, example="+rollouts_jsonl_fpaths=before.jsonl,after.jsonl")
 
 
 def run(config: ComparisonConfig) -> int:
@@ -70,6 +70,8 @@ def run(config: ComparisonConfig) -> int:
     Raises:
         InputError: a file has no rollouts with the score, or the files are over different tasks.
     """
+    for path in config.paths:
+        check_readable("rollouts_jsonl_fpaths", Path(path).expanduser())
     files = {path: _tasks_of(Path(path).expanduser(), config.score) for path in config.paths}
     first, *others = files
     compared: list[Json] = []

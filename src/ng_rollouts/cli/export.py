@@ -15,7 +15,7 @@ from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.formats import RECIPES, ExportFormat
 from ng_rollouts.export.writer import RowWriter, writable
 from ng_rollouts.outputs.paths import check_replaceable
-from ng_rollouts.outputs.reader import row_groups
+from ng_rollouts.outputs.reader import check_readable, row_groups
 from ng_rollouts.storage.atomic import back_up, replacing
 from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed
 from ng_rollouts.types import Json
@@ -23,7 +23,8 @@ from ng_rollouts.types import Json
 
 def main() -> NoReturn:
     """Run `ng_export_rollouts`."""
-    run_command("ng_export_rollouts", ExportConfig, run)
+    example = "+recipe=sft +input_jsonl_fpath=rollouts.jsonl +output_jsonl_fpath=sft.jsonl +min_reward=0.8"
+    run_command("ng_export_rollouts", ExportConfig, run, example=example)
 
 
 def run(config: ExportConfig) -> int:
@@ -34,6 +35,7 @@ def run(config: ExportConfig) -> int:
         OutputError: the output cannot be written.
     """
     source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
+    check_readable("input_jsonl_fpath", source)
     _check_outputs(source, target)
     export_format = RECIPES[config.recipe](config)
     with writable(target):

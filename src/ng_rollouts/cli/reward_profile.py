@@ -23,7 +23,7 @@ from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
-from ng_rollouts.outputs.reader import Group, groups_of, scan
+from ng_rollouts.outputs.reader import Group, check_readable, groups_of, scan
 from ng_rollouts.storage.atomic import replacing, write_json
 from ng_rollouts.storage.compression import base_name
 from ng_rollouts.types import Json
@@ -71,7 +71,9 @@ class Row:
 
 def main() -> NoReturn:
     """Run `ng_reward_profile`."""
-    run_command("ng_reward_profile", ProfileConfig, run)
+    run_command(
+        "ng_reward_profile", ProfileConfig, run, example="+rollouts_jsonl_fpath=rollouts.jsonl +sort_by=easiest"
+    )
 
 
 def run(config: ProfileConfig) -> int:
@@ -82,6 +84,7 @@ def run(config: ProfileConfig) -> int:
         ConfigError: no rollout has the score or the answer field.
     """
     source = Path(config.rollouts_jsonl_fpath).expanduser()
+    check_readable("rollouts_jsonl_fpath", source)
     scanned = scan(source)
     profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")

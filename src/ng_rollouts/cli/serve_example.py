@@ -32,7 +32,7 @@ class ServeConfig:
 
 def main() -> NoReturn:
     """Run `ng_serve_example`."""
-    run_command("ng_serve_example", ServeConfig, run)
+    run_command("ng_serve_example", ServeConfig, run, example="+latency_s=0.5")
 
 
 def run(config: ServeConfig) -> int:
@@ -79,10 +79,10 @@ async def _serve(config: ServeConfig) -> None:
         ports = [config.port + number if config.port else 0 for number in range(len(EXAMPLE_AGENTS))]
         # All ports are bound before the first server starts: a port that is taken is an error, and nothing is served.
         bound = {
-            name: stack.enter_context(_bind(config.host, port))
+            name: stack.enter_context(_bind(config.host, port, "port"))
             for name, port in zip(EXAMPLE_AGENTS, ports, strict=True)
         }
-        head = stack.enter_context(_bind(config.host, config.head_port))
+        head = stack.enter_context(_bind(config.host, config.head_port, "head_port"))
         addresses = {name: (config.host, _port(listener)) for name, listener in bound.items()}
         apps = [(example_app(name, config.latency_s), listener) for name, listener in bound.items()]
         servers = [
@@ -95,8 +95,11 @@ async def _serve(config: ServeConfig) -> None:
         await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in servers))
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, parameter: str) -> socket.socket:
     """A listening socket.
+
+    Args:
+        parameter: the parameter that the port comes from, for the message.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -108,9 +111,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}: choose another port, or 0 for any free one"
-        ) from error
+        fix = f"choose another port with +{parameter}=, or 0 for any free one"
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}: {fix}") from error
     listener.listen(1024)
     return listener
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -17,14 +17,18 @@ from ng_rollouts.redaction import redact
 T = TypeVar("T")
 
 
-def run_command(name: str, config: type[T], run: Callable[[T], int]) -> NoReturn:
-    """Run a command: parse its arguments, run it, exit with its exit code."""
+def run_command(name: str, config: type[T], run: Callable[[T], int], *, example: str) -> NoReturn:
+    """Run a command: parse its arguments, run it, exit with its exit code.
+
+    Args:
+        example: arguments for the example in the help.
+    """
     # Rows become many small objects without cycles. With the default thresholds, the garbage collector would traverse
     # them again and again.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     try:
-        code = _run(name, config, run)
+        code = _run(name, config, run, example)
     except NgRolloutsError as error:
         log(f"error: {redact(str(error))}")
         code = error.exit_code
@@ -51,7 +55,7 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
         if not equals:
-            raise ConfigError(f"{argument!r} is not a parameter: write +key=value (see --help)")
+            raise ConfigError(f"{argument!r} is not a parameter: write {_as_parameter(argument, hints)} (see --help)")
         if key.endswith("fpath") and "://" in value:
             raise ConfigError(f"{key} {value}: this command reads local files only: copy the file here first")
         # An unknown key is read as text here. `build` then rejects it, and suggests the nearest key.
@@ -59,11 +63,11 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
     return build(config, values, form="+{}=")
 
 
-def _run(name: str, config: type[T], run: Callable[[T], int]) -> int:
+def _run(name: str, config: type[T], run: Callable[[T], int], example: str) -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from ng_rollouts.config.help import command_help  # noqa: PLC0415 - only help needs it
 
-        sys.stdout.write(command_help(name, config))
+        sys.stdout.write(command_help(name, config, example))
         return 0
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"ng_rollouts {__version__}\n")
@@ -85,9 +89,17 @@ def _value(key: str, text: str, hint: Any) -> Any:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{key} must be true or false, got {text!r}")
         return text.lower() == "true"
-    for kind in (int, float):
+    for kind, wanted in ((int, "an integer"), (float, "a number")):
         if kind in kinds:
             with suppress(ValueError):
                 return kind(text)
-            raise ConfigError(f"{key} must be a number, got {text!r}")
+            raise ConfigError(f"{key} must be {wanted}, got {text!r}")
     return text
+
+
+def _as_parameter(argument: str, hints: Mapping[str, Any]) -> str:
+    """How an argument without a value is probably meant: `--serve` as `+serve=true`."""
+    name = argument.lstrip("+-").replace("-", "_")
+    if name not in hints:
+        return "+key=value"
+    return f"+{name}={'true' if hints[name] is bool else 'VALUE'}"

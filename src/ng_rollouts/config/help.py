@@ -32,13 +32,13 @@ Flags
   --hydra-help          further options of Hydra
 
 Exit codes
-  0         all rollouts collected
-  1         more rollouts failed than allowed, or upload_to failed
-  2         wrong command, configuration or input; nothing was sent
-  3         stopped early, because continuing was pointless
-  4         unexpected error of this program
-  5         below min_mean or min_coverage
-  130, 143  interrupted
+  0    all rollouts collected, or no more failed than max_failed_rollouts allows, or max_total_tokens is spent
+  1    more rollouts failed than allowed, or upload_to failed
+  2    wrong command, configuration or input; nothing was sent
+  3    stopped early, because continuing was pointless
+  4    unexpected error of this program
+  5    below min_mean or min_coverage
+  129  interrupted by SIGHUP (the terminal closed); 130 by SIGINT (Ctrl-C), 140 by SIGUSR2, 143 by SIGTERM
 """
 
 
@@ -49,9 +49,16 @@ def collect_help(conf: Path) -> str:
     return "\n".join([_USAGE, *sections, groups, _FLAGS])
 
 
-def command_help(name: str, config: type) -> str:
-    """The help of a command with a flat configuration: its docstring, then each parameter."""
-    return f"{(config.__doc__ or '').strip()}\n\nusage: {name} +key=value ...\n\n{_format(_parameters(config))}"
+def command_help(name: str, config: type, example: str) -> str:
+    """The help of a command with a flat configuration: its docstring, usage and an example, then each parameter.
+
+    Args:
+        example: arguments of the example.
+    """
+    required = [f"+{field.name}=..." for field, spec in parameter_fields(config) if spec.required]
+    usage = " ".join([f"usage: {name}", *required, "[+key=value ...]"])
+    head = f"{(config.__doc__ or '').strip()}\n\n{usage}\n\n  {name} {example}"
+    return f"{head}\n\n{_format(_parameters(config))}"
 
 
 def parameters_of(section: type, prefix: str = "") -> Iterator[tuple[str, Field[Any], Spec, str]]:

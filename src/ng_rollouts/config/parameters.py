@@ -53,7 +53,7 @@ HTTP_ENGINES = ("auto", "pyreqwest", "httpx")
 class HeadServer:
     """Address of the NeMo Gym head server."""
 
-    host: str = param("127.0.0.1", "Host of the NeMo Gym head server that resolves all other agent names.")
+    host: str = param("127.0.0.1", "Host of the NeMo Gym head server that is asked for agents not found elsewhere.")
     port: int = param(11000, "Port of the head server.", minimum=1, maximum=65535)
 
 
@@ -129,9 +129,9 @@ class Agents:
     )
     agents: dict[str, Any] = param(
         {},
-        "Agents by name: {url: URL or list}, {policy_base_url: ...} or {_target_: module.function}; see `agent=`.",
-        doc="`+agents.mine.url=http://127.0.0.1:8000`, or [over a model server](model-servers.md#several-agents). "
-        "`+agent=FILE` reads them from a config group.",
+        "Agents by name: {url: URL or list}, {policy_base_url: ...} or {_target_: module.function}. +agent=FILE reads "
+        "them from a config group (end of --help).",
+        doc="`+agents.mine.url=http://127.0.0.1:8000`, or [over a model server](model-servers.md#several-agents).",
         annotation="Mapping[str, Mapping[str, Any]]",
     )
     head_server: HeadServer = field(default_factory=HeadServer)
@@ -160,7 +160,8 @@ class ModelServers:
     )
     verifier: dict[str, Any] = param(
         {},
-        "Scorer of the answers; see `verifier=`. +verifier.answer_field=FIELD names the field of the expected answer.",
+        "Scorer of the answers: +verifier=NAME, a config group (end of --help). +verifier.answer_field=FIELD names the "
+        "field of the expected answer.",
         doc="[Verifiers](verifiers.md).",
         kind="group and dict",
         decides_results=True,
@@ -211,7 +212,8 @@ class Sampling:
 
     responses_create_params: dict[str, Any] = param(
         {},
-        "Overrides of each row's sampling parameters: .temperature=0.7 .top_p=0.9 .max_output_tokens=512 .seed=42",
+        "Sampling parameters that override those of each row, such as .temperature=0.7, .top_p=0.9, "
+        ".max_output_tokens=512 and .seed=42.",
         doc="`.temperature` is from 0 to 2, `.top_p` from 0 to 1. Other parameters are sent unchanged. A nested value "
         "replaces the row's.",
         decides_results=True,
@@ -230,7 +232,8 @@ class Execution:
     )
     executor: dict[str, Any] = param(
         {},
-        "Where attempts run; see `executor=`. +executor=ray runs them in the actors of a Ray cluster.",
+        "Where attempts run: +executor=NAME, a config group (end of --help). +executor=ray runs them in the actors of "
+        "a Ray cluster.",
         doc="[Ray](scale.md#ray).",
         kind="group and dict",
     )

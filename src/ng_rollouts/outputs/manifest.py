@@ -17,6 +17,9 @@ from ng_rollouts.storage.atomic import write_json
 
 _VERSION = 1
 
+THEN_AND_NOW = ("then", "now")
+"""Labels of the values of an output and of the run that resumes it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -76,30 +79,38 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_json(path, {"version": _VERSION, **asdict(manifest)})
 
 
-def differences(then: Manifest, now: Manifest, digest_of_then_rows: str | None) -> Iterator[str]:
+def differences(
+    then: Manifest, now: Manifest, digest_of_then_rows: str | None, labels: tuple[str, str] = THEN_AND_NOW
+) -> Iterator[str]:
     """The reasons why a run cannot resume an output, each with the values then and now.
 
     Args:
         then: manifest of the output.
         now: manifest of this run.
         digest_of_then_rows: digest of the first `then.input_rows` rows of the input now; None if there are fewer.
+        labels: go after the values of `then` and of `now`.
     """
+
+    def both(before: object, after: object) -> str:
+        return f"{before} {labels[0]}, {after} {labels[1]}"
+
+    may_grow = " (it may grow, but not shrink)" if labels == THEN_AND_NOW else ""
     if digest_of_then_rows is None:
-        yield f"input rows: {then.input_rows} then, {now.input_rows} now (the number may grow, but not shrink)"
+        yield f"number of input rows: {both(then.input_rows, now.input_rows)}{may_grow}"
     elif digest_of_then_rows != then.rows_digest:
-        digests = f"digest {then.rows_digest[:12]} then, {digest_of_then_rows[:12]} now"
+        digests = both(f"digest {then.rows_digest[:12]}", digest_of_then_rows[:12])
         yield f"the first {then.input_rows} input rows: {digests}"
     if _shrinks(then.num_repeats, now.num_repeats):
-        yield f"num_repeats: {then.num_repeats} then, {now.num_repeats} now (it may grow, but not shrink)"
+        yield f"num_repeats: {both(then.num_repeats, now.num_repeats)}{may_grow}"
     for name in ("shard_index", "num_shards", "agent_name", "num_repeats_add_seed", "prompt_template", "training_view"):
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
-            yield f"{name}: {_format(before)} then, {_format(after)} now"
+            yield f"{name}: {both(_format(before), _format(after))}"
     params = then.responses_create_params, now.responses_create_params
     for prefix, (before, after) in (("responses_create_params.", params), ("", (then.model, now.model))):
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
-                yield f"{prefix}{name}: {_format(before.get(name))} then, {_format(after.get(name))} now"
+                yield f"{prefix}{name}: {both(_format(before.get(name)), _format(after.get(name)))}"
 
 
 def repeats_for(num_repeats: Any, agent: str) -> int | None:

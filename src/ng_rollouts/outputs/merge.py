@@ -127,8 +127,10 @@ class RolloutIndex:
             then = replace(plan, shard_index=first.shard_index)
             # A manifest only has the digest of all its rows, so inputs of different lengths count as different.
             digest = first.rows_digest if first.input_rows >= plan.input_rows else None
-            if different := list(differences(then, first, digest)):
-                yield f"{file} (then) is not of the same run as {shards[0][0]} (now): {'; '.join(different)}"
+            labels = (f"in {file}", f"in {shards[0][0]}")
+            if different := list(differences(then, first, digest, labels)):
+                fix = "collect one of them again with the settings of the other, or leave it out of input_glob"
+                yield f"{file} and {shards[0][0]} are of different runs: {'; '.join(different)}: {fix}"
 
     def _missing_shards(self) -> set[str]:
         present: dict[tuple[str, int], set[int]] = {}

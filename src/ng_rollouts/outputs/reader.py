@@ -6,7 +6,9 @@ memory at a time, in any order of the file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -220,6 +222,23 @@ def _prompt_id(row: Json) -> Any:
     if row.get("prompt_id") is None:
         raise KeyError("prompt_id")
     return row["prompt_id"]
+
+
+def check_readable(parameter: str, path: Path) -> None:
+    """Check that a file can be read, without opening it: a pipe can be opened only once.
+
+    Raises:
+        InputError: it cannot; the message names the parameter.
+    """
+    if not path.exists():
+        problem = errno.ENOENT
+    elif path.is_dir():
+        problem = errno.EISDIR
+    elif not os.access(path, os.R_OK):
+        problem = errno.EACCES
+    else:
+        return
+    raise InputError(f"{parameter} {path} cannot be read: {os.strerror(problem)}")
 
 
 @contextmanager

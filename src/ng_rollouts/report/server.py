@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import print_result
+from ng_rollouts.errors import ConfigError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.report.row_view import row_view, searchable_text
 from ng_rollouts.storage.compression import open_decompressed
@@ -127,9 +128,14 @@ def serve(page: bytes, row_offsets: list[RowOffsets], port: int) -> None:
     """Serve until interrupted.
 
     Raises:
-        OSError: the port is taken.
+        ConfigError: the port is taken.
     """
     token = secrets.token_urlsafe(12)
-    with _Server(("127.0.0.1", port), partial(_Handler, page, row_offsets, token)) as server:
+    try:
+        listening = _Server(("127.0.0.1", port), partial(_Handler, page, row_offsets, token))
+    except OSError as error:
+        fix = "choose another port with +port=, or 0 for any free one"
+        raise ConfigError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}: {fix}") from error
+    with listening as server:
         print_result(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C stops the server)")
         server.serve_forever()

@@ -18,7 +18,7 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
     """
     # A mean that is missing is below any minimum: a misspelled score must not pass.
     missed = [
-        f"{name} is {_formatted(averages.get(name))}, below min_mean.{name}={minimum:g}"
+        _missed(name, minimum, averages)
         for name, minimum in config.min_mean.items()
         if averages.get(name) is None or averages[name] < minimum
     ]
@@ -28,5 +28,9 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
         raise GateMissed("; ".join(missed))
 
 
-def _formatted(value: float | None) -> str:
-    return "missing" if value is None else f"{value:.6g}"
+def _missed(name: str, minimum: float, averages: Json) -> str:
+    gate = f"min_mean.{name}={minimum:g}"
+    if averages.get(name) is None:
+        available = ", ".join(score for score, mean in averages.items() if mean is not None) or "none"
+        return f"{gate} is missed, because no rollout has the score {name!r}: available scores: {available}"
+    return f"{name} is {averages[name]:.6g}, below {gate}"
