@@ -151,6 +151,11 @@ class FailureClass(StrEnum):
     WORKER_ERROR = "worker_error", True, "With `executor=ray`: an actor raised an unexpected exception."
 
 
+def is_retryable_status(status: int) -> bool:
+    """Whether a request with this HTTP status may succeed later (RFC 9110, 15.5.9, 15.6; RFC 6585; RFC 8470)."""
+    return status in (408, 425, 429) or status >= 500
+
+
 UNREACHABLE = frozenset(
     {
         FailureClass.CONNECTION_REFUSED,

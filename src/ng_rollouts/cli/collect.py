@@ -2,6 +2,16 @@
 
 Only this module uses Hydra. Hydra is imported after the names of all parameters are checked, because its import takes
 longer than those checks.
+
+One command passes through these functions:
+
+1. `main`: streams, early signals, exit code.
+2. `_main`: `--help`, `--version` and completion; otherwise checks the names of all parameters.
+3. `_run_hydra`: lets Hydra compose the configuration, once or for each run of a sweep.
+4. `job`, in it: one run, through `_run_as_job` in the process of a launcher.
+5. `_collect`: makes the typed configuration, and runs it.
+
+`_guarded` turns the exceptions of 2 and of each run into an exit code and a line on stderr.
 """
 
 from __future__ import annotations
@@ -44,7 +54,11 @@ def main() -> NoReturn:
     _handle_early_signals()
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _early_signals:
-        log(_stop_jobs() if _has_launcher(sys.argv[1:]) else "interrupted before anything was sent")
+        log(
+            _interrupted_message(_stop_jobs())
+            if _has_launcher(sys.argv[1:])
+            else "interrupted before anything was sent"
+        )
         code = 128 + _early_signals[0]
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -141,8 +155,8 @@ def _group_names(arguments: list[str]) -> set[str]:
 
 def _run_hydra(arguments: list[str]) -> int:
     """Let Hydra compose the configuration and run it, once or as a sweep; the highest exit code of the runs."""
-    # Otherwise Hydra prints an error in several lines and exits with code 1. With this, it raises the exception, and
-    # _one_line_errors turns it into a ConfigError.
+    # With this variable, Hydra raises its exceptions, and _one_line_errors turns them into a ConfigError. Without it,
+    # Hydra prints an error in several lines and exits with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra  # noqa: PLC0415 - takes a third of a second, which a mistyped parameter should not cost
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
@@ -191,14 +205,18 @@ def _has_launcher(arguments: Sequence[str]) -> bool:
     return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments)
 
 
-def _stop_jobs() -> str:
-    """Send SIGTERM to the jobs of a launcher on this machine, which then drain; the message about them."""
+def _stop_jobs() -> int:
+    """Send SIGTERM to the jobs of a launcher on this machine, which then drain; the number of them."""
     # Hydra does not expose the jobs of a launcher. Jobs on other machines are not children of this process.
     children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
     for pid in children:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    if children:
+    return len(children)
+
+
+def _interrupted_message(stopped_jobs: int) -> str:
+    if stopped_jobs:
         return f"interrupted: the jobs on this machine drain and stop; their logs are in {_JOBS_FOLDER}"
     return f"interrupted: submitted jobs keep running; their logs are in {_JOBS_FOLDER}"
 

@@ -122,7 +122,8 @@ class RayExecutor:
         self._actors_lost = self._attempts_repeated = 0
 
     async def __aenter__(self) -> Self:
-        requested = self._connect()
+        self._connect()
+        requested = self._actors_to_start()
         try:
             self._actors = await self._start_actors(requested)
             for actor in self._actors:
@@ -199,7 +200,7 @@ class RayExecutor:
             except _ActorLostError:
                 self._attempts_repeated += 1
             except asyncio.CancelledError:
-                actor.enqueue(AttemptRequest(request_id))  # cancels it in the actor, too
+                actor.enqueue(AttemptRequest.cancellation(request_id))
                 raise
             finally:
                 actor.pending.pop(request_id, None)
@@ -207,14 +208,11 @@ class RayExecutor:
         message = f"{_MAX_LOSSES_PER_ROLLOUT} actors were lost while they ran it"
         raise AttemptFailed(FailureClass.ACTOR_LOST, message)
 
-    def _connect(self) -> int:
+    def _connect(self) -> None:
         """Connect to the cluster, or start one on this machine.
 
-        Returns:
-            The number of actors to start.
-
         Raises:
-            Unreachable: the connection failed, or the cluster lacks the resources of an actor.
+            Unreachable: the connection failed.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports unless you enable them
         handler = signal.getsignal(signal.SIGTERM)
@@ -234,6 +232,13 @@ class RayExecutor:
             raise Unreachable(f"cannot connect to Ray with {options}: {error}") from error
         finally:
             signal.signal(signal.SIGTERM, handler)  # ray.init installs its own
+
+    def _actors_to_start(self) -> int:
+        """The number of actors: as configured, or as many as the CPUs of the cluster allow.
+
+        Raises:
+            Unreachable: the cluster lacks the resources of an actor; the connection is closed.
+        """
         resources = ray.cluster_resources()
         for name, needed in (self._options["resources"] or {}).items():
             if resources.get(name, 0) < needed:

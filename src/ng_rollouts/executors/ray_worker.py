@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.config.parameters import CollectConfig
@@ -29,6 +29,11 @@ class AttemptRequest(NamedTuple):
     request_id: int
     rollout: Rollout | None = None
     attempts: int = 0
+
+    @classmethod
+    def cancellation(cls, request_id: int) -> Self:
+        """The request to cancel an attempt."""
+        return cls(request_id)
 
 
 class AttemptOutcome(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
+from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass, is_retryable_status
 from ng_rollouts.http.client import Reply
-from ng_rollouts.http.retry_after import is_retryable, retry_after_s
+from ng_rollouts.http.retry_after import retry_after_s
 from ng_rollouts.jsonl import loads
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
@@ -24,7 +24,7 @@ def json_object(reply: Reply) -> Json:
             f"http_{reply.status}",
             _excerpt(reply.body) or "no message",
             status=reply.status,
-            retryable=is_retryable(reply.status),
+            retryable=is_retryable_status(reply.status),
             retry_after_s=retry_after_s(reply.header("retry-after"), time.time()),
         )
     try:

@@ -20,8 +20,10 @@ from ng_rollouts.http.rate_limiter import RateLimiter, Reservation
 from ng_rollouts.redaction import without_credentials
 
 FIRST_COOLDOWN_S = 2.0
+"""The first cooldown of an endpoint; it doubles with every further failure. A single endpoint has no cooldown."""
+
 MAX_COOLDOWN_S = 60.0
-"""A cooldown doubles with every further failure, up to the maximum. It has no effect on a single endpoint."""
+"""Upper bound of a cooldown."""
 
 _FAILURES_TO_COOL_DOWN = 3
 """Consecutive failures before a cooldown. Fewer may be caused by the rows that were sent."""
@@ -88,7 +90,7 @@ class Endpoint:
         return max(0.0, self._cooldown_until - time.monotonic()) if self._cooldown_until else 0.0
 
     @property
-    def is_cooling_down(self) -> bool:
+    def is_avoided(self) -> bool:
         """Whether other endpoints are preferred: during a `Retry-After`, a cooldown, or a probe."""
         # only a success resets _cooldown_until, so after the cooldown each request is a probe
         needs_probe = self._cooldown_until > 0
@@ -99,7 +101,7 @@ class Endpoint:
     def sort_key(self) -> tuple[bool, int, int]:
         """The order of preference: the best endpoint has the lowest key."""
         # requests_sent breaks ties, so that idle endpoints take turns
-        return self.is_cooling_down, self.in_flight, self.requests_sent
+        return self.is_avoided, self.in_flight, self.requests_sent
 
     def record_success(self, seconds: float) -> None:
         """Count a request that succeeded after `seconds`, and end the cooldown."""
@@ -140,7 +142,7 @@ class LoadBalancer:
         return [
             endpoint.display_url
             for endpoint in self.endpoints
-            if endpoint.retry_after_left or (several and endpoint.is_cooling_down)
+            if endpoint.retry_after_left or (several and endpoint.is_avoided)
         ]
 
     async def send(
@@ -219,7 +221,7 @@ class LoadBalancer:
         best = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
         sticky = self._endpoint_by_task.get(task)
         max_in_flight = max(best.in_flight + _STICKY_MARGIN, best.in_flight * (1 + _STICKY_MARGIN_SHARE))
-        if sticky is None or sticky in tried or sticky.is_cooling_down or sticky.in_flight > max_in_flight:
+        if sticky is None or sticky in tried or sticky.is_avoided or sticky.in_flight > max_in_flight:
             self._stick(task, best)
             return best
         return sticky

@@ -1,13 +1,8 @@
-"""HTTP statuses that may be retried, and the `Retry-After` header."""
+"""The `Retry-After` header."""
 
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
-
-
-def is_retryable(status: int) -> bool:
-    """Whether the same request may succeed later (RFC 9110, 15.5.9, 15.6; RFC 6585; RFC 8470)."""
-    return status in (408, 425, 429) or status >= 500
 
 
 def retry_after_s(header: str | None, now: float) -> float | None:

@@ -28,7 +28,7 @@ class Plan:
         rows: number of planned rows. With shards, those of this shard.
         rollouts: number of rollouts of the planned rows.
         agents: number of rows by agent name.
-        deterministic_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
+        rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
         first_digest: digest of the number of first rows that `TaskFile.plan` was called with; None if there are fewer.
     """
@@ -39,7 +39,7 @@ class Plan:
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
-    deterministic_repeats: int = 0
+    rows_with_equal_repeats: int = 0
     digest: str = ""
     first_digest: str | None = None
     # One number while all rows have the same repeats, then one per row.

@@ -12,14 +12,14 @@ from ng_rollouts.inputs.plan import Plan
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
     """One line for each setting that is probably a mistake."""
     params = config.responses_create_params
-    if plan.deterministic_repeats:
+    if plan.rows_with_equal_repeats:
         setting = (
             "temperature 0" if params.get("temperature") == 0 else f"seed {params['seed']}" if "seed" in params else ""
         )
         cause = (
             f"{setting} with num_repeats > 1"
             if setting
-            else f"{plan.deterministic_repeats} rows have temperature 0 or a fixed seed"
+            else f"{plan.rows_with_equal_repeats} rows have temperature 0 or a fixed seed"
         )
         yield (
             f"{cause}: the rollouts of a task will be nearly identical"

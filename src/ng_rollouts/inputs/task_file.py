@@ -77,7 +77,7 @@ class TaskFile:
             some_have_index |= task.index is not None
             some_lack_index |= task.index is None
             plan.add(task, plan.input_rows - 1)
-            plan.deterministic_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
+            plan.rows_with_equal_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
         # Indices can collide only if some rows have their own and others do not.
         if not bad and some_have_index and some_lack_index:

@@ -100,7 +100,7 @@ def _add_to_sums(sums: _Sums, values: Mapping[str, float], tasks: int = 1) -> No
 
 @dataclass(slots=True)
 class PrefixMeans:
-    """Sums over tasks of a statistic of the first k rollouts, for every k.
+    """For every k: the sum over tasks of a statistic of each task's first k rollouts.
 
     A task with fewer than k rollouts contributes the statistic of all its rollouts, as in NeMo Gym. So `_sums[k - 1]`
     covers the tasks with at least k rollouts. `_last_values[n - 1]` sums the last values of the tasks with n rollouts.
@@ -130,12 +130,13 @@ class PrefixMeans:
 class ScoreStats:
     """Statistics of one score over tasks: pass@k and related metrics, standard error, variances.
 
-    The clustered standard error is computed from sums over tasks of n (the task's rollouts), s (the sum of its scores)
-    and their products.
+    A task has n rollouts, and s is the sum of their scores. With m as the mean of all scores, the clustered standard
+    error is the root of T / (T - 1) * (sum_ss - 2 m sum_ns + m^2 sum_nn), divided by sum_n, for T tasks.
 
     Attributes:
+        sum_n, sum_s, sum_nn, sum_ns, sum_ss: sums over tasks of n, s, n * n, n * s and s * s.
         sum_squared_within: sum of the squared distances of scores from their task's mean.
-        all_zero, all_one: tasks whose scores are all 0, or all 1.
+        tasks_all_zero, tasks_all_one: number of tasks whose scores are all 0, or all 1.
         has_votes: whether any rollout has an answer.
         patterns: the number of tasks with binary scores, by `GroupScore.n_and_correct`.
         non_binary: sums of pass@k, as the best of k, over the other tasks.
@@ -149,8 +150,8 @@ class ScoreStats:
     sum_ss: float = 0.0
     sum_squared_within: float = 0.0
     task_means: Distribution = field(default_factory=Distribution)
-    all_zero: int = 0
-    all_one: int = 0
+    tasks_all_zero: int = 0
+    tasks_all_one: int = 0
     averages: PrefixMeans = field(default_factory=PrefixMeans)
     majorities: PrefixMeans = field(default_factory=PrefixMeans)
     has_votes: bool = False
@@ -166,8 +167,8 @@ class ScoreStats:
         self.sum_nn, self.sum_ns, self.sum_ss = self.sum_nn + n * n, self.sum_ns + n * s, self.sum_ss + s * s
         self.sum_squared_within += RunningStats.of(group.values).sum_squared_deviations
         self.task_means.add(mean)
-        self.all_zero += not any(group.values)
-        self.all_one += group.binary and s == n
+        self.tasks_all_zero += not any(group.values)
+        self.tasks_all_one += group.binary and s == n
         self.averages.add(group.averages)
         # NeMo Gym counts a task without answers as 0 in majority@k.
         self.majorities.add(group.majorities or [0.0] * n)
@@ -192,7 +193,7 @@ class ScoreStats:
         self.sum_s, self.sum_ns = self.sum_s + values.total, self.sum_ns + values.total
         self.sum_ss += sum_squares
         self.task_means.merge(values)
-        self.all_zero, self.all_one = self.all_zero + zeros, self.all_one + ones
+        self.tasks_all_zero, self.tasks_all_one = self.tasks_all_zero + zeros, self.tasks_all_one + ones
         self.patterns[1, 0] += zeros
         self.patterns[1, 1] += ones
         if others := count - zeros - ones:
@@ -230,8 +231,8 @@ class ScoreStats:
             "interval_95": None if half_width is None else [self.mean - half_width, self.mean + half_width],
             "variance_between_tasks": self.task_means.sd**2,
             "variance_within_tasks": self.sum_squared_within / degrees_within if degrees_within else None,
-            "share_all_zero": self.all_zero / self.tasks,
-            "share_all_one": self.all_one / self.tasks,
+            "share_all_zero": self.tasks_all_zero / self.tasks,
+            "share_all_one": self.tasks_all_one / self.tasks,
         }
 
     def nemo_gym_metrics(self, name: str) -> Json:

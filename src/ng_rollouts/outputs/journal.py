@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from ng_rollouts.errors import StorageError
-from ng_rollouts.jsonl import loads
+from ng_rollouts.jsonl import is_torn, loads
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.storage.atomic import back_up, replacing, sync, temporary_name
 from ng_rollouts.storage.compression import compress
@@ -65,8 +65,8 @@ class Journal:
         fd: the output, locked, open for appending and reading.
         paths: the output and its side files.
         rollouts: number of planned rollouts.
-        is_decompressed_copy: whether the output was decompressed from another file and can be removed on exit. This
-            ends when it is opened for appending.
+        is_decompressed_copy: whether the output was decompressed from another file and can be removed on exit. False
+            once the journal was opened for appending.
         other_compressed: compressed files with the output's name that the output was not decompressed from.
 
     Attributes:
@@ -97,7 +97,7 @@ class Journal:
         self._last_position = -1
         # One 64-bit integer per planned rollout: the offset and length of its row, or one of the values above.
         self._spans = array("q", [_MISSING]) * rollouts
-        self._incomplete_rows: list[tuple[int, int]] = []
+        self._set_aside_rows: list[tuple[int, int]] = []
         self._is_decompressed_copy = is_decompressed_copy
         self._other_compressed = other_compressed
 
@@ -127,22 +127,22 @@ class Journal:
         and dropped if it was cut off by a crash.
         """
         for offset, line, is_terminated in lines_of(self._fd):
+            if not is_terminated and is_torn(line):
+                # `_end` stays in front of the torn tail, so that `open_for_appending` cuts it off.
+                break
             row = _parse_row(line)
             if row is not None:
                 # The span includes the newline that `open_for_appending` will add.
                 self._index(position_of(row), encode_span(offset, len(line) + (not is_terminated)))
-            if row is None and not is_terminated:
-                # A torn tail: `_end` stays in front of it, so that `open_for_appending` cuts it off.
-                break
-            if row is None:
-                # Invalid JSON in the middle, or a blank line. `finish` leaves it out, so the file must be rewritten.
+            else:
+                # Not a JSON object, or a blank line. `finish` leaves it out, so the file must be rewritten.
                 self.unreadable += bool(line.strip())
                 self._in_order = False
             self._end = offset + len(line)
             self._needs_newline = not is_terminated
-        for position, span in self._read_incomplete(position_of):
+        for position, span in self._read_set_aside(position_of):
             self._in_order = False
-            self._incomplete_rows.append((position, span))
+            self._set_aside_rows.append((position, span))
             self._spans[position] = _IN_INCOMPLETE_FILE
             self.count += 1
 
@@ -161,8 +161,8 @@ class Journal:
                 self._needs_newline = False
         except OSError as error:
             raise StorageError(_storage_message(self._paths.output, error)) from error
-        if self._incomplete_rows:
-            self._restore_incomplete()
+        if self._set_aside_rows:
+            self._restore_set_aside()
 
     def append(self, position: int, line: bytes) -> None:
         """Write the row of a position.
@@ -256,7 +256,7 @@ class Journal:
         output = self._paths.output
         with replacing(finished) as temporary:
             compress(output, temporary, finished)
-            # Within the block, because one of them may have the name that the compressed file is about to get.
+            # Rename other compressed files before `replacing` gives the new file its name.
             backups = list(map(back_up, self._other_compressed))
         # The rename is synced before the plain file is emptied. After a power cut, one of the two has all rows.
         sync(output.parent)
@@ -274,7 +274,7 @@ class Journal:
         self._spans[position] = span
         self.count += 1
 
-    def _read_incomplete(self, position_of: PositionOf) -> Iterator[tuple[int, int]]:
+    def _read_set_aside(self, position_of: PositionOf) -> Iterator[tuple[int, int]]:
         """Positions and spans of the rows of the incomplete file that are not in the output."""
         with contextlib.suppress(FileNotFoundError), self._paths.incomplete.open("rb") as file:
             for offset, line, _ in lines_of(file.fileno()):
@@ -283,12 +283,12 @@ class Journal:
                 if position is not None and not self.has(position):
                     yield position, encode_span(offset, len(line))
 
-    def _restore_incomplete(self) -> None:
+    def _restore_set_aside(self) -> None:
         with self._paths.incomplete.open("rb") as file:
-            for position, span in self._incomplete_rows:
+            for position, span in self._set_aside_rows:
                 self.count -= 1  # `read_back` has counted it, and `append` counts it again
                 self.append(position, read_at(file.fileno(), *decode_span(file.fileno(), span)).rstrip(b"\n"))
-        self._incomplete_rows = []
+        self._set_aside_rows = []
         # Synced before the incomplete file is removed. A crash in between leaves rows twice, and the first counts.
         self.sync()
         self._paths.incomplete.unlink()
@@ -326,7 +326,8 @@ class Journal:
         except OSError:
             os.close(new_fd)
             raise
-        # The old lock is released last: another process that waits for it then finds a file without a name.
+        # The old lock is released last: another process that waits for it then gets the lock of the deleted old file,
+        # and has to open the new one.
         os.close(self._fd)
         self._fd = new_fd
         if not counts[False]:

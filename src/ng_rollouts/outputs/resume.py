@@ -24,7 +24,7 @@ from ng_rollouts.outputs.reader import rows_of
 from ng_rollouts.seeds import seed_of
 from ng_rollouts.types import Json, Rollout, RolloutKey, key_of
 
-_COMPARED = ("temperature", "top_p", "max_output_tokens", "seed")
+_COMPARED_SAMPLING = ("temperature", "top_p", "max_output_tokens", "seed")
 """Sampling parameters by which rows without a manifest are compared, in addition to agent, messages and model."""
 
 
@@ -49,10 +49,10 @@ Record = Callable[[int, RolloutKey, Json], None]
 Locate = Callable[[RolloutKey], int | None]
 """Maps a key to its position; None if it is not planned."""
 
-_DECIDING = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
-"""Parameters that affect the results of an agent in this process and have no field in the manifest."""
+_PARAMETERS_IN_MODEL_FIELD = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
+"""Parameters that affect the results of an agent in this process. The manifest has them in its field `model`."""
 
-_NO_EFFECT = ("base_url", "api_key", "seconds", "attempts")
+_VERIFIER_OPTIONS_WITHOUT_EFFECT = ("base_url", "api_key", "seconds", "attempts")
 """Options of a verifier that do not affect its scores."""
 
 
@@ -87,11 +87,13 @@ def _agent_settings(config: CollectConfig) -> Json:
 
 def _entry_settings(entry: Json, config: CollectConfig) -> Json:
     """The settings of one entry of `agents`; the parameters of the command are its defaults."""
-    settings = {name: entry.get(name, getattr(config, name, None)) for name in _DECIDING}
+    settings = {name: entry.get(name, getattr(config, name, None)) for name in _PARAMETERS_IN_MODEL_FIELD}
     verifier = settings.get("verifier")
     options = verifier if isinstance(verifier, dict) else {}
     if options:
-        settings["verifier"] = {name: value for name, value in options.items() if name not in _NO_EFFECT}
+        settings["verifier"] = {
+            name: value for name, value in options.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT
+        }
     settings["agent_params"] = entry.get("responses_create_params")
     settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
     # The user's code counts as a setting: a changed file would give different results under the same name.
@@ -200,7 +202,7 @@ def _planned_params(path: Path) -> dict[RolloutKey, Json]:
         return {}
     rows = (row for _, _, row in rows_of([path]))
     keyed = ((key_of(row), row.get("responses_create_params")) for row in rows)
-    return {key: _select(params, _COMPARED) for key, params in keyed if key and isinstance(params, dict)}
+    return {key: _select(params, _COMPARED_SAMPLING) for key, params in keyed if key and isinstance(params, dict)}
 
 
 def _select(params: Json, names: Iterable[str]) -> Json:
@@ -229,7 +231,7 @@ def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None
     if None not in (row_params.get("model"), params.get("model")) and row_params["model"] != params["model"]:
         return f"has responses_create_params.model {row_params['model']!r}, not {params['model']!r}"
     # A parameter that the row does not have proves nothing, because agents need not repeat all of them.
-    names = [name for name in _COMPARED if name in row_params or (name == "seed" and "metadata" in row_params)]
+    names = [name for name in _COMPARED_SAMPLING if name in row_params or (name == "seed" and "metadata" in row_params)]
     then = _select(row_params, names) if planned is None else planned
     now = _select(params, then)
     for name in then:

@@ -55,18 +55,18 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def check(self, difference: DescribeDifference, collected: int) -> None:
+    async def check(self, describe_difference: DescribeDifference, collected: int) -> None:
         """Check that a resumed run can replace the copy: the copy is of this run, and has no more rollouts.
 
         Args:
-            difference: describes how this run differs from the one of a manifest.
+            describe_difference: describes how this run differs from the one of a manifest.
             collected: number of rollouts in the local output.
 
         Raises:
             OutputError: the copy is of a different run, or has more rollouts, or cannot be read.
         """
         try:
-            await self._in_thread(lambda: self._check(difference, collected))
+            await self._in_thread(lambda: self._check(describe_difference, collected))
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be read: {error.strerror}") from error
 
@@ -133,12 +133,12 @@ class Upload:
         self._put(self.paths.manifest)
         return backup
 
-    def _check(self, difference: DescribeDifference, collected: int) -> None:
+    def _check(self, describe_difference: DescribeDifference, collected: int) -> None:
         existing = self._existing()
-        self._check_same_run(existing, difference)
+        self._check_same_run(existing, describe_difference)
         self._check_not_ahead(existing, collected)
 
-    def _check_same_run(self, existing: list[str], difference: DescribeDifference) -> None:
+    def _check_same_run(self, existing: list[str], describe_difference: DescribeDifference) -> None:
         """Check that the remote manifest is of this run.
 
         Raises:
@@ -151,7 +151,7 @@ class Upload:
             return
         then = self._read_json(name)
         try:
-            different = difference(manifest_from(then))
+            different = describe_difference(manifest_from(then))
         except (KeyError, TypeError) as error:
             raise self._refusal(f"has a {name} that is not a valid manifest") from error
         if different:

@@ -30,7 +30,7 @@ def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
     """A line for each agent, with its servers and its model."""
     for name, agent in agents.items():
         servers = ", ".join(
-            f"{endpoint.display_url} {'does not answer' if endpoint.is_cooling_down else 'answers'}"
+            f"{endpoint.display_url} {'does not answer' if endpoint.is_avoided else 'answers'}"
             for balancer in agent.load_balancers
             for endpoint in balancer.endpoints
         )
