@@ -29,8 +29,7 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
 
 
 def _missed(name: str, minimum: float, averages: Json) -> str:
-    gate = f"min_mean.{name}={minimum:g}"
     if averages.get(name) is None:
         available = ", ".join(score for score, mean in averages.items() if mean is not None) or "none"
-        return f"{gate} is missed, because no rollout has the score {name!r}: available scores: {available}"
-    return f"{name} is {averages[name]:.6g}, below {gate}"
+        return f"min_mean.{name}: no rollout has the score {name!r}: available scores: {available}"
+    return f"{name} is {averages[name]:.6g}, below min_mean.{name}={minimum:g}"
