@@ -326,13 +326,13 @@ PRINT_MODULES = "import atexit, sys; atexit.register(lambda: print('LOADED', *so
 @pytest.mark.parametrize(
     ("arguments", "code", "unneeded"),
     [
-        (["+num_repeat=4"], 2, "hydra omegaconf httpx pyreqwest orjson asyncio stamina tqdm yaml uvloop"),
-        (["--help"], 0, "hydra omegaconf httpx pyreqwest orjson asyncio stamina tqdm uvloop"),
+        (["+num_repeat=4"], 2, "hydra omegaconf httpx pyreqwest orjson asyncio tqdm yaml uvloop"),
+        (["--help"], 0, "hydra omegaconf httpx pyreqwest orjson asyncio tqdm uvloop"),
         (
             ["+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0", "+input_jsonl_fpath=i", "+output_jsonl_fpath=o"],
             3,
             (
-                "httpx stamina tqdm aiohttp numpy pebble multiprocessing.pool http.cookies "
+                "httpx tqdm aiohttp numpy pebble multiprocessing.pool http.cookies "
                 "ng_rollouts.verifiers ng_rollouts.agents.model_agent ng_rollouts.run.dry_run"
             ),
         ),

@@ -173,3 +173,27 @@ def test_wait_for_retry_after_is_not_a_busy_loop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ng_rollouts.http.load_balancer.asyncio.sleep", counted)
     assert asyncio.run(load_balancer.send(0, answer)) == "http://a"
     assert len(sleeps) < 20
+
+
+def test_answered_requests_are_those_that_succeeded() -> None:
+    """A failed health check or a cancelled request is not an answered request, and none is counted away."""
+    load_balancer = LoadBalancer(["http://a"])
+    [endpoint] = load_balancer.endpoints
+
+    async def send(url: str) -> str:
+        return url
+
+    async def hang(_: str) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def run() -> None:
+        endpoint.record_failure(AttemptFailed("timeout", "the health check failed"))
+        assert (endpoint.answered, endpoint.mean_seconds) == (0, 0.0)
+        await load_balancer.send(0, send)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await load_balancer.send(0, hang)
+        assert (endpoint.answered, endpoint.failed, endpoint.in_flight) == (1, 1, 0)
+
+    asyncio.run(run())

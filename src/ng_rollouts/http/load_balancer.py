@@ -52,6 +52,7 @@ class Endpoint:
         url: the address that requests are sent to. It may contain credentials.
         in_flight: requests sent that have not completed.
         requests_sent: all requests sent.
+        answered: requests that succeeded.
         failed: requests that failed.
         reply_seconds: the total duration of the successful requests.
     """
@@ -59,6 +60,7 @@ class Endpoint:
     url: str
     in_flight: int = 0
     requests_sent: int = 0
+    answered: int = 0
     failed: int = 0
     reply_seconds: float = 0.0
     _consecutive_failures: int = 0
@@ -74,8 +76,7 @@ class Endpoint:
     @property
     def mean_seconds(self) -> float:
         """The mean duration of a successful request in seconds; 0 before the first."""
-        succeeded = self.requests_sent - self.failed - self.in_flight
-        return self.reply_seconds / succeeded if succeeded > 0 else 0.0
+        return self.reply_seconds / self.answered if self.answered else 0.0
 
     @property
     def retry_after_left(self) -> float:
@@ -105,6 +106,7 @@ class Endpoint:
 
     def record_success(self, seconds: float) -> None:
         """Count a request that succeeded after `seconds`, and end the cooldown."""
+        self.answered += 1
         self.reply_seconds += seconds
         self._consecutive_failures, self._cooldown_s, self._cooldown_until = 0, FIRST_COOLDOWN_S, 0.0
 

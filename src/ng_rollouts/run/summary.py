@@ -189,11 +189,9 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
 def _server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
     """A line for each endpoint of a load balancer that has several."""
     for endpoint in (each for balancer in load_balancers if len(balancer.endpoints) > 1 for each in balancer.endpoints):
-        # A run that was stopped may leave requests without an outcome.
-        answered = endpoint.requests_sent - endpoint.failed - endpoint.in_flight
-        line = f"{endpoint.display_url}: {answered} answered"
+        line = f"{endpoint.display_url}: {endpoint.answered} answered"
         if endpoint.failed:
             line += f", {endpoint.failed} failed"
-        if answered > 0:
+        if endpoint.answered:
             line += f", {endpoint.mean_seconds:.2f} s on average"
         yield line
