@@ -26,12 +26,14 @@ class Conversion:
         answer: the content fields of an assistant message item.
         no_content: the content of an assistant message that holds only calls or reasoning.
         unknown: called with the type of an item that no message can carry.
+        keeps_fields: whether fields that a server sent with reasoning and calls are sent back under their own names.
     """
 
     content: Callable[[Any], Any]
     answer: Callable[[Json], Json]
     no_content: str | None
     unknown: Callable[[str], None]
+    keeps_fields: bool = False
 
 
 def chat_input(params: Json) -> list[Json]:
@@ -57,7 +59,7 @@ def prompt_messages(params: Json, how: Conversion) -> list[Json]:
 def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
     """Responses API items as chat messages; entries that are not objects are skipped."""
     messages: list[Json] = []
-    reasoning: list[str] = []
+    reasoning: list[Json] = []
     for item in items:
         if not isinstance(item, dict):
             continue
@@ -70,12 +72,12 @@ def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
                 content = how.content(item.get("output"))
                 messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
-                reasoning.append(reasoning_text(item))
+                reasoning.append(item)
             case kind:
                 how.unknown(str(kind))
-    if any(reasoning):
+    if _has_content(reasoning):
         messages.append({"role": "assistant", "content": how.no_content})
-        _attach(reasoning, messages[-1])
+        _attach(reasoning, messages[-1], how)
     return messages
 
 
@@ -120,7 +122,7 @@ def question_of(row: Json) -> Json:
     return {"input": messages, "instructions": params.get("instructions"), "tools": params.get("tools")}
 
 
-def _message(item: Json, reasoning: list[str], how: Conversion) -> Json:
+def _message(item: Json, reasoning: list[Json], how: Conversion) -> Json:
     role = item.get("role", "user")
     if role != "assistant":
         names = {name: item[name] for name in ("tool_call_id", "name") if item.get(name)}
@@ -129,26 +131,41 @@ def _message(item: Json, reasoning: list[str], how: Conversion) -> Json:
     message |= {name: item[name] for name in ("reasoning_content", "refusal", "name") if item.get(name)}
     if isinstance(item.get("tool_calls"), list):
         message["tool_calls"] = list(item["tool_calls"])
-    _attach(reasoning, message)
+    _attach(reasoning, message, how)
     return message
 
 
-def _add_call(messages: list[Json], item: Json, reasoning: list[str], how: Conversion) -> None:
+def _add_call(messages: list[Json], item: Json, reasoning: list[Json], how: Conversion) -> None:
     """Add a call to the assistant message before it, or to a new one if new reasoning led to it."""
-    if not messages or messages[-1]["role"] != "assistant" or any(reasoning):
+    if not messages or messages[-1]["role"] != "assistant" or _has_content(reasoning):
         messages.append({"role": "assistant", "content": how.no_content})
-        _attach(reasoning, messages[-1])
+        _attach(reasoning, messages[-1], how)
     function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
+    own = item.get("call_fields") if how.keeps_fields else None
+    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function, **(own or {})}
     messages[-1].setdefault("tool_calls", []).append(call)
 
 
-def _attach(reasoning: list[str], message: Json) -> None:
-    """Move pending reasoning into a message."""
-    text = "\n".join(filter(None, reasoning))
+def _attach(reasoning: list[Json], message: Json, how: Conversion) -> None:
+    """Move pending reasoning into a message: as text, or in the fields that it came in."""
+    items, texts = list(reasoning), list(filter(None, map(reasoning_text, reasoning)))
     reasoning.clear()
-    if text:
-        message["reasoning_content"] = text
+    fields: Json = {}
+    for item in items:
+        own = item.get("message_fields") if how.keeps_fields else None
+        if isinstance(own, dict):
+            fields |= own
+    if "content" in fields:  # thinking parts, which come before the text
+        text = message.get("content")
+        rest = [{"type": "text", "text": text}] if isinstance(text, str) and text else list(text or [])
+        fields["content"] = [*fields["content"], *rest]
+    elif texts and "reasoning" not in fields:
+        message["reasoning_content"] = "\n".join(texts)
+    message |= fields
+
+
+def _has_content(reasoning: list[Json]) -> bool:
+    return any(reasoning_text(item) or item.get("message_fields") for item in reasoning)
 
 
 def _text_of_part(part: Any) -> str:

@@ -21,17 +21,24 @@ Part = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template: the messages of a row's input in order, each as its role and its parts."""
+    """A parsed template.
+
+    Attributes:
+        messages: the messages of a row's input in order, each as its role and its parts.
+        defaults: texts for fields that are null or missing.
+    """
 
     messages: tuple[tuple[str, tuple[Part, ...]], ...]
+    defaults: tuple[tuple[str, str], ...] = ()
 
     def fill(self, row: Json) -> list[Json]:
         """The messages for one row.
 
         Raises:
-            InputError: the row does not have a field that the template names.
+            InputError: a field that the template names is null or missing, and has no default.
         """
-        return [{"role": role, "content": _fill(parts, row)} for role, parts in self.messages]
+        defaults = dict(self.defaults)
+        return [{"role": role, "content": _fill(parts, row, defaults)} for role, parts in self.messages]
 
 
 def load_template(path: str) -> Template:
@@ -63,11 +70,18 @@ def parse_template(content: Any, label: str) -> Template:
     """
     if not isinstance(content, dict) or not isinstance(content.get("user"), str):
         raise ConfigError(f"{label} needs a `user:` template (text); a `system:` template is optional")
-    unknown = sorted(str(key) for key in content if key not in ("system", "user"))
+    unknown = sorted(str(key) for key in content if key not in ("system", "user", "default"))
     if unknown:
-        raise ConfigError(f"{label} has unknown keys: {', '.join(unknown)}: only `system` and `user` are allowed")
+        allowed = "only `system`, `user` and `default` are allowed"
+        raise ConfigError(f"{label} has unknown keys: {', '.join(unknown)}: {allowed}")
+    defaults = content.get("default") or {}
+    if not isinstance(defaults, dict):
+        raise ConfigError(f"{label}: `default` must map fields to texts, got {defaults!r}")
     texts = [(role, content[role]) for role in ("system", "user") if content.get(role) is not None]
-    return Template(tuple((role, _parse(text, f"{label}, `{role}`")) for role, text in texts))
+    return Template(
+        tuple((role, _parse(text, f"{label}, `{role}`")) for role, text in texts),
+        tuple((str(name), _text(text)) for name, text in defaults.items()),
+    )
 
 
 def _parse(text: Any, label: str) -> tuple[Part, ...]:
@@ -83,18 +97,24 @@ def _parse(text: Any, label: str) -> tuple[Part, ...]:
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
 
-def _fill(parts: tuple[Part, ...], row: Json) -> str:
+def _fill(parts: tuple[Part, ...], row: Json, defaults: dict[str, str]) -> str:
     texts = []
     for literal, name in parts:
         texts.append(literal)
         if name is None:
             continue
-        if name not in row:
+        if row.get(name) is not None:
+            texts.append(_text(row[name]))
+        elif name in defaults:
+            texts.append(defaults[name])
+        elif name in row:
+            fix = "set it, or add a default to the template"
+            raise InputError(f"the prompt template needs the field {name!r}, which is null: {fix}")
+        else:
             raise InputError(f"the prompt template needs the field {name!r}, which the row does not have")
-        texts.append(_text(row[name]))
     return "".join(texts)
 
 
 def _text(value: Any) -> str:
-    # objects and lists as JSON, which models know better than Python's notation
-    return dumps(value).decode() if isinstance(value, (dict, list)) else str(value)
+    # everything but text as JSON, which models know better than Python's notation
+    return value if isinstance(value, str) else dumps(value).decode()

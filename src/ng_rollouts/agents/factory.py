@@ -222,11 +222,8 @@ class AgentFactory:
 
         for url in urls:
             remember_password_of(url)
-            # paths such as /responses are appended to the base URL, which a query or a fragment would break
-            if "?" in url or "#" in url:
-                raise ConfigError(
-                    f"{without_credentials(url)}: a base URL must not have a query or a fragment: remove it"
-                )
+            if "#" in url:
+                raise ConfigError(f"{without_credentials(url)}: a base URL must not have a fragment: remove it")
         if key:
             remember_secret(key)
             if not (key.isascii() and key.isprintable()):

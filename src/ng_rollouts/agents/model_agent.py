@@ -7,6 +7,7 @@ and the sum of their usage, `reward`, and the verifier's fields.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,15 @@ from ng_rollouts.verifiers.base import Verifier
 _ATTEMPTS_PER_REQUEST = 3
 """Attempts at each model request of a conversation after the first one."""
 
+_CONTEXT_OVERFLOW = re.compile(
+    r"context[_ ](?:length|window|size)|maximum context|too many (?:input )?tokens|prompt is too long|input is too long"
+    r"|exceeds? the (?:model's )?(?:maximum|max|limit)|max_model_len|longer than the (?:maximum|model)",
+    re.IGNORECASE,
+)
+"""Words by which servers say it: OpenAI's code `context_length_exceeded`, and messages of vLLM, SGLang, llama.cpp."""
+
 _IDENTITY_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
+_NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "id", "prompt_id"})
 """Fields that the run sets itself; copies in the scorer's reply are dropped."""
 
 
@@ -103,7 +112,11 @@ class ModelAgent:
         else:
             scored = await self.verifier.verify(task, response)
         scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
-        return {"responses_create_params": params, "response": response, **scored}
+        # The task's own fields, by which an export can be collected again. The underscore keeps their numbers from
+        # being scores.
+        own = {name: value for name, value in request.body.items() if name not in _NOT_OF_THE_TASK}
+        task_fields = {"_ng_task_fields": own} if own else {}
+        return {"responses_create_params": params, "response": response, **scored, **task_fields}
 
     def _params(self, row: Json) -> Json:
         """The parameters of a row, with defaults; the row's own tools replace those of `self.tools`."""
@@ -120,10 +133,18 @@ class ModelAgent:
         """
         items: list[Json] = []
         usage: Json = {}
+        response: Json = {}
         for step in range(self.max_steps):
             # every request has the whole conversation
             turn = {**params, "input": [*_items(params["input"]), *items]}
-            response = await (self.server.respond(turn, task) if step == 0 else self._respond_with_retries(turn, task))
+            try:
+                respond = self.server.respond if step == 0 else self._respond_with_retries
+                response = await respond(turn, task)
+            except AttemptFailed as failure:
+                if step == 0 or not _is_context_overflow(failure):
+                    raise
+                response = _incomplete(response, "context_length")
+                break
             items += response["output"]
             usage = _sum(usage, response.get("usage"))
             calls = [item for item in response["output"] if item.get("type") == "function_call"]
@@ -132,6 +153,8 @@ class ModelAgent:
                 break
             # one after another: a resources server sets new cookies with each reply
             items += [await self._call_output(call, session) for call in calls]
+        else:
+            response = _incomplete(response, "max_steps")
         return {**response, "output": items, "usage": usage or response.get("usage")}
 
     async def _respond_with_retries(self, params: Json, task: int) -> Json:
@@ -167,6 +190,16 @@ class ModelAgent:
             return await self.tools.call(name, arguments)
         assert session is not None  # noqa: S101 - tool calls are run only with one of the two
         return await session.call(name, dumps(arguments))
+
+
+def _incomplete(response: Json, reason: str) -> Json:
+    """A response whose conversation was cut off, although it is complete itself."""
+    return {**response, "status": "incomplete", "incomplete_details": {"reason": reason}}
+
+
+def _is_context_overflow(failure: AttemptFailed) -> bool:
+    """Whether a request was refused because the conversation fills the model's context window."""
+    return failure.status in (400, 413, 422) and _CONTEXT_OVERFLOW.search(failure.message) is not None
 
 
 def _items(value: Any) -> list[Json]:

@@ -22,7 +22,9 @@ ExportRows = Iterator[tuple[Json, list[Json]]]
 _TOLERANCE = 1e-9
 """In floating point, 1.0 - 0.8 is slightly less than 0.2; it still counts as a gap of 0.2."""
 
-_ROLLOUT_FIELDS = frozenset({"response", "output", "input", "reward", "accuracy", "extracted_answer"})
+_ROLLOUT_FIELDS = frozenset(
+    {"response", "output", "input", "reward", "accuracy", "extracted_answer", "normalized_answer"}
+)
 """Fields that belong to a rollout, not to its task, even if all rollouts of a group agree on them."""
 
 
@@ -254,7 +256,9 @@ def _task_fields(group: list[Json]) -> Json:
     # sampling parameters are compared one by one: rollouts may differ in their seed
     if all(isinstance(each, dict) for each in params):
         common["responses_create_params"] = _common_fields([each for each in params if each])
-    return {name: value for name, value in common.items() if name not in _ROLLOUT_FIELDS and not name.startswith("_")}
+    fields = {name: value for name, value in common.items() if name not in _ROLLOUT_FIELDS and not name.startswith("_")}
+    own = common.get("_ng_task_fields")
+    return {**fields, **(own if isinstance(own, dict) else {})}
 
 
 def _common_fields(objects: list[Json]) -> Json:

@@ -35,15 +35,18 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
 def majority_scores(answers: Sequence[object], scores: Sequence[float]) -> list[float]:
     """For each k, the mean score of the most frequent answers among the first k; 0 while all answers are None.
 
-    An answer that has different scores in two rollouts counts as two answers, as in NeMo Gym.
+    Votes for one answer count together, although a judge may have given them different scores; the answer's score is
+    the mean of these. NeMo Gym counts an answer with two scores as two answers.
     """
-    votes: Counter[tuple[object, float]] = Counter()
+    votes: Counter[object] = Counter()
+    totals: dict[object, float] = {}
     majorities: list[float] = []
     for answer, score in zip(answers, scores, strict=True):
         if answer is not None:
-            votes[answer, score] += 1
+            votes[answer] += 1
+            totals[answer] = totals.get(answer, 0.0) + score
         maximum = max(votes.values(), default=0)
-        tied = [tied_score for (_, tied_score), count in votes.items() if count == maximum]
+        tied = [totals[answer] / count for answer, count in votes.items() if count == maximum]
         majorities.append(sum(tied) / len(tied) if tied else 0.0)
     return majorities
 

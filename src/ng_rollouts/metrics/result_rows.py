@@ -72,13 +72,14 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     """The statistics of one row.
 
     Args:
-        answer_key: the field whose values are compared for majority@k; None for `extracted_answer`.
+        answer_key: the field whose values are compared for majority@k; None for `normalized_answer`, or
+            `extracted_answer` in rows without it.
     """
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
     usage = response.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    answer = row.get(answer_key or "extracted_answer")
+    answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
         tokens={name: count for name in _TOKEN_COUNTS if isinstance(count := usage.get(name), int)},

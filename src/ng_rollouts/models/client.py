@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from urllib.parse import urlsplit
 
+from ng_rollouts.chat import text_of
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
@@ -52,6 +54,7 @@ class ModelClient:
         self._http = http
         self._api = api
         self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
+        self._token_field = "max_tokens"
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def respond(self, params: Json, task: int = 0) -> Json:
@@ -90,11 +93,21 @@ class ModelClient:
         return response
 
     async def _respond_with(self, api: str, params: Json, task: int) -> Json:
+        try:
+            return await self._send(api, params, task)
+        except AttemptFailed as failure:
+            if api != CHAT or not _names_token_fields(failure, self._token_field):
+                raise
+        # The server accepts only the other name; it is remembered for all further requests.
+        self._token_field = "max_completion_tokens" if self._token_field == "max_tokens" else "max_tokens"
+        return await self._send(api, params, task)
+
+    async def _send(self, api: str, params: Json, task: int) -> Json:
         request = self.request(params, api)
         body = dumps(request.body)
 
         async def post(url: str) -> Json:
-            reply = json_object(await self._http.post(url + request.path, body, request.headers))
+            reply = json_object(await self._http.post(url_of(url, request.path), body, request.headers))
             _check_error(reply)
             return reply if api == RESPONSES else to_response(reply, params)
 
@@ -107,6 +120,8 @@ class ModelClient:
         )
         if not isinstance(response.get("output"), list):
             raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no `output` list")
+        if _is_empty(response):
+            raise AttemptFailed(FailureClass.MODEL_ERROR, "the model server replied with an empty response")
         return response
 
     def check(self, params: Json) -> None:
@@ -142,6 +157,10 @@ class ModelClient:
         extra_body = _pop_extra_body(fields)
         fields.setdefault("model", self.model)
         body = to_chat_request(fields) if api == CHAT else _responses_request(fields)
+        if api == CHAT and "max_tokens" in body:
+            body[self._token_field] = body.pop("max_tokens")
+        # Without it, some servers stream `/responses`.
+        body.setdefault("stream", False)
         # extra_body comes last: it may replace any field of the body
         return Request(PATHS[api], self._headers, {**body, **extra_body})
 
@@ -190,7 +209,7 @@ class ModelClient:
         for endpoint in self.load_balancer.endpoints:
             try:
                 async with asyncio.timeout(_MODELS_TIMEOUT_S):
-                    replies[endpoint] = await self._http.get(f"{endpoint.url}/models", self._headers)
+                    replies[endpoint] = await self._http.get(url_of(endpoint.url, "/models"), self._headers)
             except TimeoutError:
                 message = f"no reply to GET /models within {_MODELS_TIMEOUT_S:g} s"
                 self._last_failure = AttemptFailed(FailureClass.TIMEOUT, message)
@@ -201,11 +220,21 @@ class ModelClient:
 
 
 def base_url(url: str) -> str:
-    """Normalise a base address: remove the path of an API from its end, and add `/v1` if it has no path."""
+    """Normalise a base address: remove the path of an API from its end, and add `/v1` if it has no path.
+
+    A query, such as Azure's `api-version`, is kept.
+    """
+    url, mark, query = url.partition("?")
     url = url.rstrip("/")
     for path in PATHS.values():
         url = url.removesuffix(path)
-    return url if urlsplit(url).path else f"{url}/v1"
+    return (url if urlsplit(url).path else f"{url}/v1") + mark + query
+
+
+def url_of(base: str, path: str) -> str:
+    """The URL of a path under a base address, whose query stays behind the path."""
+    url, mark, query = base.partition("?")
+    return url + path + mark + query
 
 
 def _pop_extra_body(fields: Json) -> Json:
@@ -235,7 +264,18 @@ def _responses_request(fields: Json) -> Json:
         problem = f"/responses does not support {', '.join(unsupported)}"
         fix = "remove it, use policy_api=chat_completions, or put it in metadata.extra_body"
         raise AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, f"{problem}: {fix}")
+    if fields.get("tools"):
+        fields["tools"] = [_flat_function(tool) for tool in fields["tools"]]
+    if isinstance(fields.get("tool_choice"), dict):
+        fields["tool_choice"] = _flat_function(fields["tool_choice"])
     return fields
+
+
+def _flat_function(tool: Any) -> Any:
+    """A function in the form of Chat Completions, whose fields are under `function`, in that of the Responses API."""
+    if isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("function"), dict):
+        return {"type": "function", **tool["function"]}
+    return tool
 
 
 def _check_error(reply: Json) -> None:
@@ -250,6 +290,29 @@ def _check_error(reply: Json) -> None:
         raise AttemptFailed(FailureClass.MODEL_ERROR, message)
     if error and not reply.get("output") and not reply.get("choices"):
         raise AttemptFailed(FailureClass.MODEL_ERROR, error_message(error))
+
+
+def _names_token_fields(failure: AttemptFailed, sent: str) -> bool:
+    """Whether a failure says that the server does not accept the name of the token limit that was sent."""
+    other = "max_completion_tokens" if sent == "max_tokens" else "max_tokens"
+    text = failure.message
+    is_refused = "unsupported" in text.lower() or "not supported" in text.lower() or "unrecognized" in text.lower()
+    return (
+        failure.status in (400, 422) and re.search(rf"\b{sent}\b", text) is not None and (other in text or is_refused)
+    )
+
+
+def _is_empty(response: Json) -> bool:
+    """Whether a response is `completed`, without any output and without output tokens."""
+    usage = response.get("usage")
+    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
+    return response.get("status") == "completed" and not tokens and not any(map(_has_content, response["output"]))
+
+
+def _has_content(item: Any) -> bool:
+    if not isinstance(item, dict) or item.get("type", "message") not in ("message", "reasoning"):
+        return True
+    return bool(text_of(item.get("content")) or text_of(item.get("summary")) or item.get("encrypted_content"))
 
 
 def _model_names(reply: Reply) -> list[str]:

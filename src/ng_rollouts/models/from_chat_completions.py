@@ -15,11 +15,27 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
 
-_INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""`finish_reason` of a truncated completion -> the reason in `incomplete_details`."""
+_NATURAL_STOPS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "tool_use"}) | {
+    *("function_call", "tool_call", "complete", "completed", "finished", "done", "natural"),
+}
+"""Values of `finish_reason` by which servers say that the answer is whole, in lower case."""
+
+_INCOMPLETE_REASONS = {
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "max_output_tokens"),
+    "content_filter": "content_filter",
+}
+"""`finish_reason` of a truncated completion, in lower case -> the reason in `incomplete_details`; others are kept."""
 
 _ABORTED = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
 """Values of `finish_reason`, outside OpenAI's API, by which servers report that generation failed."""
+
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Names of the reasoning in a message: DeepSeek's and earlier vLLM's, then vLLM's since 0.12 and OpenRouter's."""
+
+_KEPT_FIELDS = ("reasoning_details", "extra_content", "thinking_blocks", "reasoning_signature", "encrypted_content")
+"""Fields of a message that a server wants back as they are: signatures and encrypted reasoning."""
+
+_THINKING_TYPES = ("thinking", "redacted_thinking", "reasoning")
 
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
 """Fields of the request that a Response repeats."""
@@ -55,7 +71,7 @@ def _response(completion: Json, params: Json) -> Json:
         message = error_message(choice.get("error") or f"generation was aborted (finish_reason={finish_reason})")
         raise AttemptFailed(FailureClass.MODEL_ERROR, message)
     items = _items(choice, completion)
-    incomplete_reason = _INCOMPLETE_REASONS.get(finish_reason or "")
+    incomplete_reason = _incomplete_reason(finish_reason)
     created = completion.get("created")
     return {
         "id": completion.get("id") or "chatcmpl",
@@ -76,32 +92,68 @@ def _response(completion: Json, params: Json) -> Json:
     }
 
 
+def _incomplete_reason(finish_reason: Any) -> str | None:
+    """Why a completion is incomplete; None for a natural stop. An unknown reason is kept as it is."""
+    if finish_reason is None:
+        return None
+    name = str(finish_reason).lower()
+    return None if name in _NATURAL_STOPS else _INCOMPLETE_REASONS.get(name, str(finish_reason))
+
+
 def _items(choice: Json, completion: Json) -> list[Json]:
     """The output items of a choice: reasoning, message, tool calls, in this order; at least one."""
     message = choice["message"]
     items: list[Json] = []
-    if reasoning := message.get("reasoning_content") or message.get("reasoning"):  # vLLM's names, by version
-        summary = [
-            {"type": "summary_text", "text": reasoning if isinstance(reasoning, str) else dumps(reasoning).decode()}
-        ]
-        items.append({"id": "rs_0", "type": "reasoning", "summary": summary, "status": "completed"})
+    if reasoning := _reasoning(message):
+        items.append(reasoning)
     content = _content(message, choice.get("logprobs") or {})
     calls = message.get("tool_calls") or []
     if legacy := message.get("function_call"):  # OpenAI's field before `tool_calls`
         calls = [*calls, {"function": legacy}]
     if content or not (calls or items):
-        truncated = choice.get("finish_reason") in _INCOMPLETE_REASONS
-        status = "incomplete" if truncated else "completed"
+        status = "incomplete" if _incomplete_reason(choice.get("finish_reason")) else "completed"
         items.append({"id": "msg_0", "type": "message", "role": "assistant", "status": status, "content": content})
     items += [_function_call(call, index) for index, call in enumerate(calls)]
     items[-1] |= _token_ids(choice, completion)
     return items
 
 
+def _reasoning(message: Json) -> Json | None:
+    """The reasoning of a message as an item; None if it has none.
+
+    Its own fields under other names are kept in `message_fields`, so that the next request of a conversation has them
+    under the name they came with.
+    """
+    name = next((name for name in REASONING_FIELDS if message.get(name)), None)
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    thinking = [text for part in parts if part.get("type") in _THINKING_TYPES if (text := _thinking_text(part))]
+    value = message[name] if name else None
+    texts = [value if isinstance(value, str) else dumps(value).decode()] if name else thinking
+    fields = {key: message[key] for key in _KEPT_FIELDS if message.get(key) is not None}
+    if name not in (None, "reasoning_content"):
+        fields[name] = value
+    if thinking and not name:
+        fields["content"] = [part for part in parts if part.get("type") in _THINKING_TYPES]
+    if not texts and not fields:
+        return None
+    item = {"id": "rs_0", "type": "reasoning", "status": "completed"}
+    item["summary"] = [{"type": "summary_text", "text": text} for text in texts]
+    return {**item, "message_fields": fields} if fields else item
+
+
+def _thinking_text(part: Json) -> str:
+    """The text of a thinking part: Mistral's is a list of text parts, Anthropic's a string."""
+    thinking = part.get("thinking", part.get("text"))
+    if isinstance(thinking, list):
+        return "\n".join(str(each.get("text") or "") for each in thinking)
+    return str(thinking or "")
+
+
 def _content(message: Json, logprobs: Json) -> list[Json]:
     parts: list[Json] = []
-    if content := message.get("content"):
-        part: Json = {"type": "output_text", "text": _content_text(content), "annotations": []}
+    if text := _content_text(message.get("content") or ""):
+        part: Json = {"type": "output_text", "text": text, "annotations": []}
         if logprobs.get("content"):
             part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
         parts.append(part)
@@ -111,7 +163,9 @@ def _content(message: Json, logprobs: Json) -> list[Json]:
 
 
 def _content_text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content if part.get("type") not in _THINKING_TYPES)
 
 
 def _logprob(token: Json) -> Json:
@@ -125,7 +179,10 @@ def _function_call(call: Json, index: int) -> Json:
     # an id is made up where the server sends none: the tool's output has to refer to its call
     call_id = call.get("id") or f"call_{index}"
     arguments = function.get("arguments") or "{}"
+    # such as Gemini's thought signature in `extra_content`, without which the next request is refused
+    fields = {name: value for name, value in call.items() if name not in ("id", "type", "function", "index")}
     return {
+        **({"call_fields": fields} if fields else {}),
         "id": f"fc_{index}",
         "type": "function_call",
         "call_id": call_id,

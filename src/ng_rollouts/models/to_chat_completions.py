@@ -178,5 +178,6 @@ _TO_CHAT_REQUEST = Conversion(
     answer=_assistant_content,
     no_content=None,
     unknown=lambda kind: _reject([f"input item of type {kind}"]),
+    keeps_fields=True,
 )
 """Keeps images, files and audio, and rejects what Chat Completions does not support."""

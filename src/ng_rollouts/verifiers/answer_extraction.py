@@ -1,109 +1,183 @@
-r"""Extract the answer from a model's text: from `\boxed{}`, after "final answer", or the whole text.
+r"""Find the answer in a model's text.
 
-Model output can be long and degenerate, and extraction runs in the event loop. The patterns and loops are therefore
-bounded.
+The rules, in this order (docs/verifiers.md states them for users):
+
+1. **Reasoning is not an answer.** Text up to the last `</think>` is dropped. A `<think>` that never closes leaves no
+   answer.
+2. **The last decisive statement counts.** Statements are a box (`\boxed{}`, `\fbox{}`, `\boxed 9`), a line `#### 18`,
+   and "answer" with a colon, "is", or as a heading over the next line, in any markup.
+3. **A box is kept** if a later statement repeats its content ("\boxed{12} ... The answer is 12 apples.").
+4. **Boxes in one statement are a list**: `\boxed{3}, \boxed{5} and \boxed{7}`. A box that a later sentence corrects
+   does not count.
+5. **A statement without a readable answer is not replaced by an earlier one.**
+6. Without a statement, the whole text is the answer.
+
+Model output can be long and degenerate, and extraction runs in the event loop. All patterns and loops are linear in the
+length of the text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ng_rollouts.types import Json
 
-_BOX = re.compile(r"\\boxed\s?\{")
+_CLOSED_REASONING = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_OPEN_REASONING = re.compile(r"^\s*<(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.MULTILINE)
+"""Only at the start of a line: a tag within a sentence is quoted, not opened."""
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox)\b\s{0,3}")
+_MAX_BOXES = 64
+"""A degenerate text repeats its box for ever. Only the last boxes are read."""
+
+_BETWEEN_BOXES = re.compile(
+    r"""[\s$\\()\[\],;]*            # ends of formulas, commas
+    (?:(?:and|or|und|et|y)\b|&)?    # one conjunction
+    [\s$\\()\[\],;]*
+    (?:[A-Za-z]\w{0,9}\s?=\s?)?     # `x_2 =`
+    [\s$\\(\[]*""",
+    re.VERBOSE,
+)
+"""The text between boxes of one statement. A full stop or other words start a new statement."""
+
+_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph)\s?\{([^{}]*)\}")
 """LaTeX commands that set only the font of their argument."""
 
 _MAX_DEPTH = 10
-"""Upper bound of the nested font commands that are removed, and of the boxes that are tried."""
+"""Nested font commands that are removed."""
 
-_FINAL = re.compile(
-    r"(?:final answer(?: is)?|^\W*answer ?(?=[:=])|\b(?:the|my) (?:correct )?answer is)[ *_]*[:=]?(.*)", re.IGNORECASE
+INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
+"""Zero-width characters, which some models emit."""
+
+_MARKUP = r"[\s*_`~#>$\\\[({]*"
+_LABEL = re.compile(
+    rf"""^{_MARKUP}(?:(?:so|thus|hence|therefore)\W{{1,3}})?(?:(?:the|my)\s+)?(?:(?:final|correct|best|right)\s+)*
+    (?:answer|option|choice)s?[\s*_`~]*(?:\bis\b)?[\s*_`~]*
+    (?:[:=](?P<rest>.*)|{_MARKUP.replace("({", ")}")}$)""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"\. (?=[A-Z])")
+"""A line that starts with a label: `Answer: 7`, `**Final Answer:** 7`, or a heading `### Answer` alone."""
+
+_INLINE = re.compile(
+    r"""(?:\b(?:the|my)\s(?:(?:final|correct|best|right)\s)*(?:answer|option|choice)\s(?:is|would\sbe|must\sbe|should\sbe)\b
+    |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))[\s*_`~]*[:=]?(?P<rest>.*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A statement within a sentence: `The answer is 7.`"""
+
+_HASHES = re.compile(r"^\s{0,3}\#{4}\s*(?P<rest>[^#\s].*)$")
+"""GSM8K's result line. A heading of level four looks the same, see `_hash_answer`."""
+
+_STARTS_WITH_VALUE = re.compile(r"[\s*_`]*[-+±(\[{\\$€£¥.]*\d|[\s*_`]*\\?\$")
+
+_SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s+[A-Z*(\"“])")
 """The end of a sentence, not the decimal point of `4.2`."""
 
-_LETTER = re.compile(r"\(? ?([A-Z]) ?\)?[.:]?", re.IGNORECASE)
-"""A text that is one letter: `C`, `(c)`, `B.`"""
+_LETTER_FIRST = re.compile(
+    r"(?:(?:option|choice|answer)s?\s*)?(?P<opening>[(\[{]?)\s?(?P<letter>[A-Za-z])(?:\s?(?P<closing>[)\]}]))?(?P<rest>.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A text that begins with a letter, in brackets or not: `option (C) because`."""
 
-_STATED_LETTER = re.compile(r"(?i:answer)(?:(?: is)? ?[:=]| is) ?[*_]*\(?([A-Z])\)?(?![A-Za-z])")
-"""A letter after "answer". Only upper case: "the answer is a bit unclear" states no letter."""
+_SECOND_LETTER = re.compile(r"\s*(?:,|/|&|and\b|or\b)\s*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])")
 
-_MARKUP = "*_`$ \t\n."
-"""Characters that are removed from both ends of an answer: Markdown, LaTeX's `$`, white space, the full stop."""
+_DECORATION = re.compile(r"^[\s*_`~$\\\[\](){}#>=-]*$")
+"""A line that only opens a formula, a quote or a rule."""
+
+_OUTER = "*`~ \t\r\n"
+_LEADING_MARK = re.compile(r"^(?:#{1,6}|>)\s+")
+_DELIMITERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ("**", "**"),
+    ("__", "__"),
+    ("`", "`"),
+    ("*", "*"),
+    ("_", "_"),
+)
+"""Markdown and LaTeX delimiters that may surround a whole answer."""
+
+_PAIRS = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
+_TRAILING = ".,;:!?。，；：！？"
+_CURRENCY = re.compile(r"\\?[$€£¥]\s?(?P<number>\d[\d.,]*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A decisive statement in a text.
+
+    Attributes:
+        text: the stated answer; empty if the statement has none that can be read.
+        boxes: the contents of its boxes, if it consists of boxes.
+    """
+
+    text: str
+    boxes: tuple[str, ...] = ()
 
 
 def output_text(response: Json) -> str:
-    """The text of a response's last assistant message, without the part up to the last `</think>`."""
+    """The text of a response's last assistant message, without reasoning."""
     text = ""
     for item in response.get("output") or ():
         if isinstance(item, dict) and item.get("type", "message") == "message" and item.get("role") != "user":
             text = _content_text(item.get("content"))
-    return text.rpartition("</think>")[2]
+    return without_reasoning(text)
 
 
-def boxed_answer(text: str) -> str | None:
-    r"""The content of the last closed `\boxed{}`, with balanced braces; None if there is none."""
-    # a box that is never closed is scanned to the end of the text, so only the last few boxes are tried
-    for match in reversed(list(_BOX.finditer(text))[-_MAX_DEPTH:]):
-        depth = 0
-        for position in range(match.end(), len(text)):
-            if text[position] == "{":
-                depth += 1
-            elif text[position] == "}":
-                if depth == 0:
-                    return _unwrap(text[match.end() : position])
-                depth -= 1
-    return None
+def without_reasoning(text: str) -> str:
+    """The text after the reasoning; empty if the reasoning never ends."""
+    closed = None
+    for closed in _CLOSED_REASONING.finditer(text):  # noqa: B007 - keeps the last match
+        pass
+    answer = text[closed.end() :] if closed else text
+    return "" if _OPEN_REASONING.search(answer) else answer
 
 
-def stated_answer(text: str) -> str | None:
-    """The answer after the last "final answer:" or "the answer is", on the same line or the next non-empty one.
-
-    None if the text states no answer.
-    """
-    answer = None
-    lines = text.splitlines()
-    for number, line in enumerate(lines):
-        # single spaces, so that the pattern needs no unbounded `\s*`, which backtracks over long white space
-        if "answer" in line.lower() and (match := _FINAL.search(" ".join(line.split()))):
-            candidates = (_SENTENCE_END.split(match[1])[0], *lines[number + 1 :])
-            answer = next(filter(None, (candidate.strip(_MARKUP) for candidate in candidates)), answer)
-    return answer
+def last_statement(text: str) -> Statement | None:
+    """The last decisive statement of a text; None if there is none."""
+    text = text.translate(INVISIBLE).replace("：", ":")
+    boxes, box_position = _last_boxes(text)
+    label, label_position = _last_label(text)
+    if boxes is None:
+        return None if label is None else Statement(label)
+    statement = Statement(", ".join(boxes), boxes)
+    if label is None or label_position <= box_position or _mentions(label, boxes):
+        return statement
+    return Statement(label)
 
 
 def final_answer(text: str) -> str:
-    """The answer in a text: boxed, else stated, else the whole text."""
-    boxed = boxed_answer(text)
-    return boxed if boxed is not None else stated_answer(text) or text.strip()
+    """The stated answer of a text; the whole text without a statement."""
+    statement = last_statement(text)
+    return text.strip() if statement is None else statement.text
 
 
-def answer_letter(text: str) -> str | None:
-    r"""The chosen letter of a multiple-choice answer, in upper case; None if no letter is chosen.
+def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | None:
+    """The chosen letter of a multiple-choice answer, in upper case; None if no letter can be read.
 
-    If there is a `\boxed{}`, only its content counts. Otherwise it is the last letter that the text states as the
-    answer, or the letter that is the whole text.
+    Args:
+        options: letters and texts of the options; A to J without texts if they are not known.
     """
-    boxed = boxed_answer(text)
-    if boxed is not None:
-        match = _LETTER.fullmatch(boxed.strip())
-        return match[1].upper() if match else None
-    if stated := _STATED_LETTER.findall(" ".join(text.split())):
-        return str(stated[-1]).upper()
-    match = _LETTER.fullmatch(text.strip(_MARKUP))
-    return match[1].upper() if match else None
+    options = options or dict.fromkeys("ABCDEFGHIJ", "")
+    statement = last_statement(text)
+    if statement is not None:
+        return _letter_of(statement.text, options) or _option_with_text(statement.text, options)
+    lines = [line for line in text.splitlines() if not _DECORATION.match(line)]
+    if not lines:
+        return None
+    # Without a statement, a letter alone on the last line counts, or a reply that is one option: `C) 12 litres`.
+    if letter := _bare_letter(lines[-1], options):
+        return letter
+    reply = _letter_of(lines[0], options, only_labelled=True) if len(lines) == 1 else None
+    return reply or _option_with_text(text, options)
 
 
-def normalise_answer(text: str, *, case_sensitive: bool) -> str:
-    """Normalise an answer for comparison: remove markup around it, collapse white space, fold case if it is ignored."""
-    # a leading point stays, because `.5` is a number
-    text = " ".join(_unwrap(text).strip(_MARKUP.replace(".", "")).rstrip(_MARKUP).split())
-    return text if case_sensitive else text.casefold()
-
-
-def _unwrap(text: str) -> str:
+def unwrap(text: str) -> str:
     """Replace font commands by their arguments, innermost first."""
     for _ in range(_MAX_DEPTH):
         inner = _WRAPPERS.sub(r"\1", text)
@@ -111,6 +185,219 @@ def _unwrap(text: str) -> str:
             break
         text = inner
     return text.strip()
+
+
+def strip_markup(text: str) -> str:
+    """An answer without the Markdown and LaTeX delimiters around it."""
+    text = unwrap(text.translate(INVISIBLE)).strip()
+    for _ in range(_MAX_DEPTH):
+        inner = _strip_once(text)
+        if inner == text:
+            break
+        text = inner
+    return text
+
+
+def normalise_answer(text: str, *, case_sensitive: bool) -> str:
+    """Normalise an answer for comparison: no markup around it, single spaces, case folded if it is ignored."""
+    text = " ".join(strip_markup(text).split())
+    return text if case_sensitive else text.casefold()
+
+
+def is_same_answer(answer: str, expected: str, *, case_sensitive: bool) -> bool:
+    """Whether an answer is the expected one, apart from markup, quotes, brackets and punctuation around it.
+
+    Only the answer is stripped of punctuation, step by step: what the expected answer has as well has to be there.
+    """
+    wanted = {normalise_answer(expected, case_sensitive=case_sensitive)}
+    if (bare := _strip_quotes(expected)) != expected:
+        wanted.add(normalise_answer(bare, case_sensitive=case_sensitive))
+    wanted.discard("")
+    text = normalise_answer(answer, case_sensitive=case_sensitive)
+    for _ in range(2 * _MAX_DEPTH):
+        if text in wanted:
+            return True
+        shorter = _peel(text)
+        if shorter == text:
+            return False
+        text = shorter
+    return False
+
+
+def bare_answer(text: str) -> str:
+    """The normal form of a short answer: case folded, without markup, quotes, brackets and punctuation around it."""
+    text = normalise_answer(text, case_sensitive=False)
+    for _ in range(2 * _MAX_DEPTH):
+        shorter = _peel(text)
+        if shorter == text or not shorter:
+            break
+        text = shorter
+    return text
+
+
+def _last_boxes(text: str) -> tuple[tuple[str, ...] | None, int]:
+    """The boxes of the last statement that has some, and where the last of them begins."""
+    matches = list(_BOX.finditer(text))[-_MAX_BOXES:]
+    if not matches:
+        return None, -1
+    contents: list[str] = []
+    start = len(text)
+    for match in reversed(matches):
+        content, end = _box_content(text, match.end())
+        if content is None:  # never closed: the answer was cut off, or the box is empty of sense
+            return (("",), match.start()) if not contents else (tuple(reversed(contents)), matches[-1].start())
+        if contents and not _BETWEEN_BOXES.fullmatch(text, end, start):
+            break
+        start = match.start()
+        if content not in contents:
+            contents.append(content)
+        if not content:
+            break
+    return tuple(reversed(contents)), matches[-1].start()
+
+
+def _box_content(text: str, start: int) -> tuple[str | None, int]:
+    """The argument of a box: a group in balanced braces, or the next token. None if it is not closed."""
+    if text[start : start + 1] != "{":
+        token = re.compile(r"\\[A-Za-z]+|[-+]?\d+(?:\.\d+)?|\S").match(text, start)
+        return (unwrap(token[0]), token.end()) if token else (None, start)
+    depth = 0
+    for position in range(start, len(text)):
+        if text[position] == "{" and text[position - 1] != "\\":
+            depth += 1
+        elif text[position] == "}" and text[position - 1] != "\\":
+            depth -= 1
+            if depth == 0:
+                return unwrap(text[start + 1 : position]), position + 1
+    return None, len(text)
+
+
+def _last_label(text: str) -> tuple[str | None, int]:
+    """The content of the last labelled or inline statement, and where its line begins."""
+    lines = text.splitlines(keepends=True)
+    position = len(text)
+    for number in range(len(lines) - 1, -1, -1):
+        line = lines[number]
+        position -= len(line)
+        content = _stated_in(line, lines, number)
+        if content is not None:
+            return content, position
+    return None, -1
+
+
+def _stated_in(line: str, lines: list[str], number: int) -> str | None:
+    """The answer that a line states, on it or on the next line with text; None if it states none."""
+    plain = unwrap(" ".join(line.split()))
+    if match := _HASHES.match(line):
+        return _hash_answer(match["rest"], lines, number)
+    if "answer" not in plain.lower() and not re.search(r"\b(?:option|choice)", plain, re.IGNORECASE):
+        return None
+    match = _LABEL.match(plain)
+    if match is None:
+        for match in _INLINE.finditer(plain):  # noqa: B007 - keeps the last match
+            pass
+    if match is None:
+        return None
+    rest = match["rest"] or ""
+    if _DECORATION.match(rest):
+        following = (each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each))
+        rest = next(following, "")
+    return strip_markup(_SENTENCE_END.split(rest)[0])
+
+
+def _hash_answer(rest: str, lines: list[str], number: int) -> str | None:
+    """The answer of a line `#### 18`. A heading is not one: text without a number that is followed by more text."""
+    if _LABEL.match(rest):
+        return _stated_in(rest, lines, number)
+    is_last = all(_DECORATION.match(each) for each in lines[number + 1 :])
+    return strip_markup(rest) if _STARTS_WITH_VALUE.match(rest) or is_last else None
+
+
+def _mentions(statement: str, boxes: tuple[str, ...]) -> bool:
+    """Whether a statement repeats the content of the boxes."""
+    words = f" {normalise_answer(statement, case_sensitive=False)} "
+    return all(
+        box and re.search(rf"(?<![\w.]){re.escape(normalise_answer(box, case_sensitive=False))}(?!\w|[.,]\d)", words)
+        for box in boxes
+    )
+
+
+def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = False) -> str | None:
+    """The letter that a statement names.
+
+    Args:
+        only_labelled: whether the letter has to be followed by a bracket, full stop or colon and the option's text.
+    """
+    text = strip_markup(text)
+    if letter := _bare_letter(text, options):
+        return None if only_labelled else letter
+    match = _LETTER_FIRST.match(text)
+    if match is None:
+        return None
+    opening, letter, closing, rest = match["opening"], match["letter"], match["closing"], match["rest"].strip("*_`")
+    if letter.upper() not in options or _SECOND_LETTER.match(rest):
+        return None  # two letters are not a choice
+    if closing or re.match(r"[.:)](?:\s|$)", rest):
+        return letter.upper() if letter.isupper() or opening or closing else None
+    if only_labelled or not letter.isupper():
+        return None
+    # "I cannot say" and "A bicycle" begin with a word, not with a choice
+    is_word = letter in "AI" and not re.match(r"\s*(?:$|[,;–—-]|\(|(?:because|since|as|which|for)\b)", rest)
+    return letter if not is_word and re.match(r"$|\s|[,;–—-]", rest) else None
+
+
+def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
+    """The letter of a text that is one letter, in any markup or brackets."""
+    text = strip_markup(text)
+    for _ in range(_MAX_DEPTH):
+        if len(text) <= 1:
+            break
+        shorter = _peel(text)
+        if shorter == text:
+            break
+        text = shorter
+    return text.upper() if len(text) == 1 and text.upper() in options else None
+
+
+def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:
+    """The letter of the only option whose text is the answer."""
+    letters = [
+        letter for letter, option in options.items() if option and is_same_answer(text, option, case_sensitive=False)
+    ]
+    return letters[0] if len(letters) == 1 else None
+
+
+def _strip_once(text: str) -> str:
+    """Remove one layer of markup."""
+    for opening, closing in _DELIMITERS:
+        inner = text[len(opening) : len(text) - len(closing)]
+        is_around = len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
+        if is_around and (closing not in inner or opening != closing):
+            return inner.strip()
+    # a delimiter whose partner was cut off with the label, or which stands before the full stop: `18**`, `$B$.`
+    if text[-1:] in _TRAILING and text[:-1].endswith(("$", r"\)", r"\]", "**", "__", "`", "*")):
+        return text[:-1]
+    return unwrap(_LEADING_MARK.sub("", text).strip(_OUTER))
+
+
+def _strip_quotes(text: str) -> str:
+    text = strip_markup(text)
+    for opening, closing in _PAIRS[:5]:
+        if len(text) > 2 and text.startswith(opening) and text.endswith(closing):
+            return text[1:-1].strip()
+    return text
+
+
+def _peel(text: str) -> str:
+    """Remove one trailing punctuation mark, one pair of quotes or brackets, or a currency sign before a number."""
+    if match := _CURRENCY.match(text):
+        return match["number"]
+    if len(text) > 1 and text[-1] in _TRAILING:
+        return strip_markup(text[:-1].rstrip())
+    for opening, closing in _PAIRS:
+        if len(text) > 2 and text.startswith(opening) and text.endswith(closing):
+            return strip_markup(text[1:-1].strip())
+    return text
 
 
 def _content_text(content: Any) -> str:

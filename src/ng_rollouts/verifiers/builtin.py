@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
     answer_letter,
-    boxed_answer,
+    bare_answer,
     final_answer,
-    normalise_answer,
+    is_same_answer,
     output_text,
 )
 from ng_rollouts.verifiers.base import Verifier
+from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label", "solution", "gold")
@@ -25,16 +27,26 @@ ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label",
 _GSM8K = re.compile(r"####\s*(.+)\s*$")
 """GSM8K's answers are worked solutions that end with `####` and the result."""
 
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)\s+(?=[\[{\"\d\-tfn])")
+"""The beginning of a fenced block, up to its JSON."""
+
 _MAX_ERROR_CHARACTERS = 500
 """A validation error quotes the instance, which may be long."""
 
 
-def verdict_fields(*, correct: bool, extracted: str | None, expected: Any) -> Json:
-    """The result fields of an answer that is either correct or incorrect."""
+def verdict_fields(*, correct: bool, extracted: str | None, expected: Any, normalized: str | None = None) -> Json:
+    """The result fields of an answer that is either correct or incorrect.
+
+    Args:
+        normalized: the form by which majorities and distinct answers count equal answers as one.
+    """
     return {
         "reward": float(correct),
         "accuracy": correct,
         "extracted_answer": extracted,
+        "normalized_answer": extracted if normalized is None else normalized,
         "expected_answer": expected,
     }
 
@@ -49,62 +61,97 @@ class ExpectedAnswer:
         """The expected answer.
 
         Raises:
-            InputError: the row has none.
+            InputError: the row has none, or an empty one.
         """
         names = (self.answer_field,) if self.answer_field else ANSWER_FIELDS
         for name in names:
-            if row.get(name) is not None:
-                return row[name]
+            if (value := row.get(name)) is not None:
+                if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
+                    raise InputError(f"the expected answer in {name!r} is empty: set it, or remove the row")
+                return value
         fields = f"the field {self.answer_field!r}" if self.answer_field else f"one of the fields {', '.join(names)}"
         raise InputError(f"the verifier needs {fields}, which the row does not have: set +verifier.answer_field=FIELD")
 
-    def text_of(self, row: Json) -> str:
-        """The expected answer as text. Of a GSM8K answer, only the result after `####`."""
+    def texts_of(self, row: Json) -> list[str]:
+        """The accepted answers as text: one, or those of a list. Of a GSM8K answer, only the result after `####`.
+
+        Raises:
+            InputError: the row has none, or an empty one.
+        """
         value = self.of(row)
-        text = _number_text(value) if isinstance(value, (int, float)) else str(value)
-        match = _GSM8K.search(text)
-        return (match[1] if match else text).strip()
+        texts = [_answer_text(each) for each in (value if isinstance(value, list) else [value])]
+        if not all(texts):
+            raise InputError("an expected answer is empty: set it, or remove it from the list")
+        return texts
+
+    def text_of(self, row: Json) -> str:
+        """The accepted answer as text; the first of a list."""
+        return self.texts_of(row)[0]
 
 
 @dataclass(slots=True, kw_only=True)
 class ExactMatch(Verifier):
-    """Correct if the answer (boxed, else stated as final, else the whole text) equals the expected answer.
+    """Correct if the answer equals the expected answer, or one of a list of them.
 
-    White space and case do not count. A row's own `case_sensitive` overrides the option.
+    White space, case, markup, quotes, brackets and punctuation around the answer do not count. A row's own
+    `case_sensitive` overrides the option.
     """
 
     answer_field: str | None = None
     case_sensitive: bool = False
 
     def check(self, row: Json) -> None:
-        ExpectedAnswer(answer_field=self.answer_field).of(row)
+        ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
 
     async def verify(self, row: Json, response: Json) -> Json:
-        expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
+        expected = ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
         extracted = final_answer(output_text(response))
         case_sensitive = bool(row.get("case_sensitive", self.case_sensitive))
-        correct = _is_same(extracted, expected, case_sensitive=case_sensitive)
-        return verdict_fields(correct=correct, extracted=extracted, expected=expected)
+        matching = [each for each in expected if is_same_answer(extracted, each, case_sensitive=case_sensitive)]
+        return verdict_fields(
+            correct=bool(matching),
+            extracted=extracted or None,
+            expected=expected[0] if len(expected) == 1 else expected,
+            # all accepted answers are votes for one answer
+            normalized=bare_answer(expected[0]) if matching else bare_answer(extracted),
+        )
 
 
 @dataclass(slots=True, kw_only=True)
 class Mcqa(Verifier):
-    """Multiple choice: correct if the chosen letter is the expected letter."""
+    """Multiple choice: correct if the chosen letter, or the chosen option's text, is the expected one.
+
+    The options are in the row's field `options` or `choices`, if they are known.
+    """
 
     answer_field: str | None = None
 
     def check(self, row: Json) -> None:
-        expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
-        if not re.fullmatch(r"\(?[A-Za-z]\)?\.?", expected):
-            raise InputError(
-                f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has "
-                "the letter with +verifier.answer_field=FIELD"
-            )
+        self._expected(row)
 
     async def verify(self, row: Json, response: Json) -> Json:
+        expected, options = self._expected(row)
+        chosen = answer_letter(output_text(response), options)
+        return verdict_fields(correct=chosen == expected, extracted=chosen, expected=expected)
+
+    def _expected(self, row: Json) -> tuple[str, dict[str, str]]:
+        """The expected letter, and the options.
+
+        Raises:
+            InputError: the expected answer is neither a letter nor the text of an option.
+        """
         expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
-        chosen = answer_letter(output_text(response))
-        return verdict_fields(correct=chosen == expected.strip("(). ").upper(), extracted=chosen, expected=expected)
+        options = _options_of(row) or dict.fromkeys("ABCDEFGHIJ", "")
+        if match := re.fullmatch(r"[(\[]?([A-Za-z])[)\]]?[.:]?", expected):
+            letter = match[1].upper()
+            return letter, options if letter in options else {**options, letter: ""}
+        letters = [letter for letter, text in options.items() if text and text.strip() == expected]
+        if len(letters) == 1:
+            return letters[0], options
+        raise InputError(
+            f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has "
+            "the letter with +verifier.answer_field=FIELD"
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,7 +177,7 @@ class Regex(Verifier):
         if not self.answer_field:
             return verdict_fields(correct=extracted is not None, extracted=extracted, expected=None)
         expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
-        correct = extracted is not None and _is_same(extracted, expected, case_sensitive=False)
+        correct = extracted is not None and is_same_answer(extracted, expected, case_sensitive=False)
         return verdict_fields(correct=correct, extracted=extracted, expected=expected)
 
 
@@ -143,14 +190,18 @@ class Math(Verifier):
     seconds: float = 10.0
 
     def check(self, row: Json) -> None:
-        ExpectedAnswer(answer_field=self.answer_field).of(row)
+        ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
 
     async def verify(self, row: Json, response: Json) -> Json:
-        expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
+        expected = ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
         text = output_text(response)
-        correct, parsed = await self.process_pool.run(compare_math, expected, text, seconds=self.seconds)
-        boxed = boxed_answer(text)
-        return verdict_fields(correct=correct, extracted=parsed if boxed is None else boxed, expected=expected)
+        correct, extracted, normalized = await self.process_pool.run(compare_math, expected, text, seconds=self.seconds)
+        return verdict_fields(
+            correct=correct,
+            extracted=extracted,
+            expected=expected[0] if len(expected) == 1 else expected,
+            normalized=normalized,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,57 +270,16 @@ def last_match(pattern: str, text: str) -> str | None:
     return None if answer is None else str(answer)  # None: the group is optional and did not take part in the match
 
 
-def compare_math(expected: str, text: str) -> tuple[bool, str | None]:
-    """Compare the answer in a text with the expected answer.
-
-    Returns:
-        Whether they are mathematically equal, and the extracted answer.
-    """
-    import logging  # noqa: PLC0415 - runs in a worker process
-
-    from math_verify import parse, verify  # type: ignore[import-untyped] # noqa: PLC0415 - an extra
-
-    # math-verify warns that its own timeouts are off; the process pool limits the time instead
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    gold: list[object] = []
-    for form in _math_forms(expected):
-        gold = gold or parse(form, parsing_timeout=None)
-    boxed = boxed_answer(text)  # only the last box: math-verify reads several as a set
-    answer = parse(text if boxed is None else f"$\\boxed{{{boxed}}}$", parsing_timeout=None)
-    extracted = str(answer[-1]) if answer else None
-    return bool(verify(gold, answer, timeout_seconds=None)), extracted
-
-
-def _math_forms(expected: str) -> tuple[str, ...]:
-    """Forms of an expected answer for math-verify, in order of preference. The first that it can parse counts.
-
-    Bare LaTeX has to be put between dollar signs. Otherwise math-verify parses only its first number: `2\\pi` as 2.
-    """
-    if "$" in expected or "boxed" in expected:
-        return (expected,)
-    with suppress(ValueError, OverflowError):
-        number = float(expected.replace(",", ""))
-        # math-verify parses `1e5` as 1
-        return (f"{number:.15g}" if "e" in expected.lower() else expected, expected)
-    # math-verify parses `50%` as 0.5, but `50\%` as 50
-    latex = re.sub(r"(?<!\\)%", r"\\%", expected)
-    return (f"${latex}$", f"$\\boxed{{{latex}}}$", expected)
-
-
 def schema_error(schema: Any, text: str) -> str | None:
-    """Validate the JSON in a text: the last fenced block, else the whole text.
+    """Validate the JSON in a text: the whole text, or a fenced block.
 
     Returns:
         The error; None if the JSON is valid under the schema.
     """
-    import json  # noqa: PLC0415 - runs in a worker process
+    import jsonschema  # noqa: PLC0415 - runs in a worker process
 
-    import jsonschema  # noqa: PLC0415
-
-    fenced = re.findall(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)
     try:
-        value = json.loads(fenced[-1] if fenced else text)
-        jsonschema.validate(value, schema)
+        jsonschema.validate(json_in(text), schema)
     except ValueError as error:
         return f"not JSON: {error}"
     except jsonschema.ValidationError as error:
@@ -277,12 +287,58 @@ def schema_error(schema: Any, text: str) -> str | None:
     return None
 
 
-def _is_same(answer: str, expected: str, *, case_sensitive: bool) -> bool:
-    return normalise_answer(answer, case_sensitive=case_sensitive) == normalise_answer(
-        expected, case_sensitive=case_sensitive
-    )
+def json_in(text: str) -> Any:
+    """The JSON value that a text is, bare or in a fenced block. A block labelled `json` goes before the last other one.
+
+    Raises:
+        ValueError: there is none. Prose before bare JSON is not JSON, nor are NaN and Infinity.
+    """
+    text = text.removeprefix("\ufeff").strip()
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    try:
+        return decoder.decode(text)
+    except ValueError as error:
+        not_bare = error
+    blocks: dict[bool, Any] = {}
+    position = 0
+    # A block is decoded, not searched for its end: fences within JSON strings do not close it.
+    while match := _FENCE.search(text, position):
+        position = match.end()
+        with suppress(ValueError):
+            value, end = decoder.raw_decode(text, match.end())
+            if re.compile(rf"\s*{re.escape(match['fence'])}").match(text, end):
+                blocks[match["label"].lower().startswith("json")] = value
+                position = end
+    if not blocks:
+        raise not_bare
+    return blocks.get(True, blocks.get(False))
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _answer_text(value: Any) -> str:
+    text = _number_text(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    match = _GSM8K.search(text)
+    return (match[1] if match else text).strip()
+
+
+def _options_of(row: Json) -> dict[str, str]:
+    """The options of a multiple-choice row by letter: a list of texts, a dict, or a list of one-entry dicts."""
+    options = row.get("options", row.get("choices"))
+    if isinstance(options, dict) and isinstance(options.get("text"), list):  # {"text": [...], "label": [...]}
+        labels = options.get("label") or _LETTERS
+        return {str(label).upper(): str(text) for label, text in zip(labels, options["text"], strict=False)}
+    if isinstance(options, list) and all(isinstance(each, dict) and len(each) == 1 for each in options):
+        options = {label: text for each in options for label, text in each.items()}
+    if isinstance(options, dict):
+        return {str(label).upper(): str(text) for label, text in options.items()}
+    if isinstance(options, list):
+        return {letter: str(text) for letter, text in zip(_LETTERS, options, strict=False)}
+    return {}
 
 
 def _number_text(value: float) -> str:
     """A number as text, without the `.0` of a float that is an integer."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else repr(value)

@@ -6,8 +6,11 @@ If the judge cannot be reached or its verdict cannot be read, the attempt fails.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -15,9 +18,9 @@ from ng_rollouts.models.client import ModelClient
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.templates import Template, parse_template
 from ng_rollouts.types import Json, task_index_of
-from ng_rollouts.verifiers.answer_extraction import output_text
+from ng_rollouts.verifiers.answer_extraction import INVISIBLE, output_text, strip_markup
 from ng_rollouts.verifiers.base import Verifier
-from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, last_match, verdict_fields
+from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, json_in, last_match, verdict_fields
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 DEFAULT_TEMPLATE = """You grade an answer to a task.
@@ -36,21 +39,22 @@ VERDICT: CORRECT
 or
 VERDICT: INCORRECT"""
 
-DEFAULT_VERDICT_PATTERN = (
-    r"(?i)verdict\W{0,20}(?P<answer>correct|incorrect|right|wrong|yes|no|true|false|[01](?:\.\d+)?)(?![\w/]|\.\d| +\w)"
+_VERDICT = re.compile(
+    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|\bis\b:?|[-–—]>?)(?P<rest>[^\n]{0,300})", re.IGNORECASE
 )
-"""The word or number after "verdict". `\\W{0,20}` skips Markdown; the end rejects `10/10`, `NOT SURE` and `no idea`."""
+"""A verdict label with a colon, an equals sign, a dash or "is". The word within a sentence is not a verdict."""
 
-_WORD_SCORES = {
-    "correct": 1.0,
-    "right": 1.0,
-    "yes": 1.0,
-    "true": 1.0,
-    "incorrect": 0.0,
-    "wrong": 0.0,
-    "no": 0.0,
-    "false": 0.0,
-}
+_VERDICT_HEADING = re.compile(
+    r"^[\s*_`#>]*(?:final\s)?verdict[\s*_`#]*\n+(?P<rest>[^\n]{1,300})", re.IGNORECASE | re.MULTILINE
+)
+
+_VERDICT_WORD = re.compile(
+    r"(?P<negation>not\s+|in|un)?(?P<word>correct|right|true|wrong|false|yes|no\b|\d+(?:\.\d+)?)(?P<end>.{0,40})",
+    re.IGNORECASE,
+)
+
+_WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
+
 _CORRECT_FROM = 0.5
 """The smallest reward that counts as correct in `accuracy`."""
 
@@ -71,7 +75,7 @@ class Judge(Verifier):
     process_pool: ProcessPool
     template: Template
     params: Json
-    verdict_pattern: str = DEFAULT_VERDICT_PATTERN
+    verdict_pattern: str | None = None
     answer_field: str | None = None
     attempts: int = 3
 
@@ -120,20 +124,18 @@ class Judge(Verifier):
         text = output_text(response)
         if response.get("incomplete_details"):  # a truncated text may end after "VERDICT: IN"
             raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge's reply was truncated: {text[-200:]!r}")
-        match = await self._match(text)
-        if match is None:
+        reward = await self._score(text)
+        if reward is None:
             raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, f"the judge gave no verdict: {text[-200:]!r}")
-        word = match.lower()
-        try:
-            return _WORD_SCORES[word] if word in _WORD_SCORES else float(word), text
-        except ValueError as error:
-            message = f"the judge's verdict is not a number or a known word: {word!r}"
-            raise AttemptFailed(FailureClass.JUDGE_UNREADABLE, message) from error
+        return reward, text
 
-    async def _match(self, text: str) -> str | None:
-        if self.verdict_pattern == DEFAULT_VERDICT_PATTERN:  # has bounded repetitions only, so it is always fast
-            return last_match(DEFAULT_VERDICT_PATTERN, text)
-        return await self.process_pool.run(last_match, self.verdict_pattern, text, seconds=_PATTERN_TIMEOUT_S)
+    async def _score(self, text: str) -> float | None:
+        """The score of the last verdict in a text; None if it cannot be read."""
+        if self.verdict_pattern is None:
+            return read_verdict(text)
+        # your pattern may backtrack for hours
+        match = await self.process_pool.run(last_match, self.verdict_pattern, text, seconds=_PATTERN_TIMEOUT_S)
+        return None if match is None else _score_of(match)
 
     def _prompt(self, row: Json, text: str) -> list[Json]:
         fields = {"question": _question(row), **row, "response": text}
@@ -144,6 +146,43 @@ class Judge(Verifier):
     def _has_answer(self, row: Json) -> bool:
         names = (self.answer_field,) if self.answer_field else ANSWER_FIELDS
         return any(row.get(name) is not None for name in names)
+
+
+def read_verdict(text: str) -> float | None:
+    """The score of the last verdict in a judge's text; None if the last one cannot be read.
+
+    A verdict is a JSON object with `verdict`, `correct`, `score` or `reward`, or a label `VERDICT:` in any markup.
+    """
+    with suppress(ValueError):
+        value = json_in(text)
+        for name in ("verdict", "correct", "is_correct", "score", "reward"):
+            if isinstance(value, dict) and name in value:
+                return _score_of(value[name])
+    text = text.translate(INVISIBLE).replace("：", ":")
+    matches = [*_VERDICT.finditer(text), *_VERDICT_HEADING.finditer(text)]
+    if not matches:
+        return None
+    return _score_of(max(matches, key=lambda match: match.start("rest"))["rest"])
+
+
+def _score_of(verdict: Any) -> float | None:
+    """The score of a verdict: a bool, a number, or a text that begins with a word or number."""
+    if isinstance(verdict, (bool, int, float)):
+        return float(verdict)
+    text = re.sub(r"^\W+|^\\(?:boxed|text|mathbf)\{", "", strip_markup(str(verdict)))
+    match = _VERDICT_WORD.match(re.sub(r"^(?:boxed|text|mathbf)\{", "", text))
+    if match is None:
+        return None
+    word, end = match["word"].lower(), match["end"].lstrip("*_`\"'”)]}$")
+    is_one_of_two = re.match(r"\w|\s*(?:or\b|/|\|)\s*(?:in)?(?:correct|wrong|no|false)\b", end, re.IGNORECASE)
+    if is_one_of_two or (word[0].isdigit() and re.match(r"[/%]|\.\d", end)):
+        return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`
+    if word in ("yes", "no") and re.match(r"\s+\w", end):
+        return None  # `no idea`
+    score = _WORD_SCORES.get(word)
+    if score is None:
+        return None if match["negation"] else float(word)
+    return 1.0 - score if match["negation"] else score
 
 
 def judge_template(text: str | None) -> Template:

@@ -53,6 +53,7 @@ def result_fields(returned: Any) -> Json:
     Raises:
         AttemptFailed: it is neither a number nor a dict.
     """
+    returned = _plain(returned)
     if isinstance(returned, (bool, int, float)):
         return {"reward": float(returned)}
     if isinstance(returned, dict):
@@ -60,3 +61,17 @@ def result_fields(returned: Any) -> Json:
     raise AttemptFailed(
         FailureClass.VERIFIER_ERROR, f"the verifier returned {type(returned).__name__}, not a number or a dict"
     )
+
+
+def _plain(value: Any) -> Any:
+    """A value without the scalars and arrays of numpy and torch, which have `item` or `tolist`."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (bool, int, str)) or value is None or type(value) is float:
+        return value
+    for method in ("tolist", "item"):  # numpy's float64 is a float, too: `tolist` makes it a plain one
+        if callable(convert := getattr(value, method, None)):
+            return convert()
+    return value

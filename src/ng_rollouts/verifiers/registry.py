@@ -13,7 +13,7 @@ from ng_rollouts.types import Json
 from ng_rollouts.user_code import import_callable
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, Unscored
-from ng_rollouts.verifiers.judge import DEFAULT_VERDICT_PATTERN, Judge, judge_template
+from ng_rollouts.verifiers.judge import Judge, judge_template
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
@@ -112,7 +112,7 @@ def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Calla
                 process_pool=process_pool,
                 template=judge_template(_text_or_file(kwargs.get("template"))),
                 params=kwargs.get("responses_create_params") or {},
-                verdict_pattern=kwargs.get("verdict_pattern", DEFAULT_VERDICT_PATTERN),
+                verdict_pattern=kwargs.get("verdict_pattern"),
                 answer_field=kwargs.get("answer_field"),
                 attempts=kwargs.get("attempts", 3),
             )

@@ -1,0 +1,395 @@
+"""Compare a mathematical answer with the expected answer.
+
+Numbers are compared exactly, as fractions. Lists are compared element by element. Everything else goes to the
+math-verify library, whose verdict is checked again for numbers, because it compares rounded values. Runs in a worker
+process.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import permutations
+from typing import Any
+
+from ng_rollouts.verifiers.answer_extraction import last_statement, strip_markup, unwrap
+
+_CURRENCY = r"(?:\\?\$|\\?€|£|¥|₹|US\$|USD|EUR|GBP|Rs\.?)"
+_UNIT_WORD = re.compile(
+    r"(?:\\,|\\;|\\ |~|\s)*(?:\\?%|percent|per cent|°|\\degree|\^\s?\{?\\circ\}?|[A-Za-zµμΩ²³/·.^0-9{} ~-]*)$"
+)
+_GROUPS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:,|\{,\}|\\,|\\!|\u202f|\u2009|,\\!)\d{3})+)(?!\d)")
+"""Thousands: one to three digits, then groups of exactly three."""
+
+_DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_PLAIN = re.compile(rf"[-+−]?\s?{_DECIMAL}")
+_SCIENTIFIC = re.compile(
+    rf"(?P<m>[-+−]?{_DECIMAL})\s*(?:[eE]\s?(?P<e>[-+−]?\d+)|(?:\\times|\\cdot|×|·|\*|x)\s*10\s?\^\s?\{{?\s?(?P<p>[-+−]?\d+)\s?\}}?)"
+)
+_POWER_OF_TEN = re.compile(r"(?P<s>[-−]?)10\s?\^\s?\{?\s?(?P<p>[-+−]?\d+)\s?\}?")
+_FRACTION = re.compile(
+    rf"(?P<s>[-+−]?)\s?(?:(?P<w>\d+)(?:\s+|\\ |\\,|~)?)?"
+    rf"(?:\\[dtc]?frac\s?(?:\{{\s?(?P<n1>[-−]?{_DECIMAL})\s?\}}|(?P<n2>\d))\s?(?:\{{\s?(?P<d1>{_DECIMAL})\s?\}}|(?P<d2>\d))"
+    rf"|(?P<n3>\d+)\s?[/⁄]\s?(?P<d3>\d+))"
+)
+_MAX_EXPONENT = 5000
+"""Exact arithmetic with larger powers of ten would take gigabytes."""
+
+_NUMBER_IN_TEXT = re.compile(
+    rf"(?<![\w\\])(?:[-−](?=\\?[\d.$]))?(?:{_CURRENCY}\s?)?[-−]?"
+    rf"(?:\d+\s+\d+\s?/\s?\d+|(?:\d+\s?)?\\[dtc]?frac\s?\{{[^{{}}]*\}}\s?\{{[^{{}}]*\}}|\d+\s?/\s?\d+"
+    rf"|\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}})+(?:\.\d+)?|{_DECIMAL})(?:\s?[eE][-+]?\d+|\s?(?:\\times|×)\s?10\^\{{?[-−]?\d+\}}?)?(?:\s?\\?%)?"
+)
+_DOTS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
+_MAX_UNORDERED = 8
+"""Lists up to this length are compared in any order; longer ones sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An exact number, with the unit that was written behind it."""
+
+    value: Fraction
+    unit: str = ""
+    is_percent: bool = False
+
+    def equals(self, other: Number) -> bool:
+        """Whether two numbers are equal. A percent sign or a unit may be missing on one side."""
+        if self.unit and other.unit and not _is_same_unit(self.unit, other.unit):
+            return False
+        if self.value == other.value:
+            return True
+        if self.is_percent != other.is_percent:  # 0.36 is 36 %
+            return self.value / (100 if self.is_percent else 1) == other.value / (100 if other.is_percent else 1)
+        return False
+
+
+def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str | None]:
+    """Compare the answer in a text with the accepted answers.
+
+    Returns:
+        Whether they are mathematically equal, the extracted answer, and its normal form. Equal answers have equal
+        normal forms wherever they are numbers or lists of numbers.
+    """
+    answer, is_stated = _answer_in(text)
+    if not answer:
+        return False, None, None
+    if not is_stated and not any(number_of(each) or list_of(each) for each in expected):
+        # Prose without a statement: math-verify finds the last formula in it.
+        correct = any(_compare_by_library(each, answer) for each in expected)
+        extracted = _library_text(answer)
+        return correct, extracted, normal_form(expected[0]) if correct else extracted
+    if not is_stated and (number := _last_number(answer)):
+        answer = number
+    correct = any(is_equal(each, answer) for each in expected)
+    # A correct answer has the normal form of the expected one, however it is written.
+    return correct, answer, normal_form(expected[0] if correct else answer)
+
+
+def is_equal(expected: str, answer: str) -> bool:
+    """Whether an answer is mathematically equal to the expected answer."""
+    expected, answer = _clean(expected), _clean(answer)
+    if not expected or not answer:
+        return False
+    if _squeezed(expected) == _squeezed(answer):
+        return True
+    if _is_malformed(answer):
+        return False
+    wanted, given = number_of(expected), number_of(answer)
+    if wanted and given:
+        return wanted.equals(given) or _is_rounded(expected, answer, wanted, given)
+    if (lists := (list_of(expected), list_of(answer))) != (None, None):
+        return _is_equal_list(expected, answer, *lists)
+    if wanted and (given := number_of(_right_side(answer)) or _number_with_words(answer)):
+        return wanted.equals(given)
+    return _compare_by_library(expected, answer)
+
+
+def normal_form(answer: str) -> str:
+    """The form by which majorities count equal answers."""
+    answer = _clean(answer)
+    if number := number_of(answer) or _number_with_words(answer):
+        return str(number.value)
+    if elements := list_of(answer):
+        return "{" + ", ".join(sorted(map(normal_form, elements))) + "}"
+    return _squeezed(answer)
+
+
+def number_of(text: str) -> Number | None:
+    """The exact number that a text is; None if it is not a number.
+
+    Currency signs, thousands separators, a percent sign and a unit may be part of it.
+    """
+    text = _clean(text)
+    text = re.sub(rf"^([-+−]?)\s?{_CURRENCY}\s?", r"\1", text)
+    text = re.sub(rf"\s?{_CURRENCY}$", "", text)
+    ungrouped = _GROUPS.sub(lambda match: match[1] + re.sub(r"\D", "", match[2]), text)
+    for parse in (_scientific, _fraction, _power_of_ten, _plain):
+        if (parsed := parse(ungrouped)) is not None:
+            value, end = parsed
+            rest = ungrouped[end:].strip()
+            if not rest:
+                return Number(value)
+            if (unit := _unit(rest)) is not None:
+                return Number(value, "" if unit == "%" else unit, unit == "%")
+            return None
+    return None
+
+
+def list_of(text: str) -> list[str] | None:
+    """The elements of a list or set: `1, 2`, `\\{1, 2\\}`, `1 and 2`, `\\pm 3`; None if the text is not one."""
+    text = _clean(text)
+    if match := re.fullmatch(r"(?:([A-Za-z]\w?)\s?=\s?)?\\pm\s?(.+)", text):
+        return [match[2], f"-{match[2]}"] if number_of(match[2]) else None
+    if match := re.fullmatch(r"\\?\{(.*?)\\?\}", text, re.DOTALL):
+        text = match[1]
+    elif re.match(r"[(\[]|\\left[(\[]", text):
+        return None  # a point or an interval: brackets and order count
+    if _GROUPS.fullmatch(text):
+        return None
+    parts = _split(text)
+    if len(parts) < 2 or not all(parts):
+        return None
+    return [_right_side(part) for part in parts]
+
+
+def _answer_in(text: str) -> tuple[str, bool]:
+    statement = last_statement(text)
+    return (text.strip(), False) if statement is None else (statement.text, True)
+
+
+def _clean(text: str) -> str:
+    """An answer without markup, with the spellings of LaTeX that mean the same made one."""
+    text = strip_markup(unwrap(re.sub(r"\\mathrm\s?\{\s?([ied])\s?\}", r"\1", text)))
+    text = re.sub(r"\\(?:left|right|displaystyle|bigl?|bigr?|Big|limits)\b(?![a-z])", "", text)
+    text = text.replace("−", "-").replace("\\!", "").replace("\\%", "%").replace("\u00a0", " ")
+    while text[-1:] in (".", ",", ";", ":", "!", "?") and text[-2:] != "..." and not re.fullmatch(r".*\d!", text):
+        text = text[:-1].rstrip()
+    return strip_markup(text)
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s|\\[,; ]|~", "", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+
+
+def _scientific(text: str) -> tuple[Fraction, int] | None:
+    match = _SCIENTIFIC.match(text)
+    if match is None:
+        return None
+    exponent = int((match["e"] or match["p"]).replace("−", "-"))
+    return (_exact(match["m"]) * Fraction(10) ** exponent, match.end()) if abs(exponent) <= _MAX_EXPONENT else None
+
+
+def _power_of_ten(text: str) -> tuple[Fraction, int] | None:
+    match = _POWER_OF_TEN.match(text)
+    if match is None or abs(exponent := int(match["p"].replace("−", "-"))) > _MAX_EXPONENT:
+        return None
+    return (-1 if match["s"] else 1) * Fraction(10) ** exponent, match.end()
+
+
+def _fraction(text: str) -> tuple[Fraction, int] | None:
+    match = _FRACTION.match(text)
+    if match is None:
+        return None
+    numerator = _exact(match["n1"] or match["n2"] or match["n3"])
+    denominator = _exact(match["d1"] or match["d2"] or match["d3"])
+    if not denominator:
+        return None
+    value = numerator / denominator
+    if match["w"]:
+        if not 0 <= value < 1:
+            return None  # 4 14/3 is not a mixed number
+        value += int(match["w"])
+    return -value if match["s"] in ("-", "−") else value, match.end()
+
+
+def _plain(text: str) -> tuple[Fraction, int] | None:
+    match = _PLAIN.match(text)
+    return None if match is None else (_exact(match[0]), match.end())
+
+
+def _exact(text: str) -> Fraction:
+    return Fraction(text.replace("−", "-").replace(" ", "").removesuffix("."))
+
+
+def _unit(rest: str) -> str | None:
+    """The unit behind a number; `%` for a percent sign; None if the rest is an expression."""
+    rest = re.sub(r"^(?:\\[,;: ]|~|\s)+", "", unwrap(rest)).strip().rstrip(".,;!")
+    if re.fullmatch(r"%|percent|per\s?cent|percentage points?", rest, re.IGNORECASE):
+        return "%"
+    if re.fullmatch(r"°|\\degree|\^\s?\{?\\circ\}?|degrees?", rest):
+        return "°"
+    rest = re.sub(r"\s+", " ", rest.replace("~", " "))
+    words = rest.split(" ")
+    # at least two letters, so that `2x` and `3i` stay expressions; the common one-letter units are listed
+    is_unit = all(
+        re.fullmatch(
+            r"[A-Za-zµμΩÀ-ÿ]{2,}[²³]?(?:\^\{?-?\d\}?)?(?:/[A-Za-z]+(?:\^\{?\d\}?)?)?|[mgsLlhNJWVA](?:\^\{?[23]\}?|[²³])?",
+            word,
+        )
+        for word in words
+    )
+    has_operator = re.search(r"\b(?:or|and|sin|cos|tan|log|ln|exp|sqrt|pi|mod)\b", rest)
+    return rest if is_unit and not has_operator and len(words) <= 6 else None
+
+
+def _is_same_unit(first: str, second: str) -> bool:
+    def stem(unit: str) -> str:
+        return re.sub(r"[\s.{}]", "", unit.casefold()).rstrip("s")
+
+    return stem(first) == stem(second) or stem(first).startswith(stem(second)) or stem(second).startswith(stem(first))
+
+
+def _is_rounded(expected: str, answer: str, wanted: Number, given: Number) -> bool:
+    """Whether a decimal with at least six places is the other number rounded: 0.333333 for 1/3."""
+    for text, decimal, other in ((answer, given, wanted), (expected, wanted, given)):
+        places = re.search(r"\.(\d{6,})", text)
+        if places and decimal.value and abs(decimal.value - other.value) <= Fraction(1, 10 ** len(places[1])):
+            return (abs(decimal.value) > Fraction(1, 1000) and decimal.value.denominator < other.value.denominator) or (
+                other.value.denominator > 1 and 10 ** len(places[1]) % other.value.denominator != 0
+            )
+    return False
+
+
+def _split(text: str) -> list[str]:
+    """The parts of a list, split at commas, semicolons, `and` and `or` outside of brackets, not within numbers."""
+    text = _GROUPS.sub(lambda match: match[0].replace(",", "\0"), text) if not re.search(r",\s", text) else text
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"[({\[]|[)}\]]|[,;]|\\text\s?\{\s?(?:and|or)\s?\}|\s(?:and|or)\s", text):
+        symbol = match[0]
+        if symbol in "({[":
+            depth += 1
+        elif symbol in ")}]":
+            depth -= 1
+        elif depth == 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    parts.append(text[start:])
+    stripped = [re.sub(r"^(?:and|or)\s", "", part.replace("\0", ",").strip().strip("$").strip()) for part in parts]
+    return [part for position, part in enumerate(stripped) if part or position < len(stripped) - 1]
+
+
+def _is_equal_list(expected: str, answer: str, wanted: list[str] | None, given: list[str] | None) -> bool:
+    """Whether two lists have equal elements, in any order."""
+    if wanted is None or given is None or len(wanted) != len(given):
+        # one of them may be a single value that math-verify reads as a set, such as an equation or a matrix
+        return (wanted is None) == (given is None) and _compare_by_library(expected, answer)
+    if any(map(_DOTS.search, (*wanted, *given))):
+        return all(
+            _squeezed(first) == _squeezed(second) or _pair(first, second)
+            for first, second in zip(wanted, given, strict=True)
+        )
+    if len(wanted) > _MAX_UNORDERED:
+        return all(map(_pair, sorted(wanted, key=normal_form), sorted(given, key=normal_form)))
+    return any(all(map(_pair, wanted, order)) for order in _orders(tuple(given)))
+
+
+@cache
+def _orders(elements: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return list(permutations(elements)) if len(elements) <= 5 else [tuple(sorted(elements, key=normal_form)), elements]
+
+
+def _pair(first: str, second: str) -> bool:
+    if _DOTS.search(first) or _DOTS.search(second):
+        return _squeezed(first) == _squeezed(second)
+    return is_equal(first, second)
+
+
+def _right_side(text: str) -> str:
+    """The value in `x = 5`."""
+    match = re.fullmatch(
+        r"\s*\\?[A-Za-z](?:_\{?\w+\}?|\w{0,3})?(?:\([A-Za-z]\))?\s*(?:=|\\approx|≈)\s*(.+)", text, re.DOTALL
+    )
+    return match[1].strip() if match and "=" not in match[1] else text
+
+
+def _number_with_words(text: str) -> Number | None:
+    """The only number in a sentence such as `The farmer has 7 pears`, or the last one behind an equals sign."""
+    if re.search(r"\\[A-Za-z]|[\^_{}]", re.sub(r"\\[dtc]?frac|\\times|\\\$|\\%|\\text", "", text)):
+        return None  # a formula, not a sentence
+    if "=" in text:
+        return number_of(text.rpartition("=")[2])
+    if not re.search(r"[A-Za-z]{2,}", text):
+        return None
+    numbers = [match[0] for match in _NUMBER_IN_TEXT.finditer(text)]
+    return number_of(numbers[0]) if len(numbers) == 1 else None
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007 - keeps the last match
+        pass
+    return None if last is None else last[0].strip()
+
+
+def _is_malformed(text: str) -> bool:
+    """Whether a text looks like a mixed number and is none, so that neither of its numbers is the answer."""
+    match = re.match(r"[-−]?\d+\s+(\d+)\s?/\s?(\d+)", text)
+    return bool(match) and not 0 < int(match[1]) < int(match[2])
+
+
+def _compare_by_library(expected: str, answer: str) -> bool:
+    """Compare with math-verify, and check equal numbers again, exactly."""
+    from math_verify import verify  # type: ignore[import-untyped] # noqa: PLC0415 - an extra
+
+    if any(map(_DOTS.search, (expected, answer))):
+        return False  # a sequence: math-verify compares only its first numbers
+    if re.fullmatch(r"\d+(?::\d+)+", expected) or re.fullmatch(r"\d+(?::\d+)+", answer):
+        return False  # a time or a ratio, which is equal only if its text is
+    gold, given = _parsed(expected), _parsed(answer)
+    if not gold or not given or not verify(gold, given, timeout_seconds=None):
+        return False
+    return all(_is_exact(first, second) for first in gold[:1] for second in given[:1])
+
+
+def _parsed(text: str) -> list[Any]:
+    import logging  # noqa: PLC0415 - runs in a worker process
+
+    from math_verify import parse  # noqa: PLC0415 - an extra
+
+    # math-verify warns that its own timeouts are off; the process pool limits the time instead
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    for form in _forms(text):
+        if parsed := parse(form, parsing_timeout=None):
+            return list(parsed)
+    return []
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """Forms of an answer for math-verify, in order of preference. The first that it can parse counts.
+
+    Bare LaTeX has to be put between dollar signs. Otherwise math-verify parses only its first number: `2\\pi` as 2.
+    """
+    if "$" in text or "\\boxed" in text:
+        return (text,)
+    latex = re.sub(r"(?<!\\)%", r"\\%", text)
+    return (f"${latex}$", f"$\\boxed{{{latex}}}$", text)
+
+
+def _library_text(text: str) -> str | None:
+    parsed = _parsed(text)
+    return str(parsed[-1]) if parsed else None
+
+
+def _is_exact(first: Any, second: Any) -> bool:
+    """Whether two parsed values that math-verify calls equal are equal, if they are numbers.
+
+    math-verify rounds to six digits, so that 1/2004! equals 1/2006!.
+    """
+    with suppress(Exception):  # not SymPy numbers
+        if not (first.is_number and second.is_number) or first.is_Relational or second.is_Relational:
+            return True
+        if first.has_float() if hasattr(first, "has_float") else "Float" in str(first.atoms()):
+            return True
+        difference = first - second
+        if difference == 0 or difference.is_zero:
+            return True
+        scale = max(abs(complex(first.evalf(30))), abs(complex(second.evalf(30))))
+        if scale == 0 or math.isinf(scale):
+            return bool(difference.equals(0))
+        return abs(complex(difference.evalf(30))) <= 1e-9 * scale
+    return True
