@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ng_rollouts.verifiers.answer_extraction import answer_letter, boxed_answer, final_answer, output_text
+from ng_rollouts.verifiers.answer_extraction import answer_letter, final_answer, last_statement, output_text
 from tests.verifiers.conftest import response_with
 
 
@@ -21,14 +21,14 @@ from tests.verifiers.conftest import response_with
         ("Answer: B", "B"),
         ("To answer the question, I would need more", "To answer the question, I would need more"),
         ("Pacific Ocean", "Pacific Ocean"),
-        (r"\boxed{unclosed", r"\boxed{unclosed"),
-        (r"\boxed{7} and then \boxed{", "7"),
+        (r"\boxed{unclosed", ""),
+        (r"\boxed{7} and then \boxed{", ""),
         ("The final answer is 42. I hope it is correct.", "42"),
         ("The final answer is 4.2.", "4.2"),
     ],
 )
 def test_final_answer_is_boxed_or_stated_or_the_whole_text(text: str, answer: str) -> None:
-    """The final answer is the last box, else the answer that the text states, else the whole text."""
+    """The final answer is the last statement, readable or not, else the whole text."""
     assert final_answer(text) == answer
 
 
@@ -38,7 +38,7 @@ def test_final_answer_is_boxed_or_stated_or_the_whole_text(text: str, answer: st
         (r"\boxed{C}", "C"),
         (r"\boxed{(c)}", "C"),
         (r"\boxed{\text{B}}", "B"),
-        ("\\boxed{\nC: a whole sentence\n}", None),
+        ("\\boxed{\nC: a whole sentence\n}", "C"),
         (r"A is wrong. \boxed{B}", "B"),
         ("The answer is (D).", "D"),
         ("Answer: **E**", "E"),
@@ -51,14 +51,14 @@ def test_final_answer_is_boxed_or_stated_or_the_whole_text(text: str, answer: st
     ],
 )
 def test_answer_letter_is_a_letter_on_its_own(text: str, letter: str | None) -> None:
-    """A letter is chosen only if it is the whole box, the stated answer, or the whole text."""
+    """A letter is chosen if it is stated alone or before its option's text, not if it begins a sentence."""
     assert answer_letter(text) == letter
 
 
 def test_reasoning_is_not_part_of_the_answer() -> None:
     """Text before `</think>` and the items of type `reasoning` are not part of the answer."""
     assert output_text(response_with("<think>\\boxed{1}</think>\\boxed{2}")) == "\\boxed{2}"
-    assert boxed_answer(output_text({"output": [{"type": "reasoning", "summary": [{"text": "\\boxed{1}"}]}]})) is None
+    assert last_statement(output_text({"output": [{"type": "reasoning", "summary": [{"text": "\\boxed{1}"}]}]})) is None
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ng_rollouts.verifiers.builtin import last_match
-from ng_rollouts.verifiers.judge import DEFAULT_VERDICT_PATTERN
+from ng_rollouts.verifiers.judge import read_verdict
 from tests.conftest import Ran, read_rows
 from tests.servers import Served
 
 
 @pytest.mark.parametrize(
     ("verdict", "reward"),
-    [("VERDICT: CORRECT", 1.0), ("I think.\nVerdict: **incorrect**", 0.0), ("verdict 0.25", 0.25)],
+    [("VERDICT: CORRECT", 1.0), ("I think.\nVerdict: **incorrect**", 0.0), ("VERDICT: 0.25", 0.25)],
 )
 def test_judge_verdict_is_the_reward(
     serve_model: Callable[..., Served],
@@ -64,15 +63,35 @@ def test_unreadable_verdict_is_requested_again_and_then_fails(
     assert policy.stats()["asked"]["/v1/responses"] == 1
 
 
-@pytest.mark.parametrize("verdict", ["VERDICT: NOT SURE", "VERDICT: 10/10", "verdict: nothing"])
-def test_ambiguous_verdict_does_not_match(verdict: str) -> None:
-    """An ambiguous verdict counts neither as correct nor as incorrect."""
-    assert last_match(DEFAULT_VERDICT_PATTERN, verdict) is None
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        "VERDICT: NOT SURE",
+        "VERDICT: 10/10",
+        "verdict: nothing",
+        "VERDICT: CORRECT\nVERDICT: hard to say",
+        "VERDICT: no idea",
+        '{"verdict": "partially"}',
+        "I would call this correct.",
+    ],
+)
+def test_ambiguous_verdict_is_unreadable(verdict: str) -> None:
+    """An ambiguous verdict counts neither as correct nor as incorrect, and no earlier one takes its place."""
+    assert read_verdict(verdict) is None
 
 
 @pytest.mark.parametrize(
-    ("verdict", "word"), [("VERDICT: 0.25.", "0.25"), ("Verdict: **Correct**", "Correct"), ("verdict: no", "no")]
+    ("verdict", "score"),
+    [
+        ("VERDICT: 0.25.", 0.25),
+        ("Verdict: **Correct**", 1.0),
+        ("verdict: no", 0.0),
+        ("VERDICT: NOT CORRECT", 0.0),
+        ("VERDICT: CORRECT because both are 7", 1.0),
+        ('{"reasoning": "The sign is off.", "verdict": "INCORRECT"}', 0.0),
+        ('```json\n{"score": 0.5}\n```', 0.5),
+    ],
 )
-def test_verdict_matches_with_markup_and_punctuation(verdict: str, word: str) -> None:
-    """Markdown and punctuation around a verdict are ignored."""
-    assert last_match(DEFAULT_VERDICT_PATTERN, verdict) == word
+def test_verdict_is_read_with_markup_negation_and_reasons(verdict: str, score: float) -> None:
+    """Markup around a verdict is ignored, a negation is read, and a reason may follow."""
+    assert read_verdict(verdict) == score

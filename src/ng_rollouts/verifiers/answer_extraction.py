@@ -104,6 +104,7 @@ _DELIMITERS = (
 
 _PAIRS = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
 _TRAILING = ".,;:!?。，；：！？"
+_FULL_STOP = re.compile(r"(?<![.\s])[.。]$")
 _CURRENCY = re.compile(r"\\?[$€£¥]\s?(?P<number>\d[\d.,]*)$")
 
 
@@ -177,6 +178,12 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
     return reply or _option_with_text(text, options)
 
 
+def boxed_letter(text: str, options: Mapping[str, str]) -> str | None:
+    """The letter alone in the last box; None if the box holds more than a letter."""
+    boxes, _ = _last_boxes(text.translate(INVISIBLE))
+    return _bare_letter(boxes[0], options) if boxes and len(boxes) == 1 else None
+
+
 def unwrap(text: str) -> str:
     """Replace font commands by their arguments, innermost first."""
     for _ in range(_MAX_DEPTH):
@@ -207,10 +214,11 @@ def normalise_answer(text: str, *, case_sensitive: bool) -> str:
 def is_same_answer(answer: str, expected: str, *, case_sensitive: bool) -> bool:
     """Whether an answer is the expected one, apart from markup, quotes, brackets and punctuation around it.
 
-    Only the answer is stripped of punctuation, step by step: what the expected answer has as well has to be there.
+    Only the answer is stripped of punctuation, step by step: what the expected answer has as well has to be there. A
+    full stop or quotes at the ends of the expected answer may be missing in the answer.
     """
     wanted = {normalise_answer(expected, case_sensitive=case_sensitive)}
-    if (bare := _strip_quotes(expected)) != expected:
+    if (bare := _strip_quotes(_FULL_STOP.sub("", expected.strip()))) != expected:
         wanted.add(normalise_answer(bare, case_sensitive=case_sensitive))
     wanted.discard("")
     text = normalise_answer(answer, case_sensitive=case_sensitive)
@@ -302,7 +310,7 @@ def _stated_in(line: str, lines: list[str], number: int) -> str | None:
     if _DECORATION.match(rest):
         following = (each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each))
         rest = next(following, "")
-    return strip_markup(_SENTENCE_END.split(rest)[0])
+    return _without_full_stop(strip_markup(_SENTENCE_END.split(rest)[0]))
 
 
 def _hash_answer(rest: str, lines: list[str], number: int) -> str | None:
@@ -310,7 +318,12 @@ def _hash_answer(rest: str, lines: list[str], number: int) -> str | None:
     if _LABEL.match(rest):
         return _stated_in(rest, lines, number)
     is_last = all(_DECORATION.match(each) for each in lines[number + 1 :])
-    return strip_markup(rest) if _STARTS_WITH_VALUE.match(rest) or is_last else None
+    return _without_full_stop(strip_markup(rest)) if _STARTS_WITH_VALUE.match(rest) or is_last else None
+
+
+def _without_full_stop(statement: str) -> str:
+    """A statement without the full stop behind its number. Behind a word it may belong to an abbreviation."""
+    return _FULL_STOP.sub("", statement) if statement[-2:-1].isdigit() else statement
 
 
 def _mentions(statement: str, boxes: tuple[str, ...]) -> bool:

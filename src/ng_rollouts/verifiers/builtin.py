@@ -13,6 +13,7 @@ from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
     answer_letter,
     bare_answer,
+    boxed_letter,
     final_answer,
     is_same_answer,
     output_text,
@@ -28,6 +29,9 @@ _GSM8K = re.compile(r"####\s*(.+)\s*$")
 """GSM8K's answers are worked solutions that end with `####` and the result."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+_STRICT_MODE = "strict_single_letter_boxed"
+"""The value of `grading_mode` in NeMo Gym's rows that allows only a letter alone in a box."""
 
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)\s+(?=[\[{\"\d\-tfn])")
 """The beginning of a fenced block, up to its JSON."""
@@ -111,7 +115,7 @@ class ExactMatch(Verifier):
         return verdict_fields(
             correct=bool(matching),
             extracted=extracted or None,
-            expected=expected[0] if len(expected) == 1 else expected,
+            expected=_one_or_all(expected),
             # all accepted answers are votes for one answer
             normalized=bare_answer(expected[0]) if matching else bare_answer(extracted),
         )
@@ -119,9 +123,10 @@ class ExactMatch(Verifier):
 
 @dataclass(slots=True, kw_only=True)
 class Mcqa(Verifier):
-    """Multiple choice: correct if the chosen letter, or the chosen option's text, is the expected one.
+    """Multiple choice: correct if the chosen letter, or the chosen option's text, is the expected one or in its list.
 
-    The options are in the row's field `options` or `choices`, if they are known.
+    The options are in the row's field `options` or `choices`, if they are known. Rows with `grading_mode:
+    strict_single_letter_boxed` accept only a letter alone in a box, as in NeMo Gym.
     """
 
     answer_field: str | None = None
@@ -131,32 +136,26 @@ class Mcqa(Verifier):
 
     async def verify(self, row: Json, response: Json) -> Json:
         expected, options = self._expected(row)
-        chosen = answer_letter(output_text(response), options)
-        return verdict_fields(correct=chosen == expected, extracted=chosen, expected=expected)
+        text = output_text(response)
+        strict = row.get("grading_mode") == _STRICT_MODE
+        chosen = boxed_letter(text, options) if strict else answer_letter(text, options)
+        return verdict_fields(correct=chosen in expected, extracted=chosen, expected=_one_or_all(expected))
 
-    def _expected(self, row: Json) -> tuple[str, dict[str, str]]:
-        """The expected letter, and the options.
+    def _expected(self, row: Json) -> tuple[list[str], dict[str, str]]:
+        """The accepted letters, and the options.
 
         Raises:
-            InputError: the expected answer is neither a letter nor the text of an option.
+            InputError: an expected answer is neither a letter nor the text of an option.
         """
-        expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
         options = _options_of(row) or dict.fromkeys("ABCDEFGHIJ", "")
-        if match := re.fullmatch(r"[(\[]?([A-Za-z])[)\]]?[.:]?", expected):
-            letter = match[1].upper()
-            return letter, options if letter in options else {**options, letter: ""}
-        letters = [letter for letter, text in options.items() if text and text.strip() == expected]
-        if len(letters) == 1:
-            return letters[0], options
-        raise InputError(
-            f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has "
-            "the letter with +verifier.answer_field=FIELD"
-        )
+        texts = ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
+        letters = [_letter_of_expected(text, options) for text in texts]
+        return letters, {**dict.fromkeys(letters, ""), **options}
 
 
 @dataclass(slots=True, kw_only=True)
 class Regex(Verifier):
-    """Correct if the last match of a pattern equals the expected answer.
+    """Correct if the last match of a pattern equals the expected answer, or one of a list of them.
 
     A match is the pattern's group `answer`, else its first group, else the whole match. Without an `answer_field`, any
     match is correct.
@@ -169,16 +168,22 @@ class Regex(Verifier):
 
     def check(self, row: Json) -> None:
         if self.answer_field:
-            ExpectedAnswer(answer_field=self.answer_field).of(row)
+            ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
 
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
         extracted = await self.process_pool.run(last_match, self.pattern, text, seconds=self.seconds)
         if not self.answer_field:
             return verdict_fields(correct=extracted is not None, extracted=extracted, expected=None)
-        expected = ExpectedAnswer(answer_field=self.answer_field).text_of(row)
-        correct = extracted is not None and is_same_answer(extracted, expected, case_sensitive=False)
-        return verdict_fields(correct=correct, extracted=extracted, expected=expected)
+        expected = ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
+        answer = extracted or ""
+        correct = any(is_same_answer(answer, each, case_sensitive=False) for each in expected)
+        return verdict_fields(
+            correct=correct,
+            extracted=extracted,
+            expected=_one_or_all(expected),
+            normalized=bare_answer(expected[0] if correct else answer) or None,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,7 +204,7 @@ class Math(Verifier):
         return verdict_fields(
             correct=correct,
             extracted=extracted,
-            expected=expected[0] if len(expected) == 1 else expected,
+            expected=_one_or_all(expected),
             normalized=normalized,
         )
 
@@ -322,6 +327,22 @@ def _answer_text(value: Any) -> str:
     text = _number_text(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
     match = _GSM8K.search(text)
     return (match[1] if match else text).strip()
+
+
+def _letter_of_expected(expected: str, options: dict[str, str]) -> str:
+    if match := re.fullmatch(r"[(\[]?([A-Za-z])[)\]]?[.:]?", expected):
+        return match[1].upper()
+    letters = [letter for letter, text in options.items() if text and text.strip() == expected]
+    if len(letters) == 1:
+        return letters[0]
+    raise InputError(
+        f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has the letter "
+        "with +verifier.answer_field=FIELD"
+    )
+
+
+def _one_or_all(expected: list[str]) -> str | list[str]:
+    return expected[0] if len(expected) == 1 else expected
 
 
 def _options_of(row: Json) -> dict[str, str]:
