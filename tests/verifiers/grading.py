@@ -64,4 +64,5 @@ class Grader:
     def grade(self, answer: str, row: Any) -> float | str:
         """The reward of an answer, or the class of its failure."""
         fields = self.fields(answer, row)
-        return fields["failure"] if "failure" in fields else fields["reward"]
+        graded: float | str = fields["failure"] if "failure" in fields else fields["reward"]
+        return graded

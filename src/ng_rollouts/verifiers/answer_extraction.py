@@ -43,8 +43,10 @@ _BETWEEN_BOXES = re.compile(
 )
 """The text between boxes of one statement. A full stop or other words start a new statement."""
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph)\s?\{([^{}]*)\}")
-"""LaTeX commands that set only the font of their argument."""
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph)\s?\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
+)
+"""LaTeX commands that set only the font of their argument, which may have braces two levels deep."""
 
 _MAX_DEPTH = 10
 """Nested font commands that are removed."""
@@ -63,7 +65,7 @@ _LABEL = re.compile(
 
 _INLINE = re.compile(
     r"""(?:\b(?:the|my)\s(?:(?:final|correct|best|right)\s)*(?:answer|option|choice)\s(?:is|would\sbe|must\sbe|should\sbe)\b
-    |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))[\s*_`~]*[:=]?(?P<rest>.*)""",
+    |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?(?P<rest>.*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """A statement within a sentence: `The answer is 7.`"""
@@ -71,7 +73,10 @@ _INLINE = re.compile(
 _HASHES = re.compile(r"^\s{0,3}\#{4}\s*(?P<rest>[^#\s].*)$")
 """GSM8K's result line. A heading of level four looks the same, see `_hash_answer`."""
 
-_STARTS_WITH_VALUE = re.compile(r"[\s*_`]*[-+±(\[{\\$€£¥.]*\d|[\s*_`]*\\?\$")
+_STARTS_WITH_VALUE = re.compile(r"[\s*_`]*(?:[A-Za-z]\w?\s?=)?[-+±(\[{\\$€£¥.\s]*\d|[\s*_`]*\\?\$")
+
+_CLOSING_UNDERSCORES = re.compile(r"^_{1,2}(?=\s)")
+"""The end of a label in italics: `_Answer:_ 7`."""
 
 _SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s+[A-Z*(\"“])")
 """The end of a sentence, not the decimal point of `4.2`."""
@@ -165,17 +170,19 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
         options: letters and texts of the options; A to J without texts if they are not known.
     """
     options = options or dict.fromkeys("ABCDEFGHIJ", "")
-    statement = last_statement(text)
-    if statement is not None:
-        return _letter_of(statement.text, options) or _option_with_text(statement.text, options)
     lines = [line for line in text.splitlines() if not _DECORATION.match(line)]
     if not lines:
         return None
-    # Without a statement, a letter alone on the last line counts, or a reply that is one option: `C) 12 litres`.
-    if letter := _bare_letter(lines[-1], options):
+    # The last line is a statement if it is a letter, or a letter with the text of its option: `C) 12 litres`.
+    if letter := _bare_letter(lines[-1], options) or _whole_option(lines[-1], options):
         return letter
-    reply = _letter_of(lines[0], options, only_labelled=True) if len(lines) == 1 else None
-    return reply or _option_with_text(text, options)
+    statement = last_statement(text)
+    if statement is not None:
+        return _letter_of(statement.text, options) or _option_with_text(statement.text, options)
+    if len(lines) == 1:
+        return _letter_of(text, options, only_labelled=True) or _option_with_text(text, options)
+    alone = {letter for line in lines if (letter := _bare_letter(line, options))}
+    return alone.pop() if len(alone) == 1 else _option_with_text(text, options)
 
 
 def boxed_letter(text: str, options: Mapping[str, str]) -> str | None:
@@ -218,7 +225,7 @@ def is_same_answer(answer: str, expected: str, *, case_sensitive: bool) -> bool:
     full stop or quotes at the ends of the expected answer may be missing in the answer.
     """
     wanted = {normalise_answer(expected, case_sensitive=case_sensitive)}
-    if (bare := _strip_quotes(_FULL_STOP.sub("", expected.strip()))) != expected:
+    if (bare := strip_quotes(_FULL_STOP.sub("", expected.strip()))) != expected:
         wanted.add(normalise_answer(bare, case_sensitive=case_sensitive))
     wanted.discard("")
     text = normalise_answer(answer, case_sensitive=case_sensitive)
@@ -310,6 +317,9 @@ def _stated_in(line: str, lines: list[str], number: int) -> str | None:
     if _DECORATION.match(rest):
         following = (each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each))
         rest = next(following, "")
+    rest = _CLOSING_UNDERSCORES.sub("", rest)
+    if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
+        rest = rest.rstrip("_")
     return _without_full_stop(strip_markup(_SENTENCE_END.split(rest)[0]))
 
 
@@ -356,7 +366,7 @@ def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = F
         return None
     # "I cannot say" and "A bicycle" begin with a word, not with a choice
     is_word = letter in "AI" and not re.match(r"\s*(?:$|[,;–—-]|\(|(?:because|since|as|which|for)\b)", rest)
-    return letter if not is_word and re.match(r"$|\s|[,;–—-]", rest) else None
+    return letter if not is_word and re.match(r"$|\s|[,;!–—-]", rest) else None
 
 
 def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
@@ -370,6 +380,15 @@ def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
             break
         text = shorter
     return text.upper() if len(text) == 1 and text.upper() in options else None
+
+
+def _whole_option(line: str, options: Mapping[str, str]) -> str | None:
+    """The letter of a line that is an option: its letter, a bracket, full stop or colon, and its text."""
+    letter = _letter_of(line, options, only_labelled=True)
+    if letter is None or not options[letter]:
+        return None
+    text = re.sub(r"^(?:option\s)?[(\[]?[A-Za-z]\s?[)\].:]*\s*", "", strip_markup(line), flags=re.IGNORECASE)
+    return letter if is_same_answer(text, options[letter], case_sensitive=False) else None
 
 
 def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:
@@ -390,14 +409,17 @@ def _strip_once(text: str) -> str:
     # a delimiter whose partner was cut off with the label, or which stands before the full stop: `18**`, `$B$.`
     if text[-1:] in _TRAILING and text[:-1].endswith(("$", r"\)", r"\]", "**", "__", "`", "*")):
         return text[:-1]
+    if text[-1:] in _TRAILING and text.startswith("_") and text[:-1].endswith("_"):
+        return text[:-1]
     return unwrap(_LEADING_MARK.sub("", text).strip(_OUTER))
 
 
-def _strip_quotes(text: str) -> str:
+def strip_quotes(text: str) -> str:
+    """An answer without the markup and the quotes around it."""
     text = strip_markup(text)
     for opening, closing in _PAIRS[:5]:
         if len(text) > 2 and text.startswith(opening) and text.endswith(closing):
-            return text[1:-1].strip()
+            return strip_markup(text[1:-1])
     return text
 
 

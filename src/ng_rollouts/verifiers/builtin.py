@@ -336,8 +336,8 @@ def _letter_of_expected(expected: str, options: dict[str, str]) -> str:
     if len(letters) == 1:
         return letters[0]
     raise InputError(
-        f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has the letter "
-        "with +verifier.answer_field=FIELD"
+        f"verifier=mcqa needs a letter as the expected answer, got {expected[:50]!r}: name the field that has the "
+        "letter with +verifier.answer_field=FIELD"
     )
 
 

@@ -49,7 +49,7 @@ _VERDICT_HEADING = re.compile(
 )
 
 _VERDICT_WORD = re.compile(
-    r"(?P<negation>not\s+|in|un)?(?P<word>correct|right|true|wrong|false|yes|no\b|\d+(?:\.\d+)?)(?P<end>.{0,40})",
+    r"(?P<not>not\s+)?(?P<prefix>in(?=correct))?(?P<word>correct|right|true|wrong|false|yes|no\b|\d+(?:\.\d+)?)(?P<end>.{0,40})",
     re.IGNORECASE,
 )
 
@@ -177,12 +177,13 @@ def _score_of(verdict: Any) -> float | None:
     is_one_of_two = re.match(r"\w|\s*(?:or\b|/|\|)\s*(?:in)?(?:correct|wrong|no|false)\b", end, re.IGNORECASE)
     if is_one_of_two or (word[0].isdigit() and re.match(r"[/%]|\.\d", end)):
         return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`
-    if word in ("yes", "no") and re.match(r"\s+\w", end):
+    if word in ("yes", "no") and re.match(r"\s+(?!(?:because|since|as|for)\b)\w", end):
         return None  # `no idea`
     score = _WORD_SCORES.get(word)
     if score is None:
-        return None if match["negation"] else float(word)
-    return 1.0 - score if match["negation"] else score
+        return None if match["not"] else float(word)
+    is_negated = bool(match["not"]) != bool(match["prefix"])  # `not incorrect` is correct
+    return 1.0 - score if is_negated else score
 
 
 def judge_template(text: str | None) -> Template:

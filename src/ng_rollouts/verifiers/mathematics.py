@@ -16,7 +16,7 @@ from functools import cache
 from itertools import permutations
 from typing import Any
 
-from ng_rollouts.verifiers.answer_extraction import last_statement, strip_markup, unwrap
+from ng_rollouts.verifiers.answer_extraction import last_statement, strip_quotes, unwrap
 
 _CURRENCY = r"(?:\\?\$|\\?€|£|¥|₹|US\$|USD|EUR|GBP|Rs\.?)"
 _UNIT_WORD = re.compile(
@@ -32,7 +32,7 @@ _SCIENTIFIC = re.compile(
 )
 _POWER_OF_TEN = re.compile(r"(?P<s>[-−]?)10\s?\^\s?\{?\s?(?P<p>[-+−]?\d+)\s?\}?")
 _FRACTION = re.compile(
-    rf"(?P<s>[-+−]?)\s?(?:(?P<w>\d+)(?:\s+|\\ |\\,|~)?)?"
+    rf"(?P<s>[-+−]?)\s?(?:(?P<w>\d+)(?:\s+|\\ |\\,|~|(?=\\)))?"
     rf"(?:\\[dtc]?frac\s?(?:\{{\s?(?P<n1>[-−]?{_DECIMAL})\s?\}}|(?P<n2>\d))\s?(?:\{{\s?(?P<d1>{_DECIMAL})\s?\}}|(?P<d2>\d))"
     rf"|(?P<n3>\d+)\s?[/⁄]\s?(?P<d3>\d+))"
 )
@@ -86,6 +86,11 @@ def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str 
     if not is_stated and (number := _last_number(answer)):
         answer = number
     correct = any(is_equal(each, answer) for each in expected)
+    if not correct and answer.endswith("!") and "\\boxed" not in text:
+        # Outside of a box, an exclamation mark may end the sentence. In a box, it is a factorial.
+        without = answer.rstrip("!")
+        if any(is_equal(each, without) for each in expected):
+            correct, answer = True, without
     # A correct answer has the normal form of the expected one, however it is written.
     return correct, answer, normal_form(expected[0] if correct else answer)
 
@@ -93,6 +98,8 @@ def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str 
 def is_equal(expected: str, answer: str) -> bool:
     """Whether an answer is mathematically equal to the expected answer."""
     expected, answer = _clean(expected), _clean(answer)
+    if expected[:1] not in ("(", "["):
+        answer = _without_brackets(answer)
     if not expected or not answer:
         return False
     if _squeezed(expected) == _squeezed(answer):
@@ -164,12 +171,24 @@ def _answer_in(text: str) -> tuple[str, bool]:
 
 def _clean(text: str) -> str:
     """An answer without markup, with the spellings of LaTeX that mean the same made one."""
-    text = strip_markup(unwrap(re.sub(r"\\mathrm\s?\{\s?([ied])\s?\}", r"\1", text)))
+    text = strip_quotes(unwrap(re.sub(r"\\mathrm\s?\{\s?([ied])\s?\}", r"\1", text)))
     text = re.sub(r"\\(?:left|right|displaystyle|bigl?|bigr?|Big|limits)\b(?![a-z])", "", text)
     text = text.replace("−", "-").replace("\\!", "").replace("\\%", "%").replace("\u00a0", " ")
     while text[-1:] in (".", ",", ";", ":", "!", "?") and text[-2:] != "..." and not re.fullmatch(r".*\d!", text):
         text = text[:-1].rstrip()
-    return strip_markup(text)
+    return strip_quotes(text)
+
+
+def _without_brackets(text: str) -> str:
+    """An answer without the brackets around it, unless they belong to a point or an interval: `[95°]`, `(-9{,}149)`."""
+    if len(text) > 2 and text[0] + text[-1] in ("()", "[]") and len(_split(inner := text[1:-1])) == 1:
+        depth = 0
+        for character in inner:
+            depth += (character in "([") - (character in ")]")
+            if depth < 0:
+                return text  # `(1+2)(3+4)`
+        return _clean(inner)
+    return text
 
 
 def _squeezed(text: str) -> str:
@@ -329,7 +348,7 @@ def _last_number(text: str) -> str | None:
 def _is_malformed(text: str) -> bool:
     """Whether a text looks like a mixed number and is none, so that neither of its numbers is the answer."""
     match = re.match(r"[-−]?\d+\s+(\d+)\s?/\s?(\d+)", text)
-    return bool(match) and not 0 < int(match[1]) < int(match[2])
+    return match is not None and not 0 < int(match[1]) < int(match[2])
 
 
 def _compare_by_library(expected: str, answer: str) -> bool:
