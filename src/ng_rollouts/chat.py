@@ -1,7 +1,8 @@
 """Responses API items to chat messages: the one conversion, for trainers and for `/chat/completions`.
 
 A message is `{role, content}`. A function call becomes an assistant message with `tool_calls`, its result a `tool`
-message, and reasoning the `reasoning_content` of the assistant message that it led to.
+message, and reasoning the `reasoning_content` of the assistant message that it led to. A custom tool call, whose input
+is free text, becomes a call with the argument `input`.
 Source: OpenAI's Responses and Chat Completions API references; vLLM's for `reasoning_content`.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from ng_rollouts.console import log
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
-_IMAGE_TYPES = ("input_image", "image_url", "image")
+IMAGE_TYPES = ("input_image", "image_url", "image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,10 @@ def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
                 messages.append(_message(item, reasoning, how))
             case "function_call":
                 _add_call(messages, item, reasoning, how)
-            case "function_call_output":
+            case "custom_tool_call":
+                arguments = dumps({"input": item.get("input") or ""}).decode()
+                _add_call(messages, {**item, "arguments": arguments}, reasoning, how)
+            case "function_call_output" | "custom_tool_call_output":
                 content = how.content(item.get("output"))
                 messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
@@ -173,15 +179,21 @@ def _text_of_part(part: Any) -> str:
         return part
     if not isinstance(part, dict):
         return ""
-    if part.get("type") in _IMAGE_TYPES:
+    if part.get("type") in IMAGE_TYPES:
         return "<image>"
     text = part.get("text", part.get("refusal"))
     return text if isinstance(text, str) else ""
+
+
+@cache
+def warn_of_unknown(kind: str) -> None:
+    """Warn, once for each type, of items that chat messages cannot hold."""
+    log(f"warning: items of type {kind} are in `response` only: chat messages have no place for them")
 
 
 _AS_TEXT = Conversion(
     content=text_of,
     answer=lambda item: {"content": text_of(item.get("content"))},
     no_content="",
-    unknown=lambda _: None,
+    unknown=warn_of_unknown,
 )

@@ -69,12 +69,14 @@ class RolloutStats:
         scores: its numbers, by name.
         tokens: input_tokens, output_tokens and total_tokens, as far as the response's usage reports them.
         truncated: whether the response is incomplete.
+        empty: whether the response is complete, but has neither text nor a tool call.
         answer: its answer, for majority votes; None if it gave none.
     """
 
     scores: dict[str, float]
     tokens: dict[str, int] = field(default_factory=dict)
     truncated: bool = False
+    empty: bool = False
     answer: str | None = None
 
 

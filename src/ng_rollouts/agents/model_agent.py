@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar
 
 from ng_rollouts.agents.resources_server import ResourcesSession
@@ -132,6 +133,7 @@ class ModelAgent:
             The last response, with the items and the usage of all of them.
         """
         items: list[Json] = []
+        call_ids = {str(item.get("call_id")) for item in _items(params["input"]) if isinstance(item, dict)}
         usage: Json = {}
         response: Json = {}
         for step in range(self.max_steps):
@@ -145,9 +147,10 @@ class ModelAgent:
                     raise
                 response = _incomplete(response, "context_length")
                 break
-            items += response["output"]
+            output = _with_unique_call_ids(response["output"], call_ids)
+            items += output
             usage = _sum(usage, response.get("usage"))
-            calls = [item for item in response["output"] if item.get("type") == "function_call"]
+            calls = [item for item in output if item.get("type") == "function_call"]
             # a response that was cut off may end in the middle of a call
             if not calls or response.get("incomplete_details") or not (session or self.tools):
                 break
@@ -190,6 +193,23 @@ class ModelAgent:
             return await self.tools.call(name, arguments)
         assert session is not None  # noqa: S101 - tool calls are run only with one of the two
         return await session.call(name, dumps(arguments))
+
+
+def _with_unique_call_ids(items: list[Json], call_ids: set[str]) -> list[Json]:
+    """The items, with new ids for calls whose id is missing or was used before in the conversation.
+
+    Some servers send no ids, or the same ones with each response. The output of a call has to name its call.
+    """
+    unique = []
+    for item in items:
+        if item.get("type") == "function_call":
+            call_id = item.get("call_id")
+            if not call_id or call_id in call_ids:
+                call_id = next(each for n in count() if (each := f"call_{n}") not in call_ids)
+                item = {**item, "call_id": call_id}  # noqa: PLW2901 - a reply may not be changed
+            call_ids.add(call_id)
+        unique.append(item)
+    return unique
 
 
 def _incomplete(response: Json, reason: str) -> Json:

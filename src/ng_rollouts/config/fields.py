@@ -33,6 +33,7 @@ class Spec:
         above, below: exclusive bounds of a number.
         kind: the type as shown to users, where it differs from the annotation.
         annotation: the type in the Python API, where it differs from the annotation.
+        text_keys: keys of a dict whose values are text, and are taken from the command line as they are typed.
         decides_results: whether another value gives other rollouts, so that a resume must not change it.
     """
 
@@ -47,6 +48,7 @@ class Spec:
     below: float | None = None
     kind: str = ""
     annotation: str = ""
+    text_keys: tuple[str, ...] = ()
     decides_results: bool = False
 
 

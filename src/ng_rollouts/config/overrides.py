@@ -49,18 +49,18 @@ class Keys:
     Attributes:
         parameters: dotted names with their types.
         groups: names of config groups.
-        dicts: parameters that can be dicts, below which any key is allowed.
+        dicts: parameters that can be dicts, below which any key is allowed, with their keys whose values are text.
     """
 
     parameters: dict[str, Any]
     groups: Collection[str]
-    dicts: frozenset[str] = frozenset()
+    dicts: dict[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, config: type, groups: Collection[str]) -> Keys:
         """The keys of a configuration class and of a folder of config groups."""
-        dicts = {field.name for field in fields(config) if _may_be_dict(field)}
-        return cls(dict(_parameters(config, "")), groups, frozenset(dicts))
+        dicts = {field.name: _text_keys(field) for field in fields(config) if _may_be_dict(field)}
+        return cls(dict(_parameters(config, "")), groups, dicts)
 
     def rewrite(self, arguments: Iterable[str]) -> list[str]:
         """Arguments for Hydra: flags first, then overrides.
@@ -90,8 +90,22 @@ class Keys:
             return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
         root = name.partition(".")[0]
         if root in self.dicts and name != root:
+            if self._is_text(name):
+                # free text, such as a pattern: quotes are part of it, unlike those around a path or a name
+                typed = value if value in ("null", "") or (sweep and _is_sweep(value)) else quoted(value)
+                return f"++{name}={typed}"
             return f"++{name}={_value(value, text=False, sweep=sweep)}"
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
+
+    def _is_text(self, name: str) -> bool:
+        """Whether the value of a key below a dict is text. An entry of `agents` has keys of the same names."""
+        root, _, key = name.partition(".")
+        if root == "agents":
+            name = key.partition(".")[2]
+            root, _, key = name.partition(".")
+            if self.parameters.get(name) is str:
+                return True
+        return key in self.dicts.get(root, ())
 
     def _without_value(self, override: str, name: str) -> str:
         if name in self.parameters or name in self.groups:
@@ -108,6 +122,11 @@ class Keys:
 def _may_be_dict(field: Field[Any]) -> bool:
     spec = spec_of(field)
     return "dict" in str(field.type) or bool(spec and "dict" in spec.kind)
+
+
+def _text_keys(field: Field[Any]) -> tuple[str, ...]:
+    spec = spec_of(field)
+    return spec.text_keys if spec else ()
 
 
 def quoted(text: str) -> str:
@@ -170,9 +189,14 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+def _is_sweep(value: str) -> bool:
+    """Whether a value is several values, with `--multirun`."""
+    return bool(_SWEEP.fullmatch(value)) or "," in value
+
+
 def _value(value: str, *, text: bool, sweep: bool) -> str:
     """A value in Hydra's grammar: text in quotes, unless the user has quoted it or it is part of a sweep."""
-    if _QUOTED.fullmatch(value) or (sweep and (_SWEEP.fullmatch(value) or "," in value)):
+    if _QUOTED.fullmatch(value) or (sweep and _is_sweep(value)):
         return value
     if text:
         return value if value in ("null", "") else quoted(value)

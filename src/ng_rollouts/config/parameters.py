@@ -164,6 +164,10 @@ class ModelServers:
         "field of the expected answer.",
         doc="[Verifiers](verifiers.md).",
         kind="group and dict",
+        text_keys=(
+            *("pattern", "verdict_pattern", "answer_field", "schema_field", "template", "function", "model", "api_key"),
+            "responses_create_params.instructions",
+        ),
         decides_results=True,
     )
     resources_base_url: str | None = param(
@@ -216,6 +220,7 @@ class Sampling:
         ".max_output_tokens=512 and .seed=42.",
         doc="`.temperature` is from 0 to 2, `.top_p` from 0 to 1. Other parameters are sent unchanged. A nested value "
         "replaces the row's.",
+        text_keys=("instructions", "model", "user", "previous_response_id"),
         decides_results=True,
     )
     num_repeats_add_seed: bool = param(

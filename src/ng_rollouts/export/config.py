@@ -60,6 +60,14 @@ class ExportConfig:
     min_turns: int | None = param(None, "Minimum messages of the assistant.")
     max_turns: int | None = param(None, "Maximum messages of the assistant.")
     keep_reasoning: bool = param(True, "Keep reasoning_content in messages.")
+    tool_arguments: str = param(
+        "object", "Arguments of tool calls: as an object, or as JSON text.", choices=("object", "string")
+    )
+    developer_role: str = param(
+        "system",
+        "Messages of the role `developer`: as `system`, unchanged, or dropped.",
+        choices=("system", "keep", "drop"),
+    )
     keep_truncated: bool = param(False, "Keep truncated responses.")
     group_by: str = param(
         "auto",

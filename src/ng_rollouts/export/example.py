@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ng_rollouts.chat import chat_input, chat_output, is_chat
+from ng_rollouts.chat import chat_input, chat_output, is_chat, prompt_messages, text_of
 from ng_rollouts.export.config import ExportConfig
+from ng_rollouts.export.messages import (
+    FORM_OF_ROLLOUTS,
+    WITH_IMAGES,
+    MessageForm,
+    chat_tool,
+    has_object_arguments,
+    image_urls,
+    tool_calls,
+    with_text_parts,
+)
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.types import Json, RolloutStats
@@ -25,24 +35,47 @@ class Example:
 
     Attributes:
         row: the row of a rollouts file.
-        keep_reasoning: whether messages keep `reasoning_content`.
+        form: the form of its messages.
     """
 
     row: Json
-    keep_reasoning: bool = True
+    form: MessageForm = FORM_OF_ROLLOUTS
 
     @cached_property
     def prompt(self) -> list[Json]:
-        """The prompt: the row's own chat messages in `input`, or else those made from its request."""
-        prompt = _messages(self.row.get("input"))
-        params = self.row.get("responses_create_params")
-        return prompt or chat_input(params if isinstance(params, dict) else {})
+        """The prompt: the row's own chat messages in `input`, or else those made from its request.
+
+        With images, it is always made from the request: the chat messages of a row have text only.
+        """
+        if self.images:
+            messages = prompt_messages(self._params, WITH_IMAGES)
+        else:
+            messages = _messages(self.row.get("input")) or chat_input(self._params)
+        return self.form.apply(messages)
 
     @cached_property
     def completion(self) -> list[Json]:
         """The answer: the row's own chat messages in `output`, or else those made from its response."""
-        completion = _messages(self.row.get("output")) or chat_output(self.row.get("response"))
-        return completion if self.keep_reasoning else [_without_reasoning(message) for message in completion]
+        messages = _messages(self.row.get("output")) or chat_output(self.row.get("response"))
+        if self.images:
+            messages = [with_text_parts(message) for message in messages]
+        return self.form.apply(messages)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """The images of the prompt as data URIs; empty if one of them has no data in the row."""
+        urls = image_urls(self._params)
+        return urls if all(url.startswith("data:image/") for url in urls) else []
+
+    @property
+    def has_images_without_data(self) -> bool:
+        """Whether the prompt has an image of which the row has only an address."""
+        return not self.images and bool(image_urls(self._params))
+
+    @property
+    def _params(self) -> Json:
+        params = self.row.get("responses_create_params")
+        return params if isinstance(params, dict) else {}
 
     @cached_property
     def stats(self) -> RolloutStats:
@@ -50,21 +83,44 @@ class Example:
         return stats_of(self.row)
 
     @property
-    def tools(self) -> Json:
-        """`{"tools": JSON text}` with the tools of the request; empty if it has none.
+    def is_masked(self) -> bool:
+        """Whether the row must not be trained on: NeMo Gym's `mask_sample`, any value that is not false, 0 or empty."""
+        return bool(self.row.get("mask_sample"))
 
-        Trainers accept tools as JSON text. As objects, the schemas of different tools would not fit one column type.
-        """
-        params = self.row.get("responses_create_params")
-        tools = params.get("tools") if isinstance(params, dict) else None
-        if not isinstance(tools, list) or not tools:
-            return {}
-        return {"tools": dumps([_as_chat_tool(tool) for tool in tools]).decode()}
+    @property
+    def columns(self) -> Json:
+        """The columns beside the messages: `tools` with their schemas, and `images`; neither if there are none."""
+        tools = {"tools": [chat_tool(tool) for tool in self._tools]} if self._tools else {}
+        return {**tools, "images": self.images} if self.images else tools
+
+    @property
+    def _tools(self) -> list[Any]:
+        """The tools of the request, or else those that the response repeats."""
+        response = self.row.get("response")
+        for holder in (self._params, response if isinstance(response, dict) else {}):
+            if isinstance(tools := holder.get("tools"), list) and tools:
+                return tools
+        return []
+
+    @property
+    def calls(self) -> list[Any]:
+        """The name and arguments of each tool call in prompt and completion."""
+        return list(tool_calls([*self.prompt, *self.completion]))
+
+    @property
+    def has_calls_without_tools(self) -> bool:
+        """Whether tools are called that the row does not define."""
+        return bool(self.calls) and not self._tools
+
+    @property
+    def has_odd_arguments(self) -> bool:
+        """Whether the arguments of a call should be an object, but the model wrote something else."""
+        return self.form.tool_arguments == "object" and not all(map(has_object_arguments, self.calls))
 
     @property
     def text(self) -> str:
         """The contents of the assistant's messages, joined by newlines."""
-        return "\n".join(str(message.get("content") or "") for message in self._assistant_messages)
+        return "\n".join(text_of(message.get("content")) for message in self._assistant_messages)
 
     @property
     def has_answer(self) -> bool:
@@ -75,13 +131,6 @@ class Example:
     def _assistant_messages(self) -> list[Json]:
         return [message for message in self.completion if message.get("role") == "assistant"]
 
-    def _calls(self) -> Iterator[Any]:
-        """The name and arguments of each tool call, without the call ids, which differ between rollouts."""
-        for message in self._assistant_messages:
-            calls = message.get("tool_calls")
-            for call in calls if isinstance(calls, list) else ():
-                yield call.get("function") if isinstance(call, dict) else call
-
     def size(self, name: str) -> float | None:
         """The number of characters, tokens or turns of the assistant; None if the row has no token count."""
         if name == "tokens":
@@ -90,11 +139,25 @@ class Example:
 
     def digest(self, dedupe: str) -> bytes:
         """A digest that duplicates have in common, for `dedupe=exact` or `normalised`."""
-        content: Any = [self.prompt, self.completion]
+        content: Any = [self.prompt, self.images, self.completion]
         if dedupe == "normalised":
             # tool calls are compared exactly: case and white space can matter in arguments
-            content = [self.prompt, " ".join(self.text.casefold().split()), list(self._calls())]
+            # call ids differ between rollouts
+            calls = list(tool_calls(self._assistant_messages))
+            content = [self.prompt, self.images, " ".join(self.text.casefold().split()), calls]
         return hashlib.blake2b(dumps(content), digest_size=16).digest()
+
+
+_UNUSABLE: dict[str, Callable[[Example], bool]] = {
+    "masked": lambda example: example.is_masked,
+    "no prompt": lambda example: not example.prompt,
+    "no assistant text": lambda example: not example.has_answer,
+    "last message not the assistant's": lambda example: example.completion[-1].get("role") != "assistant",
+    "tool calls without tools": lambda example: example.has_calls_without_tools,
+    "tool arguments that are not an object": lambda example: example.has_odd_arguments,
+    "images without data": lambda example: example.has_images_without_data,
+}
+"""What no trainer can take, or must not be trained on: the reason, and whether it applies to a rollout."""
 
 
 def usable(group: list[Example], config: ExportConfig, skipped: Skipped) -> Iterator[tuple[Example, float]]:
@@ -112,12 +175,11 @@ def _skip_reason(example: Example, config: ExportConfig) -> str | None:
     score = example.stats.scores.get(config.score)
     if score is None:
         return f"no {config.score}"
-    if not example.prompt:
-        return "no prompt"
-    if not example.has_answer:
-        return "no assistant text"
     if example.stats.truncated and not config.keep_truncated:
         return "truncated"
+    for reason, applies in _UNUSABLE.items():
+        if applies(example):
+            return reason
     if config.min_reward is not None and score < config.min_reward:
         return f"{config.score} below {config.min_reward:g}"
     for name, (minimum, maximum) in config.bounds().items():
@@ -132,17 +194,3 @@ def _skip_reason(example: Example, config: ExportConfig) -> str | None:
 
 def _messages(value: Any) -> list[Json]:
     return value if is_chat(value) else []
-
-
-def _without_reasoning(message: Json) -> Json:
-    return {name: value for name, value in message.items() if name != "reasoning_content"}
-
-
-def _as_chat_tool(tool: Any) -> Any:
-    """A function tool in the format of Chat Completions, which chat templates expect: its fields under `function`.
-
-    In the format of the Responses API, the fields are at the top level. Other tools are returned unchanged.
-    """
-    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
-        return tool
-    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import combinations, islice
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.example import Example, Skipped, usable
+from ng_rollouts.export.messages import MessageForm
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
 
@@ -39,6 +41,7 @@ class ExportFormat(ABC):
 
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
+        self._form = MessageForm(**{each.name: getattr(config, each.name) for each in fields(MessageForm)})
         self.skipped = Skipped()
         self.groups = 0
         self.scores: set[str] = set()
@@ -50,7 +53,7 @@ class ExportFormat(ABC):
             InputError: with `group_by=position`, the rows have different prompts.
         """
         self.groups += 1
-        examples = [Example(row, self.config.keep_reasoning) for row in group]
+        examples = [Example(row, self._form) for row in group]
         for example in examples:
             self.scores |= example.stats.scores.keys()
         return self._examples(examples)
@@ -60,7 +63,8 @@ class ExportFormat(ABC):
 
     def _with_first_prompt(self, group: list[Example]) -> list[Example]:
         """The examples with the same prompt as the first one: scores of different prompts cannot be compared."""
-        same = [example for example in group if example.prompt == group[0].prompt]
+        first = group[0]
+        same = [each for each in group if (each.prompt, each.images) == (first.prompt, first.images)]
         if len(same) < len(group) and self.config.group_by == "position":
             raise InputError(f"group {self.groups} contains different prompts: is num_repeats={len(group)} right?")
         self.skipped["different prompt in the same group"] += len(group) - len(same)
@@ -91,7 +95,7 @@ class Sft(ExportFormat):
             examples = [max(examples, key=lambda pair: pair[1])]
         for example, score in self._deduplicator.unique(examples, self.skipped):
             messages = [*example.prompt, *example.completion]
-            row = {"messages": messages, **example.tools, **_task_ids(example), self.config.score: score}
+            row = {"messages": messages, **example.columns, **_task_ids(example), self.config.score: score}
             yield row, example.prompt
 
 
@@ -108,7 +112,7 @@ class Kto(ExportFormat):
             label = score >= self.config.threshold
             self._desirable, self._undesirable = self._desirable + label, self._undesirable + (not label)
             row = {"prompt": example.prompt, "completion": example.completion, "label": label}
-            yield {**row, **example.tools, **_task_ids(example), self.config.score: score}, example.prompt
+            yield {**row, **example.columns, **_task_ids(example), self.config.score: score}, example.prompt
 
     def summary_lines(self) -> Iterator[str]:
         yield f"Desirable: {self._desirable}, undesirable: {self._undesirable}"
@@ -145,7 +149,7 @@ class Dpo(ExportFormat):
                 "prompt": chosen.prompt,
                 "chosen": chosen.completion,
                 "rejected": rejected.completion,
-                **chosen.tools,
+                **chosen.columns,
                 **_task_ids(chosen),
                 "reward_chosen": higher,
                 "reward_rejected": lower,
@@ -197,8 +201,11 @@ class Rl(ExportFormat):
 
     def _examples(self, group: list[Example]) -> ExportRows:
         group = self._with_first_prompt(group)
-        scores = [score for example in group if (score := example.stats.scores.get(self.config.score)) is not None]
-        self.skipped[f"no {self.config.score}"] += len(group) - len(scores)
+        unmasked = [example for example in group if not example.is_masked]
+        self.skipped["masked"] += len(group) - len(unmasked)
+        group = unmasked or group
+        scores = [score for example in unmasked if (score := example.stats.scores.get(self.config.score)) is not None]
+        self.skipped[f"no {self.config.score}"] += len(unmasked) - len(scores)
         if not scores or not (prompt := group[0].prompt):
             self.skipped["groups without a prompt or a score"] += 1
             return
@@ -218,6 +225,7 @@ class Rl(ExportFormat):
             "reward_variance": stats.sd**2,
             "pass_rate": pass_rate,
             "num_rollouts": len(scores),
+            **({"images": group[0].images} if group[0].images else {}),
         }
         yield row, prompt
 

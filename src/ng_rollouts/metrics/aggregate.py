@@ -26,6 +26,7 @@ class AgentStats:
     tokens: dict[str, Distribution] = field(default_factory=dict)
     rollouts: int = 0
     truncated: int = 0
+    empty: int = 0
     tasks: int = 0
     group_sizes: Counter[int] = field(default_factory=Counter)
     distinct_answers: int = 0
@@ -52,6 +53,7 @@ class AgentStats:
             self.columns.setdefault(name, Distribution()).extend(score.values)
             self.scores.setdefault(name, ScoreStats()).add(score)
         self.truncated += sum(stats.truncated for stats in group)
+        self.empty += sum(stats.empty for stats in group)
         for name, counts in tokens_of(group).items():
             self.tokens.setdefault(name, Distribution()).extend(counts)
 
@@ -76,6 +78,7 @@ class AgentStats:
 
     def _add_tokens(self, stats: RolloutStats) -> None:
         self.truncated += stats.truncated
+        self.empty += stats.empty
         for name, count in stats.tokens.items():
             column = self.tokens.get(name)
             if column is None:
@@ -105,6 +108,7 @@ class AgentStats:
                 for name, score in self.scores.items()
             },
             "share_truncated": self.truncated / self.rollouts if self.rollouts else None,
+            "share_empty": self.empty / self.rollouts if self.rollouts else None,
             "tokens": {name: _token_statistics(column) for name, column in self.tokens.items()},
         }
         if self.answers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ng_rollouts.chat import chat_input, chat_output
+from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
@@ -84,8 +84,20 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
         scores=scores_of_row(row),
         tokens={name: count for name in _TOKEN_COUNTS if isinstance(count := usage.get(name), int)},
         truncated=bool(response.get("incomplete_details")),
+        empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
+
+
+def _is_empty(response: Json) -> bool:
+    """Whether a response is complete, and its last item that could be an answer has no text."""
+    output = response.get("output")
+    if not isinstance(output, list) or response.get("incomplete_details"):
+        return False
+    for item in reversed(output):
+        if isinstance(item, dict) and item.get("type", "message") != "reasoning":
+            return item.get("type", "message") == "message" and not text_of(item.get("content")).strip()
+    return True
 
 
 def _check_failure_fields(reply: Json) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from ng_rollouts.chat import text_of
@@ -15,6 +16,7 @@ from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.models.event_stream import reply_object
 from ng_rollouts.models.from_chat_completions import error_message, to_response
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.models.to_chat_completions import to_chat_request
@@ -26,6 +28,9 @@ PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
 
 _NO_SUCH_API = (404, 405, 501)
 """Statuses by which a server says that it has no `/responses`: not found, method not allowed, not implemented."""
+
+_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+"""The two names that servers use for the limit of output tokens; a server may accept only one of them."""
 
 _MODELS_TIMEOUT_S = 10.0
 """Time limit of `GET /models`. The reply is small, so a server that needs longer is not ready."""
@@ -54,7 +59,8 @@ class ModelClient:
         self._http = http
         self._api = api
         self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
-        self._token_field = "max_tokens"
+        self._limit_name = _LIMIT_NAMES[0]
+        self._has_warned_of_logprobs = False
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def respond(self, params: Json, task: int = 0) -> Json:
@@ -93,13 +99,15 @@ class ModelClient:
         return response
 
     async def _respond_with(self, api: str, params: Json, task: int) -> Json:
+        sent = self._limit_name
         try:
             return await self._send(api, params, task)
         except AttemptFailed as failure:
-            if api != CHAT or not _names_token_fields(failure, self._token_field):
+            if api != CHAT or not _refuses_limit_name(failure, sent):
                 raise
-        # The server accepts only the other name; it is remembered for all further requests.
-        self._token_field = "max_completion_tokens" if self._token_field == "max_tokens" else "max_tokens"
+        # The server accepts only the other name; it is remembered for all further requests. Concurrent requests get
+        # the same refusal, so the name is set, not switched.
+        self._limit_name = _LIMIT_NAMES[1 - _LIMIT_NAMES.index(sent)]
         return await self._send(api, params, task)
 
     async def _send(self, api: str, params: Json, task: int) -> Json:
@@ -107,7 +115,7 @@ class ModelClient:
         body = dumps(request.body)
 
         async def post(url: str) -> Json:
-            reply = json_object(await self._http.post(url_of(url, request.path), body, request.headers))
+            reply = reply_object(await self._http.post(url_of(url, request.path), body, request.headers))
             _check_error(reply)
             return reply if api == RESPONSES else to_response(reply, params)
 
@@ -122,7 +130,10 @@ class ModelClient:
             raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no `output` list")
         if _is_empty(response):
             raise AttemptFailed(FailureClass.MODEL_ERROR, "the model server replied with an empty response")
-        return response
+        if request.asks_for_logprobs and not self._has_warned_of_logprobs and not _has_logprobs(response):
+            self._has_warned_of_logprobs = True
+            log("warning: the model server sends no log probabilities, although the request asks for them")
+        return _with_limit_reached(response, params.get("max_output_tokens"))
 
     def check(self, params: Json) -> None:
         """Check that the API supports a request. With `auto`, one of the two APIs has to.
@@ -158,7 +169,7 @@ class ModelClient:
         fields.setdefault("model", self.model)
         body = to_chat_request(fields) if api == CHAT else _responses_request(fields)
         if api == CHAT and "max_tokens" in body:
-            body[self._token_field] = body.pop("max_tokens")
+            body[self._limit_name] = body.pop("max_tokens")
         # Without it, some servers stream `/responses`.
         body.setdefault("stream", False)
         # extra_body comes last: it may replace any field of the body
@@ -292,14 +303,13 @@ def _check_error(reply: Json) -> None:
         raise AttemptFailed(FailureClass.MODEL_ERROR, error_message(error))
 
 
-def _names_token_fields(failure: AttemptFailed, sent: str) -> bool:
+def _refuses_limit_name(failure: AttemptFailed, sent: str) -> bool:
     """Whether a failure says that the server does not accept the name of the token limit that was sent."""
-    other = "max_completion_tokens" if sent == "max_tokens" else "max_tokens"
-    text = failure.message
-    is_refused = "unsupported" in text.lower() or "not supported" in text.lower() or "unrecognized" in text.lower()
-    return (
-        failure.status in (400, 422) and re.search(rf"\b{sent}\b", text) is not None and (other in text or is_refused)
-    )
+    if failure.status not in (400, 422) or not re.search(rf"\b{sent}\b", failure.message):
+        return False
+    text = failure.message.lower()
+    other = _LIMIT_NAMES[1 - _LIMIT_NAMES.index(sent)]
+    return any(word in text for word in (other, "unsupported", "not supported", "unrecognized"))
 
 
 def _is_empty(response: Json) -> bool:
@@ -313,6 +323,24 @@ def _has_content(item: Any) -> bool:
     if not isinstance(item, dict) or item.get("type", "message") not in ("message", "reasoning"):
         return True
     return bool(text_of(item.get("content")) or text_of(item.get("summary")) or item.get("encrypted_content"))
+
+
+def _has_logprobs(response: Json) -> bool:
+    """Whether an item of a response has log probabilities, or no item has text that could have them."""
+    items = [item for item in response["output"] if isinstance(item, dict) and item.get("type") == "message"]
+    parts = [part for item in items for part in item.get("content") or [] if isinstance(part, dict)]
+    return not parts or any(part.get("logprobs") for part in parts) or any("generation_log_probs" in it for it in items)
+
+
+def _with_limit_reached(response: Json, max_output_tokens: Any) -> Json:
+    """The response, as incomplete if it has as many output tokens as were allowed: some servers call that completed."""
+    usage = response.get("usage")
+    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
+    if not isinstance(tokens, int) or not isinstance(max_output_tokens, int) or tokens < max_output_tokens:
+        return response
+    if response.get("incomplete_details"):
+        return response
+    return {**response, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
 
 def _model_names(reply: Reply) -> list[str]:

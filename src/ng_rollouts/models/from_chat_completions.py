@@ -137,7 +137,7 @@ def _reasoning(message: Json) -> Json | None:
         fields["content"] = [part for part in parts if part.get("type") in _THINKING_TYPES]
     if not texts and not fields:
         return None
-    item = {"id": "rs_0", "type": "reasoning", "status": "completed"}
+    item: Json = {"id": "rs_0", "type": "reasoning", "status": "completed"}
     item["summary"] = [{"type": "summary_text", "text": text} for text in texts]
     return {**item, "message_fields": fields} if fields else item
 

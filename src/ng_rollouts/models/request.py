@@ -17,6 +17,16 @@ class Request:
     headers: dict[str, str]
     body: Json
 
+    @property
+    def asks_for_logprobs(self) -> bool:
+        """Whether the reply should have log probabilities, by a field of either API."""
+        include = self.body.get("include") or ()
+        return bool(self.body.get("logprobs") or self.body.get("top_logprobs") or INCLUDE_LOGPROBS in include)
+
+
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
+"""The value of `include` by which a Responses request asks for log probabilities."""
+
 
 def masked(headers: dict[str, str]) -> dict[str, str]:
     """Headers with the bearer token masked, for display."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ng_rollouts.chat import Conversion, prompt_messages
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.models.request import INCLUDE_LOGPROBS
 from ng_rollouts.types import Json
 
 _SAME_IN_BOTH = (
@@ -43,8 +44,6 @@ _SUPPORTED = {
     "include",
 }
 _TEXT_TYPES = ("output_text", "text", "input_text")
-_INCLUDE_LOGPROBS = "message.output_text.logprobs"
-"""The only value of `include` that Chat Completions has an equivalent of: `logprobs`."""
 
 
 def to_chat_request(params: Json) -> Json:
@@ -156,7 +155,8 @@ def _reasoning(reasoning: Json) -> Json:
 
 def _logprobs(fields: Json) -> Json:
     include = list(fields.get("include") or [])
-    _reject([f"include={name}" for name in include if name != _INCLUDE_LOGPROBS])
+    # the only value that Chat Completions has an equivalent of
+    _reject([f"include={name}" for name in include if name != INCLUDE_LOGPROBS])
     if "top_logprobs" not in fields:
         return {"logprobs": True} if include else {}
     return {"logprobs": True, "top_logprobs": fields["top_logprobs"]}

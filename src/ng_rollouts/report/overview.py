@@ -108,8 +108,9 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
     yield ["failed", index.kinds.count(FAILED)]
     if incomplete := index.kinds.count(INCOMPLETE):
         yield ["set aside, not in any metric", incomplete]
-    if statistics["share_truncated"]:
-        yield ["truncated", f"{100 * statistics['share_truncated']:.1f} %"]
+    for name in ("truncated", "empty"):
+        if share := statistics.get(f"share_{name}"):
+            yield [name, f"{100 * share:.1f} %"]
     if "share_distinct_answers" in statistics:
         yield ["distinct answers", f"{100 * statistics['share_distinct_answers']:.0f} %"]
     if summary.get("cost"):

@@ -1,0 +1,127 @@
+"""Chat messages in the form that trainers and chat templates take.
+
+Source: TRL's dataset formats, and the chat templates of the models. Most templates walk the arguments of a tool call or
+write them as JSON: text is then encoded twice, or is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ng_rollouts.chat import IMAGE_TYPES, Conversion, text_of, warn_of_unknown
+from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.types import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageForm:
+    """The form of messages. The default is that of rollouts.
+
+    Attributes:
+        keep_reasoning: whether messages keep `reasoning_content`.
+        tool_arguments: arguments of tool calls as an `object`, or as a `string` of JSON.
+        developer_role: what becomes of messages of the role `developer`: `system`, `keep` or `drop`.
+    """
+
+    keep_reasoning: bool = True
+    tool_arguments: str = "string"
+    developer_role: str = "keep"
+
+    def apply(self, messages: Iterable[Json]) -> list[Json]:
+        """The messages in this form."""
+        kept = (each for each in messages if each.get("role") != "developer" or self.developer_role != "drop")
+        return [self._message(message) for message in kept]
+
+    def _message(self, message: Json) -> Json:
+        message = dict(message)
+        if message.get("role") == "developer" and self.developer_role == "system":
+            message["role"] = "system"
+        if not self.keep_reasoning:
+            message.pop("reasoning_content", None)
+        if isinstance(calls := message.get("tool_calls"), list):
+            message["tool_calls"] = [_call_with_arguments(call, self.tool_arguments) for call in calls]
+        return message
+
+
+FORM_OF_ROLLOUTS = MessageForm()
+
+
+def tool_calls(messages: Iterable[Json]) -> Iterator[Any]:
+    """The function of each tool call: its name and arguments."""
+    for message in messages:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            yield call.get("function") if isinstance(call, dict) else call
+
+
+def has_object_arguments(call: Any) -> bool:
+    """Whether the arguments of a tool call are an object."""
+    return isinstance(call, dict) and isinstance(call.get("arguments"), dict)
+
+
+def image_urls(params: Json) -> list[str]:
+    """The URL of each image in a request, in order; empty for an image that is a file on a server."""
+    items = params.get("input")
+    return [
+        _image_url(part)
+        for item in (items if isinstance(items, list) else [])
+        if isinstance(item, dict)
+        for content in (item.get("content"), item.get("output"))
+        for part in (content if isinstance(content, list) else [])
+        if isinstance(part, dict) and part.get("type") in IMAGE_TYPES
+    ]
+
+
+def with_text_parts(message: Json) -> Json:
+    """A message whose content is a list of parts, as in all messages of a row with images."""
+    return {**message, "content": _parts(message.get("content"))}
+
+
+def chat_tool(tool: Any) -> Any:
+    """A function tool in the format of Chat Completions, which chat templates expect: its fields under `function`.
+
+    In the format of the Responses API, the fields are at the top level. Other tools are returned unchanged.
+    """
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _call_with_arguments(call: Any, form: str) -> Any:
+    if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
+        return call
+    arguments = function.get("arguments")
+    if form == "string" and not isinstance(arguments, str):
+        arguments = dumps(arguments).decode()
+    elif form == "object" and isinstance(arguments, str):
+        # other text stays as it is: the filters leave such a rollout out
+        with suppress(ValueError):
+            arguments = loads(arguments.encode())
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _image_url(part: Json) -> str:
+    url = part.get("image_url", part.get("image"))
+    url = url.get("url") if isinstance(url, dict) else url
+    return url if isinstance(url, str) else ""
+
+
+def _parts(content: Any) -> list[Json]:
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return [
+            {"type": "image"} if part.get("type") in IMAGE_TYPES else {"type": "text", "text": text_of([part])}
+            for part in content
+        ]
+    return [{"type": "text", "text": text}] if (text := text_of(content)) else []
+
+
+WITH_IMAGES = Conversion(
+    content=_parts,
+    answer=lambda item: {"content": _parts(item.get("content"))},
+    no_content="",
+    unknown=warn_of_unknown,
+)
+"""Keeps the place of each image, as `{"type": "image"}`."""
