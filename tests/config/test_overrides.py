@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ng_rollouts.config.overrides import Keys, quoted
@@ -37,6 +37,26 @@ def test_paths_need_no_quotes(path: str) -> None:
     """A path with any character reaches the configuration unchanged."""
     [override] = rewritten(f"+input_jsonl_fpath={path}")
     assert OverridesParser.create().parse_override(override).value() == path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["verifier.pattern", "responses_create_params.instructions", "agents.solver.verifier.pattern", "agents.a.tools"],
+)
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+@example(text=r"[A-J](?=[^A-J]*$)")
+@example(text='{"a": 1}, please')
+@example(text="str(a)")
+@example(text=r"\\boxed")
+@example(text="  leading blanks")
+@example(text="37")
+@example(text="true")
+def test_text_below_a_dict_is_taken_as_it_is_typed(name: str, text: str) -> None:
+    """A pattern or instructions can be any text: brackets, braces, numbers and blanks have no other meaning."""
+    assume(text != "null")
+    [override] = rewritten(f"+{name}={text}")
+    value = OverridesParser.create().parse_override(override).value()
+    assert getattr(value, "text", value) == text
 
 
 def test_flags_go_first_and_commas_are_sweeps_only_with_multirun() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import pytest
 
 from ng_rollouts.export.example import Example
 from tests.export.helpers import export_groups
@@ -37,7 +38,7 @@ def test_rollouts_outside_the_filters_are_counted_by_reason() -> None:
 
 
 def test_tool_calls_and_reasoning_become_messages() -> None:
-    """Calls, results and reasoning are messages, tools are JSON text, and `keep_reasoning=false` drops reasoning."""
+    """Calls, results and reasoning are messages, tools are schemas, and `keep_reasoning=false` drops reasoning."""
     items = [
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
         {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a": 1}'},
@@ -49,31 +50,83 @@ def test_tool_calls_and_reasoning_become_messages() -> None:
     row["responses_create_params"]["tools"] = [{"type": "function", "name": "add", "parameters": {"type": "object"}}]
     (example,), _ = export_groups([[row]], "sft")
     assert [message["role"] for message in example["messages"]] == ["user", "assistant", "tool", "assistant"]
-    assert example["messages"][1]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    assert example["messages"][1]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
     assert example["messages"][1]["reasoning_content"] == "hm"
-    assert json.loads(example["tools"]) == [
-        {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-    ]
+    assert example["tools"] == [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
     (example,), _ = export_groups([[row]], "sft", keep_reasoning=False)
     assert not any("reasoning_content" in message for message in example["messages"])
+    (example,), _ = export_groups([[row]], "sft", tool_arguments="string")
+    assert example["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+
+
+def rollout_with_call(index: int, arguments: str) -> dict[str, Any]:
+    """A rollout whose answer is a call of the tool `calc`."""
+    call = {"type": "function_call", "call_id": f"c{index}", "name": "calc", "arguments": arguments}
+    row = rollout_row(0, index, 1.0, response={"output": [call]})
+    row["responses_create_params"]["tools"] = [{"type": "function", "name": "calc", "parameters": {"type": "object"}}]
+    return row
 
 
 def test_tool_calls_are_duplicates_if_their_arguments_are_equal() -> None:
-    """Calls with equal names and arguments are duplicates, although their ids differ.
-
-    A `tools` field that is not a list is left out.
-    """
-
-    def rollout_with_call(index: int, arguments: str) -> dict[str, Any]:
-        call = {"type": "function_call", "call_id": f"c{index}", "name": "calc", "arguments": arguments}
-        row = rollout_row(0, index, 1.0, response={"output": [call]})
-        row["responses_create_params"]["tools"] = 5
-        return row
-
-    group = [rollout_with_call(0, "1"), rollout_with_call(1, "2"), rollout_with_call(2, "1")]
+    """Calls with equal names and arguments are duplicates, although their ids differ."""
+    group = [rollout_with_call(index, arguments) for index, arguments in enumerate(['{"a":1}', '{"a":2}', '{"a":1}'])]
     rows, _ = export_groups([group], "sft", dedupe="normalised")
-    assert [row["messages"][-1]["tool_calls"][0]["function"]["arguments"] for row in rows] == ["1", "2"]
-    assert "tools" not in rows[0]
+    assert [row["messages"][-1]["tool_calls"][0]["function"]["arguments"] for row in rows] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mask_sample": 1.0}, "masked"),
+        ({"responses_create_params": {"input": "q", "tools": 5}}, "tool calls without tools"),
+        ({"output": [{"role": "assistant", "content": "a"}, {"role": "tool"}]}, "last message not the assistant's"),
+    ],
+)
+def test_rollouts_that_no_trainer_can_take_are_left_out(change: dict[str, Any], reason: str) -> None:
+    """Masked rollouts, calls of tools that the row does not define, and a last message of a tool are left out."""
+    group = [rollout_with_call(0, "{}"), {**rollout_with_call(1, "{}"), **change}]
+    rows, skipped = export_groups([group], "sft")
+    assert (len(rows), skipped) == (1, {reason: 1})
+
+
+@pytest.mark.parametrize("arguments", ["1", '{"a": ', "[1]", "null"])
+def test_calls_whose_arguments_are_not_an_object_are_exported_only_as_text(arguments: str) -> None:
+    """Arguments that the model did not write as a JSON object cannot be one; as text they stay as they are."""
+    group = [rollout_with_call(0, arguments)]
+    rows, skipped = export_groups([group], "sft")
+    assert (rows, skipped) == ([], {"tool arguments that are not an object": 1})
+    (row,), _ = export_groups([group], "sft", tool_arguments="string")
+    assert row["messages"][-1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(("role", "exported"), [("system", ["system"]), ("keep", ["developer"]), ("drop", [])])
+def test_developer_messages_get_the_role_that_is_asked_for(role: str, exported: list[str]) -> None:
+    """Most chat templates have no role `developer`: by default it is `system`."""
+    row = rollout_row(0, 0, 1.0)
+    row["responses_create_params"] = {
+        "input": [{"role": "developer", "content": "d"}, {"role": "user", "content": "q"}]
+    }
+    (example,), _ = export_groups([[row]], "sft", developer_role=role)
+    assert [message["role"] for message in example["messages"]] == [*exported, "user", "assistant"]
+
+
+def test_images_with_data_are_a_column_and_others_leave_the_row_out() -> None:
+    """The messages keep the place of each image; a row whose image is only an address cannot be trained on."""
+    image = "data:image/png;base64,iVBORw0KGgo="
+
+    def row_with(url: str) -> dict[str, Any]:
+        parts = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "What is it?"}]
+        row = rollout_row(0, 0, 1.0, "a cat")
+        return {**row, "responses_create_params": {"input": [{"role": "user", "content": parts}]}}
+
+    (example,), _ = export_groups([[row_with(image)]], "sft")
+    assert example["images"] == [image]
+    assert [message["content"] for message in example["messages"]] == [
+        [{"type": "image"}, {"type": "text", "text": "What is it?"}],
+        [{"type": "text", "text": "a cat"}],
+    ]
+    rows, skipped = export_groups([[row_with("https://example.com/cat.png")]], "sft")
+    assert (rows, skipped) == ([], {"images without data": 1})
 
 
 def test_chat_messages_in_a_row_take_precedence_over_its_response() -> None:

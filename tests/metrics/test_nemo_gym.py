@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from statistics import mean
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from tests.metrics.helpers import ROLLOUT_STATS
 def test_pass_and_majority_metrics_agree_with_nemo_gym(groups: list[list[RolloutStats]]) -> None:
     """pass@k, pass@1[avg-of-k] and majority@k are NeMo Gym's, for groups of any sizes, binary and other scores.
 
+    One difference: an answer with different scores has all its votes, and the mean of its scores.
     Without an answer in any rollout there is no majority@k; with a score that is not binary there is no pass^k.
     """
     aggregate = AgentStats()
@@ -36,7 +38,7 @@ def test_pass_and_majority_metrics_agree_with_nemo_gym(groups: list[list[Rollout
 
 
 def _nemo_gym_metrics(groups: list[list[RolloutStats]]) -> dict[str, float]:
-    """The metrics by NeMo Gym's definitions, computed by enumeration; as shares, where NeMo Gym gives percentages."""
+    """The metrics by NeMo Gym's definitions, except for answers with several scores, computed by enumeration; as shares, where NeMo Gym gives percentages."""
     metrics = {}
     for k in range(1, max(map(len, groups)) + 1):
         passes, averages, majorities = [], [], []
@@ -47,9 +49,10 @@ def _nemo_gym_metrics(groups: list[list[RolloutStats]]) -> dict[str, float]:
                 subsets = list(itertools.combinations(values, k))
                 passes.append(sum(map(any, subsets)) / len(subsets) if binary else max(values[:k]))
             averages.append(sum(values[:k]) / len(values[:k]))
-            votes = Counter((stats.answer, stats.scores["reward"]) for stats in group[:k] if stats.answer is not None)
-            tied = [score for (_, score), count in votes.items() if count == max(votes.values())]
-            majorities.append(sum(tied) / len(tied) if tied else 0.0)
+            votes = Counter(stats.answer for stats in group[:k] if stats.answer is not None)
+            majority = [answer for answer, count in votes.items() if count == max(votes.values())]
+            means = [mean(each.scores["reward"] for each in group[:k] if each.answer == answer) for answer in majority]
+            majorities.append(mean(means) if means else 0.0)
         for name, values in ((f"pass@{k}", passes), (f"pass@1[avg-of-{k}]", averages), (f"majority@{k}", majorities)):
             metrics[f"{name}/reward"] = sum(values) / len(values)
     return metrics
