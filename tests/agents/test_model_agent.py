@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import pytest
 from openai.types.responses import Response
 
+from ng_rollouts.agents.model_agent import ModelAgent
+from ng_rollouts.types import AgentRequest
+from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
+from tests.models.helpers import ScriptedHttp, client_of, completion_of
 from tests.servers import Served
 
 ServeModel = Callable[..., Served]
@@ -49,3 +55,33 @@ def test_max_steps_limits_model_requests(serve_model: ServeModel, collect_sums: 
     server = serve_model(tool=True)
     assert collect_sums(server.url, "+verifier=none", "+tools=my_tools.py", "+max_steps=1", rows=1).code == 0
     assert server.stats()["asked"]["/v1/responses"] == 1
+
+
+def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
+    """A server may send no call ids, or the same ones in each turn: request and row then have unique ids."""
+    turns = iter([[None, "c", "c"], ["c"], []])
+
+    def answer(_path: str, _body: object) -> object:
+        calls = [
+            {"id": call_id, "type": "function", "function": {"name": "shout", "arguments": "{}"}}
+            for call_id in next(turns)
+        ]
+        return completion_of({"content": "hi", "tool_calls": calls}, "tool_calls" if calls else "stop")
+
+    class Tools:
+        definitions: ClassVar = [{"type": "function", "name": "shout", "parameters": {"type": "object"}}]
+
+        async def call(self, _name: str, _arguments: object) -> str:
+            return "loud"
+
+    http = ScriptedHttp(answer)
+    agent = ModelAgent(
+        server=client_of(http), verifier=Unscored(), http=http, tools=cast("Any", Tools()), params={}, max_steps=9
+    )
+    row = asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}})))
+    items = row["response"]["output"]
+    made = [item["call_id"] for item in items if item["type"] == "function_call"]
+    assert len(set(made)) == len(made) == 4
+    assert [item["call_id"] for item in items if item["type"] == "function_call_output"] == made
+    sent = [call["id"] for message in http.sent[-1]["messages"] for call in message.get("tool_calls", [])]
+    assert sent == made

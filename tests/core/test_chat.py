@@ -67,3 +67,21 @@ def test_example_rollouts_of_nemo_gym_become_chat_messages() -> None:
         for row in read_rows(path):
             assert all(isinstance(message["content"], str) for message in chat_input(row["responses_create_params"]))
             assert isinstance(chat_output(row["response"])[-1]["content"], str)
+
+
+def test_custom_tool_calls_are_messages_and_other_items_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The free text of a custom call is its argument `input`; a type without a message is named in one warning."""
+    call = {"type": "custom_tool_call", "call_id": "c", "name": "shell", "input": "ls"}
+    result = {"type": "custom_tool_call_output", "call_id": "c", "output": "a.txt"}
+    other = {"type": "a_new_kind_of_call"}
+    assert chat_output({"output": [call, result, other, other]}) == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "shell", "arguments": '{"input":"ls"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "a.txt"},
+    ]
+    assert capsys.readouterr().err.count("a_new_kind_of_call") == 1

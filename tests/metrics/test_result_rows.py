@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.metrics.result_rows import output_row, scores_of_row
-from ng_rollouts.types import Rollout, RolloutKey
+from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.result_rows import output_row, scores_of_row, stats_of
+from ng_rollouts.types import Rollout, RolloutKey, RolloutStats
 
 ROLLOUT = Rollout(
     position=0,
@@ -71,3 +72,30 @@ def test_scores_are_top_level_numbers_and_bools() -> None:
     """Keys that start with an underscore, text, nulls, nested values and huge numbers are not scores."""
     row = {"reward": 1, "ok": True, "_ng_task_index": 3, "text": "1", "nested": {"x": 1}, "none": None, "huge": 10**400}
     assert scores_of_row(row) == {"reward": 1.0, "ok": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("output", "empty"),
+    [
+        ([], True),
+        ([{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": " \n"}]}], True),
+        ([{"type": "reasoning", "summary": [{"text": "hm"}]}], True),
+        ([{"type": "message", "role": "assistant", "content": "hi"}], False),
+        ([{"type": "function_call", "name": "f"}], False),
+    ],
+    ids=["no items", "blank", "only reasoning", "text", "call"],
+)
+def test_complete_response_without_an_answer_is_empty(output: object, *, empty: bool) -> None:
+    """Neither text nor a call at the end of a complete response; a truncated one counts as truncated only."""
+    assert stats_of({"response": {"output": output}}).empty is empty
+    assert not stats_of({"response": {"output": output, "incomplete_details": {"reason": "x"}}}).empty
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_share_of_empty_responses_is_over_all_rollouts(size: int) -> None:
+    """`share_empty` counts the rollouts of groups of any size."""
+    aggregate = AgentStats()
+    for empty in (True, False, False, False):
+        aggregate.add([RolloutStats(scores={"reward": 0.0}, empty=empty)] * size)
+    aggregate.end()
+    assert aggregate.statistics()["share_empty"] == 0.25

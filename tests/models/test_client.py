@@ -14,8 +14,9 @@ from openai.types.responses import Response
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.models.client import ModelClient, base_url
+from ng_rollouts.models.client import ModelClient, base_url, url_of
 from tests.conftest import Ran, assert_rejected_before_sending
+from tests.models.helpers import ScriptedHttp, client_of, completion_of, response_of
 from tests.servers import Served
 
 ServeModel = Callable[..., Served]
@@ -177,3 +178,100 @@ def test_overload_does_not_decide_which_api_is_used(serve_model: ServeModel, col
     assert collect_sums(server.url, "+verifier=exact_match", "+num_samples_in_parallel=8", rows=16).code == 0
     assert server.stats()["most_in_flight"] == 8
     assert server.stats()["asked"]["/v1/responses"] <= 8
+
+
+def test_name_of_the_token_limit_is_found_by_the_first_refusal() -> None:
+    """A server that refuses `max_tokens` gets `max_completion_tokens`, from all concurrent and later requests."""
+
+    def answer(_path: str, body: Any) -> Any:
+        if "max_tokens" in body:
+            return 400, {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'."}}
+        return completion_of({"content": "hi"})
+
+    http = ScriptedHttp(answer)
+    client = client_of(http)
+
+    async def send() -> None:
+        request = {"input": "hi", "max_output_tokens": 7}
+        await asyncio.gather(*(client.respond(request) for _ in range(3)))
+        await client.respond(request)
+
+    asyncio.run(send())
+    assert [body["max_completion_tokens"] for body in http.sent if "max_tokens" not in body] == [7] * 4
+    assert "max_tokens" not in http.sent[-1]
+    assert len(http.sent) == 3 + 4
+
+
+def test_refusal_for_another_reason_is_not_sent_again() -> None:
+    """A 400 about the value of the limit is the attempt's failure."""
+    http = ScriptedHttp(lambda _path, _body: (400, {"error": {"message": "max_tokens must be at most 4096"}}))
+    with pytest.raises(AttemptFailed, match="4096"):
+        asyncio.run(client_of(http).respond({"input": "hi", "max_output_tokens": 5000}))
+    assert len(http.sent) == 1
+
+
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_response_with_as_many_tokens_as_allowed_is_incomplete(api: str) -> None:
+    """Some servers call a response that reached the limit completed; it counts as truncated all the same."""
+
+    def answer(path: str, _body: Any) -> Any:
+        if path == "/responses":
+            return response_of("hi", usage={"input_tokens": 1, "output_tokens": 7, "total_tokens": 8})
+        return completion_of({"content": "hi"}, usage={"prompt_tokens": 1, "completion_tokens": 7})
+
+    def details(limit: int) -> Any:
+        params = {"input": "hi", "max_output_tokens": limit}
+        return asyncio.run(client_of(ScriptedHttp(answer), api).respond(params)).get("incomplete_details")
+
+    assert details(7) == {"reason": "max_output_tokens"}
+    assert details(8) is None
+
+
+def test_missing_log_probabilities_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for log probabilities that do not come, the client warns once per run."""
+    client = client_of(ScriptedHttp(lambda _path, _body: completion_of({"content": "hi"})))
+
+    async def send(**params: Any) -> None:
+        await client.respond({"input": "hi", **params})
+
+    asyncio.run(send())
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        asyncio.run(send(top_logprobs=2))
+    assert capsys.readouterr().err.count("no log probabilities") == 1
+
+
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_replies_are_requested_whole(api: str) -> None:
+    """`stream: false` is sent, because some servers stream otherwise."""
+    http = ScriptedHttp(
+        lambda path, _body: response_of("hi") if path == "/responses" else completion_of({"content": "hi"})
+    )
+    asyncio.run(client_of(http, api).respond({"input": "hi"}))
+    assert http.sent[0]["stream"] is False
+
+
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_completed_response_without_output_and_tokens_is_a_failure(api: str) -> None:
+    """A server that replies with nothing has failed: an empty answer would be scored as wrong."""
+    empty = {"object": "response", "status": "completed", "output": [], "usage": {"output_tokens": 0}}
+    http = ScriptedHttp(lambda path, _body: empty if path == "/responses" else completion_of({"content": ""}))
+    with pytest.raises(AttemptFailed, match="empty response"):
+        asyncio.run(client_of(http, api).respond({"input": "hi"}))
+
+
+def test_tools_in_the_form_of_chat_completions_are_converted_for_responses() -> None:
+    """A row may have its tools in the form of either API."""
+    http = ScriptedHttp(lambda _path, _body: response_of("hi"))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    choice = {"type": "function", "function": {"name": "f"}}
+    asyncio.run(client_of(http, "responses").respond({"input": "hi", "tools": [tool], "tool_choice": choice}))
+    assert http.sent[0]["tools"] == [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    assert http.sent[0]["tool_choice"] == {"type": "function", "name": "f"}
+
+
+@pytest.mark.parametrize("path", ["/responses", "/chat/completions"])
+def test_query_of_a_base_url_stays_behind_the_path(path: str) -> None:
+    """Azure's base URL has a query, such as `api-version`."""
+    base = base_url(f"http://h:1/openai/v1{path}?api-version=2025-04-01")
+    assert url_of(base, path) == f"http://h:1/openai/v1{path}?api-version=2025-04-01"

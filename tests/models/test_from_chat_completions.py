@@ -14,6 +14,7 @@ from openai.types.responses import Response
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.models.from_chat_completions import to_response
 from ng_rollouts.models.to_chat_completions import to_chat_request
+from tests.models.helpers import completion_of
 
 TEXTS = st.text(min_size=1, max_size=20)
 
@@ -111,3 +112,55 @@ def test_token_ids_are_read_from_the_tokens_of_vllm() -> None:
     (item,) = to_response({"choices": [choice]}, {})["output"]
     assert item["generation_token_ids"] == [5, 6]
     assert item["generation_log_probs"] == [-2.5, -3.0]
+
+
+@pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "end_turn", "tool_calls", "stop_sequence", None])
+def test_natural_stops_are_completed(reason: str | None) -> None:
+    """Servers name a natural stop differently; a missing reason is no sign of a cut."""
+    response = to_response(completion_of({"content": "hi"}, reason), {})
+    assert (response["status"], response["incomplete_details"]) == ("completed", None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("length", "max_output_tokens"),
+        ("MAX_TOKENS", "max_output_tokens"),
+        ("model_length", "max_output_tokens"),
+        ("content_filter", "content_filter"),
+        ("SAFETY", "SAFETY"),
+        ("repetition", "repetition"),
+        ("insufficient_system_resource", "insufficient_system_resource"),
+        ("something new", "something new"),
+    ],
+)
+def test_any_other_finish_reason_is_incomplete(reason: str, kept: str) -> None:
+    """Whatever is not known to be a natural stop is incomplete, with the reason that the server gave."""
+    response = to_response(completion_of({"content": "hi"}, reason), {})
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": kept})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning": "Hm."},
+        {"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "signature": "s"}]},
+        {"reasoning_content": "Hm.", "extra_content": {"google": {"thought_signature": "s"}}},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+                {"type": "text", "text": "4"},
+            ]
+        },
+    ],
+    ids=["reasoning", "reasoning_details", "extra_content", "thinking parts"],
+)
+def test_reasoning_goes_back_under_the_names_it_came_with(fields: Any) -> None:
+    """In the next request of a conversation, the message has the reasoning and the signatures that the server sent."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call["extra_content"] = {"google": {"thought_signature": "of the call"}}
+    message = {"role": "assistant", "content": "4", **fields, "tool_calls": [call]}
+    items = to_response(completion_of(message, "tool_calls"), {})["output"]
+    assert items[0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
+    (sent,) = to_chat_request({"input": items})["messages"]
+    assert sent == message
