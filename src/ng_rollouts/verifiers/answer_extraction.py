@@ -18,8 +18,11 @@ length of the text.
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +51,9 @@ _WRAPPERS = re.compile(
 )
 """LaTeX commands that set only the font of their argument, which may have braces two levels deep."""
 
+_MAX_JSON = 100_000
+"""Longer replies are not read as JSON objects."""
+
 _MAX_DEPTH = 10
 """Nested font commands that are removed."""
 
@@ -55,20 +61,53 @@ INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 """Zero-width characters, which some models emit."""
 
 _MARKUP = r"[\s*_`~#>$\\\[({]*"
+_KINDS = r"(?:(?:final|correct|best|right)\s+)*(?:answer|option|choice)s?"
 _LABEL = re.compile(
-    rf"""^{_MARKUP}(?:(?:so|thus|hence|therefore)\W{{1,3}})?(?:(?:the|my)\s+)?(?:(?:final|correct|best|right)\s+)*
-    (?:answer|option|choice)s?[\s*_`~]*(?:\bis\b)?[\s*_`~]*
-    (?:[:=](?P<rest>.*)|{_MARKUP.replace("({", ")}")}$)""",
+    rf"""^{_MARKUP}(?:(?:so|thus|hence|therefore)\W{{1,3}})?(?:(?:the|my)\s+)?{_KINDS}
+    (?:\sto\s[^:=.!?]{{1,60}}(?=[:=]))?[\s*_`~]*
+    (?:(?:\bis\b[\s*_`~]*)?[:=](?P<rest>.*)|\bis\b(?P<said>\s.*)|{_MARKUP.replace("({", ")}")}$)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """A line that starts with a label: `Answer: 7`, `**Final Answer:** 7`, or a heading `### Answer` alone."""
 
 _INLINE = re.compile(
-    r"""(?:\b(?:the|my)\s(?:(?:final|correct|best|right)\s)*(?:answer|option|choice)\s(?:is|would\sbe|must\sbe|should\sbe)\b
+    rf"""(?:\b(?:the|my)\s{_KINDS}(?:\sto\s[^:=.!?]{{1,60}}?|\shere|\sthen|\stherefore)?
+        (?:['’]s|\s(?:is|(?:would|must|should|will|has\sto)\sbe))\b
+        (?:\s(?:therefore|thus|hence|then|clearly|definitely|certainly|obviously|probably|simply|(?:most\s)?likely))?
     |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?(?P<rest>.*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """A statement within a sentence: `The answer is 7.`"""
+
+_REVERSED = re.compile(
+    rf"""(?:^|[.!?:,]\s+)(?!(?:what|which|who|this|that|it|here|there|how|one|none)\b)(?P<rest>[^.!?:,]{{1,60}}?)
+    \s(?:is|must\sbe|would\sbe|should\sbe)\s(?:the|my)\s{_KINDS}\W*$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A statement in reverse: `17 is my final answer.`"""
+
+_CHOSEN = re.compile(
+    r"""(?:\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|pick|select|go\swith)\s(?P<rest>.*)
+    |^(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?\W*$)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""The statement of a choice: `I would choose B`, `B is correct.`"""
+
+_WITHDRAWN = re.compile(
+    r"""\b(?:no,?\swait|scratch\sthat|correction:|I\stake\s(?:that|this|it)\sback|on\ssecond\sthoughts?|I\swas\swrong
+    |no,\s(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not\b|an?\s)|actually,?\s(?:no\b|it['’]?s|it\sis|that['’]?s\swrong))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Words by which a text takes back the statement before them."""
+
+_INSTEAD = re.compile(r"\bit(?:['’]s|\s(?:is|(?:should|must|has\sto|would)\sbe))\s(?P<rest>[^\n]*)", re.IGNORECASE)
+"""The correction after such words: `it's B`."""
+
+_TAGS = re.compile(r"</?(?:b|i|u|em|strong|code|mark)>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_FENCE_LINE = re.compile(r"^\s*(?:`{3,}|~{3,})\s*\w*\s*$")
+_LINE_MARK = re.compile(r"^\s*(?:>\s*|[-•]\s+(?=\D))+")
+"""A quote mark or bullet at the start of a line."""
 
 _HASHES = re.compile(r"^\s{0,3}\#{4}\s*(?P<rest>[^#\s].*)$")
 """GSM8K's result line. A heading of level four looks the same, see `_hash_answer`."""
@@ -78,7 +117,7 @@ _STARTS_WITH_VALUE = re.compile(r"[\s*_`]*(?:[A-Za-z]\w?\s?=)?[-+±(\[{\\$€£�
 _CLOSING_UNDERSCORES = re.compile(r"^_{1,2}(?=\s)")
 """The end of a label in italics: `_Answer:_ 7`."""
 
-_SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s+[A-Z*(\"“])")
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\b(?:Dr|Mr|Ms|St|Mt|No|vs))(?<!\bMrs)[.!?](?=\s+[A-Z*(\"“])")
 """The end of a sentence, not the decimal point of `4.2`."""
 
 _LETTER_FIRST = re.compile(
@@ -87,13 +126,21 @@ _LETTER_FIRST = re.compile(
 )
 """A text that begins with a letter, in brackets or not: `option (C) because`."""
 
-_SECOND_LETTER = re.compile(r"\s*(?:,|/|&|and\b|or\b)\s*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])")
+_CHOICE_WORD = re.compile(
+    r"^(?:(?:so|thus|hence|therefore)\W{1,3})?(?:(?:answer|option|choice|choose|pick|select)\s+)?", re.IGNORECASE
+)
+_ALTERNATIVE = re.compile(r",?\s(?:rather\sthan|instead\sof)\s|,\snot\s", re.IGNORECASE)
+"""The beginning of what an answer is not: `5, not 6`."""
+
+_SECOND_LETTER = re.compile(r"\s*(?:,|/|&|and\b|or\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])")
+
+_KEYWORD = re.compile(r"answer|\b(?:option|choice)", re.IGNORECASE)
 
 _DECORATION = re.compile(r"^[\s*_`~$\\\[\](){}#>=-]*$")
 """A line that only opens a formula, a quote or a rule."""
 
 _OUTER = "*`~ \t\r\n"
-_LEADING_MARK = re.compile(r"^(?:#{1,6}|>)\s+")
+_LEADING_MARK = re.compile(r"^#{1,6}\s+")
 _DELIMITERS = (
     ("$$", "$$"),
     ("$", "$"),
@@ -120,10 +167,12 @@ class Statement:
     Attributes:
         text: the stated answer; empty if the statement has none that can be read.
         boxes: the contents of its boxes, if it consists of boxes.
+        line: the stated answer up to the end of the line, where `text` ends with the sentence.
     """
 
     text: str
     boxes: tuple[str, ...] = ()
+    line: str = ""
 
 
 def output_text(response: Json) -> str:
@@ -144,23 +193,39 @@ def without_reasoning(text: str) -> str:
     return "" if _OPEN_REASONING.search(answer) else answer
 
 
-def last_statement(text: str) -> Statement | None:
-    """The last decisive statement of a text; None if there is none."""
+def last_statement(text: str, *, is_choice: bool = False) -> Statement | None:
+    """The last decisive statement of a text; None if there is none.
+
+    Args:
+        is_choice: whether `I choose B` and `B is correct` are statements, too.
+    """
     text = text.translate(INVISIBLE).replace("：", ":")
+    if (value := _json_answer(text)) is not None:
+        return Statement(strip_markup(value))
+    text = _ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
     boxes, box_position = _last_boxes(text)
-    label, label_position = _last_label(text)
-    if boxes is None:
-        return None if label is None else Statement(label)
-    statement = Statement(", ".join(boxes), boxes)
-    if label is None or label_position <= box_position or _mentions(label, boxes):
-        return statement
-    return Statement(label)
+    label, label_position = _last_label(text, is_choice=is_choice)
+    if boxes is None and label is None:
+        return None
+    correction = _correction(text, max(box_position, label_position))
+    if correction is not None:
+        return correction
+    if boxes is not None:
+        if label is None or label_position <= box_position or _mentions(label.text, boxes):
+            return Statement(", ".join(boxes), boxes)
+    return label
 
 
 def final_answer(text: str) -> str:
     """The stated answer of a text; the whole text without a statement."""
     statement = last_statement(text)
     return text.strip() if statement is None else statement.text
+
+
+def final_line(text: str) -> str:
+    """The stated answer up to the end of its line, where the answer itself may have full stops: `J. K. Rowling`."""
+    statement = last_statement(text)
+    return text.strip() if statement is None else statement.line or statement.text
 
 
 def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | None:
@@ -174,11 +239,13 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
     if not lines:
         return None
     # The last line is a statement if it is a letter, or a letter with the text of its option: `C) 12 litres`.
-    if letter := _bare_letter(lines[-1], options) or _whole_option(lines[-1], options):
+    last = _CHOICE_WORD.sub("", strip_markup(lines[-1]))
+    if letter := _bare_letter(last, options) or _whole_option(lines[-1], options):
         return letter
-    statement = last_statement(text)
+    statement = last_statement(text, is_choice=True)
     if statement is not None:
-        return _letter_of(statement.text, options) or _option_with_text(statement.text, options)
+        stated = _ALTERNATIVE.split(statement.text)[0]
+        return _letter_of(stated, options) or _option_with_text(stated, options)
     if len(lines) == 1:
         return _letter_of(text, options, only_labelled=True) or _option_with_text(text, options)
     alone = {letter for line in lines if (letter := _bare_letter(line, options))}
@@ -203,7 +270,7 @@ def unwrap(text: str) -> str:
 
 def strip_markup(text: str) -> str:
     """An answer without the Markdown and LaTeX delimiters around it."""
-    text = unwrap(text.translate(INVISIBLE)).strip()
+    text = unwrap(_TAGS.sub("", text.translate(INVISIBLE)))
     for _ in range(_MAX_DEPTH):
         inner = _strip_once(text)
         if inner == text:
@@ -214,7 +281,7 @@ def strip_markup(text: str) -> str:
 
 def normalise_answer(text: str, *, case_sensitive: bool) -> str:
     """Normalise an answer for comparison: no markup around it, single spaces, case folded if it is ignored."""
-    text = " ".join(strip_markup(text).split())
+    text = " ".join(strip_markup(unicodedata.normalize("NFC", text)).split())
     return text if case_sensitive else text.casefold()
 
 
@@ -248,6 +315,30 @@ def bare_answer(text: str) -> str:
             break
         text = shorter
     return text
+
+
+def _json_answer(text: str) -> str | None:
+    """The answer of a reply that is a JSON object with `answer` or `final_answer`."""
+    text = text.strip()
+    if text[:1] + text[-1:] != "{}" or len(text) > _MAX_JSON:
+        return None
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        for name in ("final_answer", "answer"):
+            if isinstance(value.get(name), (str, int, float)):
+                return str(value[name])
+    return None
+
+
+def _correction(text: str, position: int) -> Statement | None:
+    """The statement that takes the place of the one at a position; None if the text does not take that back."""
+    withdrawn = None
+    for withdrawn in _WITHDRAWN.finditer(text, position):  # noqa: B007 - keeps the last match
+        pass
+    if withdrawn is None:
+        return None
+    instead = _INSTEAD.search(text, withdrawn.start())
+    return Statement("") if instead is None else _statement(instead["rest"])
 
 
 def _last_boxes(text: str) -> tuple[tuple[str, ...] | None, int]:
@@ -287,48 +378,60 @@ def _box_content(text: str, start: int) -> tuple[str | None, int]:
     return None, len(text)
 
 
-def _last_label(text: str) -> tuple[str | None, int]:
-    """The content of the last labelled or inline statement, and where its line begins."""
+def _last_label(text: str, *, is_choice: bool) -> tuple[Statement | None, int]:
+    """The last labelled or inline statement, and where its line begins."""
     lines = text.splitlines(keepends=True)
     position = len(text)
     for number in range(len(lines) - 1, -1, -1):
         line = lines[number]
         position -= len(line)
-        content = _stated_in(line, lines, number)
-        if content is not None:
-            return content, position
+        statement = _stated_in(line, lines, number, is_choice=is_choice)
+        if statement is not None:
+            return statement, position
     return None, -1
 
 
-def _stated_in(line: str, lines: list[str], number: int) -> str | None:
+def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = False) -> Statement | None:
     """The answer that a line states, on it or on the next line with text; None if it states none."""
     plain = unwrap(" ".join(line.split()))
     if match := _HASHES.match(line):
         return _hash_answer(match["rest"], lines, number)
-    if "answer" not in plain.lower() and not re.search(r"\b(?:option|choice)", plain, re.IGNORECASE):
+    if is_choice and (match := _CHOSEN.search(plain)):
+        return _statement(match["rest"] or match["said"])
+    if not _KEYWORD.search(plain):
         return None
-    match = _LABEL.match(plain)
-    if match is None:
+    if match := _REVERSED.search(plain):
+        return _statement(match["rest"])
+    if match := _LABEL.match(plain):
+        rest = match["rest"] or match["said"] or ""
+    else:
         for match in _INLINE.finditer(plain):  # noqa: B007 - keeps the last match
             pass
-    if match is None:
-        return None
-    rest = match["rest"] or ""
+        if match is None:
+            return None
+        rest = match["rest"]
     if _DECORATION.match(rest):
-        following = (each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each))
-        rest = next(following, "")
+        following = (
+            each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each) and not _FENCE_LINE.match(each)
+        )
+        rest = _LINE_MARK.sub("", next(following, ""))
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
         rest = rest.rstrip("_")
-    return _without_full_stop(strip_markup(_SENTENCE_END.split(rest)[0]))
+    return _statement(rest)
 
 
-def _hash_answer(rest: str, lines: list[str], number: int) -> str | None:
+def _hash_answer(rest: str, lines: list[str], number: int) -> Statement | None:
     """The answer of a line `#### 18`. A heading is not one: text without a number that is followed by more text."""
     if _LABEL.match(rest):
         return _stated_in(rest, lines, number)
     is_last = all(_DECORATION.match(each) for each in lines[number + 1 :])
-    return _without_full_stop(strip_markup(rest)) if _STARTS_WITH_VALUE.match(rest) or is_last else None
+    return Statement(_without_full_stop(strip_markup(rest))) if _STARTS_WITH_VALUE.match(rest) or is_last else None
+
+
+def _statement(rest: str) -> Statement:
+    """The statement in the rest of a line, up to the end of its sentence."""
+    return Statement(_without_full_stop(strip_markup(_SENTENCE_END.split(rest)[0])), line=strip_markup(rest))
 
 
 def _without_full_stop(statement: str) -> str:

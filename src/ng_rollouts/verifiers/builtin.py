@@ -11,10 +11,12 @@ from typing import Any, ClassVar, cast
 from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
+    INVISIBLE,
     answer_letter,
     bare_answer,
     boxed_letter,
     final_answer,
+    final_line,
     is_same_answer,
     output_text,
 )
@@ -33,8 +35,10 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STRICT_MODE = "strict_single_letter_boxed"
 """The value of `grading_mode` in NeMo Gym's rows that allows only a letter alone in a box."""
 
-_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)\s+(?=[\[{\"\d\-tfn])")
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)(?:[ \t][^\n`~{\[]*(?=\n))?\s+(?=[\[{\"\d\-tfn])")
 """The beginning of a fenced block, up to its JSON."""
+
+_WHITE = "".join(map(chr, INVISIBLE)) + " \t\r\n"
 
 _MAX_ERROR_CHARACTERS = 500
 """A validation error quotes the instance, which may be long."""
@@ -109,9 +113,16 @@ class ExactMatch(Verifier):
 
     async def verify(self, row: Json, response: Json) -> Json:
         expected = ExpectedAnswer(answer_field=self.answer_field).texts_of(row)
-        extracted = final_answer(output_text(response))
+        text = output_text(response)
+        extracted = final_answer(text)
         case_sensitive = bool(row.get("case_sensitive", self.case_sensitive))
-        matching = [each for each in expected if is_same_answer(extracted, each, case_sensitive=case_sensitive)]
+        # the sentence may end earlier than the answer: `J. K. Rowling`
+        matching = [
+            each
+            for each in expected
+            for answer in {extracted, final_line(text)}
+            if is_same_answer(answer, each, case_sensitive=case_sensitive)
+        ]
         return verdict_fields(
             correct=bool(matching),
             extracted=extracted or None,
@@ -298,10 +309,12 @@ def json_in(text: str) -> Any:
     Raises:
         ValueError: there is none. Prose before bare JSON is not JSON, nor are NaN and Infinity.
     """
-    text = text.removeprefix("\ufeff").strip()
+    text = text.strip(_WHITE)
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     try:
         return decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     except ValueError as error:
         not_bare = error
     blocks: dict[bool, Any] = {}
@@ -309,7 +322,7 @@ def json_in(text: str) -> Any:
     # A block is decoded, not searched for its end: fences within JSON strings do not close it.
     while match := _FENCE.search(text, position):
         position = match.end()
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             value, end = decoder.raw_decode(text, match.end())
             if re.compile(rf"\s*{re.escape(match['fence'])}").match(text, end):
                 blocks[match["label"].lower().startswith("json")] = value

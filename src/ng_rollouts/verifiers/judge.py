@@ -40,18 +40,22 @@ or
 VERDICT: INCORRECT"""
 
 _VERDICT = re.compile(
-    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|\bis\b:?|[-–—]>?)(?P<rest>[^\n]{0,300})", re.IGNORECASE
+    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|(?P<is>\bis\b(?!:))|\bis:|[-–—]>?)(?P<rest>[^\n]{0,300})", re.IGNORECASE
 )
 """A verdict label with a colon, an equals sign, a dash or "is". The word within a sentence is not a verdict."""
 
 _VERDICT_HEADING = re.compile(
-    r"^[\s*_`#>]*(?:final\s)?verdict[\s*_`#]*\n+(?P<rest>[^\n]{1,300})", re.IGNORECASE | re.MULTILINE
+    r"^[\s*_`#>]*(?:final\s)?verdict[\s*_`#]*:?[\s*_`#]*\n+(?P<rest>[^\n]{1,300})", re.IGNORECASE | re.MULTILINE
 )
 
 _VERDICT_WORD = re.compile(
-    r"(?P<not>not\s+)?(?P<prefix>in(?=correct))?(?P<word>correct|right|true|wrong|false|yes|no\b|\d+(?:\.\d+)?)(?P<end>.{0,40})",
+    r"(?P<not>not\s+)?(?P<prefix>in(?=correct))?(?P<word>correct|right|true|wrong|false|yes|no\b|-?\d*\.?\d+)(?P<end>.{0,40})",
     re.IGNORECASE,
 )
+
+_UNDECIDED = re.compile(r"\W*(?:un(?:clear|decided|certain|known|sure)|mixed|part|not\b|neither)", re.IGNORECASE)
+
+_TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
 
 _WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
 
@@ -153,29 +157,43 @@ def read_verdict(text: str) -> float | None:
 
     A verdict is a JSON object with `verdict`, `correct`, `score` or `reward`, or a label `VERDICT:` in any markup.
     """
-    with suppress(ValueError):
-        value = json_in(text)
-        for name in ("verdict", "correct", "is_correct", "score", "reward"):
-            if isinstance(value, dict) and name in value:
-                return _score_of(value[name])
-    text = text.translate(INVISIBLE).replace("：", ":")
-    matches = [*_VERDICT.finditer(text), *_VERDICT_HEADING.finditer(text)]
-    if not matches:
-        return None
-    return _score_of(max(matches, key=lambda match: match.start("rest"))["rest"])
+    value = _json_verdict(text)
+    if value is not None:
+        return _score_of(value)
+    text = _TAG.sub(lambda tag: "\n" if tag[1] else "\nVERDICT: ", text.translate(INVISIBLE).replace("：", ":"))
+    verdicts = {match.start("rest"): match["rest"] for match in _VERDICT.finditer(text) if not _is_remark(match)}
+    verdicts |= {match.start("rest"): match["rest"] for match in _VERDICT_HEADING.finditer(text)}
+    return _score_of(verdicts[max(verdicts)]) if verdicts else None
+
+
+def _is_remark(match: re.Match[str]) -> bool:
+    """Whether a sentence with "verdict is" says something about a verdict: `The verdict is final.`"""
+    return bool(match["is"]) and _score_of(match["rest"]) is None and not _UNDECIDED.match(match["rest"])
+
+
+def _json_verdict(text: str) -> Any:
+    """The verdict of a JSON object that is the whole text, in a fenced block, or its end; None without one."""
+    start = max(text.rfind("\n{") + 1, 0)
+    for candidate in (text, text[start:]):
+        with suppress(ValueError):
+            value = json_in(candidate)
+            for name in ("verdict", "correct", "is_correct", "score", "reward") if isinstance(value, dict) else ():
+                if name in value:
+                    return "" if value[name] is None else value[name]
+    return None
 
 
 def _score_of(verdict: Any) -> float | None:
     """The score of a verdict: a bool, a number, or a text that begins with a word or number."""
     if isinstance(verdict, (bool, int, float)):
         return float(verdict)
-    text = re.sub(r"^\W+|^\\(?:boxed|text|mathbf)\{", "", strip_markup(str(verdict)))
+    text = re.sub(r"^(?:(?![-.]?\d|-\.)\W)+|^\\(?:boxed|text|mathbf)\{", "", strip_markup(str(verdict)))
     match = _VERDICT_WORD.match(re.sub(r"^(?:boxed|text|mathbf)\{", "", text))
     if match is None:
         return None
     word, end = match["word"].lower(), match["end"].lstrip("*_`\"'”)]}$")
-    is_one_of_two = re.match(r"\w|\s*(?:or\b|/|\|)\s*(?:in)?(?:correct|wrong|no|false)\b", end, re.IGNORECASE)
-    if is_one_of_two or (word[0].isdigit() and re.match(r"[/%]|\.\d", end)):
+    is_one_of_two = re.match(r"\w|\s*(?:or\b|/|\||,)\s*(?:in)?(?:correct|wrong|no|false|right|true|yes)\b", end, re.IGNORECASE)
+    if is_one_of_two or (word[-1].isdigit() and re.match(r"\s?[/%]|\.\d|\s(?:out\s)?of\b", end)):
         return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`
     if word in ("yes", "no") and re.match(r"\s+(?!(?:because|since|as|for)\b)\w", end):
         return None  # `no idea`
