@@ -95,3 +95,27 @@ def test_ambiguous_verdict_is_unreadable(verdict: str) -> None:
 def test_verdict_is_read_with_markup_negation_and_reasons(verdict: str, score: float) -> None:
     """Markup around a verdict is ignored, a negation is read, and a reason may follow."""
     assert read_verdict(verdict) == score
+
+
+def test_json_verdict_is_requested_with_a_schema(
+    serve_model: Callable[..., Served], command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With `verdict_format=json`, the request has the schema of the verdict, and the reply is read as JSON."""
+    policy = serve_model()
+    judge = serve_model(
+        text='{"reasoning": "VERDICT: CORRECT at first sight", "verdict": "INCORRECT"}', models=["judge"]
+    )
+    tasks([{"responses_create_params": {"input": "1 + 1"}, "expected_answer": "2"}])
+    ran = command(
+        f"+policy_base_url={policy.url}/v1",
+        "+verifier=judge",
+        f"+verifier.base_url={judge.url}/v1",
+        "+verifier.verdict_format=json",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=rollouts.jsonl",
+    )
+    assert ran.code == 0, ran.stderr
+    assert read_rows(tmp_path / "rollouts.jsonl")[0]["reward"] == 0.0
+    request = judge.stats()["last"][-1]
+    assert request["text"]["format"]["schema"]["properties"]["verdict"]["enum"] == ["CORRECT", "INCORRECT"]
+    assert "JSON" in request["input"][0]["content"]

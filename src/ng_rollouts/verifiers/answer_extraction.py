@@ -73,7 +73,6 @@ _LABEL = re.compile(
 _INLINE = re.compile(
     rf"""(?:\b(?:the|my)\s{_KINDS}(?:\sto\s[^:=.!?]{{1,60}}?|\shere|\sthen|\stherefore)?
         (?:['’]s|\s(?:is|(?:would|must|should|will|has\sto)\sbe))\b
-        (?:\s(?:therefore|thus|hence|then|clearly|definitely|certainly|obviously|probably|simply|(?:most\s)?likely))?
     |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?(?P<rest>.*)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -92,6 +91,10 @@ _CHOSEN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """The statement of a choice: `I would choose B`, `B is correct.`"""
+
+_ADVERB = re.compile(
+    r"^(?:therefore|thus|hence|then|clearly|definitely|certainly|obviously|probably|simply|indeed|(?:most )?likely),? "
+)
 
 _WITHDRAWN = re.compile(
     r"""\b(?:no,?\swait|scratch\sthat|correction:|I\stake\s(?:that|this|it)\sback|on\ssecond\sthoughts?|I\swas\swrong
@@ -127,12 +130,14 @@ _LETTER_FIRST = re.compile(
 """A text that begins with a letter, in brackets or not: `option (C) because`."""
 
 _CHOICE_WORD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)\W{1,3})?(?:(?:answer|option|choice|choose|pick|select)\s+)?", re.IGNORECASE
+    r"^(?:(?:so|thus|hence|therefore)[\s,:]{1,3})?(?:(?:answer|option|choice|choose|pick|select)\s+)?", re.IGNORECASE
 )
 _ALTERNATIVE = re.compile(r",?\s(?:rather\sthan|instead\sof)\s|,\snot\s", re.IGNORECASE)
 """The beginning of what an answer is not: `5, not 6`."""
 
-_SECOND_LETTER = re.compile(r"\s*(?:,|/|&|and\b|or\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])")
+_SECOND_LETTER = re.compile(
+    r"\s*(?:,|/|&|and\b|or\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])"
+)
 
 _KEYWORD = re.compile(r"answer|\b(?:option|choice)", re.IGNORECASE)
 
@@ -210,9 +215,8 @@ def last_statement(text: str, *, is_choice: bool = False) -> Statement | None:
     correction = _correction(text, max(box_position, label_position))
     if correction is not None:
         return correction
-    if boxes is not None:
-        if label is None or label_position <= box_position or _mentions(label.text, boxes):
-            return Statement(", ".join(boxes), boxes)
+    if boxes is not None and (label is None or label_position <= box_position or _mentions(label.text, boxes)):
+        return Statement(", ".join(boxes), boxes)
     return label
 
 
@@ -412,7 +416,9 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
         rest = match["rest"]
     if _DECORATION.match(rest):
         following = (
-            each for each in lines[number + 1 : number + 6] if not _DECORATION.match(each) and not _FENCE_LINE.match(each)
+            each
+            for each in lines[number + 1 : number + 6]
+            if not _DECORATION.match(each) and not _FENCE_LINE.match(each)
         )
         rest = _LINE_MARK.sub("", next(following, ""))
     rest = _CLOSING_UNDERSCORES.sub("", rest)
@@ -431,7 +437,8 @@ def _hash_answer(rest: str, lines: list[str], number: int) -> Statement | None:
 
 def _statement(rest: str) -> Statement:
     """The statement in the rest of a line, up to the end of its sentence."""
-    return Statement(_without_full_stop(strip_markup(_SENTENCE_END.split(rest)[0])), line=strip_markup(rest))
+    sentence = _ADVERB.sub("", strip_markup(_SENTENCE_END.split(rest)[0]))
+    return Statement(_without_full_stop(strip_markup(sentence)), line=strip_markup(rest))
 
 
 def _without_full_stop(statement: str) -> str:

@@ -35,7 +35,9 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _STRICT_MODE = "strict_single_letter_boxed"
 """The value of `grading_mode` in NeMo Gym's rows that allows only a letter alone in a box."""
 
-_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)(?:[ \t][^\n`~{\[]*(?=\n))?\s+(?=[\[{\"\d\-tfn])")
+_FENCE = re.compile(
+    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)(?:[ \t][^\n`~{\[]*(?=\n))?\s+(?=[\[{\"\d\-tfn])"
+)
 """The beginning of a fenced block, up to its JSON."""
 
 _WHITE = "".join(map(chr, INVISIBLE)) + " \t\r\n"

@@ -39,8 +39,24 @@ VERDICT: CORRECT
 or
 VERDICT: INCORRECT"""
 
+JSON_TEMPLATE = (
+    DEFAULT_TEMPLATE.partition("Is the answer right")[0]
+    + """Is the answer right, judged by the reference? \
+Reply with a JSON object: "reasoning", your reasons in a few sentences, then "verdict", CORRECT or INCORRECT."""
+)
+
+VERDICT_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"reasoning": {"type": "string"}, "verdict": {"enum": ["CORRECT", "INCORRECT"], "type": "string"}},
+    "required": ["reasoning", "verdict"],
+    "additionalProperties": False,
+}
+
+VERDICT_FORMATS = ("text", "json")
+
 _VERDICT = re.compile(
-    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|(?P<is>\bis\b(?!:))|\bis:|[-–—]>?)(?P<rest>[^\n]{0,300})", re.IGNORECASE
+    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|(?P<is>\bis\b(?!:))|\bis:|[-–—]>?)(?P<rest>[^\n]{0,300})",
+    re.IGNORECASE,
 )
 """A verdict label with a colon, an equals sign, a dash or "is". The word within a sentence is not a verdict."""
 
@@ -71,7 +87,7 @@ class Judge(Verifier):
     """Requests a verdict from a model server, again if the verdict cannot be read.
 
     Attributes:
-        params: sampling parameters of the judge's requests.
+        params: sampling parameters of the judge's requests, and the schema of its reply if it is JSON.
         attempts: upper bound of requests for one verdict.
     """
 
@@ -168,6 +184,9 @@ def read_verdict(text: str) -> float | None:
 
 def _is_remark(match: re.Match[str]) -> bool:
     """Whether a sentence with "verdict is" says something about a verdict: `The verdict is final.`"""
+    line = match.string[match.string.rfind("\n", 0, match.start("rest")) + 1 : match.start("rest")]
+    if match["is"] and re.search(r"\b(?:if|whether|when|unless)\b", line, re.IGNORECASE):
+        return True
     return bool(match["is"]) and _score_of(match["rest"]) is None and not _UNDECIDED.match(match["rest"])
 
 
@@ -192,7 +211,9 @@ def _score_of(verdict: Any) -> float | None:
     if match is None:
         return None
     word, end = match["word"].lower(), match["end"].lstrip("*_`\"'”)]}$")
-    is_one_of_two = re.match(r"\w|\s*(?:or\b|/|\||,)\s*(?:in)?(?:correct|wrong|no|false|right|true|yes)\b", end, re.IGNORECASE)
+    is_one_of_two = re.match(
+        r"\w|\s*(?:or\b|/|\||,)\s*(?:in)?(?:correct|wrong|no|false|right|true|yes)\b", end, re.IGNORECASE
+    )
     if is_one_of_two or (word[-1].isdigit() and re.match(r"\s?[/%]|\.\d|\s(?:out\s)?of\b", end)):
         return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`
     if word in ("yes", "no") and re.match(r"\s+(?!(?:because|since|as|for)\b)\w", end):
@@ -204,16 +225,27 @@ def _score_of(verdict: Any) -> float | None:
     return 1.0 - score if is_negated else score
 
 
-def judge_template(text: str | None) -> Template:
+def judge_params(params: Json | None, verdict_format: str) -> Json:
+    """The parameters of the judge's requests. For verdicts in JSON, they have a schema for the reply."""
+    if verdict_format != "json":
+        return params or {}
+    output_format = {"type": "json_schema", "name": "verdict", "schema": VERDICT_SCHEMA, "strict": True}
+    return {"text": {"format": output_format}, **(params or {})}
+
+
+def judge_template(text: str | None, verdict_format: str = "text") -> Template:
     """Parse the judge's prompt, with `{question}`, `{response}`, `{expected_answer}` and the row's fields.
 
     Args:
         text: the template; None for the default one.
+        verdict_format: `text` or `json`, which the default template asks for.
 
     Raises:
         ConfigError: the text is not a valid template.
     """
-    return parse_template({"user": text or DEFAULT_TEMPLATE}, "verifier.template")
+    return parse_template(
+        {"user": text or (JSON_TEMPLATE if verdict_format == "json" else DEFAULT_TEMPLATE)}, "verifier.template"
+    )
 
 
 def _question(row: Json) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,9 +20,13 @@ from typing import Any
 from ng_rollouts.verifiers.answer_extraction import last_statement, strip_quotes, unwrap
 
 _CURRENCY = r"(?:\\?\$|\\?€|£|¥|₹|US\$|USD|EUR|GBP|Rs\.?)"
-_UNIT_WORD = re.compile(
-    r"(?:\\,|\\;|\\ |~|\s)*(?:\\?%|percent|per cent|°|\\degree|\^\s?\{?\\circ\}?|[A-Za-zµμΩ²³/·.^0-9{} ~-]*)$"
+_UNIT = re.compile(
+    r"""(?:[A-Za-zµμΩÀ-ÿ]{2,}|[mgsLlhNJWVAKCFTH])(?:\^?\{?-?\d\}?|[²³])?
+    (?:[/·](?:[A-Za-zµμΩÀ-ÿ]+)(?:\^?\{?-?\d\}?|[²³])?){0,3}""",
+    re.VERBOSE,
 )
+"""A unit or the name of a thing. One letter alone may be a variable, so only those of common units are listed."""
+
 _GROUPS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:,|\{,\}|\\,|\\!|\u202f|\u2009|,\\!)\d{3})+)(?!\d)")
 """Thousands: one to three digits, then groups of exactly three."""
 
@@ -36,14 +41,37 @@ _FRACTION = re.compile(
     rf"(?:\\[dtc]?frac\s?(?:\{{\s?(?P<n1>[-−]?{_DECIMAL})\s?\}}|(?P<n2>\d))\s?(?:\{{\s?(?P<d1>{_DECIMAL})\s?\}}|(?P<d2>\d))"
     rf"|(?P<n3>\d+)\s?[/⁄]\s?(?P<d3>\d+))"
 )
+_MAX_REPEATING = 200
+
 _MAX_EXPONENT = 5000
 """Exact arithmetic with larger powers of ten would take gigabytes."""
 
 _NUMBER_IN_TEXT = re.compile(
-    rf"(?<![\w\\])(?:[-−](?=\\?[\d.$]))?(?:{_CURRENCY}\s?)?[-−]?"
+    rf"(?<![\w\\^])(?<!\^\{{)(?:[-−](?=\\?[\d.$]))?(?:{_CURRENCY}\s?)?[-−]?"
     rf"(?:\d+\s+\d+\s?/\s?\d+|(?:\d+\s?)?\\[dtc]?frac\s?\{{[^{{}}]*\}}\s?\{{[^{{}}]*\}}|\d+\s?/\s?\d+"
     rf"|\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}})+(?:\.\d+)?|{_DECIMAL})(?:\s?[eE][-+]?\d+|\s?(?:\\times|×)\s?10\^\{{?[-−]?\d+\}}?)?(?:\s?\\?%)?"
 )
+_MATH_CHARACTERS = {
+    **dict.fromkeys(map(ord, "−–‐‑"), "-"),
+    ord("\u00a0"): " ",
+    **{
+        ord(character): f"\\{name} "
+        for character, name in zip("π∞≤≥∅∪∩∈≠", "pi infty le ge emptyset cup cap in ne".split(), strict=True)
+    },
+}
+
+_NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b", re.IGNORECASE)
+_ALTERNATIVE = re.compile(r",\s(?:and\s)?not\s|\s(?:rather\sthan|instead\sof)\s", re.IGNORECASE)
+"""The beginning of what an answer is not: `5, not 6`."""
+
+_WITH_BASE = re.compile(r"(?P<digits>[\dA-F]+)_\{?(?P<base>\d+)\}?")
+"""A number in another base than ten: `1011_2`."""
+
+_REPEATING = re.compile(
+    r"(?P<s>-?)(?P<w>\d*)\.(?P<f>\d*)(?:\\overline\s?\{(?P<r>\d+)\}|(?P<d>\d)(?P=d){2,}(?:\.\.\.|…|\\[lc]?dots))"
+)
+"""A repeating decimal: `0.1\\overline{6}`, `0.333...`"""
+
 _DOTS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
 _MAX_UNORDERED = 8
 """Lists up to this length are compared in any order; longer ones sorted."""
@@ -80,10 +108,12 @@ def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str 
         return False, None, None
     if not is_stated and not any(number_of(each) or list_of(each) for each in expected):
         # Prose without a statement: math-verify finds the last formula in it.
+        answer = _ascii(answer)
         correct = any(_compare_by_library(each, answer) for each in expected)
         extracted = _library_text(answer)
         return correct, extracted, normal_form(expected[0]) if correct else extracted
-    if not is_stated and (number := _last_number(answer)):
+    is_formula = not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", answer) and "\n" not in answer
+    if not is_stated and not is_formula and (number := _last_number(answer)):
         answer = number
     correct = any(is_equal(each, answer) for each in expected)
     if not correct and answer.endswith("!") and "\\boxed" not in text:
@@ -106,7 +136,11 @@ def is_equal(expected: str, answer: str) -> bool:
         return True
     if _is_malformed(answer):
         return False
+    if (is_same := _compare_by_form(expected, answer)) is not None:
+        return is_same
     wanted, given = number_of(expected), number_of(answer)
+    if wanted and len(wanted.unit) == 1 and wanted.unit.isalpha() and re.search(r"\d[A-Za-z]$", expected):
+        wanted = None  # `2m` is an expression, `2 m` a length
     if wanted and given:
         return wanted.equals(given) or _is_rounded(expected, answer, wanted, given)
     if (lists := (list_of(expected), list_of(answer))) != (None, None):
@@ -135,7 +169,7 @@ def number_of(text: str) -> Number | None:
     text = re.sub(rf"^([-+−]?)\s?{_CURRENCY}\s?", r"\1", text)
     text = re.sub(rf"\s?{_CURRENCY}$", "", text)
     ungrouped = _GROUPS.sub(lambda match: match[1] + re.sub(r"\D", "", match[2]), text)
-    for parse in (_scientific, _fraction, _power_of_ten, _plain):
+    for parse in (_repeating, _scientific, _fraction, _power_of_ten, _plain):
         if (parsed := parse(ungrouped)) is not None:
             value, end = parsed
             rest = ungrouped[end:].strip()
@@ -166,17 +200,39 @@ def list_of(text: str) -> list[str] | None:
 
 def _answer_in(text: str) -> tuple[str, bool]:
     statement = last_statement(text)
-    return (text.strip(), False) if statement is None else (statement.text, True)
+    return (text.strip(), False) if statement is None else (_ALTERNATIVE.split(statement.text)[0], True)
 
 
 def _clean(text: str) -> str:
     """An answer without markup, with the spellings of LaTeX that mean the same made one."""
+    text = re.sub(r"(?<=\d)\s?(?=\\(?:text|textrm|mathrm|mbox)\s?\{)", " ", text)
     text = strip_quotes(unwrap(re.sub(r"\\mathrm\s?\{\s?([ied])\s?\}", r"\1", text)))
     text = re.sub(r"\\(?:left|right|displaystyle|bigl?|bigr?|Big|limits)\b(?![a-z])", "", text)
-    text = text.replace("−", "-").replace("\\!", "").replace("\\%", "%").replace("\u00a0", " ")
-    while text[-1:] in (".", ",", ";", ":", "!", "?") and text[-2:] != "..." and not re.fullmatch(r".*\d!", text):
+    text = _ascii(text)
+    text = re.sub(r"^\+\s?", "", text).replace("\\!", "").replace("\\%", "%").replace("\u00a0", " ")
+    while text[-1:] in (".", ",", ";", ":", "!", "?") and text[-3:] != "..." and not re.fullmatch(r".*\d!", text):
         text = text[:-1].rstrip()
     return strip_quotes(text)
+
+
+def _ascii(text: str) -> str:
+    """A text with the Unicode characters of mathematics in ASCII or LaTeX."""
+    if text.isascii():
+        return text.replace("\\varnothing", "\\emptyset")
+    text = re.sub(r"√\s?(?:\(([^()]*)\)|(\w+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
+    text = re.sub(r"(?:(?<=\d)\s?)?[¼-¾⅐-⅞]", lambda match: " " + str(_vulgar(match[0].strip())), text).strip()
+    text = re.sub(r"[⁰¹²³⁴-⁹⁻]+", lambda match: _superscript(match[0]), text)
+    return text.translate(_MATH_CHARACTERS).replace("\\varnothing", "\\emptyset")
+
+
+def _vulgar(character: str) -> Fraction:
+    return Fraction(unicodedata.numeric(character)).limit_denominator(10)
+
+
+def _superscript(characters: str) -> str:
+    """An exponent in LaTeX. Behind a unit, `²` and `³` are left to it."""
+    digits = unicodedata.normalize("NFKC", characters).replace("−", "-")
+    return characters if characters in "²³" else f"^{{{digits}}}"
 
 
 def _without_brackets(text: str) -> str:
@@ -231,6 +287,16 @@ def _plain(text: str) -> tuple[Fraction, int] | None:
     return None if match is None else (_exact(match[0]), match.end())
 
 
+def _repeating(text: str) -> tuple[Fraction, int] | None:
+    match = _REPEATING.match(text)
+    if match is None or len(match[0]) > _MAX_REPEATING:
+        return None
+    start, period = match["f"], match["r"] or match["d"]
+    value = Fraction(f"{match['w'] or 0}.{start or 0}")
+    value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(start))
+    return -value if match["s"] else value, match.end()
+
+
 def _exact(text: str) -> Fraction:
     return Fraction(text.replace("−", "-").replace(" ", "").removesuffix("."))
 
@@ -242,16 +308,12 @@ def _unit(rest: str) -> str | None:
         return "%"
     if re.fullmatch(r"°|\\degree|\^\s?\{?\\circ\}?|degrees?", rest):
         return "°"
-    rest = re.sub(r"\s+", " ", rest.replace("~", " "))
+    rest = re.sub(r"\\[dt]?frac\s?\{([^{}]+)\}\s?\{([^{}]+)\}", r"\1/\2", rest)
+    rest = re.sub(r"\s+", " ", re.sub(r"~|\\[,;: ]", " ", rest.replace("\\cdot", "·")))
+    rest = re.sub(r"\s?([/·])\s?", r"\1", rest)
     words = rest.split(" ")
     # at least two letters, so that `2x` and `3i` stay expressions; the common one-letter units are listed
-    is_unit = all(
-        re.fullmatch(
-            r"[A-Za-zµμΩÀ-ÿ]{2,}[²³]?(?:\^\{?-?\d\}?)?(?:/[A-Za-z]+(?:\^\{?\d\}?)?)?|[mgsLlhNJWVA](?:\^\{?[23]\}?|[²³])?",
-            word,
-        )
-        for word in words
-    )
+    is_unit = all(map(_UNIT.fullmatch, words))
     has_operator = re.search(r"\b(?:or|and|sin|cos|tan|log|ln|exp|sqrt|pi|mod)\b", rest)
     return rest if is_unit and not has_operator and len(words) <= 6 else None
 
@@ -272,6 +334,22 @@ def _is_rounded(expected: str, answer: str, wanted: Number, given: Number) -> bo
                 other.value.denominator > 1 and 10 ** len(places[1]) % other.value.denominator != 0
             )
     return False
+
+
+def _compare_by_form(expected: str, answer: str) -> bool | None:
+    """Whether numbers in other bases, times and ratios are equal; None for other answers."""
+    if (based := (_WITH_BASE.fullmatch(expected), _WITH_BASE.fullmatch(answer))) != (None, None):
+        return _is_equal_in_base(expected, answer, *based)
+    if re.fullmatch(r"\d+(?::\d+)+", expected):
+        return re.sub(r"\s?[AaPp]\.?[Mm]\.?$", "", answer) == expected
+    return None
+
+
+def _is_equal_in_base(expected: str, answer: str, wanted: re.Match[str] | None, given: re.Match[str] | None) -> bool:
+    """Whether two numbers have the same digits and the same base, which one of them may leave out."""
+    if wanted and given and wanted["base"] != given["base"]:
+        return False
+    return (wanted["digits"] if wanted else expected) == (given["digits"] if given else answer)
 
 
 def _split(text: str) -> list[str]:
@@ -328,6 +406,8 @@ def _right_side(text: str) -> str:
 
 def _number_with_words(text: str) -> Number | None:
     """The only number in a sentence such as `The farmer has 7 pears`, or the last one behind an equals sign."""
+    if _NEGATED.search(text):
+        return None  # `not 17`
     if re.search(r"\\[A-Za-z]|[\^_{}]", re.sub(r"\\[dtc]?frac|\\times|\\\$|\\%|\\text", "", text)):
         return None  # a formula, not a sentence
     if "=" in text:

@@ -13,7 +13,7 @@ from ng_rollouts.types import Json
 from ng_rollouts.user_code import import_callable
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, Unscored
-from ng_rollouts.verifiers.judge import Judge, judge_template
+from ng_rollouts.verifiers.judge import VERDICT_FORMATS, Judge, judge_params, judge_template
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
 
@@ -26,6 +26,7 @@ OPTIONS = {
     "json_schema": ("schema", "schema_field", "seconds"),
     "judge": (
         "template",
+        "verdict_format",
         "verdict_pattern",
         "answer_field",
         "attempts",
@@ -70,12 +71,7 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
     for name in _REQUIRED_OPTIONS.get(kind, ()):
         if name not in options:
             raise ConfigError(f"{parameter}={kind} needs +{parameter}.{name}=...")
-    seconds = options.get("seconds", 1.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise ConfigError(f"{parameter}.seconds must be more than 0, got {seconds!r}")
-    attempts = options.get("attempts", 1)
-    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise ConfigError(f"{parameter}.attempts must be a positive integer, got {attempts!r}")
+    _check_values(options, parameter)
     for name in ("pattern", "verdict_pattern"):
         _check_pattern(options.get(name), f"{parameter}.{name}")
     return options
@@ -110,8 +106,8 @@ def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Calla
             return Judge(
                 server=judge_server(kwargs),
                 process_pool=process_pool,
-                template=judge_template(_text_or_file(kwargs.get("template"))),
-                params=kwargs.get("responses_create_params") or {},
+                template=judge_template(_text_or_file(kwargs.get("template")), kwargs.get("verdict_format", "text")),
+                params=judge_params(kwargs.get("responses_create_params"), kwargs.get("verdict_format", "text")),
                 verdict_pattern=kwargs.get("verdict_pattern"),
                 answer_field=kwargs.get("answer_field"),
                 attempts=kwargs.get("attempts", 3),
@@ -132,6 +128,19 @@ def _text_or_file(template: str | None) -> str | None:
         return Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"verifier.template {template} cannot be read: {error}") from error
+
+
+def _check_values(options: Json, parameter: str) -> None:
+    seconds = options.get("seconds", 1.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ConfigError(f"{parameter}.seconds must be more than 0, got {seconds!r}")
+    attempts = options.get("attempts", 1)
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise ConfigError(f"{parameter}.attempts must be a positive integer, got {attempts!r}")
+    if (verdict_format := options.get("verdict_format", "text")) not in VERDICT_FORMATS:
+        raise ConfigError(
+            f"{parameter}.verdict_format must be one of {', '.join(VERDICT_FORMATS)}, got {verdict_format!r}"
+        )
 
 
 def _check_pattern(pattern: Any, parameter: str) -> None:
