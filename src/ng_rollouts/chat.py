@@ -109,7 +109,7 @@ def last_user_text(messages: Iterable[Json]) -> str:
     last = ""
     for message in messages:
         if message.get("role") == "user":
-            last = str(message.get("content"))
+            last = text_of(message.get("content"))
     return last
 
 

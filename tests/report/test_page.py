@@ -238,6 +238,22 @@ def test_messages_of_a_rollout_are_shown_as_a_chat(tmp_path: Path, visit: Callab
     assert json.loads(page.locator("article > details:last-child pre").inner_text()) == row
 
 
+def test_images_with_data_are_shown(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """An image whose data the row has is shown; the text beside it can be searched."""
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+    parts = [
+        {"type": "input_text", "text": "What is it?"},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{pixel}"},
+    ]
+    row = rollout_row(0, 0, 1.0)
+    row["responses_create_params"] = {"input": [{"role": "user", "content": parts}]}
+    page = visit(built(write_rows(tmp_path / "r.jsonl", [row])), "#/task-0")
+    page.wait_for_selector("article")
+    assert page.locator("#detail .message.user").inner_text().split() == ["USER", "What", "is", "it?"]
+    image = page.locator("#detail .message.user img")
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
+
+
 def test_markup_in_rollouts_is_shown_as_text(tmp_path: Path, visit: Callable[..., Page]) -> None:
     """Markup, scripts and links in any field, side file or file name are text on every view, and nothing runs."""
     rows = []

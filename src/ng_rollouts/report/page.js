@@ -61,7 +61,18 @@
   function parseRow(line) {
     if (!line) return null;
     const tab = line.indexOf("\t"), row = JSON.parse(line.slice(0, tab), keepSource), view = JSON.parse(line.slice(tab + 1));
-    return { raw: line.slice(0, tab), row, input: (view || row).input || [], output: (view || row).output || [] };
+    const input = (view || row).input || [], images = imagesOf(row);
+    // The messages have the place of each image, and the request has its data.
+    for (const part of input.flatMap((each) => Array.isArray(each.content) ? each.content : []))
+      if (part?.type === "image") part.url = images.shift();
+    return { raw: line.slice(0, tab), row, input, output: (view || row).output || [] };
+  }
+  // The addresses of the images of a request, in order. image_urls in messages.py finds the same.
+  function imagesOf(row) {
+    const items = row.responses_create_params?.input;
+    return (Array.isArray(items) ? items : []).flatMap((item) => [item?.content, item?.output]).filter(Array.isArray).flat()
+      .filter((part) => ["input_image", "image_url", "image"].includes(part?.type))
+      .map((part) => part.image_url ?? part.image).map((url) => url?.url ?? url);
   }
   // The rows of a task; null for a row that the page does not contain.
   async function rowsOf(file, task) {
@@ -74,10 +85,11 @@
     for (let position = from; position < to; position++) rows.push(index.blocks[position] < 0 ? null : parseRow((await block(file, index.blocks[position]))[index.lines[position]]));
     return rows;
   }
+  const textsOf = (content) => Array.isArray(content) ? content.map((part) => part?.text) : [content];
   // The same text as searchable_text in row_view.py.
   function searchableText(line) {
     const { input, output } = parseRow(line);
-    return [...input, ...output].flatMap((each) => [each.reasoning_content, each.content, ...(Array.isArray(each.tool_calls) ? each.tool_calls : []).flatMap((call) => [call?.function?.name, call?.function?.arguments])])
+    return [...input, ...output].flatMap((each) => [each.reasoning_content, ...textsOf(each.content), ...(Array.isArray(each.tool_calls) ? each.tool_calls : []).flatMap((call) => [call?.function?.name, call?.function?.arguments])])
       .filter((part) => typeof part === "string").join("\n").toLowerCase();
   }
   async function load(number) {
@@ -396,12 +408,17 @@
   function collapsible(title, content) {
     return el("details", {}, el("summary", {}, title), content);
   }
+  // Only a data URI of an image type is loaded: a page never asks another server for anything.
+  function image(url) {
+    return typeof url === "string" && url.startsWith("data:image/") ? el("img", { src: url, alt: "image of the prompt" }) : "<image>";
+  }
   function message(each) {
     const role = text(each.role) || "message", roleClass = ["user", "system", "developer", "tool", "assistant"].includes(role) ? role : "";
     const calls = Array.isArray(each.tool_calls) ? each.tool_calls : [];
     const content = text(each.content), long = role === "tool" && content.length > 160;
     return el("div", { class: `message ${roleClass}` }, el("div", { class: "role" }, role),
       each.reasoning_content ? collapsible(`reasoning · ${number(text(each.reasoning_content).length)} characters`, el("div", {}, ...formatText(text(each.reasoning_content)))) : null,
+      Array.isArray(each.content) ? each.content.flatMap((part) => part?.type === "image" ? image(part.url) : formatText(text(part?.text))) :
       long ? collapsible(`result · ${content.slice(0, 80)}…`, el("pre", { tabindex: 0 }, pretty(content))) : formatText(content),
       calls.map((call) => {
         const called = (call && call.function) || {};

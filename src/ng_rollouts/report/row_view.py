@@ -28,9 +28,9 @@ def searchable_text(row: Json) -> str:
 
 
 def _parts(message: Json) -> Iterator[str]:
-    for name in ("reasoning_content", "content"):
-        if isinstance(message.get(name), str):
-            yield message[name]
+    content = message.get("content")
+    texts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else [content]
+    yield from (text for text in (message.get("reasoning_content"), *texts) if isinstance(text, str))
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
