@@ -51,6 +51,9 @@ _WRAPPERS = re.compile(
 )
 """LaTeX commands that set only the font of their argument, which may have braces two levels deep."""
 
+_MAX_BARE = 100
+"""Longer lines are not a letter alone."""
+
 _MAX_JSON = 100_000
 """Longer replies are not read as JSON objects."""
 
@@ -120,7 +123,7 @@ _STARTS_WITH_VALUE = re.compile(r"[\s*_`]*(?:[A-Za-z]\w?\s?=)?[-+±(\[{\\$€£�
 _CLOSING_UNDERSCORES = re.compile(r"^_{1,2}(?=\s)")
 """The end of a label in italics: `_Answer:_ 7`."""
 
-_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\b(?:Dr|Mr|Ms|St|Mt|No|vs))(?<!\bMrs)[.!?](?=\s+[A-Z*(\"“])")
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\b(?:Dr|Mr|Ms|St|Mt))(?<!\bMrs)[.!?](?=\s+[A-Z*(\"“])")
 """The end of a sentence, not the decimal point of `4.2`."""
 
 _LETTER_FIRST = re.compile(
@@ -130,7 +133,8 @@ _LETTER_FIRST = re.compile(
 """A text that begins with a letter, in brackets or not: `option (C) because`."""
 
 _CHOICE_WORD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)[\s,:]{1,3})?(?:(?:answer|option|choice|choose|pick|select)\s+)?", re.IGNORECASE
+    r"^(?:(?:so|thus|hence|therefore)[\s,:]{1,3})?(?:(?:final\s)?(?:answer|option|choice|choose|pick|select)\s+(?:[-–—→]>?\s*)?)?",
+    re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r",?\s(?:rather\sthan|instead\sof)\s|,\snot\s", re.IGNORECASE)
 """The beginning of what an answer is not: `5, not 6`."""
@@ -420,7 +424,7 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
             for each in lines[number + 1 : number + 6]
             if not _DECORATION.match(each) and not _FENCE_LINE.match(each)
         )
-        rest = _LINE_MARK.sub("", next(following, ""))
+        rest = _LINE_MARK.sub("", next(following, rest))
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
         rest = rest.rstrip("_")
@@ -481,7 +485,7 @@ def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = F
 
 def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of a text that is one letter, in any markup or brackets."""
-    text = strip_markup(text)
+    text = strip_markup(unicodedata.normalize("NFKC", text) if len(text) <= _MAX_BARE else text)
     for _ in range(_MAX_DEPTH):
         if len(text) <= 1:
             break

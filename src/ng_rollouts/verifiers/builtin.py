@@ -118,12 +118,12 @@ class ExactMatch(Verifier):
         text = output_text(response)
         extracted = final_answer(text)
         case_sensitive = bool(row.get("case_sensitive", self.case_sensitive))
-        # the sentence may end earlier than the answer: `J. K. Rowling`
+        # the answer may have full stops, as in `J. K. Rowling`, or look like a label, as in `Answer: 5`
+        answers = {extracted, final_line(text), text}
         matching = [
             each
             for each in expected
-            for answer in {extracted, final_line(text)}
-            if is_same_answer(answer, each, case_sensitive=case_sensitive)
+            if any(is_same_answer(answer, each, case_sensitive=case_sensitive) for answer in answers)
         ]
         return verdict_fields(
             correct=bool(matching),

@@ -69,7 +69,11 @@ _VERDICT_WORD = re.compile(
     re.IGNORECASE,
 )
 
-_UNDECIDED = re.compile(r"\W*(?:un(?:clear|decided|certain|known|sure)|mixed|part|not\b|neither)", re.IGNORECASE)
+_REMARK = re.compile(
+    r"\s*(?:clear|final|based|justified|explained|given|above|below|supported|consistent|due|therefore|thus)\b",
+    re.IGNORECASE,
+)
+"""What a sentence may say about a verdict. Anything else behind "verdict is" is a verdict, readable or not."""
 
 _TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
 
@@ -187,7 +191,7 @@ def _is_remark(match: re.Match[str]) -> bool:
     line = match.string[match.string.rfind("\n", 0, match.start("rest")) + 1 : match.start("rest")]
     if match["is"] and re.search(r"\b(?:if|whether|when|unless)\b", line, re.IGNORECASE):
         return True
-    return bool(match["is"]) and _score_of(match["rest"]) is None and not _UNDECIDED.match(match["rest"])
+    return bool(match["is"] and _REMARK.match(match["rest"]) and _score_of(match["rest"]) is None)
 
 
 def _json_verdict(text: str) -> Any:

@@ -64,6 +64,9 @@ _NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b", re.IGNOREC
 _ALTERNATIVE = re.compile(r",\s(?:and\s)?not\s|\s(?:rather\sthan|instead\sof)\s", re.IGNORECASE)
 """The beginning of what an answer is not: `5, not 6`."""
 
+_MODULUS = re.compile(r"\s*\(?\\?[bp]?mod\s?(?:\{\d+\}|\d+)\)?$")
+"""`4 \\pmod 7`, `4 (mod 7)`: like a unit, it may be missing on one side."""
+
 _WITH_BASE = re.compile(r"(?P<digits>[\dA-F]+)_\{?(?P<base>\d+)\}?")
 """A number in another base than ten: `1011_2`."""
 
@@ -127,12 +130,11 @@ def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str 
 
 def is_equal(expected: str, answer: str) -> bool:
     """Whether an answer is mathematically equal to the expected answer."""
-    expected, answer = _clean(expected), _clean(answer)
-    if expected[:1] not in ("(", "["):
-        answer = _without_brackets(answer)
+    expected, answer = _comparable(_clean(expected), _clean(answer))
     if not expected or not answer:
         return False
-    if _squeezed(expected) == _squeezed(answer):
+    # white space decides whether `1, 234` is a list
+    if _squeezed(expected) == _squeezed(answer) and (list_of(expected) is None) == (list_of(answer) is None):
         return True
     if _is_malformed(answer):
         return False
@@ -140,6 +142,8 @@ def is_equal(expected: str, answer: str) -> bool:
         return is_same
     wanted, given = number_of(expected), number_of(answer)
     if wanted and len(wanted.unit) == 1 and wanted.unit.isalpha() and re.search(r"\d[A-Za-z]$", expected):
+        if given:
+            return False
         wanted = None  # `2m` is an expression, `2 m` a length
     if wanted and given:
         return wanted.equals(given) or _is_rounded(expected, answer, wanted, given)
@@ -336,6 +340,15 @@ def _is_rounded(expected: str, answer: str, wanted: Number, given: Number) -> bo
     return False
 
 
+def _comparable(expected: str, answer: str) -> tuple[str, str]:
+    """The two answers without brackets around them, and without a modulus, that only one of them has."""
+    if expected[:1] not in ("(", "["):
+        answer = _without_brackets(answer)
+    if bool(_MODULUS.search(expected)) != bool(_MODULUS.search(answer)):
+        return _MODULUS.sub("", expected), _MODULUS.sub("", answer)
+    return expected, answer
+
+
 def _compare_by_form(expected: str, answer: str) -> bool | None:
     """Whether numbers in other bases, times and ratios are equal; None for other answers."""
     if (based := (_WITH_BASE.fullmatch(expected), _WITH_BASE.fullmatch(answer))) != (None, None):
@@ -375,6 +388,12 @@ def _is_equal_list(expected: str, answer: str, wanted: list[str] | None, given: 
     if wanted is None or given is None or len(wanted) != len(given):
         # one of them may be a single value that math-verify reads as a set, such as an equation or a matrix
         return (wanted is None) == (given is None) and _compare_by_library(expected, answer)
+    names = _names(expected), _names(answer)
+    if names[0] and names[1] and len(set(names[0])) == len(wanted):  # values of several variables
+        ordered = [value for _, value in sorted(zip(names[0], wanted, strict=True))]
+        return sorted(names[0]) == sorted(names[1]) and all(
+            map(_pair, ordered, [value for _, value in sorted(zip(names[1], given, strict=True))])
+        )
     if any(map(_DOTS.search, (*wanted, *given))):
         return all(
             _squeezed(first) == _squeezed(second) or _pair(first, second)
@@ -383,6 +402,13 @@ def _is_equal_list(expected: str, answer: str, wanted: list[str] | None, given: 
     if len(wanted) > _MAX_UNORDERED:
         return all(map(_pair, sorted(wanted, key=normal_form), sorted(given, key=normal_form)))
     return any(all(map(_pair, wanted, order)) for order in _orders(tuple(given)))
+
+
+def _names(text: str) -> list[str]:
+    """The variables of a list such as `x = 2, y = 3`; empty if an element has none."""
+    parts = _split(text)
+    names = [part.partition("=")[0].strip() for part in parts if "=" in part]
+    return names if len(names) == len(parts) else []
 
 
 @cache
