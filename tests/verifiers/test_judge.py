@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,13 @@ def test_json_verdict_is_requested_with_a_schema(
     request = judge.stats()["last"][-1]
     assert request["text"]["format"]["schema"]["properties"]["verdict"]["enum"] == ["CORRECT", "INCORRECT"]
     assert "JSON" in request["input"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    "text", ["#### \n" * 20_000, "\n> " * 20_000, "verdict: " * 20_000], ids=["headings", "quotes", "labels"]
+)
+def test_time_to_read_a_verdict_is_bounded_for_degenerate_text(text: str) -> None:
+    """Reading a verdict does not take quadratic time: it runs in the event loop."""
+    began = time.process_time()
+    read_verdict(text)
+    assert time.process_time() - began < 5

@@ -61,7 +61,8 @@ _VERDICT = re.compile(
 """A verdict label with a colon, an equals sign, a dash or "is". The word within a sentence is not a verdict."""
 
 _VERDICT_HEADING = re.compile(
-    r"^[\s*_`#>]*(?:final\s)?verdict[\s*_`#]*:?[\s*_`#]*\n+(?P<rest>[^\n]{1,300})", re.IGNORECASE | re.MULTILINE
+    r"^[ \t*_`#>]{0,10}(?:final\s)?verdict[ \t*_`#]{0,10}:?[ \t*_`#]{0,10}\n\s{0,10}(?P<rest>[^\n]{1,300})",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 _VERDICT_WORD = re.compile(
