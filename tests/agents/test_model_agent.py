@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -59,9 +59,9 @@ def test_max_steps_limits_model_requests(serve_model: ServeModel, collect_sums: 
 
 def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
     """A server may send no call ids, or the same ones in each turn: request and row then have unique ids."""
-    turns = iter([[None, "c", "c"], ["c"], []])
+    turns: Iterator[list[str | None]] = iter([[None, "c", "c"], ["c"], []])
 
-    def answer(_path: str, _body: object) -> object:
+    def answer(_path: str, _body: object) -> Any:
         calls = [
             {"id": call_id, "type": "function", "function": {"name": "shout", "arguments": "{}"}}
             for call_id in next(turns)
