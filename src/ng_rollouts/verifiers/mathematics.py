@@ -13,8 +13,6 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from itertools import permutations
 from typing import Any
 
 from ng_rollouts.verifiers.answer_extraction import last_statement, strip_quotes, unwrap
@@ -77,7 +75,7 @@ _REPEATING = re.compile(
 
 _DOTS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
 _MAX_UNORDERED = 8
-"""Lists up to this length are compared in any order; longer ones sorted."""
+"""Up to this length, each element of a list is compared with each of the other; longer lists are sorted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +348,7 @@ def _comparable(expected: str, answer: str) -> tuple[str, str]:
 
 
 def _compare_by_form(expected: str, answer: str) -> bool | None:
-    """Whether numbers in other bases, times and ratios are equal; None for other answers."""
+    """Compare numbers in other bases, times and ratios; None for all other answers."""
     if (based := (_WITH_BASE.fullmatch(expected), _WITH_BASE.fullmatch(answer))) != (None, None):
         return _is_equal_in_base(expected, answer, *based)
     if re.fullmatch(r"\d+(?::\d+)+", expected):
@@ -401,7 +399,13 @@ def _is_equal_list(expected: str, answer: str, wanted: list[str] | None, given: 
         )
     if len(wanted) > _MAX_UNORDERED:
         return all(map(_pair, sorted(wanted, key=normal_form), sorted(given, key=normal_form)))
-    return any(all(map(_pair, wanted, order)) for order in _orders(tuple(given)))
+    remaining = list(given)
+    for element in wanted:
+        position = next((number for number, other in enumerate(remaining) if _pair(element, other)), None)
+        if position is None:
+            return False
+        del remaining[position]
+    return True
 
 
 def _names(text: str) -> list[str]:
@@ -409,11 +413,6 @@ def _names(text: str) -> list[str]:
     parts = _split(text)
     names = [part.partition("=")[0].strip() for part in parts if "=" in part]
     return names if len(names) == len(parts) else []
-
-
-@cache
-def _orders(elements: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return list(permutations(elements)) if len(elements) <= 5 else [tuple(sorted(elements, key=normal_form)), elements]
 
 
 def _pair(first: str, second: str) -> bool:
