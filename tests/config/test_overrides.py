@@ -101,7 +101,8 @@ def test_structured_values_keep_their_meaning_in_hydra() -> None:
         ("limit", "limit needs a value"),
         ("limt", "did you mean +limit=?"),
         ("--limit=3", "parameters are written +limit=3"),
-        ("--wat", "unknown flag --wat"),
+        ("--wat", "unknown flag --wat: parameters are written +wat=VALUE"),
+        ("+temperature=0.7", "did you mean +responses_create_params.temperature=?"),
     ],
 )
 def test_unknown_argument_is_an_error_that_suggests_a_fix(argument: str, message: str) -> None:

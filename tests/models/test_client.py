@@ -275,3 +275,11 @@ def test_query_of_a_base_url_stays_behind_the_path(path: str) -> None:
     """Azure's base URL has a query, such as `api-version`."""
     base = base_url(f"http://h:1/openai/v1{path}?api-version=2025-04-01")
     assert url_of(base, path) == f"http://h:1/openai/v1{path}?api-version=2025-04-01"
+
+
+def test_server_that_is_not_up_is_waited_for(collect_sums: CollectSums) -> None:
+    """While no address replies, one line says what is waited for; in the end the address and the fix are named."""
+    ran = collect_sums("http://127.0.0.1:9", "+verifier=none", "+wait_for_agent_s=0.6")
+    assert ran.code == 3
+    assert ran.stderr.count("waiting up to 0.6 s for the model server at http://127.0.0.1:9/v1 (") == 1
+    assert "error: the model server at http://127.0.0.1:9/v1 cannot be reached" in ran.stderr

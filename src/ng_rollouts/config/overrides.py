@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
 from ng_rollouts.config.fields import spec_of
+from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.errors import ConfigError, did_you_mean
 
 _FLAGS_WITH_VALUE = frozenset(
@@ -115,6 +116,8 @@ class Keys:
     def _nearest(self, name: str) -> str:
         if advice := _NEMO_GYM_PARAMETERS.get(name.partition(".")[0]):
             return f", a parameter of NeMo Gym: {advice}"
+        if name in RESPONSES_PARAMETERS:
+            return f": did you mean +responses_create_params.{name}=?"
         known = [*self.parameters, *self.groups]
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
 
@@ -179,7 +182,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             continue
         name = argument.partition("=")[0]
         if name not in _FLAGS and name not in _FLAGS_WITH_VALUE:
-            hint = f": parameters are written +{argument.lstrip('-')}" if "=" in argument else " (see --help)"
+            form = argument if "=" in argument else f"{argument}=VALUE"
+            hint = f": parameters are written +{form.lstrip('-')} (see --help)"
             raise ConfigError(f"unknown flag {name}{hint}")
         flags.append(argument)
         if (argument in _FLAGS_WITH_VALUE and arguments) or (

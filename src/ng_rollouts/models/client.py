@@ -188,14 +188,18 @@ class ModelClient:
             ConfigError: no model is named, and the server does not list exactly one.
         """
         deadline = time.monotonic() + timeout_s
+        is_announced = False
+        urls = ", ".join(endpoint.display_url for endpoint in self.load_balancer.endpoints)
         while not (replies := await self._list_models()):
             failure = self._last_failure
             # waiting does not help against an untrusted certificate
             if time.monotonic() >= deadline or failure.failure_class == FailureClass.CERTIFICATE:
-                urls = ", ".join(endpoint.display_url for endpoint in self.load_balancer.endpoints)
                 problem = f"the model server at {urls} cannot be reached ({failure.failure_class}: {failure.message})"
                 fix = "start it, check policy_base_url, or wait for it with +wait_for_agent_s=SECONDS"
                 raise Unreachable(f"{problem}: {fix}") from failure
+            if not is_announced:
+                log(f"waiting up to {timeout_s:g} s for the model server at {urls} ({failure.failure_class})")
+                is_announced = True
             await asyncio.sleep(min(POLL_EVERY_S, max(0.0, deadline - time.monotonic())))
         for endpoint in self.load_balancer.endpoints:
             if endpoint not in replies:
