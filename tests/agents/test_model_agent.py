@@ -57,16 +57,8 @@ def test_max_steps_limits_model_requests(serve_model: ServeModel, collect_sums: 
     assert server.stats()["asked"]["/v1/responses"] == 1
 
 
-def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
-    """A server may send no call ids, or the same ones in each turn: request and row then have unique ids."""
-    turns: Iterator[list[str | None]] = iter([[None, "c", "c"], ["c"], []])
-
-    def answer(_path: str, _body: object) -> Any:
-        calls = [
-            {"id": call_id, "type": "function", "function": {"name": "shout", "arguments": "{}"}}
-            for call_id in next(turns)
-        ]
-        return completion_of({"content": "hi", "tool_calls": calls}, "tool_calls" if calls else "stop")
+def run_with_tool(answer: Callable[[str, Any], Any], max_steps: int = 9) -> tuple[Any, ScriptedHttp]:
+    """The row of a rollout whose model is played by a function, with a tool `shout`; and the requests."""
 
     class Tools:
         definitions: ClassVar = [{"type": "function", "name": "shout", "parameters": {"type": "object"}}]
@@ -75,13 +67,57 @@ def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
             return "loud"
 
     http = ScriptedHttp(answer)
+    tools = cast("Any", Tools())
     agent = ModelAgent(
-        server=client_of(http), verifier=Unscored(), http=http, tools=cast("Any", Tools()), params={}, max_steps=9
+        server=client_of(http), verifier=Unscored(), http=http, tools=tools, params={}, max_steps=max_steps
     )
-    row = asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}})))
+    return asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}}))), http
+
+
+def calling(*call_ids: str | None) -> Any:
+    """A completion that calls `shout` once for each id."""
+    calls = [{"id": each, "type": "function", "function": {"name": "shout", "arguments": "{}"}} for each in call_ids]
+    return completion_of({"content": "hi", "tool_calls": calls}, "tool_calls" if calls else "stop")
+
+
+def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
+    """A server may send no call ids, or the same ones in each turn: request and row then have unique ids."""
+    turns: Iterator[list[str | None]] = iter([[None, "c", "c"], ["c"], []])
+    row, http = run_with_tool(lambda _path, _body: calling(*next(turns)))
     items = row["response"]["output"]
     made = [item["call_id"] for item in items if item["type"] == "function_call"]
     assert len(set(made)) == len(made) == 4
     assert [item["call_id"] for item in items if item["type"] == "function_call_output"] == made
     sent = [call["id"] for message in http.sent[-1]["messages"] for call in message.get("tool_calls", [])]
     assert sent == made
+
+
+def test_conversation_that_outgrows_the_context_is_incomplete() -> None:
+    """A refusal for length after the first step ends the conversation; it keeps what it has."""
+    turns = iter([calling("c"), (400, {"error": {"message": "This model's maximum context length is 4096 tokens."}})])
+    row, _ = run_with_tool(lambda _path, _body: next(turns))
+    assert row["response"]["incomplete_details"] == {"reason": "context_length"}
+    assert [item["type"] for item in row["response"]["output"]] == ["message", "function_call", "function_call_output"]
+
+
+def test_conversation_that_still_calls_tools_at_max_steps_is_incomplete() -> None:
+    """The answer is not there yet, so the response is not complete."""
+    row, http = run_with_tool(lambda _path, _body: calling("c"), max_steps=2)
+    assert (row["response"]["status"], row["response"]["incomplete_details"]) == ("incomplete", {"reason": "max_steps"})
+    assert len(http.sent) == 2
+
+
+def test_export_for_rl_can_be_collected_again(
+    serve_model: ServeModel, collect_sums: CollectSums, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """The rows of an rl export are tasks: the same command scores them by the same fields."""
+    url = serve_model().url
+    assert collect_sums(url, "+verifier=exact_match", "+num_repeats=2").code == 0
+    files = ("+input_jsonl_fpath=rollouts.jsonl", "+output_jsonl_fpath=rl.jsonl")
+    assert command("+recipe=rl", *files, script="ng_export_rollouts").code == 0
+    again = ("+input_jsonl_fpath=rl.jsonl", "+output_jsonl_fpath=again.jsonl", f"+policy_base_url={url}/v1")
+    ran = command(*again, "+verifier=exact_match")
+    assert ran.code == 0, ran.stderr
+    rows = read_rows(tmp_path / "again.jsonl")
+    assert [row["expected_answer"] for row in rows] == [str(3 * number) for number in range(5)]
+    assert ran.averages == {"reward": 1.0, "accuracy": 1.0}

@@ -26,6 +26,21 @@ def test_template_fills_fields_and_escapes_braces(tmp_path: Path) -> None:
     assert filled == [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Q: {n} {x} 3"}]
 
 
+def test_null_field_needs_a_default(tmp_path: Path) -> None:
+    """A field that is null or missing is an error that names it, unless the template has a default for it."""
+    with pytest.raises(InputError, match="'hint', which is null"):
+        template(tmp_path, "user: '{q} {hint}'").fill({"q": "x", "hint": None})
+    with_default = template(tmp_path, "user: '{q} {hint}'\ndefault: {hint: none given}")
+    for row in ({"q": "x"}, {"q": "x", "hint": None}):
+        assert with_default.fill(row)[0]["content"] == "x none given"
+
+
+def test_other_values_than_text_are_filled_in_as_json(tmp_path: Path) -> None:
+    """Models know JSON better than the notation of Python."""
+    filled = template(tmp_path, "user: '{a} {b} {c}'").fill({"a": True, "b": 1.5, "c": ["x", {"y": 1}]})
+    assert filled[0]["content"] == 'true 1.5 ["x",{"y":1}]'
+
+
 @pytest.mark.parametrize("placeholder", ["{q.__class__}", "{q[0]}"])
 def test_template_does_not_read_attributes_or_items(tmp_path: Path, placeholder: str) -> None:
     """A dotted or indexed placeholder is the name of a field, so it is an error if the row has no such field."""
