@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, StorageError
 from ng_rollouts.jsonl import dumps
+from ng_rollouts.outputs.journal import Finished
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.storage.compression import open_decompressed
+from ng_rollouts.types import Json
 from tests.conftest import (
     EXAMPLE,
     FILES,
@@ -83,14 +85,309 @@ def test_any_prefix_of_a_journal_can_be_resumed(
     ("sizes", "order"), [([10, 70_000, 20_000_000], [2, 0, 1]), ([65_535, 65_536, 65_537], [1, 2, 0])]
 )
 def test_rows_of_any_size_are_put_in_order(tmp_path: Path, sizes: list[int], order: list[int]) -> None:
-    """Rows are copied completely when the output is put in order, even if they are longer than a read."""
+    """Rows are read and copied completely when the output is put in order, even if they are longer than a read."""
     paths = OutputPaths(tmp_path / "out.jsonl")
-    rows = [bytes([ord("A") + position]) * size for position, size in enumerate(sizes)]
+    rows = [b'{"":"%s"}' % (bytes([ord("A") + position]) * (size - 7)) for position, size in enumerate(sizes)]
     with open_new(paths, 3, overwrite=False) as journal:
         for position in order:
             journal.append(position, rows[position])
+        assert [len(row[""]) for _, row in journal.rows()] == [size - 7 for size in sizes]
         journal.finish([True] * 3)
     assert paths.output.read_bytes() == b"".join(row + b"\n" for row in rows)
+
+
+def position_of(row: Json) -> int | None:
+    """The position in a row of these tests, of three planned ones; None for any other row."""
+    return {0: 0, 1: 1, 2: 2}.get(row.get("p", -1))
+
+
+def test_last_line_that_lacks_only_its_newline_is_a_row(tmp_path: Path) -> None:
+    """A complete last line gets its newline before another row is appended, and is put in order with the others."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.output.write_bytes(b'{"p":1}\n{"p":2}')
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        assert list(journal.rows()) == [(1, {"p": 1}), (2, {"p": 2})]
+        journal.open_for_appending()
+        assert paths.output.read_bytes() == b'{"p":1}\n{"p":2}\n'
+        journal.append(0, b'{"p":0}')
+        assert journal.finish([True] * 3) == Finished(kept=3, set_aside=0)
+    assert paths.output.read_bytes() == b'{"p":0}\n{"p":1}\n{"p":2}\n'
+
+
+def test_each_rollout_is_counted_once(tmp_path: Path) -> None:
+    """The count is that of planned rollouts with a row in the output or in the incomplete file, before and after."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.output.write_bytes(b'{"p":2}\n')
+    paths.incomplete.write_bytes(b'{"p":0}\n{"p":2,"again":true}\n{"p":3}\n[]\n')
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        assert journal.count == 2
+        assert [position for position in range(3) if journal.has(position)] == [0, 2]
+        assert list(journal.rows()) == [(2, {"p": 2})]
+        journal.open_for_appending()
+        assert journal.count == 2
+        assert list(journal.rows()) == [(0, {"p": 0}), (2, {"p": 2})]
+        journal.append(1, b'{"p":1}')
+        assert journal.count == 3
+    assert paths.output.read_bytes() == b'{"p":2}\n{"p":0}\n{"p":1}\n'
+    assert not paths.incomplete.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "unreadable"),
+    [
+        (b"not JSON\n", 1),
+        (b"[1]\n", 1),
+        (b"\n", 0),
+        (b'{"p":0,"again":true}\n', 0),
+        (b'{"p":3}\n', 0),
+    ],
+    ids=["not JSON", "not an object", "blank", "second row", "not planned"],
+)
+def test_line_that_is_not_the_first_row_of_a_planned_rollout_is_left_out(
+    tmp_path: Path, line: bytes, unreadable: int
+) -> None:
+    """Such a line of the output or of the incomplete file is in no finished file; it is counted if it is no row."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    rows = [b'{"p":0}\n', b'{"p":1}\n', b'{"p":2}\n']
+    paths.output.write_bytes(rows[0] + line + rows[1] + rows[2])
+    paths.incomplete.write_bytes(line)
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        assert journal.unreadable == unreadable
+        journal.open_for_appending()
+        assert journal.finish([True] * 3) == Finished(kept=3, set_aside=0)
+    assert files_in(tmp_path) == {"out.jsonl": b"".join(rows)}
+
+
+def test_complete_output_in_order_is_not_written_again(tmp_path: Path) -> None:
+    """If every planned row is there, in order, the file stays as it is, for a new run and for a resume."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 3, overwrite=False) as journal:
+        for position in range(3):
+            journal.append(position, dumps({"p": position}))
+        written = paths.output.stat()
+        assert journal.finish([True] * 3) == Finished(kept=3, set_aside=0)
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        journal.open_for_appending()
+        assert journal.finish([True] * 3) == Finished(kept=3, set_aside=0)
+    assert paths.output.stat().st_ino == written.st_ino
+
+
+@pytest.mark.parametrize("order", [[0, 2], [2, 0]])
+def test_rows_that_are_not_kept_are_set_aside(tmp_path: Path, order: list[int]) -> None:
+    """Rows of incomplete groups move to the incomplete file, whether the journal was in order or not."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    for keep, output, incomplete in (
+        ([False, False, True], b'{"p":2}\n', b'{"p":0}\n'),
+        ([True, False, True], b'{"p":0}\n{"p":2}\n', None),
+        ([False, False, False], b"", b'{"p":0}\n{"p":2}\n'),
+    ):
+        with open_new(paths, 3, overwrite=True) as journal:
+            for position in order:
+                journal.append(position, dumps({"p": position}))
+            assert journal.finish(keep) == Finished(kept=sum(keep[::2]), set_aside=2 - sum(keep[::2]))
+        assert paths.output.read_bytes() == output
+        assert (paths.incomplete.read_bytes() if paths.incomplete.exists() else None) == incomplete
+
+
+def test_output_without_a_row_is_finished_empty(tmp_path: Path) -> None:
+    """An output that got no row is empty, and has no incomplete file."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.incomplete.write_bytes(b'{"p":3}\n')
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        journal.open_for_appending()
+        assert journal.finish([False] * 3) == Finished(kept=0, set_aside=0)
+    assert files_in(tmp_path) == {"out.jsonl": b""}
+
+
+def test_finished_output_has_the_permissions_of_the_journal(tmp_path: Path) -> None:
+    """The file that replaces the journal has its permissions."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        paths.output.chmod(0o640)
+        journal.append(1, b'{"p":1}')
+        journal.append(0, b'{"p":0}')
+        journal.finish([True] * 2)
+    assert paths.output.stat().st_mode & 0o7777 == 0o640
+
+
+@pytest.fixture
+def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced, cut, replaced and removed in the test's folder, in order."""
+    done: list[str] = []
+    fsync, truncate, replace, unlink = os.fsync, os.truncate, Path.replace, Path.unlink
+
+    def record_fsync(fd: int) -> None:
+        inode = os.fstat(fd).st_ino
+        done.extend(f"sync {path.name}" for path in tmp_path.iterdir() if path.stat().st_ino == inode)
+        if inode == tmp_path.stat().st_ino:
+            done.append("sync the folder")
+        fsync(fd)
+
+    def record_truncate(path: Path, length: int) -> None:
+        done.append(f"cut {path.name} to {length}")
+        truncate(path, length)
+
+    def record_replace(self: Path, target: Path) -> Path:
+        done.append(f"replace {target.name}")
+        return replace(self, target)
+
+    def record_unlink(self: Path, *, missing_ok: bool = False) -> None:
+        if self.exists():
+            done.append(f"remove {self.name}")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "truncate", record_truncate)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    monkeypatch.setattr(Path, "unlink", record_unlink)
+    return done
+
+
+def test_files_are_synced_before_they_replace_others(tmp_path: Path, changes: list[str]) -> None:
+    """Rows are on the disk in one file before they disappear from another, so a power cut loses none."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"p":1}')
+        journal.append(0, b'{"p":0}')
+        journal.finish([True, False])
+    assert changes == [
+        "sync out.jsonl",
+        "sync out.jsonl.writing",
+        "sync out_incomplete.jsonl.writing",
+        "replace out_incomplete.jsonl",
+        "replace out.jsonl",
+        "sync the folder",
+    ]
+    changes.clear()
+    with open_for_resume(paths, 2) as journal:
+        journal.read_back(position_of)
+        journal.open_for_appending()
+        assert changes == ["sync out.jsonl", "remove out_incomplete.jsonl"]
+
+
+def test_compressed_file_is_synced_before_the_plain_one_is_emptied(tmp_path: Path, changes: list[str]) -> None:
+    """The compressed file has its name on the disk before its rows disappear from the journal, which is removed last."""
+    with open_new(output_paths(str(tmp_path / "out.jsonl.gz")), 1, overwrite=False) as journal:
+        journal.append(0, b'{"p":0}')
+        journal.finish([True])
+        assert journal.compress() == []
+        assert changes == [
+            "sync out.jsonl",
+            "sync out.jsonl.gz.writing",
+            "replace out.jsonl.gz",
+            "sync the folder",
+            "cut out.jsonl to 0",
+            "sync the folder",
+        ]
+    assert changes[6:] == ["remove out.jsonl"]
+
+
+def test_finished_file_stays_if_it_cannot_be_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the compressed file cannot get its name, the finished file has all rows, and no other file is left."""
+    paths = output_paths(str(tmp_path / "out.jsonl.gz"))
+
+    def fail(*_: Path) -> Path:
+        raise OSError(13, "Permission denied")
+
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"p":1}')
+        journal.append(0, b'{"p":0}')
+        journal.finish([True] * 2)
+        monkeypatch.setattr(Path, "replace", fail)
+        with pytest.raises(StorageError) as raised:
+            journal.compress()
+    assert str(raised.value) == (
+        f"{paths.finished} cannot be written: Permission denied; all rows are in {paths.output}"
+    )
+    assert files_in(tmp_path) == {"out.jsonl": b'{"p":0}\n{"p":1}\n'}
+
+
+def test_rows_are_synced_again_after_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a sync that failed, the next one tries again; after one that succeeded, nothing is synced twice."""
+    errors, synced = [OSError(5, "Input/output error")], 0
+
+    def fail_once(fd: int) -> None:
+        nonlocal synced
+        if errors:
+            raise errors.pop()
+        synced += 1
+
+    with open_new(OutputPaths(tmp_path / "out.jsonl"), 2, overwrite=False) as journal:
+        monkeypatch.setattr(os, "fsync", fail_once)
+        journal.sync()
+        journal.append(0, b'{"p":0}')
+        with pytest.raises(StorageError, match=r"out.jsonl cannot be written: Input/output error"):
+            journal.sync()
+        journal.sync()
+        journal.sync()
+        assert synced == 1
+        journal.append(1, b'{"p":1}')
+        journal.sync()
+        assert synced == 2
+
+
+def test_torn_tail_that_cannot_be_cut_off_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that cannot be changed is an error with its path and the reason, before a row is appended."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.output.write_bytes(b'{"p":1}\n{"p":')
+
+    def fail(*_: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with open_for_resume(paths, 3) as journal:
+        journal.read_back(position_of)
+        monkeypatch.setattr(os, "ftruncate", fail)
+        with pytest.raises(StorageError, match=r"out.jsonl cannot be written: Read-only file system"):
+            journal.open_for_appending()
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """What tells a file from all others, even after its name has gone."""
+    return status.st_dev, status.st_ino
+
+
+def open_files() -> set[tuple[int, int]]:
+    """The identities of the files that this process has open."""
+    files = set()
+    for path in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # closed in the meantime, as is the one that lists the folder
+            files.add(identity(os.fstat(int(path.name))))
+    return files
+
+
+def test_journal_is_unchanged_and_usable_if_the_finished_file_cannot_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a file cannot be renamed, the rows stay where they are, no other file is left, and `finish` can be repeated.
+
+    No file stays open: a journal that has lost its name would otherwise still take its room on the disk.
+    """
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    used: set[tuple[int, int]] = set()
+
+    def fail(self: Path, _: Path) -> Path:
+        used.add(identity(self.stat()))
+        raise OSError(13, "Permission denied")
+
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"p":1}')
+        journal.append(0, b'{"p":0}')
+        used.add(identity(paths.output.stat()))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", fail)
+            with pytest.raises(StorageError, match="Permission denied; all rows are in it, in completion order"):
+                journal.finish([True] * 2)
+        assert files_in(tmp_path) == {"out.jsonl": b'{"p":1}\n{"p":0}\n'}
+        assert used & open_files() == {identity(paths.output.stat())}
+        assert journal.finish([True] * 2) == Finished(kept=2, set_aside=0)
+        used.add(identity(paths.output.stat()))
+    assert files_in(tmp_path) == {"out.jsonl": b'{"p":0}\n{"p":1}\n'}
+    assert not used & open_files()
 
 
 def test_row_that_is_written_partly_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
