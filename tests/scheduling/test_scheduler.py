@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.errors import AttemptFailed, StorageError
+from ng_rollouts.errors import AttemptFailed, InputError, StorageError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.open_journal import open_new
 from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.scheduling import scheduler
 from ng_rollouts.scheduling.concurrency import FixedLimit
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import MIN_WAITING, Call, schedule
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.types import Failure, Result, Rollout, RolloutKey, RolloutStats
+from ng_rollouts.types import Attempt, Failure, Result, Rollout, RolloutKey, RolloutStats
 
 NO_WAIT = RetryPolicy(max_attempts=3, jitter=lambda: 0.0)
 
@@ -195,6 +197,41 @@ def test_number_of_waiting_rollouts_is_bounded() -> None:
     assert 5 < most_waiting <= MIN_WAITING + 5
 
 
+@pytest.mark.parametrize("slots", [5, 100])
+def test_fresh_rollouts_are_held_back_while_many_wait(slots: int) -> None:
+    """No fresh rollout starts while as many wait as there are slots, or `MIN_WAITING` if that is more."""
+    counters = RunCounters(planned=500)
+
+    async def fail_for_long(rollout: Rollout, _: int) -> Result:
+        raise AttemptFailed("made_up", "always", retryable=True, retry_after_s=100)
+
+    async def run() -> None:
+        stop = Stop(0)
+        rollouts = rollouts_of(plan_of([500]))
+        running = asyncio.create_task(
+            schedule(
+                rollouts, fail_for_long, Sink(), limit=FixedLimit(slots), policy=NO_WAIT, counters=counters, stop=stop
+            )
+        )
+        before = -1
+        while before < (before := counters.attempts_done):
+            await turns()
+        stop.requested.set()
+        async with asyncio.timeout(30):
+            await running
+
+    asyncio.run(run())
+    enough = max(slots, MIN_WAITING)
+    assert enough <= counters.waiting < enough + slots
+    assert counters.attempts_done == counters.waiting
+
+
+async def turns() -> None:
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def test_result_that_cannot_be_written_ends_the_run() -> None:
     """An exception of the result sink ends the schedule and is raised unchanged."""
 
@@ -209,6 +246,45 @@ def test_result_that_cannot_be_written_ends_the_run() -> None:
             slots=10,
             counters=RunCounters(planned=100),
         )
+
+
+@pytest.mark.parametrize(
+    ("errors", "raised"),
+    [
+        ([ValueError("first"), StorageError("second")], StorageError),
+        ([ValueError("first"), TypeError("second")], ValueError),
+    ],
+)
+def test_error_of_this_program_is_raised_before_others(errors: list[Exception], raised: type[Exception]) -> None:
+    """If several attempts end the run at once, the error with a message for the user is raised, or else the first."""
+
+    def fail(rollout: Rollout, _: Result) -> None:
+        raise errors[rollout.position]
+
+    async def reply(*_: object) -> Result:
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+    with pytest.raises(raised):
+        run_schedule(rollouts_of(plan_of([2])), reply, Sink(record=fail), slots=2, counters=RunCounters(planned=2))
+
+
+def test_task_that_cannot_be_read_ends_the_run() -> None:
+    """An exception of the iterator of rollouts is raised unchanged, and attempts in flight are cancelled."""
+    agent, counters = HangingAgent(), RunCounters(planned=5)
+
+    def rollouts() -> Iterator[Rollout]:
+        yield from list(rollouts_of(plan_of([4])))[1:]
+        raise InputError("the file has changed")
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            await schedule(
+                rollouts(), agent, Sink(), limit=FixedLimit(40), policy=NO_WAIT, counters=counters, stop=Stop(0)
+            )
+
+    with pytest.raises(InputError, match="the file has changed"):
+        asyncio.run(run())
+    assert counters.in_flight == 0
 
 
 def test_tasks_and_rows_in_memory_are_bounded_by_the_slots() -> None:
@@ -234,10 +310,227 @@ def test_tasks_and_rows_in_memory_are_bounded_by_the_slots() -> None:
         await asyncio.sleep(0)
         most["tasks"] = max(most["tasks"], len(asyncio.all_tasks()))
         most["rows"] = max(most["rows"], alive)
+        if rollout.position == total - 1:
+            most["task objects"] = sum(type(each) is asyncio.Task for each in gc.get_objects())
         return Result(line=b"", stats=RolloutStats(scores={}))
 
     counters = RunCounters(planned=total)
+    gc.collect()  # what earlier tests have left
     run_schedule(rollouts(), measure, Sink(), slots=slots, counters=counters)
     assert counters.attempts_done == total
     assert most["rows"] <= slots + 2
     assert most["tasks"] <= slots + 4
+    assert most["task objects"] <= 4 * slots  # some have ended and are about to be freed
+
+
+def test_first_attempts_begin_before_all_are_started() -> None:
+    """Attempts start in batches: the first ones run when a batch has started, however many slots are free."""
+    taken, taken_at_first_attempt = 0, 0
+
+    def rollouts() -> Iterator[Rollout]:
+        nonlocal taken
+        for rollout in rollouts_of(plan_of([1000])):
+            taken += 1
+            yield rollout
+
+    async def reply(rollout: Rollout, _: int) -> Result:
+        nonlocal taken_at_first_attempt
+        taken_at_first_attempt = taken_at_first_attempt or taken
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+    run_schedule(rollouts(), reply, Sink(), slots=1000, counters=RunCounters(planned=1000))
+    assert taken_at_first_attempt == scheduler._STARTS_PER_TURN
+
+
+class Clock:
+    """Takes the place of the module `time`; goes on only when `now` is changed."""
+
+    def __init__(self) -> None:
+        self.now = 3.0
+
+    def time(self) -> float:
+        """The time since 1970."""
+        return self.now + 4.0
+
+    def monotonic(self) -> float:
+        """The time since the machine has started."""
+        return self.now
+
+
+class RecordingLimit(FixedLimit):
+    """A fixed limit that keeps the times it is given."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.successes: list[float] = []
+        self.failures: list[tuple[float, float]] = []
+
+    def record_success(self, now: float) -> None:
+        """Keep when the attempt ended."""
+        self.successes.append(now)
+
+    def record_failure(self, failure: AttemptFailed, started: float, now: float) -> None:
+        """Keep when the attempt began and ended."""
+        self.failures.append((started, now))
+
+
+def test_attempts_are_timed_and_retried_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt is counted from its own begin to its end, and no retry begins after the budget of a rollout.
+
+    The limit is told when an attempt began: when its request was sent, if that is known.
+    """
+    clock, failures, limit = Clock(), list[Failure](), RecordingLimit(1)
+    monkeypatch.setattr(scheduler, "time", clock)
+    counters = RunCounters(planned=2)
+
+    async def take_ten_seconds(rollout: Rollout, attempts: int) -> Result:
+        clock.now += 10
+        if rollout.position == 1:
+            return Result(line=b"{}", stats=RolloutStats(scores={}))
+        failure = AttemptFailed("made_up", "always", status=500, retryable=True)
+        failure.sent_at = clock.now - 8 if attempts == 1 else None
+        raise failure
+
+    policy = RetryPolicy(max_attempts=9, budget_s=25, jitter=lambda: 0.0)
+    sink, stop = Sink(give_up=failures.append), Stop(0)
+    rollouts = rollouts_of(plan_of([2]))
+    asyncio.run(schedule(rollouts, take_ten_seconds, sink, limit=limit, policy=policy, counters=counters, stop=stop))
+    [failure] = failures
+    assert failure.attempts == tuple(
+        Attempt(failure_class="made_up", message="always", status=500, began=began, seconds=10.0)
+        for began in (7.0, 17.0, 27.0)
+    )
+    assert limit.failures == [(3.0, 13.0), (15.0, 23.0), (23.0, 33.0)]
+    assert limit.successes == [43.0]
+    assert (counters.attempts_done, counters.attempt_seconds) == (4, 40.0)
+
+
+def test_retry_begins_when_its_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next attempt begins as long after the end of a failed one as the policy says."""
+    clock, began = Clock(), list[float]()
+    timeout = asyncio.timeout
+
+    def skip(seconds: float | None) -> asyncio.Timeout:
+        clock.now += seconds or 0.0
+        return timeout(0)
+
+    async def fail_once(rollout: Rollout, attempts: int) -> Result:
+        began.append(clock.now)
+        clock.now += 10
+        if not attempts:
+            raise AttemptFailed("made_up", "once", retryable=True, retry_after_s=100)
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+    monkeypatch.setattr(scheduler, "time", clock)
+    monkeypatch.setattr(asyncio, "timeout", skip)
+    run_schedule(rollouts_of(plan_of([1])), fail_once, Sink(), slots=1, counters=RunCounters(planned=1))
+    assert began == [3.0, 113.0]
+
+
+def test_long_wait_of_one_rollout_does_not_delay_another() -> None:
+    """Of several rollouts that wait, the one whose wait ends first is retried first."""
+    recorded: list[int] = []
+
+    async def run() -> None:
+        stop = Stop(0)
+
+        async def fail_once(rollout: Rollout, attempts: int) -> Result:
+            if not attempts:
+                raise AttemptFailed("made_up", "once", retryable=True, retry_after_s=100 * (rollout.position != 1))
+            stop.requested.set()
+            return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+        sink = Sink(record=lambda rollout, _: recorded.append(rollout.position))
+        counters, rollouts = RunCounters(planned=3), rollouts_of(plan_of([3]))
+        async with asyncio.timeout(30):
+            await schedule(rollouts, fail_once, sink, limit=FixedLimit(3), policy=NO_WAIT, counters=counters, stop=stop)
+
+    asyncio.run(run())
+    assert recorded == [1]
+
+
+class HangingAgent:
+    """Keeps every attempt in flight until a test ends it. The first attempt fails at once and then waits for long."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[int, asyncio.Future[None]] = {}
+        self.cancelled: list[int] = []
+        self.has_three = asyncio.Event()
+
+    async def __call__(self, rollout: Rollout, _: int) -> Result:
+        if rollout.position == 0:
+            raise AttemptFailed("made_up", "once", retryable=True, retry_after_s=100)
+        self.attempts[rollout.position] = asyncio.get_running_loop().create_future()
+        if len(self.attempts) == 3:
+            self.has_three.set()
+        try:
+            await self.attempts[rollout.position]
+        except asyncio.CancelledError:
+            self.cancelled.append(rollout.position)
+            raise
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+
+@dataclass(kw_only=True)
+class Stopped:
+    """What is left of a run that was asked to stop with the rollouts 1, 2 and 3 in flight."""
+
+    agent: HangingAgent
+    counters: RunCounters
+    recorded: list[int]
+    given_up: list[int]
+
+
+def stop_with_three_in_flight(drain_s: float, after: Callable[[HangingAgent, Stop], Awaitable[None]]) -> Stopped:
+    """Ask a run with three slots and ten rollouts to stop, then do something; what the run has left at its end."""
+    left = Stopped(agent=HangingAgent(), counters=RunCounters(planned=10), recorded=[], given_up=[])
+    sink = Sink(
+        record=lambda rollout, _: left.recorded.append(rollout.position),
+        give_up=lambda failure: left.given_up.append(failure.rollout.position),
+    )
+
+    async def run() -> None:
+        stop = Stop(drain_s)
+        rollouts = rollouts_of(plan_of([10]))
+        running = asyncio.create_task(
+            schedule(rollouts, left.agent, sink, limit=FixedLimit(3), policy=NO_WAIT, counters=left.counters, stop=stop)
+        )
+        async with asyncio.timeout(30):
+            await left.agent.has_three.wait()
+            stop.requested.set()
+            await turns()
+            await after(left.agent, stop)
+            await running
+
+    asyncio.run(run())
+    return left
+
+
+def test_stop_waits_for_attempts_in_flight_and_starts_nothing() -> None:
+    """After a stop request, attempts in flight end one by one, and none starts or begins to wait for its turn."""
+
+    async def end_one_by_one(agent: HangingAgent, _: Stop) -> None:
+        agent.attempts[1].set_result(None)
+        await turns()
+        agent.attempts[2].set_exception(AttemptFailed("made_up", "draining", retryable=True))
+        await turns()
+        agent.attempts[3].set_result(None)
+
+    left = stop_with_three_in_flight(600, end_one_by_one)
+    assert left.agent.attempts.keys() == {1, 2, 3}
+    assert (left.recorded, left.given_up, left.agent.cancelled) == ([1, 3], [], [])
+    assert (left.counters.attempts_done, left.counters.waiting, left.counters.in_flight) == (4, 1, 0)
+
+
+@pytest.mark.parametrize("drain_s", [0, 600])
+def test_stop_cancels_attempts_that_take_longer_than_the_drain(drain_s: float) -> None:
+    """Attempts that are in flight at the end of the drain, or at a request to stop at once, have no outcome."""
+
+    async def stop_at_once(_: HangingAgent, stop: Stop) -> None:
+        if drain_s:
+            stop.at_once.set()
+
+    left = stop_with_three_in_flight(drain_s, stop_at_once)
+    assert sorted(left.agent.cancelled) == [1, 2, 3]
+    assert left.agent.attempts.keys() == {1, 2, 3}
+    assert (left.recorded, left.given_up, left.counters.in_flight) == ([], [], 0)
