@@ -10,6 +10,7 @@ import pytest
 
 from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from tests.conftest import SHARED_DATA
 from tests.verifiers.conftest import response_with
@@ -91,3 +92,10 @@ def test_json_answer_is_validated_against_the_schema_of_its_row(process_pool: Pr
         assert asyncio.run(verifier.verify(row, response_with('Here:\n```json\n{"a": 1}\n```')))["reward"] == 1.0
         assert "required" in asyncio.run(verifier.verify(row, response_with('{"b": 1}')))["schema_error"]
         assert asyncio.run(verifier.verify(row, response_with("oops")))["reward"] == 0.0
+
+
+def test_factorial_of_a_large_number_is_not_computed() -> None:
+    """A number with an exclamation mark behind it may be a factorial that would take minutes to compute."""
+    assert compare_math(["-4,728,707"], "The final answer is -14728707!")[0] is False
+    assert compare_math(["14728707"], "The final answer is 14728707!")[0] is True
+    assert compare_math(["120"], r"\boxed{5!}")[0] is True
