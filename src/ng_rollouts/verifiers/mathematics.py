@@ -76,6 +76,8 @@ _REPEATING = re.compile(
 _HUGE_FACTORIAL = re.compile(r"\d{5}\s?[)}]?\s?!")
 """Its value has over 35,000 digits, so computing it would use up the time limit. It is equal only if its text is."""
 
+_PAIR = re.compile(r"[(\[][^()\[\],]+,[^()\[\],]+[)\]]")
+
 _DOTS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
 _MAX_UNORDERED = 8
 """Up to this length, each element of a list is compared with each of the other; longer lists are sorted first."""
@@ -137,7 +139,7 @@ def is_equal(expected: str, answer: str) -> bool:
     # white space decides whether `1, 234` is a list
     if _squeezed(expected) == _squeezed(answer) and (list_of(expected) is None) == (list_of(answer) is None):
         return True
-    if _is_malformed(answer):
+    if _is_malformed(answer) or _have_other_brackets(expected, answer):
         return False
     if (is_same := _compare_by_form(expected, answer)) is not None:
         return is_same
@@ -457,6 +459,12 @@ def _is_malformed(text: str) -> bool:
     """Whether a text looks like a mixed number and is none, so that neither of its numbers is the answer."""
     match = re.match(r"[-−]?\d+\s+(\d+)\s?/\s?(\d+)", text)
     return match is not None and not 0 < int(match[1]) < int(match[2])
+
+
+def _have_other_brackets(expected: str, answer: str) -> bool:
+    """Whether two pairs, which may be intervals, differ in their brackets: `(8, 3)` and `[8, 3]`."""
+    pairs = _PAIR.fullmatch(expected), _PAIR.fullmatch(answer)
+    return all(pairs) and (expected[0], expected[-1]) != (answer[0], answer[-1])
 
 
 def _compare_by_library(expected: str, answer: str) -> bool:
