@@ -164,3 +164,15 @@ def test_reasoning_goes_back_under_the_names_it_came_with(fields: Any) -> None:
     assert items[0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
     (sent,) = to_chat_request({"input": items})["messages"]
     assert sent == message
+
+
+def test_custom_tool_call_becomes_a_call_with_its_input() -> None:
+    """The free text of a custom call is the argument `input`."""
+    call = {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    (item,) = to_response(completion_of({"content": None, "tool_calls": [call]}, "tool_calls"), {})["output"]
+    assert (item["type"], item["call_id"], item["name"], item["arguments"]) == (
+        "function_call",
+        "c",
+        "shell",
+        '{"input":"ls"}',
+    )

@@ -72,3 +72,11 @@ def test_extraction_time_is_bounded_for_degenerate_text(text: str) -> None:
     answer_letter(text)
     final_answer(text)
     assert time.process_time() - began < 20
+
+
+def test_list_of_options_after_a_statement_is_not_a_choice() -> None:
+    """A last line that repeats an option is a choice, unless the line before is an option as well."""
+    options = {"A": "Paris", "B": "Madrid", "C": "Rome", "D": "Berlin"}
+    explained = "The answer is B.\n\nExplanation:\nA. Paris is in France.\nC. Rome\nD. Berlin"
+    assert answer_letter(explained, options) == "B"
+    assert answer_letter("It is in Spain.\n\nB) Madrid", options) == "B"

@@ -99,3 +99,27 @@ def test_factorial_of_a_large_number_is_not_computed() -> None:
     assert compare_math(["-4,728,707"], "The final answer is -14728707!")[0] is False
     assert compare_math(["14728707"], "The final answer is 14728707!")[0] is True
     assert compare_math(["120"], r"\boxed{5!}")[0] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{sqrt(16)}", "16"),
+        ("The answer is 5 million.", "5"),
+        ("The answer isn't 6.", "6"),
+        ("It is at least 6.", "6"),
+        ("The answer is 5²", "5"),
+        (r"\boxed{\text{minus }6}", "6"),
+        ("\\boxed{6}\n\nWait, that's wrong. It's 7.", "6"),
+        (r"\boxed{[8, 3]}", "(8, 3)"),
+    ],
+)
+def test_words_beside_a_number_that_change_it_are_not_ignored(text: str, expected: str) -> None:
+    """Functions, scales, bounds, negations and withdrawals are no units: the number alone is not the answer."""
+    assert compare_math([expected], text)[0] is False
+
+
+def test_remark_about_the_answer_is_not_an_answer() -> None:
+    """A sentence about the answer, after the box, states none."""
+    for remark in ("The answer is correct.", "Note: the answer is rounded to the nearest integer."):
+        assert compare_math(["42"], f"\\boxed{{42}}\n\n{remark}")[0] is True

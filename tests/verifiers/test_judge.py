@@ -130,3 +130,13 @@ def test_time_to_read_a_verdict_is_bounded_for_degenerate_text(text: str) -> Non
     began = time.process_time()
     read_verdict(text)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "verdict", ["CORRECT only if units are ignored", "CORRECT except for the sign", "CORRECT?", "CORRECT -> INCORRECT"]
+)
+def test_verdict_that_is_taken_back_is_unreadable(verdict: str) -> None:
+    """A condition behind "correct" makes it unreadable; a reason may have any words."""
+    assert read_verdict(f"VERDICT: {verdict}") is None
+    assert read_verdict("VERDICT: CORRECT because it is not 5") == 1.0
+    assert read_verdict("VERDICT: INCORRECT, the sign is wrong") == 0.0

@@ -10,7 +10,7 @@ import pytest
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.verifiers.process_pool import ProcessPool
-from ng_rollouts.verifiers.python_function import PythonFunction
+from ng_rollouts.verifiers.python_function import PythonFunction, result_fields
 from tests.verifiers.conftest import response_with
 
 FUNCTIONS = """
@@ -50,3 +50,10 @@ def test_function_that_hangs_or_crashes_fails_the_attempt(
     assert not failure.value.retryable
     assert asyncio.run(verify("half")) == {"reward": 0.5}
     assert asyncio.run(verify("full")) == {"reward": 2, "note": "scored"}
+
+
+def test_integer_that_is_too_large_is_a_failed_verification() -> None:
+    """It cannot be a float: the rollout fails, and the run does not."""
+    with pytest.raises(AttemptFailed, match="too large") as failure:
+        result_fields(10**400)
+    assert failure.value.failure_class == "verifier_error"

@@ -18,6 +18,7 @@ from ng_rollouts.export.messages import (
     chat_tool,
     has_object_arguments,
     image_urls,
+    is_image_data,
     tool_calls,
     with_text_parts,
 )
@@ -65,7 +66,7 @@ class Example:
     def images(self) -> list[str]:
         """The images of the prompt as data URIs; empty if one of them has no data in the row."""
         urls = image_urls(self._params)
-        return urls if all(url.startswith("data:image/") for url in urls) else []
+        return urls if all(map(is_image_data, urls)) else []
 
     @property
     def has_images_without_data(self) -> bool:

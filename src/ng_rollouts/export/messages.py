@@ -6,6 +6,8 @@ write them as JSON: text is then encoded twice, or is an error.
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ class MessageForm:
         return message
 
 
+_IMAGE_DATA = re.compile(r"data:image/(?:png|jpe?g|gif|webp|bmp|tiff);base64,", re.IGNORECASE)
+
 FORM_OF_ROLLOUTS = MessageForm()
 
 
@@ -73,6 +77,17 @@ def image_urls(params: Json) -> list[str]:
         for part in (content if isinstance(content, list) else [])
         if isinstance(part, dict) and part.get("type") in IMAGE_TYPES
     ]
+
+
+def is_image_data(url: str) -> bool:
+    """Whether a URL is a data URI of an image that trainers can decode: not SVG, and in valid base64."""
+    match = _IMAGE_DATA.match(url)
+    if match is None:
+        return False
+    try:
+        return bool(base64.b64decode(url[match.end() :], validate=True))
+    except ValueError:
+        return False
 
 
 def with_text_parts(message: Json) -> Json:

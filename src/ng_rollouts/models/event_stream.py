@@ -26,7 +26,8 @@ def reply_object(reply: Reply) -> Json:
     Raises:
         AttemptFailed: the status is not 2xx, or the body is neither a JSON object nor a whole event stream.
     """
-    is_stream = (reply.header("content-type") or "").startswith("text/event-stream")
+    # some proxies label a stream as JSON
+    is_stream = reply.body.startswith((b"data:", b"event:"))
     if not is_stream or not 200 <= reply.status < 300:
         return json_object(reply)
     try:

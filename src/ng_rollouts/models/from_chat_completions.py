@@ -16,7 +16,18 @@ from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
 
 _NATURAL_STOPS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "tool_use"}) | {
-    *("function_call", "tool_call", "complete", "completed", "finished", "done", "natural"),
+    *(
+        "function_call",
+        "tool_call",
+        "end",
+        "stop_str",
+        "stop_string",
+        "complete",
+        "completed",
+        "finished",
+        "done",
+        "natural",
+    ),
 }
 """Values of `finish_reason` by which servers say that the answer is whole, in lower case."""
 
@@ -34,6 +45,9 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 _KEPT_FIELDS = ("reasoning_details", "extra_content", "thinking_blocks", "reasoning_signature", "encrypted_content")
 """Fields of a message that a server wants back as they are: signatures and encrypted reasoning."""
+
+_CALL_FIELDS = ("id", "type", "function", "custom", "index")
+"""Fields of a tool call that an item has under other names."""
 
 _THINKING_TYPES = ("thinking", "redacted_thinking", "reasoning")
 
@@ -96,7 +110,7 @@ def _incomplete_reason(finish_reason: Any) -> str | None:
     """Why a completion is incomplete; None for a natural stop. An unknown reason is kept as it is."""
     if finish_reason is None:
         return None
-    name = str(finish_reason).lower()
+    name = str(finish_reason).strip().lower().removeprefix("finish_reason_")
     return None if name in _NATURAL_STOPS else _INCOMPLETE_REASONS.get(name, str(finish_reason))
 
 
@@ -175,12 +189,17 @@ def _logprob(token: Json) -> Json:
 
 
 def _function_call(call: Json, index: int) -> Json:
+    if call.get("type") == "custom":
+        call = {
+            **call,
+            "function": {"name": call["custom"]["name"], "arguments": {"input": call["custom"].get("input")}},
+        }
     function = call["function"]
     # an id is made up where the server sends none: the tool's output has to refer to its call
     call_id = call.get("id") or f"call_{index}"
     arguments = function.get("arguments") or "{}"
     # such as Gemini's thought signature in `extra_content`, without which the next request is refused
-    fields = {name: value for name, value in call.items() if name not in ("id", "type", "function", "index")}
+    fields = {name: value for name, value in call.items() if name not in _CALL_FIELDS}
     return {
         **({"call_fields": fields} if fields else {}),
         "id": f"fc_{index}",

@@ -100,7 +100,7 @@ _ADVERB = re.compile(
 )
 
 _WITHDRAWN = re.compile(
-    r"""\b(?:no,?\swait|scratch\sthat|correction:|I\stake\s(?:that|this|it)\sback|on\ssecond\sthoughts?|I\swas\swrong
+    r"""\b(?:no,?\swait|wait,\s(?:no\b|(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not|incorrect)\b)|scratch\sthat|correction:|I\stake\s(?:that|this|it)\sback|on\ssecond\sthoughts?|I\swas\swrong
     |no,\s(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not\b|an?\s)|actually,?\s(?:no\b|it['’]?s|it\sis|that['’]?s\swrong))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -108,6 +108,11 @@ _WITHDRAWN = re.compile(
 
 _INSTEAD = re.compile(r"\bit(?:['’]s|\s(?:is|(?:should|must|has\sto|would)\sbe))\s(?P<rest>[^\n]*)", re.IGNORECASE)
 """The correction after such words: `it's B`."""
+
+_ABOUT_ANSWER = re.compile(
+    r"[\s*_]*(?:correct|exact|boxed|rounded|(?:given|shown|stated)\s(?:above|below))\b(?![\s*_]*[:=])", re.IGNORECASE
+)
+"""What a sentence may say about an answer without stating one: `The answer is rounded to the nearest integer.`"""
 
 _TAGS = re.compile(r"</?(?:b|i|u|em|strong|code|mark)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -248,7 +253,10 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
         return None
     # The last line is a statement if it is a letter, or a letter with the text of its option: `C) 12 litres`.
     last = _CHOICE_WORD.sub("", strip_markup(lines[-1]))
-    if letter := _bare_letter(last, options) or _whole_option(lines[-1], options):
+    if letter := _bare_letter(last, options):
+        return letter
+    # Several such lines are a list of the options, not a choice.
+    if (letter := _whole_option(lines[-1], options)) and not _is_option(lines[-2:-1], options):
         return letter
     statement = last_statement(text, is_choice=True)
     if statement is not None:
@@ -410,25 +418,32 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
         return None
     if match := _REVERSED.search(plain):
         return _statement(match["rest"])
-    if match := _LABEL.match(plain):
-        rest = match["rest"] or match["said"] or ""
-    else:
-        for match in _INLINE.finditer(plain):  # noqa: B007 - keeps the last match
-            pass
-        if match is None:
-            return None
-        rest = match["rest"]
+    rest = _labelled(plain)
+    if rest is None or _ABOUT_ANSWER.match(rest):
+        return None
     if _DECORATION.match(rest):
-        following = (
-            each
-            for each in lines[number + 1 : number + 6]
-            if not _DECORATION.match(each) and not _FENCE_LINE.match(each)
-        )
-        rest = _LINE_MARK.sub("", next(following, rest))
+        rest = _next_line(lines, number) or rest
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
         rest = rest.rstrip("_")
     return _statement(rest)
+
+
+def _labelled(line: str) -> str | None:
+    """The text behind the last label of a line; None if it has no label."""
+    if match := _LABEL.match(line):
+        return match["rest"] or match["said"] or ""
+    for match in _INLINE.finditer(line):  # noqa: B007 - keeps the last match
+        pass
+    return None if match is None else str(match["rest"])
+
+
+def _next_line(lines: list[str], number: int) -> str | None:
+    """The next of the five lines after a label that has text; None if there is none."""
+    for line in lines[number + 1 : number + 6]:
+        if not _DECORATION.match(line) and not _FENCE_LINE.match(line):
+            return _LINE_MARK.sub("", line)
+    return None
 
 
 def _hash_answer(rest: str, lines: list[str], number: int) -> Statement | None:
@@ -503,6 +518,11 @@ def _whole_option(line: str, options: Mapping[str, str]) -> str | None:
         return None
     text = re.sub(r"^(?:option\s)?[(\[]?[A-Za-z]\s?[)\].:]*\s*", "", strip_markup(line), flags=re.IGNORECASE)
     return letter if is_same_answer(text, options[letter], case_sensitive=False) else None
+
+
+def _is_option(lines: list[str], options: Mapping[str, str]) -> bool:
+    """Whether lines have the letter of an option with a bracket, full stop or colon, and more text."""
+    return any(_letter_of(line, options, only_labelled=True) for line in lines)
 
 
 def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:

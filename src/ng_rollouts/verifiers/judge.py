@@ -76,6 +76,14 @@ _REMARK = re.compile(
 )
 """What a sentence may say about a verdict. Anything else behind "verdict is" is a verdict, readable or not."""
 
+_CONDITION = re.compile(
+    r"\b(?:if|only|except|unless|but|however|would|not|wrong|incorrect|false|instead)\b|[?→=~]|->|:\s*0", re.IGNORECASE
+)
+"""What may follow "correct" and takes it back, in part or in whole."""
+
+_REASON = re.compile(r"\b(?:because|since|as|for)\b", re.IGNORECASE)
+"""The beginning of a reason, which may have any words."""
+
 _TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
 
 _WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
@@ -226,6 +234,8 @@ def _score_of(verdict: Any) -> float | None:
     score = _WORD_SCORES.get(word)
     if score is None:
         return None if match["not"] else float(word)
+    if score == 1.0 and not match["not"] and not match["prefix"] and _CONDITION.search(_REASON.split(end)[0]):
+        return None  # `CORRECT except for the sign`
     is_negated = bool(match["not"]) != bool(match["prefix"])  # `not incorrect` is correct
     return 1.0 - score if is_negated else score
 

@@ -59,6 +59,21 @@ _MATH_CHARACTERS = {
 }
 
 _NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b", re.IGNORECASE)
+_NO_UNIT = re.compile(
+    r"""\b(?:or|and|if|unless|except|a?sin|a?cos|a?tan|arc\w+|log|ln|exp|sqrt|cbrt|pi|mod|floor|ceil|round|abs
+    |hundred|thousand|million|billion|trillion|dozen|tenths?|hundredths?|thousandths?|halves|thirds?|quarters?
+    |squared|cubed|twice|thrice|half|double|triple|minus|negative|least|most|less|more|fewer|greater|between
+    |multiples?|impossible|undefined|but)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Words beside a number that change it, so that they are not its unit."""
+
+_BOUND = re.compile(
+    r"(?:\bnot|\bnever|n['’]t|\bat\s(?:least|most)|\b(?:less|more|greater|fewer)\sthan|\btwice|\bhalf(?:\sof)?)[\s\\$({]*\Z",
+    re.IGNORECASE,
+)
+"""Words in front of the last number of a text by which it is not the answer."""
+
 _ALTERNATIVE = re.compile(r",\s(?:and\s)?not\s|\s(?:rather\sthan|instead\sof)\s", re.IGNORECASE)
 """The beginning of what an answer is not: `5, not 6`."""
 
@@ -154,7 +169,8 @@ def is_equal(expected: str, answer: str) -> bool:
         return _is_equal_list(expected, answer, *lists)
     if wanted and (given := number_of(_right_side(answer)) or _number_with_words(answer)):
         return wanted.equals(given)
-    return _compare_by_library(expected, answer)
+    # math-verify takes the last number of a text, whatever the text says about it
+    return not (wanted and _NEGATED.search(answer)) and _compare_by_library(expected, answer)
 
 
 def normal_form(answer: str) -> str:
@@ -228,6 +244,7 @@ def _ascii(text: str) -> str:
         return text.replace("\\varnothing", "\\emptyset")
     text = re.sub(r"√\s?(?:\(([^()]*)\)|(\w+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
     text = re.sub(r"(?:(?<=\d)\s?)?[¼-¾⅐-⅞]", lambda match: " " + str(_vulgar(match[0].strip())), text).strip()
+    text = re.sub(r"(?<=[\d)])[²³]", lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}", text)
     text = re.sub(r"[⁰¹²³⁴-⁹⁻]+", lambda match: _superscript(match[0]), text)
     return text.translate(_MATH_CHARACTERS).replace("\\varnothing", "\\emptyset")
 
@@ -321,8 +338,7 @@ def _unit(rest: str) -> str | None:
     words = rest.split(" ")
     # at least two letters, so that `2x` and `3i` stay expressions; the common one-letter units are listed
     is_unit = all(map(_UNIT.fullmatch, words))
-    has_operator = re.search(r"\b(?:or|and|sin|cos|tan|log|ln|exp|sqrt|pi|mod)\b", rest)
-    return rest if is_unit and not has_operator and len(words) <= 6 else None
+    return rest if is_unit and not _NO_UNIT.search(rest) and len(words) <= 6 else None
 
 
 def _is_same_unit(first: str, second: str) -> bool:
@@ -436,8 +452,8 @@ def _right_side(text: str) -> str:
 
 def _number_with_words(text: str) -> Number | None:
     """The only number in a sentence such as `The farmer has 7 pears`, or the last one behind an equals sign."""
-    if _NEGATED.search(text):
-        return None  # `not 17`
+    if _NEGATED.search(text) or _NO_UNIT.search(text):
+        return None  # `not 17`, `at least 17`
     if re.search(r"\\[A-Za-z]|[\^_{}]", re.sub(r"\\[dtc]?frac|\\times|\\\$|\\%|\\text", "", text)):
         return None  # a formula, not a sentence
     if "=" in text:
@@ -452,7 +468,9 @@ def _last_number(text: str) -> str | None:
     last = None
     for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007 - keeps the last match
         pass
-    return None if last is None else last[0].strip()
+    if last is None or _BOUND.search(text, max(0, last.start() - 30), last.start()):
+        return None
+    return last[0].strip()
 
 
 def _is_malformed(text: str) -> bool:

@@ -55,7 +55,11 @@ def result_fields(returned: Any) -> Json:
     """
     returned = _plain(returned)
     if isinstance(returned, (bool, int, float)):
-        return {"reward": float(returned)}
+        try:
+            return {"reward": float(returned)}
+        except OverflowError as error:
+            message = "the verifier returned an integer that is too large for a reward"
+            raise AttemptFailed(FailureClass.VERIFIER_ERROR, message) from error
     if isinstance(returned, dict):
         return returned
     raise AttemptFailed(

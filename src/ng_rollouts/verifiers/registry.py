@@ -144,6 +144,8 @@ def _check_values(options: Json, parameter: str) -> None:
 
 
 def _check_pattern(pattern: Any, parameter: str) -> None:
+    if pattern == "":
+        raise ConfigError(f"{parameter} is empty, which matches every answer: give a regular expression")
     try:
         re.compile(pattern if pattern is not None else "")
     except (re.error, TypeError) as error:
