@@ -169,7 +169,7 @@ def is_equal(expected: str, answer: str) -> bool:
         return _is_equal_list(expected, answer, *lists)
     if wanted and (given := number_of(_right_side(answer)) or _number_with_words(answer)):
         return wanted.equals(given)
-    # math-verify takes the last number of a text, whatever the text says about it
+    # math-verify takes the last number of a text, even if the text says that it is not the answer
     return not (wanted and _NEGATED.search(answer)) and _compare_by_library(expected, answer)
 
 
