@@ -165,7 +165,7 @@ def _attach(reasoning: list[Json], message: Json, how: Conversion) -> None:
         text = message.get("content")
         rest = [{"type": "text", "text": text}] if isinstance(text, str) and text else list(text or [])
         fields["content"] = [*fields["content"], *rest]
-    elif texts and "reasoning" not in fields:
+    elif texts and not fields.keys() & {"reasoning", "thinking", "reasoning_text"}:
         message["reasoning_content"] = "\n".join(texts)
     message |= fields
 

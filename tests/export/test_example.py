@@ -78,6 +78,15 @@ def test_tool_calls_are_duplicates_if_their_arguments_are_equal() -> None:
     ("change", "reason"),
     [
         ({"mask_sample": 1.0}, "masked"),
+        (
+            {
+                "responses_create_params": {
+                    "input": [{"role": "user", "content": [{"type": "input_audio"}]}],
+                    "tools": [{}],
+                }
+            },
+            "files or audio in the prompt",
+        ),
         ({"responses_create_params": {"input": "q", "tools": 5}}, "tool calls without tools"),
         ({"output": [{"role": "assistant", "content": "a"}, {"role": "tool"}]}, "last message not the assistant's"),
     ],

@@ -144,6 +144,7 @@ def test_any_other_finish_reason_is_incomplete(reason: str, kept: str) -> None:
     "fields",
     [
         {"reasoning": "Hm."},
+        {"thinking": "Hm."},
         {"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "signature": "s"}]},
         {"reasoning_content": "Hm.", "extra_content": {"google": {"thought_signature": "s"}}},
         {
@@ -153,7 +154,7 @@ def test_any_other_finish_reason_is_incomplete(reason: str, kept: str) -> None:
             ]
         },
     ],
-    ids=["reasoning", "reasoning_details", "extra_content", "thinking parts"],
+    ids=["reasoning", "thinking", "reasoning_details", "extra_content", "thinking parts"],
 )
 def test_reasoning_goes_back_under_the_names_it_came_with(fields: Any) -> None:
     """In the next request of a conversation, the message has the reasoning and the signatures that the server sent."""

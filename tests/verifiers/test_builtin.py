@@ -119,6 +119,13 @@ def test_words_beside_a_number_that_change_it_are_not_ignored(text: str, expecte
     assert compare_math([expected], text)[0] is False
 
 
+def test_numbers_can_have_any_number_of_digits() -> None:
+    """Integers are compared exactly, however long they are."""
+    number = "7" * 5000
+    assert compare_math([number], f"\\boxed{{{number}}}")[0] is True
+    assert compare_math([number], f"\\boxed{{{number[:-1]}8}}")[0] is False
+
+
 def test_remark_about_the_answer_is_not_an_answer() -> None:
     """A sentence about the answer, after the box, states none."""
     for remark in ("The answer is correct.", "Note: the answer is rounded to the nearest integer."):

@@ -16,6 +16,7 @@ from ng_rollouts.export.messages import (
     WITH_IMAGES,
     MessageForm,
     chat_tool,
+    has_files,
     has_object_arguments,
     image_urls,
     is_image_data,
@@ -67,6 +68,11 @@ class Example:
         """The images of the prompt as data URIs; empty if one of them has no data in the row."""
         urls = image_urls(self._params)
         return urls if all(map(is_image_data, urls)) else []
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the prompt has files or audio."""
+        return has_files(self._params)
 
     @property
     def has_images_without_data(self) -> bool:
@@ -156,6 +162,7 @@ _UNUSABLE: dict[str, Callable[[Example], bool]] = {
     "last message not the assistant's": lambda example: example.completion[-1].get("role") != "assistant",
     "tool calls without tools": lambda example: example.has_calls_without_tools,
     "tool arguments that are not an object": lambda example: example.has_odd_arguments,
+    "files or audio in the prompt": lambda example: example.has_files,
     "images without data": lambda example: example.has_images_without_data,
 }
 """What no trainer can take, or must not be trained on: the reason, and whether it applies to a rollout."""

@@ -68,15 +68,12 @@ def has_object_arguments(call: Any) -> bool:
 
 def image_urls(params: Json) -> list[str]:
     """The URL of each image in a request, in order; empty for an image that is a file on a server."""
-    items = params.get("input")
-    return [
-        _image_url(part)
-        for item in (items if isinstance(items, list) else [])
-        if isinstance(item, dict)
-        for content in (item.get("content"), item.get("output"))
-        for part in (content if isinstance(content, list) else [])
-        if isinstance(part, dict) and part.get("type") in IMAGE_TYPES
-    ]
+    return [_image_url(part) for part in _prompt_parts(params) if part.get("type") in IMAGE_TYPES]
+
+
+def has_files(params: Json) -> bool:
+    """Whether a request has files or audio, for which messages of text and images have no place."""
+    return any(part.get("type") in ("input_file", "file", "input_audio", "audio") for part in _prompt_parts(params))
 
 
 def is_image_data(url: str) -> bool:
@@ -116,6 +113,14 @@ def _call_with_arguments(call: Any, form: str) -> Any:
         with suppress(ValueError):
             arguments = loads(arguments.encode())
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _prompt_parts(params: Json) -> Iterator[Json]:
+    """The parts of all contents and tool outputs in a request."""
+    items = params.get("input")
+    for item in items if isinstance(items, list) else ():
+        for content in (item.get("content"), item.get("output")) if isinstance(item, dict) else ():
+            yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
 
 
 def _image_url(part: Json) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,6 +125,8 @@ def compare_math(expected: list[str], text: str) -> tuple[bool, str | None, str 
         Whether they are mathematically equal, the extracted answer, and its normal form. Equal answers have equal
         normal forms wherever they are numbers or lists of numbers.
     """
+    # Python limits the digits of an integer for servers; here, the time limit of the verifier holds
+    sys.set_int_max_str_digits(0)
     answer, is_stated = _answer_in(text)
     if not answer:
         return False, None, None
