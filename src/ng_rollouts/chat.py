@@ -17,6 +17,9 @@ from ng_rollouts.console import log
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+"""Names of the reasoning in a message: DeepSeek's and earlier vLLM's; vLLM's since 0.12 and OpenRouter's; Ollama's."""
+
 IMAGE_TYPES = ("input_image", "image_url", "image")
 
 
@@ -165,7 +168,7 @@ def _attach(reasoning: list[Json], message: Json, how: Conversion) -> None:
         text = message.get("content")
         rest = [{"type": "text", "text": text}] if isinstance(text, str) and text else list(text or [])
         fields["content"] = [*fields["content"], *rest]
-    elif texts and not fields.keys() & {"reasoning", "thinking", "reasoning_text"}:
+    elif texts and not fields.keys() & set(REASONING_FIELDS):
         message["reasoning_content"] = "\n".join(texts)
     message |= fields
 

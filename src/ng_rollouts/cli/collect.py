@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
-from ng_rollouts.cli.hydra_errors import message_of
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.overrides import Keys
@@ -201,6 +200,12 @@ def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
 
 
+def _hydra_message(error: BaseException) -> str:
+    from ng_rollouts.cli.hydra_errors import message_of  # noqa: PLC0415 - only after a mistake
+
+    return message_of(error)
+
+
 def _has_launcher(arguments: Sequence[str]) -> bool:
     return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments)
 
@@ -266,7 +271,7 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
     except JobFailedError:
         raise
     except Exception as error:
-        raise ConfigError(message_of(error)) from error
+        raise ConfigError(_hydra_message(error)) from error
 
 
 def _overrides_of_job() -> str:
@@ -297,7 +302,7 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
         fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise ConfigError(message_of(error)) from error
+        raise ConfigError(_hydra_message(error)) from error
     from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost
 
     # A signal during the imports, whose exception a library has caught.

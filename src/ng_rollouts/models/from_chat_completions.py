@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ng_rollouts.chat import REASONING_FIELDS
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
@@ -39,9 +40,6 @@ _INCOMPLETE_REASONS = {
 
 _ABORTED = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
 """Values of `finish_reason`, outside OpenAI's API, by which servers report that generation failed."""
-
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
-"""Names of the reasoning in a message: DeepSeek's and earlier vLLM's; vLLM's since 0.12 and OpenRouter's; Ollama's."""
 
 _KEPT_FIELDS = ("reasoning_details", "extra_content", "thinking_blocks", "reasoning_signature", "encrypted_content")
 """Fields of a message that a server wants back as they are: signatures and encrypted reasoning."""
