@@ -80,6 +80,13 @@ def test_tool_calls_are_duplicates_if_their_arguments_are_equal() -> None:
         ({"mask_sample": 1.0}, "masked"),
         (
             {
+                "response": {"output": [{"type": "function_call_output", "output": [{"type": "input_image"}]}]},
+                "output": [{"role": "assistant", "content": "a cat"}],
+            },
+            "images in tool results",
+        ),
+        (
+            {
                 "responses_create_params": {
                     "input": [{"role": "user", "content": [{"type": "input_audio"}]}],
                     "tools": [{}],

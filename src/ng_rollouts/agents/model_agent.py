@@ -218,7 +218,7 @@ def _incomplete(response: Json, reason: str) -> Json:
 
 
 def _is_context_overflow(failure: AttemptFailed) -> bool:
-    """Whether a request was refused because the conversation fills the model's context window."""
+    """Whether a request was refused because it is too long for the model."""
     return failure.status in (400, 413, 422) and _CONTEXT_OVERFLOW.search(failure.message) is not None
 
 

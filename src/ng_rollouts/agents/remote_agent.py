@@ -87,7 +87,7 @@ def _run_url(url: str) -> str:
 
 
 def _refuses_seed(reply: Reply) -> bool:
-    """Whether a reply is a 422 that does not accept the key `seed`, such as pydantic's `extra_forbidden`."""
+    """Whether a reply is a 422 that rejects the key `seed`, such as pydantic's `extra_forbidden`."""
     if reply.status != 422:
         return False
     try:

@@ -99,7 +99,7 @@ class Keys:
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
     def _is_text(self, name: str) -> bool:
-        """Whether the value of a key below a dict is text. An entry of `agents` has keys of the same names."""
+        """Whether the value of a key below a dict is text, also in an entry of `agents`."""
         root, _, key = name.partition(".")
         if root == "agents":
             name = key.partition(".")[2]
@@ -194,7 +194,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_sweep(value: str) -> bool:
-    """Whether a value is several values, with `--multirun`."""
+    """Whether `--multirun` takes a value as several values."""
     return bool(_SWEEP.fullmatch(value)) or "," in value
 
 

@@ -17,6 +17,7 @@ from ng_rollouts.export.messages import (
     MessageForm,
     chat_tool,
     has_files,
+    has_images_in_tool_results,
     has_object_arguments,
     image_urls,
     is_image_data,
@@ -163,6 +164,7 @@ _UNUSABLE: dict[str, Callable[[Example], bool]] = {
     "tool calls without tools": lambda example: example.has_calls_without_tools,
     "tool arguments that are not an object": lambda example: example.has_odd_arguments,
     "files or audio in the prompt": lambda example: example.has_files,
+    "images in tool results": lambda example: has_images_in_tool_results(example.row.get("response")),
     "images without data": lambda example: example.has_images_without_data,
 }
 """What no trainer can take, or must not be trained on: the reason, and whether it applies to a rollout."""

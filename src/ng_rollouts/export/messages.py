@@ -61,6 +61,13 @@ def tool_calls(messages: Iterable[Json]) -> Iterator[Any]:
             yield call.get("function") if isinstance(call, dict) else call
 
 
+def has_images_in_tool_results(response: Any) -> bool:
+    """Whether a tool returned an image, for which a `tool` message has no place."""
+    items = response.get("output") if isinstance(response, dict) else None
+    results = [item for item in items if isinstance(item, dict) and "output" in item] if isinstance(items, list) else []
+    return bool(image_urls({"input": results}))
+
+
 def has_object_arguments(call: Any) -> bool:
     """Whether the arguments of a tool call are an object."""
     return isinstance(call, dict) and isinstance(call.get("arguments"), dict)
