@@ -29,7 +29,12 @@ UP_WITHIN_S = 120.0
 def main(options: dict[str, Any]) -> None:
     servers = addresses_of(configuration(options))
     children = {
-        name: subprocess.Popen([sys.executable, __file__, "--serve", name], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        name: subprocess.Popen(
+            # -P: the folders beside this file have names of the standard library
+            [sys.executable, "-P", __file__, "--serve", name],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
         for name in servers
     }
     try:

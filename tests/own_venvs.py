@@ -11,23 +11,33 @@ from pathlib import Path
 INSTALL_LIMIT_S = 1200
 
 
-def environment_of(requirement: str, pythons: Sequence[str] = ("python3.13", "python3.12")) -> Path | str:
-    """The `bin` folder of an environment with this requirement, or the reason why it cannot be created."""
+class NotInstalledError(Exception):
+    """An environment cannot be created. Tests that ask for one by their marker fail then, rather than skip."""
+
+
+def environment_of(*requirements: str, pythons: Sequence[str] = ("python3.13", "python3.12")) -> Path:
+    """The `bin` folder of an environment with these requirements.
+
+    Raises:
+        NotInstalledError: it cannot be created, and why.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ng_rollouts_peers"
-    venv = cache / "".join(letter if letter.isalnum() else "_" for letter in requirement)
+    venv = cache / "".join(letter if letter.isalnum() else "_" for letter in "_".join(requirements))
     installed = venv / "installed"
     if installed.exists():
         return venv / "bin"
     python = next(filter(None, map(_working, pythons)), None)
     if python is None:
-        return f"it needs one of {', '.join(pythons)}"
+        raise NotInstalledError(f"{', '.join(requirements)}: needs one of {', '.join(pythons)}")
     try:
         subprocess.run([python, "-m", "venv", "--clear", str(venv)], check=True, timeout=INSTALL_LIMIT_S)
-        pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", requirement]
+        pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *requirements]
         subprocess.run(pip, check=True, timeout=INSTALL_LIMIT_S, stderr=subprocess.DEVNULL)
     except (subprocess.SubprocessError, OSError) as error:
         shutil.rmtree(venv, ignore_errors=True)
-        return f"it could not be installed ({type(error).__name__})"
+        raise NotInstalledError(
+            f"{', '.join(requirements)}: could not be installed ({type(error).__name__})"
+        ) from error
     installed.touch()
     return venv / "bin"
 

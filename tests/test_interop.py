@@ -1,4 +1,4 @@
-"""Interoperability with NeMo Gym's servers and litellm's proxy, installed from PyPI by `scripts/interop`."""
+"""Interoperability with NeMo Gym's servers, litellm's proxy and `transformers serve`, all installed from PyPI."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ Command = Callable[..., Ran]
 ENVIRONMENTS = ("mcqa", "example_single_tool_call", "example_session_state_mgmt")
 NEMO_GYM = "nemo-gym==0.4.0"
 LITELLM = "litellm[proxy]>=1.80"
+TRANSFORMERS = ("transformers[serving]>=5", "torch==2.13.0")
 RESUME = "+resume_from_cache=true"
 
 
@@ -82,13 +83,11 @@ def model() -> Iterator[Served]:
 def gym(model: Served) -> Iterator[Gym]:
     """The servers of NeMo Gym, with three environments."""
     folder = environment_of(NEMO_GYM)
-    if isinstance(folder, str):
-        pytest.skip(folder)
     configs = [f"resources_servers/{name}/configs/{name}.yaml" for name in ENVIRONMENTS]
     configs.append("responses_api_models/openai_model/configs/openai_model.yaml")
     options = {"configs": configs, "policy": f"{model.url}/v1", "secret": "sk-of-the-policy"}
     process = subprocess.Popen(
-        [str(folder / "python"), str(ROOT / "tests" / "nemo_gym_servers.py"), json.dumps(options)],
+        [str(folder / "python"), "-P", str(ROOT / "tests" / "nemo_gym_servers.py"), json.dumps(options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -272,8 +271,6 @@ def test_model_agent_gives_the_rewards_of_nemo_gyms_agent(
 def litellm(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of litellm's proxy: `mock` answers itself, `behind` forwards to the model server, `limited` sends 429."""
     folder = environment_of(LITELLM)
-    if isinstance(folder, str):
-        pytest.skip(folder)
     mocked = {"model": "openai/mock", "api_key": "none"}
     names = {
         "mock": {**mocked, "mock_response": "So it is \\boxed{42}."},
@@ -351,3 +348,56 @@ def test_rate_limit_of_litellm_is_retried_and_unknown_model_is_a_warning(
     assert {(failure["failure_class"], failure["num_attempts"]) for failure in failures} == {("http_429", 2)}
     ran = command(*sums, *server, "+policy_model_name=none", "+limit=2")
     assert "does not list the model 'none': it lists mock, behind, limited" in ran.stderr
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The URL of `transformers serve`, and the name of its model, which calls the tool `add` and then answers 42."""
+    folder = environment_of(*TRANSFORMERS, pythons=("python3.13", "python3.12", "python3.11"))
+    model = str(tmp_path_factory.mktemp("tiny") / "model")
+    # -P: the folders beside the script have names of the standard library
+    write = [str(folder / "python"), "-P", str(ROOT / "tests" / "tiny_model.py"), model]
+    subprocess.run(write, check=True, timeout=120, capture_output=True)
+    port = free_port()
+    process = subprocess.Popen(
+        [str(folder / "transformers"), "serve", model, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(f"http://127.0.0.1:{port}/health", process)
+    yield f"http://127.0.0.1:{port}/v1", model
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("api", ["auto", "responses", "chat_completions"])
+def test_transformers_serve_answers_and_calls_tools(
+    command: Command, transformers_serve: tuple[str, str], sums: list[str], tmp_path: Path, api: str
+) -> None:
+    """200 rollouts with a tool call each are collected over both APIs, with the default settings."""
+    (tmp_path / "mine.py").write_text('def add(a: int, b: int) -> int:\n    """Add."""\n    return a + b\n')
+    url, model = transformers_serve
+    server = [f"+policy_base_url={url}", f"+policy_model_name={model}", f"+policy_api={api}", "+tools=mine.py"]
+    ran = command(*sums, *server, "++num_repeats=25")
+    assert (ran.code, ran.averages["reward"]) == (0, 1.0), ran.stderr
+    rows = read_rows(tmp_path / "r.jsonl")
+    assert keys_of(tmp_path / "r.jsonl") == [(task, index) for task in range(8) for index in range(25)]
+    for row in rows:
+        assert [message["role"] for message in row["output"]] == ["assistant", "tool", "assistant"]
+        assert row["output"][1]["content"] == "42"
+        assert row["response"]["status"] == "completed"
+
+
+def test_transformers_serve_cuts_at_the_token_limit(
+    command: Command, transformers_serve: tuple[str, str], sums: list[str], tmp_path: Path
+) -> None:
+    """An answer of as many tokens as are allowed counts as truncated, though /responses calls it completed."""
+    url, model = transformers_serve
+    server = [f"+policy_base_url={url}", f"+policy_model_name={model}", "+responses_create_params.max_output_tokens=1"]
+    for api in ("responses", "chat_completions"):
+        ran = command(*sums, *server, f"+policy_api={api}", f"++output_jsonl_fpath={api}.jsonl")
+        assert ran.code == 0, ran.stderr
+        ends = {json.dumps(row["response"]["incomplete_details"]) for row in read_rows(tmp_path / f"{api}.jsonl")}
+        assert ends == {'{"reason": "max_output_tokens"}'}, api

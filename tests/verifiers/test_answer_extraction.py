@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from ng_rollouts.verifiers.answer_extraction import answer_letter, final_answer, last_statement, output_text
+from ng_rollouts.verifiers.answer_extraction import final_answer, last_statement, output_text
+from ng_rollouts.verifiers.choices import answer_letter
 from tests.verifiers.conftest import response_with
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -51,20 +50,20 @@ _WRAPPERS = re.compile(
 )
 """LaTeX commands that set only the font of their argument, which may have braces two levels deep."""
 
-_MAX_BARE = 100
-"""Longer lines are not a letter alone."""
+_COLOUR = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,40}\}")
+"""LaTeX commands that set the colour of what follows."""
 
 _MAX_JSON = 100_000
 """Longer replies are not read as JSON objects."""
 
-_MAX_DEPTH = 10
+MAX_DEPTH = 10
 """Nested font commands that are removed."""
 
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 """Zero-width characters, which some models emit."""
 
 _MARKUP = r"[\s*_`~#>$\\\[({]*"
-_KINDS = r"(?:(?:final|correct|best|right)\s+)*(?:answer|option|choice)s?"
+_KINDS = r"(?:(?:final|correct|best|right)\s+)*(?:(?:answer|option|choice)s?|ans\b)"
 _LABEL = re.compile(
     rf"""^{_MARKUP}(?:(?:so|thus|hence|therefore)\W{{1,3}})?(?:(?:the|my)\s+)?{_KINDS}
     (?:\sto\s[^:=.!?]{{1,60}}(?=[:=]))?[\s*_`~]*
@@ -89,11 +88,12 @@ _REVERSED = re.compile(
 """A statement in reverse: `17 is my final answer.`"""
 
 _CHOSEN = re.compile(
-    r"""(?:\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s(?:choose|pick|select|go\swith)\s(?P<rest>.*)
-    |^(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?\W*$)""",
+    r"""(?:(?:\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s|^)(?:choose|pick|select|go\swith)\s(?P<rest>.*)
+    |(?:^|[.!?]\s+)(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?\W*$
+    |(?:^|[.!?,;]\s+)(?:so|thus|hence|therefore|(?:it\s)?must\sbe|I['’]d\ssay)[,:]?\s(?:it(?:['’]s|\sis|\smust\sbe)\s)?(?P<then>(?:(?:option|choice|letter)\s)?[(\[]?(?-i:[A-Z])[)\]]?)\W*$)""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""The statement of a choice: `I would choose B`, `B is correct.`"""
+"""The statement of a choice: `I would choose B`, `B is correct.`, `So B.`"""
 
 _ADVERB = re.compile(
     r"^(?:therefore|thus|hence|then|clearly|definitely|certainly|obviously|probably|simply|indeed|(?:most )?likely),? "
@@ -107,7 +107,23 @@ _WITHDRAWN = re.compile(
 """Words by which a text takes back the statement before them."""
 
 _INSTEAD = re.compile(r"\bit(?:['’]s|\s(?:is|(?:should|must|has\sto|would)\sbe))\s(?P<rest>[^\n]*)", re.IGNORECASE)
-"""The correction after such words: `it's B`."""
+_VALUE_ONLY = re.compile(r"[\s,;:.–—-]{1,4}(?P<rest>[(\[]?(?:[A-Z]|[-−$]?\d[\d.,/]*)[)\]]?[.!$]{0,2}\s*)(?:\n|$)")
+"""The correction after such words: `it's B`, or the value alone: `no wait, B.`"""
+
+_HOWEVER = re.compile(
+    r"\b(?:however|but)\b(?![^.\n]*\b(?:if|when|unless|for)\b)[^.\n]{0,60}?\b(?:it|that|this|the\s(?:(?:correct|actual|real|right|true)\s)?(?:value|result|answer))"
+    r"(?:['’]s|\s(?:is|(?:should|must)\sbe))\s(?P<rest>[-−$\\({\[]*(?:\d|[A-Z]\b)[^\n]*)",
+    re.IGNORECASE,
+)
+"""Another value after "however" takes the statement back, too: `However, on checking, it is 7.`"""
+
+_CLAUSE_END = re.compile(r"(?<=[.!?;,])[^\S\n]+|(?<=[.!?;,]\$)[^\S\n]+")
+"""White space behind a clause."""
+
+_REJECTED = re.compile(
+    r"[\s$*)\].]{0,6}(?:is|was)\s(?:wrong|incorrect|false|not\s(?:correct|right|the\s(?:right\s|correct\s)?answer))\b"
+)
+"""Words behind a box by which it is not the answer: `\\boxed{6} is wrong`."""
 
 _ABOUT_ANSWER = re.compile(
     r"[\s*_]*(?:correct|exact|boxed|rounded|(?:given|shown|stated)\s(?:above|below))\b(?![\s*_]*[:=])", re.IGNORECASE
@@ -116,8 +132,11 @@ _ABOUT_ANSWER = re.compile(
 
 _TAGS = re.compile(r"</?(?:b|i|u|em|strong|code|mark)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_FENCED = re.compile(r"\s*(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<inner>.*?)\s*(?P=fence)\s*", re.DOTALL)
+"""A text that is one fenced block."""
+
 _FENCE_LINE = re.compile(r"^\s*(?:`{3,}|~{3,})\s*\w*\s*$")
-_LINE_MARK = re.compile(r"^\s*(?:>\s*|[-•]\s+(?=\D))+")
+LINE_MARK = re.compile(r"^\s*(?:>\s*|[-•]\s+(?=\D))+")
 """A quote mark or bullet at the start of a line."""
 
 _HASHES = re.compile(r"^\s{0,3}\#{4}\s*(?P<rest>[^#\s].*)$")
@@ -128,29 +147,15 @@ _STARTS_WITH_VALUE = re.compile(r"[\s*_`]*(?:[A-Za-z]\w?\s?=)?[-+±(\[{\\$€£�
 _CLOSING_UNDERSCORES = re.compile(r"^_{1,2}(?=\s)")
 """The end of a label in italics: `_Answer:_ 7`."""
 
-_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\b(?:Dr|Mr|Ms|St|Mt))(?<!\bMrs)[.!?](?=\s+[A-Z*(\"“])")
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\b(?:Dr|Mr|Ms|St|Mt))(?<!\bMrs)[.!?](?=[*_]{0,2}\s+[A-Z*(\"“])")
 """The end of a sentence, not the decimal point of `4.2`."""
 
-_LETTER_FIRST = re.compile(
-    r"(?:(?:option|choice|answer)s?\s*)?(?P<opening>[(\[{]?)\s?(?P<letter>[A-Za-z])(?:\s?(?P<closing>[)\]}]))?(?P<rest>.*)$",
-    re.IGNORECASE | re.DOTALL,
-)
-"""A text that begins with a letter, in brackets or not: `option (C) because`."""
-
-_CHOICE_WORD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)[\s,:]{1,3})?(?:(?:final\s)?(?:answer|option|choice|choose|pick|select)\s+(?:[-–—→]>?\s*)?)?",
-    re.IGNORECASE,
-)
-_ALTERNATIVE = re.compile(r",?\s(?:rather\sthan|instead\sof)\s|,\snot\s", re.IGNORECASE)
+ALTERNATIVE = re.compile(r",?\s(?:and\s|but\s)not\s|,\snot\s|,?\s(?:rather\sthan|instead\sof)\s", re.IGNORECASE)
 """The beginning of what an answer is not: `5, not 6`."""
 
-_SECOND_LETTER = re.compile(
-    r"\s*(?:,|/|&|and\b|or\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])"
-)
+_KEYWORD = re.compile(r"answer|\b(?:option|choice|ans\b)", re.IGNORECASE)
 
-_KEYWORD = re.compile(r"answer|\b(?:option|choice)", re.IGNORECASE)
-
-_DECORATION = re.compile(r"^[\s*_`~$\\\[\](){}#>=-]*$")
+DECORATION = re.compile(r"^[\s*_`~$\\\[\](){}#>=-]*$")
 """A line that only opens a formula, a quote or a rule."""
 
 _OUTER = "*`~ \t\r\n"
@@ -213,11 +218,16 @@ def last_statement(text: str, *, is_choice: bool = False) -> Statement | None:
     Args:
         is_choice: whether `I choose B` and `B is correct` are statements, too.
     """
-    text = text.translate(INVISIBLE).replace("：", ":")
+    text = without_fence(text.translate(INVISIBLE).replace("：", ":"))
     if (value := _json_answer(text)) is not None:
         return Statement(strip_markup(value))
     text = _ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
-    boxes, box_position = _last_boxes(text)
+    boxes, box_position, box_end = last_boxes(text)
+    if boxes is not None:
+        if _REJECTED.match(text, box_end):
+            return _correction(text, box_end) or Statement("")
+        # a label behind a box is a later statement, although it is on the same line
+        text = text[:box_end] + _CLAUSE_END.sub("\n", text[box_end:], count=1)
     label, label_position = _last_label(text, is_choice=is_choice)
     if boxes is None and label is None:
         return None
@@ -227,6 +237,12 @@ def last_statement(text: str, *, is_choice: bool = False) -> Statement | None:
     if boxes is not None and (label is None or label_position <= box_position or _mentions(label.text, boxes)):
         return Statement(", ".join(boxes), boxes)
     return label
+
+
+def without_fence(text: str) -> str:
+    """The content of a text that is one fenced block; every other text as it is."""
+    match = _FENCED.fullmatch(text)
+    return match["inner"] if match and match["fence"] not in match["inner"] else text
 
 
 def final_answer(text: str) -> str:
@@ -241,42 +257,11 @@ def final_line(text: str) -> str:
     return text.strip() if statement is None else statement.line or statement.text
 
 
-def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | None:
-    """The chosen letter of a multiple-choice answer, in upper case; None if no letter can be read.
-
-    Args:
-        options: letters and texts of the options; A to J without texts if they are not known.
-    """
-    options = options or dict.fromkeys("ABCDEFGHIJ", "")
-    lines = [line for line in text.splitlines() if not _DECORATION.match(line)]
-    if not lines:
-        return None
-    # The last line is a statement if it is a letter, or a letter with the text of its option: `C) 12 litres`.
-    last = _CHOICE_WORD.sub("", strip_markup(lines[-1]))
-    if letter := _bare_letter(last, options):
-        return letter
-    # Several such lines are a list of the options, not a choice.
-    if (letter := _whole_option(lines[-1], options)) and not _is_option(lines[-2:-1], options):
-        return letter
-    statement = last_statement(text, is_choice=True)
-    if statement is not None:
-        stated = _ALTERNATIVE.split(statement.text)[0]
-        return _letter_of(stated, options) or _option_with_text(stated, options)
-    if len(lines) == 1:
-        return _letter_of(text, options, only_labelled=True) or _option_with_text(text, options)
-    alone = {letter for line in lines if (letter := _bare_letter(line, options))}
-    return alone.pop() if len(alone) == 1 else _option_with_text(text, options)
-
-
-def boxed_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter alone in the last box; None if the box holds more than a letter."""
-    boxes, _ = _last_boxes(text.translate(INVISIBLE))
-    return _bare_letter(boxes[0], options) if boxes and len(boxes) == 1 else None
-
-
 def unwrap(text: str) -> str:
-    """Replace font commands by their arguments, innermost first."""
-    for _ in range(_MAX_DEPTH):
+    """Replace font commands by their arguments, innermost first, and drop colours."""
+    if "color" in text:
+        text = re.sub(r"^\{(.*)\}$", r"\1", _COLOUR.sub("", text).strip(), flags=re.DOTALL)
+    for _ in range(MAX_DEPTH):
         inner = _WRAPPERS.sub(r"\1", text)
         if inner == text:
             break
@@ -286,8 +271,9 @@ def unwrap(text: str) -> str:
 
 def strip_markup(text: str) -> str:
     """An answer without the Markdown and LaTeX delimiters around it."""
-    text = unwrap(_TAGS.sub("", text.translate(INVISIBLE)))
-    for _ in range(_MAX_DEPTH):
+    text = without_fence(text.translate(INVISIBLE))
+    text = unwrap(_TAGS.sub("", text) or text)  # `<B>` alone is a letter
+    for _ in range(MAX_DEPTH):
         inner = _strip_once(text)
         if inner == text:
             break
@@ -297,7 +283,8 @@ def strip_markup(text: str) -> str:
 
 def normalise_answer(text: str, *, case_sensitive: bool) -> str:
     """Normalise an answer for comparison: no markup around it, single spaces, case folded if it is ignored."""
-    text = " ".join(strip_markup(unicodedata.normalize("NFC", text)).split())
+    text = unicodedata.normalize("NFC", text).strip()
+    text = " ".join((strip_markup(text) or text).split())
     return text if case_sensitive else text.casefold()
 
 
@@ -312,10 +299,10 @@ def is_same_answer(answer: str, expected: str, *, case_sensitive: bool) -> bool:
         wanted.add(normalise_answer(bare, case_sensitive=case_sensitive))
     wanted.discard("")
     text = normalise_answer(answer, case_sensitive=case_sensitive)
-    for _ in range(2 * _MAX_DEPTH):
+    for _ in range(2 * MAX_DEPTH):
         if text in wanted:
             return True
-        shorter = _peel(text)
+        shorter = peel(text)
         if shorter == text:
             return False
         text = shorter
@@ -325,8 +312,8 @@ def is_same_answer(answer: str, expected: str, *, case_sensitive: bool) -> bool:
 def bare_answer(text: str) -> str:
     """The normal form of a short answer: case folded, without markup, quotes, brackets and punctuation around it."""
     text = normalise_answer(text, case_sensitive=False)
-    for _ in range(2 * _MAX_DEPTH):
-        shorter = _peel(text)
+    for _ in range(2 * MAX_DEPTH):
+        shorter = peel(text)
         if shorter == text or not shorter:
             break
         text = shorter
@@ -348,26 +335,30 @@ def _json_answer(text: str) -> str | None:
 
 def _correction(text: str, position: int) -> Statement | None:
     """The statement that takes the place of the one at a position; None if the text does not take that back."""
+    if however := _HOWEVER.search(text, position):
+        return _statement(however["rest"])
     withdrawn = None
     for withdrawn in _WITHDRAWN.finditer(text, position):  # noqa: B007 - keeps the last match
         pass
     if withdrawn is None:
         return None
-    instead = _INSTEAD.search(text, withdrawn.start())
+    instead = _VALUE_ONLY.match(text, withdrawn.end()) or _INSTEAD.search(text, withdrawn.start())
     return Statement("") if instead is None else _statement(instead["rest"])
 
 
-def _last_boxes(text: str) -> tuple[tuple[str, ...] | None, int]:
-    """The boxes of the last statement that has some, and where the last of them begins."""
+def last_boxes(text: str) -> tuple[tuple[str, ...] | None, int, int]:
+    """The boxes of the last statement that has some, and where the last of them begins and ends."""
     matches = list(_BOX.finditer(text))[-_MAX_BOXES:]
     if not matches:
-        return None, -1
+        return None, -1, -1
     contents: list[str] = []
-    start = len(text)
+    last = matches[-1].start()
+    start = last_end = len(text)
     for match in reversed(matches):
         content, end = _box_content(text, match.end())
         if content is None:  # never closed: the answer was cut off, or the box is empty of sense
-            return (("",), match.start()) if not contents else (tuple(reversed(contents)), matches[-1].start())
+            return ("",) if not contents else tuple(reversed(contents)), last, last_end
+        last_end = end if match is matches[-1] else last_end
         if contents and not _BETWEEN_BOXES.fullmatch(text, end, start):
             break
         start = match.start()
@@ -375,7 +366,7 @@ def _last_boxes(text: str) -> tuple[tuple[str, ...] | None, int]:
             contents.append(content)
         if not content:
             break
-    return tuple(reversed(contents)), matches[-1].start()
+    return tuple(reversed(contents)), last, last_end
 
 
 def _box_content(text: str, start: int) -> tuple[str | None, int]:
@@ -413,7 +404,7 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
     if match := _HASHES.match(line):
         return _hash_answer(match["rest"], lines, number)
     if is_choice and (match := _CHOSEN.search(plain)):
-        return _statement(match["rest"] or match["said"])
+        return _statement(match["rest"] or match["said"] or match["then"])
     if not _KEYWORD.search(plain):
         return None
     if match := _REVERSED.search(plain):
@@ -421,7 +412,7 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
     rest = _labelled(plain)
     if rest is None or _ABOUT_ANSWER.match(rest):
         return None
-    if _DECORATION.match(rest):
+    if DECORATION.match(rest):
         rest = _next_line(lines, number) or rest
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
@@ -441,8 +432,8 @@ def _labelled(line: str) -> str | None:
 def _next_line(lines: list[str], number: int) -> str | None:
     """The next of the five lines after a label that has text; None if there is none."""
     for line in lines[number + 1 : number + 6]:
-        if not _DECORATION.match(line) and not _FENCE_LINE.match(line):
-            return _LINE_MARK.sub("", line)
+        if not DECORATION.match(line) and not _FENCE_LINE.match(line):
+            return LINE_MARK.sub("", line)
     return None
 
 
@@ -450,7 +441,7 @@ def _hash_answer(rest: str, lines: list[str], number: int) -> Statement | None:
     """The answer of a line `#### 18`. A heading is not one: text without a number that is followed by more text."""
     if _LABEL.match(rest):
         return _stated_in(rest, lines, number)
-    is_last = all(_DECORATION.match(each) for each in lines[number + 1 :])
+    is_last = all(DECORATION.match(each) for each in lines[number + 1 :])
     return Statement(_without_full_stop(strip_markup(rest))) if _STARTS_WITH_VALUE.match(rest) or is_last else None
 
 
@@ -472,65 +463,6 @@ def _mentions(statement: str, boxes: tuple[str, ...]) -> bool:
         box and re.search(rf"(?<![\w.]){re.escape(normalise_answer(box, case_sensitive=False))}(?!\w|[.,]\d)", words)
         for box in boxes
     )
-
-
-def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = False) -> str | None:
-    """The letter that a statement names.
-
-    Args:
-        only_labelled: whether the letter has to be followed by a bracket, full stop or colon and the option's text.
-    """
-    text = strip_markup(text)
-    if letter := _bare_letter(text, options):
-        return None if only_labelled else letter
-    match = _LETTER_FIRST.match(text)
-    if match is None:
-        return None
-    opening, letter, closing, rest = match["opening"], match["letter"], match["closing"], match["rest"].strip("*_`")
-    if letter.upper() not in options or _SECOND_LETTER.match(rest):
-        return None  # two letters are not a choice
-    if closing or re.match(r"[.:)](?:\s|$)", rest):
-        return letter.upper() if letter.isupper() or opening or closing else None
-    if only_labelled or not letter.isupper():
-        return None
-    # "I cannot say" and "A bicycle" begin with a word, not with a choice
-    is_word = letter in "AI" and not re.match(r"\s*(?:$|[,;–—-]|\(|(?:because|since|as|which|for)\b)", rest)
-    return letter if not is_word and re.match(r"$|\s|[,;!–—-]", rest) else None
-
-
-def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter of a text that is one letter, in any markup or brackets."""
-    text = strip_markup(unicodedata.normalize("NFKC", text) if len(text) <= _MAX_BARE else text)
-    for _ in range(_MAX_DEPTH):
-        if len(text) <= 1:
-            break
-        shorter = _peel(text)
-        if shorter == text:
-            break
-        text = shorter
-    return text.upper() if len(text) == 1 and text.upper() in options else None
-
-
-def _whole_option(line: str, options: Mapping[str, str]) -> str | None:
-    """The letter of a line that is an option: its letter, a bracket, full stop or colon, and its text."""
-    letter = _letter_of(line, options, only_labelled=True)
-    if letter is None or not options[letter]:
-        return None
-    text = re.sub(r"^(?:option\s)?[(\[]?[A-Za-z]\s?[)\].:]*\s*", "", strip_markup(line), flags=re.IGNORECASE)
-    return letter if is_same_answer(text, options[letter], case_sensitive=False) else None
-
-
-def _is_option(lines: list[str], options: Mapping[str, str]) -> bool:
-    """Whether lines have the letter of an option with a bracket, full stop or colon, and more text."""
-    return any(_letter_of(line, options, only_labelled=True) for line in lines)
-
-
-def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the only option whose text is the answer."""
-    letters = [
-        letter for letter, option in options.items() if option and is_same_answer(text, option, case_sensitive=False)
-    ]
-    return letters[0] if len(letters) == 1 else None
 
 
 def _strip_once(text: str) -> str:
@@ -557,7 +489,7 @@ def strip_quotes(text: str) -> str:
     return text
 
 
-def _peel(text: str) -> str:
+def peel(text: str) -> str:
     """Remove one trailing punctuation mark, one pair of quotes or brackets, or a currency sign before a number."""
     if match := _CURRENCY.match(text):
         return match["number"]

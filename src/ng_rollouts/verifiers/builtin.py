@@ -12,15 +12,14 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
     INVISIBLE,
-    answer_letter,
     bare_answer,
-    boxed_letter,
     final_answer,
     final_line,
     is_same_answer,
     output_text,
 )
 from ng_rollouts.verifiers.base import Verifier
+from ng_rollouts.verifiers.choices import answer_letter, boxed_letter
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
