@@ -124,3 +124,34 @@ def test_resume_command_is_omitted_if_all_failures_are_terminal(
     assert ran.code == 1
     assert "to resume" not in ran.stderr
     assert "+resume_from_cache" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "share", "line"),
+    [
+        ({"cut": True}, "share_truncated", "truncated: 4 of 4 responses"),
+        ({"text": ""}, "share_empty", "empty: 4 of 4 complete responses"),
+    ],
+)
+def test_truncated_and_empty_responses_are_reported(
+    command: Callable[..., Ran],
+    serve_model: Callable[..., Served],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    options: dict[str, object],
+    share: str,
+    line: str,
+) -> None:
+    """The last lines and the summary report responses that were cut off or empty, also those of an earlier command."""
+    server = serve_model(**options)
+    tasks(4)
+    run = [
+        f"+policy_base_url={server.url}/v1",
+        "+policy_model_name=test-model",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=r.jsonl",
+    ]
+    assert command(*run, "+limit=2").code == 0
+    ran = command(*run, "+resume_from_cache=true")
+    assert line in ran.stderr
+    assert json.loads((tmp_path / "r_summary.json").read_text())[share] == 1.0

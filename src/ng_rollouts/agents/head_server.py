@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import ceil
 from typing import Any
 
 from ng_rollouts.agents.urls import is_url
@@ -95,6 +96,6 @@ async def _get_when_up(http: Http, url: str, label: str, seconds: float) -> Repl
             if left <= 0:
                 raise
             if not announced:
-                log(f"waiting up to {left:.0f} s for the head server at {label} ({failure.failure_class})")
+                log(f"waiting up to {ceil(left)} s for the head server at {label} ({failure.failure_class})")
                 announced = True
             await asyncio.sleep(min(POLL_EVERY_S, left))

@@ -117,6 +117,8 @@ class SummaryFile:
             "not_done": counters.planned - counters.settled,
             "finished": finished.kept if finished else None,
             "coverage": rows / counters.planned if counters.planned else 1.0,
+            "share_truncated": counters.truncated / counters.collected if counters.collected else None,
+            "share_empty": counters.empty / counters.collected if counters.collected else None,
         }
 
     def _means(self) -> Json:
@@ -178,6 +180,11 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     if remaining := counters.planned - counters.settled:
         line += f", not done {remaining}"
     yield line
+    # Both lower the averages, and both are a matter of settings rather than of the model.
+    if counters.truncated:
+        yield f"truncated: {counters.truncated} of {counters.collected} responses"
+    if counters.empty:
+        yield f"empty: {counters.empty} of {counters.collected} complete responses have no text or tool call"
     if counters.failed and state.failures.path.exists():
         yield f"failures: {state.failures.path}"
     if finished and finished.set_aside:

@@ -41,6 +41,7 @@ class RunCounters:
         input_tokens, output_tokens: of the rollouts that this command collected.
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected.
         most_in_flight: the largest number of rollouts in flight at once.
+        truncated, empty: collected rollouts whose response is incomplete, or complete without text and tool call.
         reward: of all collected rollouts, for progress; exact means come from the score table.
     """
 
@@ -56,6 +57,8 @@ class RunCounters:
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
     most_in_flight: int = 0
+    truncated: int = 0
+    empty: int = 0
     by_agent: defaultdict[str, AgentCounters] = field(default_factory=lambda: defaultdict(AgentCounters))
     reward: RunningStats = field(default_factory=RunningStats)
 
@@ -104,16 +107,18 @@ class RunCounters:
         by_agent = self.by_agent[agent]
         by_agent.collected += 1
         by_agent.output_tokens += output_tokens
-        self._add_reward(stats)
+        self._add_outcome(stats)
 
     def restore(self, stats: RolloutStats) -> None:
-        """Add tokens and reward of a rollout that an earlier command collected."""
+        """Add tokens, reward and kind of response of a rollout that an earlier command collected."""
         input_tokens, output_tokens = _tokens(stats)
         self.earlier_input_tokens += input_tokens
         self.earlier_output_tokens += output_tokens
-        self._add_reward(stats)
+        self._add_outcome(stats)
 
-    def _add_reward(self, stats: RolloutStats) -> None:
+    def _add_outcome(self, stats: RolloutStats) -> None:
+        self.truncated += stats.truncated
+        self.empty += stats.empty
         if "reward" in stats.scores:
             self.reward.add(stats.scores["reward"])
 
