@@ -22,7 +22,7 @@ import json
 import re
 import unicodedata
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ng_rollouts.types import Json
@@ -46,7 +46,7 @@ _BETWEEN_BOXES = re.compile(
 """The text between boxes of one statement. A full stop or other words start a new statement."""
 
 _WRAPPERS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph)\s?\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|underline|mbox|emph)\s?\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})*+)\}"
 )
 """LaTeX commands that set only the font of their argument, which may have braces two levels deep."""
 
@@ -54,7 +54,7 @@ _COLOUR = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,40}\}")
 """LaTeX commands that set the colour of what follows."""
 
 _MAX_JSON = 100_000
-"""Longer replies are not read as JSON objects."""
+"""How many characters at the end of a reply are read as a JSON object."""
 
 MAX_DEPTH = 10
 """Nested font commands that are removed."""
@@ -63,11 +63,14 @@ INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 """Zero-width characters, which some models emit."""
 
 _MARKUP = r"[\s*_`~#>$\\\[({]*"
-_KINDS = r"(?:(?:final|correct|best|right)\s+)*(?:(?:answer|option|choice)s?|ans\b)"
+_KINDS = (
+    r"(?:(?:final|correct|best|right|selected|chosen|(?:most\s)?(?:appropriate|likely|suitable|accurate))\s+)*"
+    r"(?:(?:answer\s)?(?:option|choice)s?|answers?|ans\b)"
+)
 _LABEL = re.compile(
     rf"""^{_MARKUP}(?:(?:so|thus|hence|therefore)\W{{1,3}})?(?:(?:the|my)\s+)?{_KINDS}
     (?:\sto\s[^:=.!?]{{1,60}}(?=[:=]))?[\s*_`~]*
-    (?:(?:\bis\b[\s*_`~]*)?[:=](?P<rest>.*)|\bis\b(?P<said>\s.*)|{_MARKUP.replace("({", ")}")}$)""",
+    (?:(?:\bis\b[\s*_`~]*)?(?:[:=]|(?<=\bans)\.\s)(?P<rest>.*)|\bis\b(?P<said>\s.*)|{_MARKUP.replace("({", ")}")}$)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """A line that starts with a label: `Answer: 7`, `**Final Answer:** 7`, or a heading `### Answer` alone."""
@@ -75,10 +78,23 @@ _LABEL = re.compile(
 _INLINE = re.compile(
     rf"""(?:\b(?:the|my)\s{_KINDS}(?:\sto\s[^:=.!?]{{1,60}}?|\shere|\sthen|\stherefore)?
         (?:['’]s|\s(?:is|(?:would|must|should|will|has\sto)\sbe))\b
-    |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?(?P<rest>.*)""",
+    |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""A statement within a sentence: `The answer is 7.`"""
+"""The beginning of a statement within a sentence: `The answer is 7.`"""
+
+_OTHER_ANSWER = re.compile(
+    r"\b(?:incorrect|wrong|your|student['’]?s?|users?|alternative|other|another|second|previous|old|initial|original"
+    r"|possible|tempting|common|bad|false|his|her|their|given|expected|typical)\s(?:\w+\s)?[*_`]*$",
+    re.IGNORECASE,
+)
+"""Words in front of "answer" by which it is not the text's own: `Common wrong answer: 12`."""
+
+_MAX_CLAUSE = 200
+"""How much text in front of a label is read."""
+
+_HYPOTHETICAL = re.compile(r"\b(?:if|suppose|supposing|unless|had|were|for\s\$?\w{1,3}\s?=)\s?[^.!?]*$", re.IGNORECASE)
+"""A condition in front of a statement, which then does not replace one without: `If n = 5, the answer is 15.`"""
 
 _REVERSED = re.compile(
     rf"""(?:^|[.!?:,]\s+)(?!(?:what|which|who|this|that|it|here|there|how|one|none)\b)(?P<rest>[^.!?:,]{{1,60}}?)
@@ -89,8 +105,8 @@ _REVERSED = re.compile(
 
 _CHOSEN = re.compile(
     r"""(?:(?:\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s|^)(?:choose|pick|select|go\swith)\s(?P<rest>.*)
-    |(?:^|[.!?]\s+)(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?\W*$
-    |(?:^|[.!?,;]\s+)(?:so|thus|hence|therefore|(?:it\s)?must\sbe|I['’]d\ssay)[,:]?\s(?:it(?:['’]s|\sis|\smust\sbe)\s)?(?P<then>(?:(?:option|choice|letter)\s)?[(\[]?(?-i:[A-Z])[)\]]?)\W*$)""",
+    |(?:^|[.!?,]\s+)(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?(?:,?\s(?:because|since|as)\s.*|\W*)$
+    |(?:^|[.!?,;]\s+)(?:so|thus|hence|therefore|(?:it\s)?must\sbe|I['’]d\ssay|it(?:['’]s|\sis))[,:]?\s(?:it(?:['’]s|\sis|\smust\sbe)\s)?(?P<then>(?:(?:option|choice|letter)\s)?[(\[]?(?-i:[A-Z])[)\]]?)\W*$)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """The statement of a choice: `I would choose B`, `B is correct.`, `So B.`"""
@@ -101,7 +117,7 @@ _ADVERB = re.compile(
 
 _WITHDRAWN = re.compile(
     r"""\b(?:no,?\swait|wait,\s(?:no\b|(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not|incorrect)\b)|scratch\sthat|correction:|I\stake\s(?:that|this|it)\sback|on\ssecond\sthoughts?|I\swas\swrong
-    |no,\s(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not\b|an?\s)|actually,?\s(?:no\b|it['’]?s|it\sis|that['’]?s\swrong))""",
+    |no,\s(?:that|this|it)(?:['’]s|\sis|\swas)\s(?:wrong|not\s(?:right|correct|quite|it)\b|an?\s)|actually,?\s(?:no\b|that['’]?s\swrong))""",
     re.IGNORECASE | re.VERBOSE,
 )
 """Words by which a text takes back the statement before them."""
@@ -111,8 +127,8 @@ _VALUE_ONLY = re.compile(r"[\s,;:.–—-]{1,4}(?P<rest>[(\[]?(?:[A-Z]|[-−$]?\
 """The correction after such words: `it's B`, or the value alone: `no wait, B.`"""
 
 _HOWEVER = re.compile(
-    r"\b(?:however|but)\b(?![^.\n]*\b(?:if|when|unless|for)\b)[^.\n]{0,60}?\b(?:it|that|this|the\s(?:(?:correct|actual|real|right|true)\s)?(?:value|result|answer))"
-    r"(?:['’]s|\s(?:is|(?:should|must)\sbe))\s(?P<rest>[-−$\\({\[]*(?:\d|[A-Z]\b)[^\n]*)",
+    r"\b(?:however|but|actually)\b(?![^.\n]{0,200}\b(?:if|when|unless|for)\b)[^.\n]{0,60}?\b(?:it|that|this|the\s(?:(?:correct|actual|real|right|true)\s)?(?:value|result|answer))"
+    r"(?:['’]s|\s(?:is|(?:should|must)\sbe))\s(?P<rest>(?:[-−$\\({\[]*\d[^\s]*|[(\[]?(?-i:[A-Z])\b[)\]]?)(?=[.!$]*\s*(?:$|\n|,?\s(?:because|since|as)\s)))",
     re.IGNORECASE,
 )
 """Another value after "however" takes the statement back, too: `However, on checking, it is 7.`"""
@@ -134,6 +150,9 @@ _TAGS = re.compile(r"</?(?:b|i|u|em|strong|code|mark)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _FENCED = re.compile(r"\s*(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<inner>.*?)\s*(?P=fence)\s*", re.DOTALL)
 """A text that is one fenced block."""
+
+_FENCED_JSON = re.compile(r"\n\s*(?P<fence>`{3,}|~{3,})json\s*\n(?P<inner>\{[^`~]*\})\s*(?P=fence)$", re.IGNORECASE)
+"""A fenced JSON object at the end of a text."""
 
 _FENCE_LINE = re.compile(r"^\s*(?:`{3,}|~{3,})\s*\w*\s*$")
 LINE_MARK = re.compile(r"^\s*(?:>\s*|[-•]\s+(?=\D))+")
@@ -158,7 +177,7 @@ _KEYWORD = re.compile(r"answer|\b(?:option|choice|ans\b)", re.IGNORECASE)
 DECORATION = re.compile(r"^[\s*_`~$\\\[\](){}#>=-]*$")
 """A line that only opens a formula, a quote or a rule."""
 
-_OUTER = "*`~ \t\r\n"
+_OUTER = "*` \t\r\n"
 _LEADING_MARK = re.compile(r"^#{1,6}\s+")
 _DELIMITERS = (
     ("$$", "$$"),
@@ -174,6 +193,9 @@ _DELIMITERS = (
 """Markdown and LaTeX delimiters that may surround a whole answer."""
 
 _PAIRS = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("(", ")"), ("[", "]"), ("{", "}"), ("<", ">"))
+_ASCII = {ord("’"): "'", ord("−"): "-"}
+"""Characters that are typed in two ways."""
+
 _TRAILING = ".,;:!?。，；：！？"
 _FULL_STOP = re.compile(r"(?<![.\s])[.。]$")
 _CURRENCY = re.compile(r"\\?[$€£¥]\s?(?P<number>\d[\d.,]*)$")
@@ -187,11 +209,13 @@ class Statement:
         text: the stated answer; empty if the statement has none that can be read.
         boxes: the contents of its boxes, if it consists of boxes.
         line: the stated answer up to the end of the line, where `text` ends with the sentence.
+        is_hypothetical: whether it holds only under a condition.
     """
 
     text: str
     boxes: tuple[str, ...] = ()
     line: str = ""
+    is_hypothetical: bool = False
 
 
 def output_text(response: Json) -> str:
@@ -227,14 +251,17 @@ def last_statement(text: str, *, is_choice: bool = False) -> Statement | None:
         if _REJECTED.match(text, box_end):
             return _correction(text, box_end) or Statement("")
         # a label behind a box is a later statement, although it is on the same line
-        text = text[:box_end] + _CLAUSE_END.sub("\n", text[box_end:], count=1)
+        line, newline, rest = text[box_end:].partition("\n")
+        text = text[:box_end] + _CLAUSE_END.sub("\n", line, count=1) + newline + rest
     label, label_position = _last_label(text, is_choice=is_choice)
     if boxes is None and label is None:
         return None
     correction = _correction(text, max(box_position, label_position))
     if correction is not None:
         return correction
-    if boxes is not None and (label is None or label_position <= box_position or _mentions(label.text, boxes)):
+    if boxes is not None and (
+        label is None or label_position <= box_position or label.is_hypothetical or _mentions(label.text, boxes)
+    ):
         return Statement(", ".join(boxes), boxes)
     return label
 
@@ -283,7 +310,7 @@ def strip_markup(text: str) -> str:
 
 def normalise_answer(text: str, *, case_sensitive: bool) -> str:
     """Normalise an answer for comparison: no markup around it, single spaces, case folded if it is ignored."""
-    text = unicodedata.normalize("NFC", text).strip()
+    text = unicodedata.normalize("NFC", text).strip().translate(_ASCII)
     text = " ".join((strip_markup(text) or text).split())
     return text if case_sensitive else text.casefold()
 
@@ -322,8 +349,10 @@ def bare_answer(text: str) -> str:
 
 def _json_answer(text: str) -> str | None:
     """The answer of a reply that is a JSON object with `answer` or `final_answer`."""
-    text = text.strip()
-    if text[:1] + text[-1:] != "{}" or len(text) > _MAX_JSON:
+    text = text[-_MAX_JSON:].strip()
+    if (fence := _FENCED_JSON.search(text)) is not None:
+        text = fence["inner"]
+    if text[:1] + text[-1:] != "{}":
         return None
     with suppress(ValueError, RecursionError):
         value = json.loads(text)
@@ -386,16 +415,21 @@ def _box_content(text: str, start: int) -> tuple[str | None, int]:
 
 
 def _last_label(text: str, *, is_choice: bool) -> tuple[Statement | None, int]:
-    """The last labelled or inline statement, and where its line begins."""
+    """The last labelled or inline statement, and where its line begins. A hypothetical one only counts alone."""
     lines = text.splitlines(keepends=True)
     position = len(text)
+    hypothetical: tuple[Statement | None, int] = (None, -1)
     for number in range(len(lines) - 1, -1, -1):
         line = lines[number]
         position -= len(line)
         statement = _stated_in(line, lines, number, is_choice=is_choice)
-        if statement is not None:
+        if statement is None:
+            continue
+        if not statement.is_hypothetical:
             return statement, position
-    return None, -1
+        if hypothetical[0] is None:
+            hypothetical = statement, position
+    return hypothetical
 
 
 def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = False) -> Statement | None:
@@ -409,24 +443,28 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
         return None
     if match := _REVERSED.search(plain):
         return _statement(match["rest"])
-    rest = _labelled(plain)
-    if rest is None or _ABOUT_ANSWER.match(rest):
+    found = _labelled(plain)
+    if found is None:
         return None
+    rest, before = found
     if DECORATION.match(rest):
         rest = _next_line(lines, number) or rest
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
         rest = rest.rstrip("_")
-    return _statement(rest)
+    return replace(_statement(rest), is_hypothetical=bool(_HYPOTHETICAL.search(before[-_MAX_CLAUSE:])))
 
 
-def _labelled(line: str) -> str | None:
-    """The text behind the last label of a line; None if it has no label."""
+def _labelled(line: str) -> tuple[str, str] | None:
+    """The text behind the last label of a line, and the text in front of it; None if it has no label."""
+    labels = [(match.end(), match.start()) for match in _INLINE.finditer(line)]
     if match := _LABEL.match(line):
-        return match["rest"] or match["said"] or ""
-    for match in _INLINE.finditer(line):  # noqa: B007 - keeps the last match
-        pass
-    return None if match is None else str(match["rest"])
+        behind = match.start("rest") if match["rest"] is not None else match.start("said")
+        labels.insert(0, (behind if behind >= 0 else len(line), 0))
+    for end, start in reversed(labels):
+        if not _ABOUT_ANSWER.match(line, end) and not _OTHER_ANSWER.search(line[max(0, start - _MAX_CLAUSE) : start]):
+            return line[end:], line[:start]
+    return None
 
 
 def _next_line(lines: list[str], number: int) -> str | None:

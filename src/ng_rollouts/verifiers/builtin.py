@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
+    ALTERNATIVE,
     INVISIBLE,
     bare_answer,
     final_answer,
@@ -118,7 +118,7 @@ class ExactMatch(Verifier):
         extracted = final_answer(text)
         case_sensitive = bool(row.get("case_sensitive", self.case_sensitive))
         # the answer may have full stops, as in `J. K. Rowling`, or look like a label, as in `Answer: 5`
-        answers = {extracted, final_line(text), text}
+        answers = {extracted, ALTERNATIVE.split(extracted)[0], final_line(text), text}
         matching = [
             each
             for each in expected
@@ -323,14 +323,21 @@ def json_in(text: str) -> Any:
     # A block is decoded, not searched for its end: fences within JSON strings do not close it.
     while match := _FENCE.search(text, position):
         position = match.end()
-        with suppress(ValueError, RecursionError):
+        is_json = match["label"].lower().startswith("json")
+        try:
             value, end = decoder.raw_decode(text, match.end())
-            if re.compile(rf"\s*{re.escape(match['fence'])}").match(text, end):
-                blocks[match["label"].lower().startswith("json")] = value
-                position = end
-    if not blocks:
-        raise not_bare
-    return blocks.get(True, blocks.get(False))
+        except (ValueError, RecursionError) as error:
+            # an object that cannot be read is not replaced by an earlier one; other blocks may be anything
+            if is_json or text[position] in "[{":
+                blocks[is_json] = error
+            continue
+        if re.compile(rf"\s*{re.escape(match['fence'])}").match(text, end):
+            blocks[is_json] = value
+            position = end
+    last = blocks.get(True, blocks.get(False, not_bare))
+    if isinstance(last, Exception):
+        raise ValueError(str(last)) from last  # noqa: TRY004 - what is wrong is the text
+    return last
 
 
 def _refuse_constant(constant: str) -> Any:

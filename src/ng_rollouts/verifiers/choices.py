@@ -12,6 +12,7 @@ from ng_rollouts.verifiers.answer_extraction import (
     INVISIBLE,
     LINE_MARK,
     MAX_DEPTH,
+    Statement,
     is_same_answer,
     last_boxes,
     last_statement,
@@ -26,9 +27,11 @@ _LETTER_FIRST = re.compile(
 """A text that begins with a letter, in brackets or not: `option (C) because`."""
 
 _WHOLE_OPTION = re.compile(
-    r"(?:option\s)?[(\[]?(?P<letter>[A-Za-z])(?:\s?[)\].:]+\s*|\s[-–—]\s)(?P<text>.*)$", re.IGNORECASE | re.DOTALL
+    r"""(?:option\s)?[(\[]?(?P<letter>[A-Za-z])(?:\s?[)\].:]+\s*|\s[-–—]\s|,\s|\s(?=\())(?P<text>.*)$
+    |(?P<said>.*)\s[(\[](?P<behind>[A-Z])[)\]]$""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
-"""An option with its text: `B) 12 litres`, `B - 12 litres`."""
+"""An option with its letter: `B) 12 litres`, `B - 12 litres`, `12 litres (B)`."""
 
 _CHOICE_WORD = re.compile(
     r"^(?:(?:so|thus|hence|therefore)[\s,:]{1,3})?(?:(?:final\s)?(?:answer|option|choice|choose|pick|select)\s+(?:[-–—→]>?\s*)?)?",
@@ -36,8 +39,14 @@ _CHOICE_WORD = re.compile(
 )
 
 _SECOND_LETTER = re.compile(
-    r"\s*\(?(?:,|/|&|and\b|or\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*[(\[]?[A-Za-z]\b[)\]]?\s*(?:$|[.,;)])"
+    r"""(?:[,;/&]|\band\b|\bor\b|\bas\swell\sas\b)\s*(?:(?:maybe|perhaps|possibly|also|else|even|option|or|and)\s)*
+    (?:[(\[][A-Za-z][)\]]|[A-Za-z](?:\s?[).:\]]|\s?[-–—]\s|\s\(|\s*(?:$|[.,;)])))
+    |^\s?[-–—]\s?[A-Z]\s*$""",
+    re.VERBOSE,
 )
+"""Another letter behind the first one: `A or B`, `A) Paris, B) London`, `A-D`."""
+
+_REASON = re.compile(r"\b(?:because|since|(?<!well\s)as)\b(?!\swell)", re.IGNORECASE)
 
 _ANOTHER_OPTION = re.compile(r"\b[A-Z]\s?[.:)]\s")
 
@@ -55,19 +64,19 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
     lines = [line for line in text.splitlines() if not DECORATION.match(line)]
     if not lines:
         return None
-    # The last line is a statement if it is a letter, or a letter with the text of its option: `C) 12 litres`.
-    # Several such lines are a list of the options, not a choice.
+    # A letter alone on the last line is a statement. Several such lines are a list of the options, not a choice.
     last, *before = (LINE_MARK.sub("", line) for line in reversed(lines[-2:]))
-    letter = _bare_letter(_CHOICE_WORD.sub("", strip_markup(last)), options) or _whole_option(last, options)
-    if letter and not _is_option(before, options):
+    is_list = _is_option(before, options)
+    if not is_list and (letter := _bare_letter(_CHOICE_WORD.sub("", strip_markup(last)), options)):
         return letter
     statement = last_statement(text, is_choice=True)
     if statement is not None:
-        stated = ALTERNATIVE.split(statement.text)[0]
-        return _letter_of(stated, options) or _option_with_text(stated, options)
+        return _stated_letter(statement, lines, options)
+    if not is_list and (letter := _whole_option(last, options)):
+        return letter
     if len(lines) == 1:
         return _letter_of(text, options, only_labelled=True) or _option_with_text(text, options)
-    alone = {letter for line in lines if (letter := _bare_letter(line, options))}
+    alone = {letter for line in lines if (letter := _bare_letter(line, options) or _whole_option(line, options))}
     return alone.pop() if len(alone) == 1 else _option_with_text(text, options)
 
 
@@ -77,20 +86,32 @@ def boxed_letter(text: str, options: Mapping[str, str]) -> str | None:
     return _bare_letter(boxes[0], options) if boxes and len(boxes) == 1 else None
 
 
+def _stated_letter(statement: Statement, lines: list[str], options: Mapping[str, str]) -> str | None:
+    """The letter of a statement, by its letter or by its option's text; None if it begins a list of options."""
+    stated = ALTERNATIVE.split(statement.text)[0]
+    plain = [strip_markup(line) for line in lines]
+    following = lines[plain.index(statement.line) + 1 :][:1] if statement.line in plain else []
+    if _is_option(following, options) and _is_option([statement.line], options):
+        return None
+    if _SECOND_LETTER.search(_REASON.split(statement.line[len(statement.text) :][:_MAX_BARE])[0]):
+        return None
+    return _letter_of(stated, options) or _whole_option(stated, options) or _option_with_text(stated, options)
+
+
 def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = False) -> str | None:
     """The letter that a statement names.
 
     Args:
         only_labelled: whether the letter has to be followed by a bracket, full stop or colon and the option's text.
     """
-    text = strip_markup(text)
+    text = strip_markup(text).replace("*", "")
     if letter := _bare_letter(text, options):
         return None if only_labelled else letter
     match = _LETTER_FIRST.match(text)
     if match is None:
         return None
     opening, letter, closing, rest = match["opening"], match["letter"], match["closing"], match["rest"].strip("*_`")
-    if letter.upper() not in options or _SECOND_LETTER.match(rest):
+    if letter.upper() not in options or _SECOND_LETTER.search(_REASON.split(rest[:_MAX_BARE])[0]):
         return None  # two letters are not a choice
     if only_labelled and _ANOTHER_OPTION.search(rest):
         return None  # a list of the options
@@ -119,9 +140,9 @@ def _bare_letter(text: str, options: Mapping[str, str]) -> str | None:
 def _whole_option(line: str, options: Mapping[str, str]) -> str | None:
     """The letter of a line that is an option: its letter, a bracket, full stop or colon, and its text."""
     match = _WHOLE_OPTION.match(strip_markup(line))
-    if match is None or not (text := options.get(letter := match["letter"].upper())):
+    if match is None or not (text := options.get(letter := (match["letter"] or match["behind"]).upper())):
         return None
-    return letter if is_same_answer(match["text"], text, case_sensitive=False) else None
+    return letter if is_same_answer(match["text"] or match["said"] or "", text, case_sensitive=False) else None
 
 
 def _is_option(lines: list[str], options: Mapping[str, str]) -> bool:

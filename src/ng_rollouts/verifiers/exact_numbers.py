@@ -8,26 +8,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ng_rollouts.verifiers.answer_extraction import strip_quotes, unwrap
+from ng_rollouts.verifiers.units import NEGATED, NO_UNIT, is_same_unit, money_of, unit_of
 
 _CURRENCY = r"(?:\\?\$|\\?€|£|¥|₹|US\$|USD|EUR|GBP|Rs\.?)"
 
 _CURRENCY_SIGNS = {"US$": "$", "USD": "$", "EUR": "€", "GBP": "£", "Rs": "₹"}
-
-_UNIT = re.compile(
-    r"""(?:[A-Za-zµμΩÀ-ÿ]{2,}|[mgsLlhNJWVAKCFTH])(?:\^?\{?-?\d\}?|[²³])?
-    (?:[/·](?:[A-Za-zµμΩÀ-ÿ]+)(?:\^?\{?-?\d\}?|[²³])?){0,3}""",
-    re.VERBOSE,
-)
-"""A unit or the name of a thing. One letter alone may be a variable, so only those of common units are listed."""
-
-_NO_UNIT = re.compile(
-    r"""\b(?:or|and|if|unless|except|a?sin|a?cos|a?tan|arc\w+|log|ln|exp|sqrt|cbrt|pi|mod|floor|ceil|round|abs
-    |hundred|thousand|million|billion|trillion|dozen|tenths?|hundredths?|thousandths?|halves|thirds?|quarters?
-    |squared|cubed|twice|thrice|half|double|triple|minus|negative|least|most|less|more|fewer|greater|between
-    |multiples?|impossible|undefined|but)\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
-"""Words beside a number that change it, so that they are not its unit."""
 
 THOUSANDS = re.compile(
     r"(?<![\d.])(\d{1,3})((?:(?:,|\{,\}|\\,|\\!|\\ |\u202f|\u2009|,\\!)\d{3}|[ ]\d{3}(?![\s\d]*/))+)(?!\d)"
@@ -63,7 +48,7 @@ _MAX_EXPONENT = 5000
 _NUMBER_IN_TEXT = re.compile(
     rf"(?<![\w\\^])(?<!\^\{{)(?:[-−](?=\\?[\d.$]))?(?:{_CURRENCY}\s?)?[-−]?"
     rf"(?:\d+\s+\d+\s?/\s?\d+|(?:\d+\s?)?\\[dtc]?frac\s?\{{[^{{}}]*\}}\s?\{{[^{{}}]*\}}|\d+\s?/\s?\d+"
-    rf"|\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}})+(?:\.\d+)?|{_DECIMAL})(?:\s?[eE][-+]?\d+|\s?(?:\\times|×)\s?10\^\{{?[-−]?\d+\}}?)?(?:\s?\\?%)?"
+    rf"|\d{{1,3}}(?:(?:,|\{{,\}})\d{{3}})+(?:\.\d+)?|{_DECIMAL})(?:\s?[eE][-+]?\d+|\s?(?:\\times|×)\s?10\^\{{?[-−]?\d+\}}?)?(?:\s?\\?%)?(?![A-Za-z]\d)"
 )
 
 _MATH_CHARACTERS = {
@@ -75,16 +60,42 @@ _MATH_CHARACTERS = {
     },
 }
 
-NEGATED = re.compile(r"\b(?:not|never|neither|cannot)\b|n['’]t\b", re.IGNORECASE)
-
 _ELEMENT_OF = re.compile(r"^[A-Za-z]\s?\\in\s?(?=\\?\{)")
 """The variable in front of a set of solutions: `x \\in \\{2, 3\\}`."""
 
 _BOUND = re.compile(
-    r"(?:\d[^.\n]{0,12}\bor|\bnot|\bnever|n['’]t|\bat\s(?:least|most)|\b(?:less|more|greater|fewer)\sthan|\btwice|\bhalf(?:\sof)?)[\s\\$({]*\Z",
-    re.IGNORECASE,
+    r"""(?:\d[^.\n]{0,12}\bor|\b(?:not|never|cannot|neither)(?:\sbe)?|n['’]t(?:\sbe)?|\bat\s(?:least|most)|(?<!add\s)(?<!adds\s)(?<!sums\s)\bup\sto|(?<!equal)(?<!close)\bfrom
+    |\b(?:than|before|after|below|under|over|above|beyond|within|until|between|without|twice|half|divides|times|plus|minus
+    |mod|modulo|rejecting|excluding|except|theorem|lemma|step|case|equation|figure|problem|chapter|section)
+    )[\s\\$({]*\Z""",
+    re.IGNORECASE | re.VERBOSE,
 )
-"""Words in front of the last number of a text by which it is not the answer."""
+"""Words in front of a number by which it is not the answer."""
+
+_OF = re.compile(r"\bof[\s\\$({]*\Z", re.IGNORECASE)
+_TOTAL_OF = re.compile(
+    r"""\b(?:total|sum|area|lengths?|value|price|cost|volume|speed|perimeter|amount|average|mean|height|width|weight|mass
+    |distance|probability|number|answer|result|maximum|minimum|profit|radius|age|median|angle|rate|ratio|score|discount)
+    \sof[\s\\$({]*\Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Behind these, "of" states a value: `a total of 12`. Elsewhere it does not: `the square root of 12`."""
+
+_MAX_BEFORE = 40
+"""How many characters in front of a number are read."""
+
+_PREFIX = re.compile(
+    r"""^(?:not\s[^\s,]{1,30},?\sbut\s|(?:the\s)?(?:ordered\s)?(?:point|pair|interval|set)\s(?=[(\[\\])
+    |\([A-E]\)(?:\\[ ,]|~|\s)+(?=\S))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Words in front of a value, and the letter of a choice with its value: `\\textbf{(C)}\\ 12`."""
+
+_ENDS = re.compile(r"^(?:\\[,;: ]|~)+|(?:\\[,;:]|\\(?=\s*$)|~)+\s*$")
+"""LaTeX spaces at the ends."""
+
+_INFINITY = re.compile(r"^([+-]?)\s?infinity$", re.IGNORECASE)
+_NEGATIVE = re.compile(r"^negative\s(?=[\d\\$])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +107,17 @@ class Number:
     is_percent: bool = False
     currency: str = ""
 
+    @property
+    def money(self) -> str:
+        """Its currency, by a sign or in words; empty if it has none."""
+        return self.currency or money_of(self.unit)
+
     def equals(self, other: Number) -> bool:
         """Whether two numbers are equal. A percent sign or a unit may be missing on one side."""
-        if self.unit and other.unit and not _is_same_unit(self.unit, other.unit):
-            return False
-        if self.currency and other.currency and self.currency != other.currency:
+        if self.money and other.money:
+            if self.money != other.money:
+                return False
+        elif self.unit and other.unit and not is_same_unit(self.unit, other.unit):
             return False
         if self.value == other.value:
             return True
@@ -127,7 +144,7 @@ def number_of(text: str) -> Number | None:
 
 def number_with_words(text: str) -> Number | None:
     """The only number in a sentence such as `The farmer has 7 pears`, or the last one behind an equals sign."""
-    if NEGATED.search(text) or _NO_UNIT.search(text):
+    if NEGATED.search(text) or NO_UNIT.search(text):
         return None  # `not 17`, `at least 17`
     if re.search(r"\\[A-Za-z]|[\^_{}]", re.sub(r"\\[dtc]?frac|\\times|\\\$|\\%|\\text", "", text)):
         return None  # a formula, not a sentence
@@ -135,17 +152,24 @@ def number_with_words(text: str) -> Number | None:
         return number_of(text.rpartition("=")[2])
     if not re.search(r"[A-Za-z]{2,}", text):
         return None
-    numbers = [match[0] for match in _NUMBER_IN_TEXT.finditer(text)]
-    return number_of(numbers[0]) if len(numbers) == 1 else None
+    numbers = list(_NUMBER_IN_TEXT.finditer(text))
+    if len(numbers) != 1 or _is_qualified(text[: numbers[0].start()]):
+        return None
+    return number_of(numbers[0][0])
 
 
 def last_number(text: str) -> str | None:
     last = None
     for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007 - keeps the last match
         pass
-    if last is None or _BOUND.search(text, max(0, last.start() - 30), last.start()):
+    if last is None or _is_qualified(text[max(0, last.start() - _MAX_BEFORE) : last.start()]):
         return None
     return last[0].strip()
+
+
+def _is_qualified(before: str) -> bool:
+    """Whether the words in front of a number make it another one: `the square root of`, `up to`, `not`."""
+    return bool(_BOUND.search(before) or (_OF.search(before) and not _TOTAL_OF.search(before)))
 
 
 def _number_without_currency(text: str) -> Number | None:
@@ -154,9 +178,11 @@ def _number_without_currency(text: str) -> Number | None:
         if (parsed := parse(ungrouped)) is not None:
             value, end = parsed
             rest = ungrouped[end:].strip()
+            if re.match(r"[Kk]$|[A-Z]\d", ungrouped[end:]):
+                return None  # `12K` is a scale, `12C3` a function
             if not rest:
                 return Number(value)
-            if (unit := _unit(rest)) is not None:
+            if (unit := unit_of(rest)) is not None:
                 return Number(value, "" if unit == "%" else unit, unit == "%")
             return None
     return None
@@ -171,6 +197,7 @@ def clean_answer(text: str) -> str:
     text = (
         re.sub(r"^\+\s?", "", _ELEMENT_OF.sub("", text)).replace("\\!", "").replace("\\%", "%").replace("\u00a0", " ")
     )
+    text = _NEGATIVE.sub("-", _INFINITY.sub(r"\1\\infty", _ENDS.sub("", _PREFIX.sub("", text))))
     while text[-1:] in (".", ",", ";", ":", "!", "?") and text[-3:] != "..." and not re.fullmatch(r".*\d!", text):
         text = text[:-1].rstrip()
     return strip_quotes(text)
@@ -247,34 +274,11 @@ def _exact(text: str) -> Fraction:
     return Fraction(text.replace("−", "-").replace(" ", "").removesuffix("."))
 
 
-def _unit(rest: str) -> str | None:
-    """The unit behind a number; `%` for a percent sign; None if the rest is an expression."""
-    rest = re.sub(r"^(?:\\[,;: ]|~|\s)+", "", unwrap(rest)).strip().rstrip(".,;!")
-    if re.fullmatch(r"%|percent|per\s?cent|percentage points?", rest, re.IGNORECASE):
-        return "%"
-    if re.fullmatch(r"°|\\degree|\^\s?\{?\\circ\}?|degrees?", rest):
-        return "°"
-    rest = re.sub(r"\\[dt]?frac\s?\{([^{}]+)\}\s?\{([^{}]+)\}", r"\1/\2", rest)
-    rest = re.sub(r"\s+", " ", re.sub(r"~|\\[,;: ]", " ", rest.replace("\\cdot", "·")))
-    rest = re.sub(r"\s?([/·])\s?", r"\1", rest)
-    words = rest.split(" ")
-    # at least two letters, so that `2x` and `3i` stay expressions; the common one-letter units are listed
-    is_unit = all(map(_UNIT.fullmatch, words))
-    return rest if is_unit and not _NO_UNIT.search(rest) and len(words) <= 6 else None
-
-
-def _is_same_unit(first: str, second: str) -> bool:
-    def stem(unit: str) -> str:
-        return re.sub(r"[\s.{}]", "", unit.casefold()).rstrip("s")
-
-    return stem(first) == stem(second) or stem(first).startswith(stem(second)) or stem(second).startswith(stem(first))
-
-
 def is_rounded(expected: str, answer: str, wanted: Number, given: Number) -> bool:
     """Whether a decimal with at least six places is the other number rounded: 0.333333 for 1/3."""
     for text, decimal, other in ((answer, given, wanted), (expected, wanted, given)):
         places = re.search(r"\.(\d{6,})", text)
-        if places and decimal.value and abs(decimal.value - other.value) <= Fraction(1, 10 ** len(places[1])):
+        if places and decimal.value and abs(decimal.value - other.value) <= Fraction(1, 2 * 10 ** len(places[1])):
             return (abs(decimal.value) > Fraction(1, 1000) and decimal.value.denominator < other.value.denominator) or (
                 other.value.denominator > 1 and 10 ** len(places[1]) % other.value.denominator != 0
             )

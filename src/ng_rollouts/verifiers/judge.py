@@ -55,7 +55,7 @@ VERDICT_SCHEMA: Json = {
 VERDICT_FORMATS = ("text", "json")
 
 _VERDICT = re.compile(
-    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:[:=]|\s[-–—]\s|(?P<is>\bis\b(?!:))|\bis:|[-–—]>?)(?P<rest>[^\n]{0,300})",
+    r"(?:^|[^\w])verdict[\s*_`#>]{0,10}(?:\((?:in)?correct\s?/\s?(?:in)?correct\)[\s*_`]{0,10})?(?:[:=]|\s[-–—]\s|(?P<is>\bis\b(?!:))|\bis:|[-–—]>?)(?P<rest>[^\n]{0,300})",
     re.IGNORECASE,
 )
 """A verdict label with a colon, an equals sign, a dash or "is". The word within a sentence is not a verdict."""
@@ -77,14 +77,28 @@ _REMARK = re.compile(
 """What a sentence may say about a verdict. Anything else behind "verdict is" is a verdict, readable or not."""
 
 _CONDITION = re.compile(
-    r"\b(?:if|only|except|unless|but|however|would|not|wrong|incorrect|false|instead)\b|[?→=~]|->|:\s*0", re.IGNORECASE
+    r"""\b(?:if|only|except|unless|but|however|would|not|wrong|incorrect|false|instead|wait|apart|although|though
+    |provided|partial(?:ly)?|mostly|partly|part|half|minor|errors?|mistakes?|off|missing|up\sto)\b
+    |(?:[-–—:…]|\.\.)\s*no\b|[?→~%]|->|:\s*0|=\s*(?:0|no|false|incorrect)\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 """What may follow "correct" and takes it back, in part or in whole."""
 
-_REASON = re.compile(r"\b(?:because|since|as|for)\b", re.IGNORECASE)
+_REASON = re.compile(r"\b(?:because|since|as)\b", re.IGNORECASE)
 """The beginning of a reason, which may have any words."""
 
+_MORE_WORDS = re.compile(r"\s+(?!(?:because|since|as|and|with|given|per)\b)\w|:\s*\w")
+"""A phrase that only begins with "correct": `Correct answer is 12`, `CORRECT method`."""
+
+_STRUCK = re.compile(r"~~[^~]{0,100}~~|\*\*(?=not\*\*)|(?<=\*\*not)\*\*", re.IGNORECASE)
+"""Struck-out text, and the emphasis of "not"."""
+
+_SUBJECT = re.compile(r"(?:the|this|that|its?)\s(?:answer|response|solution|result)?\s?is\s", re.IGNORECASE)
+"""The subject of a sentence that is a verdict: `The answer is correct.`"""
+
 _TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
+
+_CROSSES = ("✗", "✘", "❌", "✖")
 
 _WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
 
@@ -219,7 +233,11 @@ def _score_of(verdict: Any) -> float | None:
     """The score of a verdict: a bool, a number, or a text that begins with a word or number."""
     if isinstance(verdict, (bool, int, float)):
         return float(verdict)
-    text = re.sub(r"^(?:(?![-.]?\d|-\.)\W)+|^\\(?:boxed|text|mathbf)\{", "", strip_markup(str(verdict)))
+    plain = _STRUCK.sub("", str(verdict)).strip()
+    if plain.startswith(_CROSSES):
+        return 0.0 if re.search(r"incorrect|wrong|false", plain, re.IGNORECASE) else None
+    text = re.sub(r"^(?:(?![-.]?\d|-\.)\W)+|^\\(?:boxed|text|mathbf)\{", "", strip_markup(plain))
+    text = _SUBJECT.sub("", text, count=1) if _SUBJECT.match(text) else text
     match = _VERDICT_WORD.match(re.sub(r"^(?:boxed|text|mathbf)\{", "", text))
     if match is None:
         return None
@@ -234,8 +252,9 @@ def _score_of(verdict: Any) -> float | None:
     score = _WORD_SCORES.get(word)
     if score is None:
         return None if match["not"] else float(word)
-    if score == 1.0 and not match["not"] and not match["prefix"] and _CONDITION.search(_REASON.split(end)[0]):
-        return None  # `CORRECT except for the sign`
+    is_plain = score == 1.0 and not match["not"] and not match["prefix"]
+    if is_plain and (_CONDITION.search(_REASON.split(end)[0]) or _MORE_WORDS.match(end)):
+        return None  # `CORRECT except for the sign`, `Correct answer: 12`
     is_negated = bool(match["not"]) != bool(match["prefix"])  # `not incorrect` is correct
     return 1.0 - score if is_negated else score
 

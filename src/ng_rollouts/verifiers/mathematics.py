@@ -15,7 +15,6 @@ from typing import Any
 
 from ng_rollouts.verifiers.answer_extraction import ALTERNATIVE, last_statement
 from ng_rollouts.verifiers.exact_numbers import (
-    NEGATED,
     THOUSANDS,
     ascii_answer,
     clean_answer,
@@ -24,12 +23,26 @@ from ng_rollouts.verifiers.exact_numbers import (
     number_of,
     number_with_words,
 )
+from ng_rollouts.verifiers.units import NEGATED
 
-_REASON = re.compile(r",?\s(?:because|since)\s", re.IGNORECASE)
+_REASON = re.compile(r",?\s(?:because|since)\s|,\swhich\s", re.IGNORECASE)
 """The beginning of a reason: `6, because 7 is odd`."""
 
-_RELATION = re.compile(r"(?:[<>]|\\(?:leq?|geq?|lt|gt)(?![a-z]))")
+_REMARK = re.compile(
+    r"\s\((?!\s*\\?(?:p?mod|sin|cos|tan|log|ln|sqrt|exp)\b)(?=[^()]*[A-Za-z]{2,}\s)[^()]*\)[.\s]*$", re.IGNORECASE
+)
+"""A remark behind an answer: `12 (rounded to two digits)`."""
+
+_RELATION = re.compile(r"(?:[<>]|!=|\\(?:leq?|geq?|lt|gt|neq?|not)(?![a-z]))")
 """The beginning of a bound: `>= 4`."""
+
+_NO_VALUE = re.compile(r"\\(?:n?mid|to|rightarrow|mathbb)(?![a-z])|→|[\d}][-+'*]$|\^\{?[-+*']\}?$")
+"""Symbols by which a text is more than a value: `2 \\mid 12`, `3\\mathbb{Z}`, `3+`."""
+
+_CHANGES = re.compile(r"(?<!\\)\b(?:off|plus|more|less|fewer|greater|between|least|most|twice|half)\b", re.IGNORECASE)
+"""Words beside a number that change it."""
+
+_TIME = re.compile(r"(?P<time>\d+(?::\d+)+)(?:\s*(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE)
 
 _MODULUS = re.compile(r"\s*\(?\\?[bp]?mod\s?(?:\{\d+\}|\d+)\)?$")
 """`4 \\pmod 7`, `4 (mod 7)`: like a unit, it may be missing on one side."""
@@ -41,6 +54,9 @@ _HUGE_FACTORIAL = re.compile(r"\d{5}\s?[)}]?\s?!")
 """Its value has over 35,000 digits, so computing it would use up the time limit. It is equal only if its text is."""
 
 _PAIR = re.compile(r"[(\[][^()\[\],]+,[^()\[\],]+[)\]]")
+
+_SEPARATOR = re.compile(r"[({\[]|[)}\]]|[,;](?:\s+(?:and|or)\s)?|\\text\s?\{\s?(?:and|or)\s?\}|\s(?:and|or)\s")
+"""Brackets, and what separates the elements of a list."""
 
 _DOTS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
 _MAX_UNORDERED = 8
@@ -101,15 +117,25 @@ def is_equal(expected: str, answer: str) -> bool:
     if wanted and (given := number_of(_right_side(answer)) or number_with_words(answer)):
         return wanted.equals(given)
     # math-verify takes the last number of a text, even if the text says that it is not the answer
-    return not (wanted and NEGATED.search(answer)) and _compare_by_library(expected, answer)
+    return not (wanted and (NEGATED.search(answer) or _CHANGES.search(answer))) and _compare_by_library(
+        expected, answer
+    )
 
 
 def _is_same_text(expected: str, answer: str) -> bool:
     """Whether two answers have the same text, apart from white space and the case of words."""
-    if expected.isalpha() and len(expected) > 2:
+    if expected.isalpha() and (len(expected) > 2 or expected.casefold() == "no"):
         return expected.casefold() == answer.casefold()
     # white space decides whether `1, 234` is a list
     return _squeezed(expected) == _squeezed(answer) and (list_of(expected) is None) == (list_of(answer) is None)
+
+
+def _differ_in_case(expected: str, answer: str) -> bool:
+    """Whether two formulas differ in the case of their variables: `R` and `r` are two."""
+    if number_of(expected) and number_of(answer):
+        return False  # `2.7e8` and `2.7E8`
+    first, second = _squeezed(expected), _squeezed(answer)
+    return first != second and first.casefold() == second.casefold() and not re.search(r"[A-Za-z]{3}", expected)
 
 
 def normal_form(answer: str) -> str:
@@ -142,7 +168,7 @@ def list_of(text: str) -> list[str] | None:
 def _answer_in(text: str) -> tuple[str, bool]:
     statement = last_statement(text)
     if statement is not None:
-        return _REASON.split(ALTERNATIVE.split(statement.text)[0])[0], True
+        return _REMARK.sub("", _REASON.split(ALTERNATIVE.split(statement.text)[0])[0]), True
     text = text.strip()
     first = _REASON.split(text)[0]
     # `6, because 7 is odd` states 6, and no other number counts
@@ -182,8 +208,10 @@ def _compare_by_form(expected: str, answer: str) -> bool | None:
     """Compare numbers in other bases, times and ratios; None for all other answers."""
     if (based := (_WITH_BASE.fullmatch(expected), _WITH_BASE.fullmatch(answer))) != (None, None):
         return _is_equal_in_base(expected, answer, *based)
-    if re.fullmatch(r"\d+(?::\d+)+", expected):
-        return re.sub(r"\s*[AaPp]\.?[Mm]\.?$", "", answer) == expected
+    if wanted := _TIME.fullmatch(expected):
+        given = _TIME.fullmatch(answer)
+        halves = {each["half"].casefold() for each in (wanted, given) if each and each["half"]}
+        return given is not None and given["time"] == wanted["time"] and len(halves) <= 1
     return None
 
 
@@ -198,7 +226,9 @@ def _split(text: str) -> list[str]:
     """The parts of a list, split at commas, semicolons, `and` and `or` outside of brackets, not within numbers."""
     text = THOUSANDS.sub(lambda match: match[0].replace(",", "\0"), text) if not re.search(r",\s", text) else text
     parts, depth, start = [], 0, 0
-    for match in re.finditer(r"[({\[]|[)}\]]|[,;]|\\text\s?\{\s?(?:and|or)\s?\}|\s(?:and|or)\s", text):
+    for match in re.finditer(
+        r"[({\[]|[)}\]]|[,;](?:\s+(?:and|or)\s)?|\\text\s?\{\s?(?:and|or)\s?\}|\s(?:and|or)\s", text
+    ):
         symbol = match[0]
         if symbol in "({[":
             depth += 1
@@ -269,14 +299,17 @@ def _is_malformed(text: str) -> bool:
 def _is_false_equation(text: str) -> bool:
     """Whether a text equates two different numbers, as `7 = 6` does, so that neither is the answer."""
     left, equals, right = text.partition("=")
-    numbers = number_of(left), number_of(right)
-    return bool(equals and numbers[0] and numbers[1] and not numbers[0].equals(numbers[1]))
+    has_variables = re.search(r"[A-Za-z]", re.sub(r"\\(?:cdot|times|div|frac|dfrac|left|right)", "", left))
+    return bool(equals and left.strip() and "=" not in right and not has_variables and not is_equal(right, left))
 
 
 def _has_other_form(expected: str, answer: str) -> bool:
-    """Whether an answer is a bound on the expected one, `>= 4`, or a pair, perhaps an interval, in other brackets."""
-    if _RELATION.match(answer) and not _RELATION.match(expected):
+    """Whether an answer is a bound, `>= 4`, has variables in another case, or is a pair in other brackets."""
+    if _differ_in_case(expected, answer):
         return True
+    for form, find in ((_RELATION, _RELATION.match), (_NO_VALUE, _NO_VALUE.search)):
+        if find(answer) and not form.search(expected):
+            return True
     pairs = _PAIR.fullmatch(expected), _PAIR.fullmatch(answer)
     return all(pairs) and (expected[0], expected[-1]) != (answer[0], answer[-1])
 
