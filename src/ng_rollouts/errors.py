@@ -9,8 +9,10 @@
     ├── UploadFailed              1  finished, but not every file was uploaded
     ├── GateMissed                5  finished, but below min_mean or min_coverage
     ├── StoppedEarly              3  stopped because continuing was pointless
+    │   ├── InputChanged             the input was changed while the run read it
     │   ├── Unreachable              a server that the run needs does not answer
     │   └── StorageError             results can no longer be written
+    │       └── OutputTaken             another file has the output's name
     ├── Interrupted         128 + n   signal n ended the run: 129, 130, 140 or 143
     └── AttemptFailed             -  one attempt at a rollout failed; never leaves the run
 
@@ -79,12 +81,20 @@ class StoppedEarly(NgRolloutsError):  # noqa: N818 - names how the run ended
     exit_code = 3
 
 
+class InputChanged(StoppedEarly):
+    """The input was changed while the run read it."""
+
+
 class Unreachable(StoppedEarly):
     """A server that the run needs does not answer."""
 
 
 class StorageError(StoppedEarly):
     """A result could not be written, so nothing more is requested."""
+
+
+class OutputTaken(StorageError):  # noqa: N818 - names how the run ended
+    """Another file has the output's name, so the side files of that name are not this run's either."""
 
 
 class Interrupted(NgRolloutsError):  # noqa: N818 - names how the run ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.errors import InputError
+from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
 from tests.conftest import SHARED_DATA, Ran, keys_of, read_rows
@@ -108,15 +109,49 @@ def test_prompt_id_is_the_rows_own_id_or_its_task_index(tmp_path: Path, row: Any
     assert rollout.prompt_id == prompt_id
 
 
-def test_input_that_changes_during_the_run_is_an_error(tmp_path: Path) -> None:
-    """The second pass over the input raises an error if lines are missing or have become bad since the first."""
+@pytest.mark.parametrize("text", [lines([PLAIN]), "broken\n", lines([PLAIN, {**PLAIN, "id": "other"}]), ""])
+def test_input_that_changes_before_it_is_read_again_is_an_error(tmp_path: Path, text: str) -> None:
+    """The second pass over the input raises an error if rows are missing, bad or others than those of the first."""
     path = written(tmp_path, lines([PLAIN, PLAIN]))
     file = TaskFile(path=path, parser=PARSER)
     plan = file.plan()
-    for text in (lines([PLAIN]), "broken\n"):
-        path.write_text(text)
-        with pytest.raises(InputError, match="changed while it was being read"):
-            list(file.rollouts(plan))
+    path.write_text(text)
+    with pytest.raises(InputChanged, match="was changed while the run read it"):
+        list(file.rollouts(plan))
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_no_row_of_an_input_that_is_rewritten_in_place_is_used(tmp_path: Path, rows: int) -> None:
+    """After a rewrite in place, at most rows of the old content follow, and then an error."""
+    path = written(tmp_path, lines([{**PLAIN, "id": "old"}] * rows))
+    file = TaskFile(path=path, parser=PARSER)
+    seen = []
+    rollouts = file.rollouts(file.plan())
+    seen.append(next(rollouts))
+    path.write_text(lines([{**PLAIN, "id": "new"}] * rows))
+    with pytest.raises(InputChanged):
+        seen.extend(rollouts)
+    assert {rollout.prompt_id for rollout in seen} == {"old"}
+
+
+@pytest.mark.parametrize("change", ["touch", "grow", "replace", "remove"])
+def test_change_that_leaves_the_planned_rows_is_no_error(tmp_path: Path, change: str) -> None:
+    """New rows at the end, a new time, an equal copy or the removal of the open file change nothing."""
+    text = lines([{**PLAIN, "id": str(number)} for number in range(5)])
+    path = written(tmp_path, text)
+    file = TaskFile(path=path, parser=PARSER)
+    rollouts = file.rollouts(file.plan())
+    seen = [next(rollouts)]
+    if change == "touch":
+        os.utime(path, (1, 1))
+    elif change == "grow":
+        path.write_text(text + lines([PLAIN]))
+    else:
+        path.unlink()
+        if change == "replace":
+            path.write_text(text)
+    seen.extend(rollouts)
+    assert [rollout.prompt_id for rollout in seen] == list("01234")
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the data of NeMo Gym are not installed here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ng_rollouts.errors import OutputError, StorageError
+from ng_rollouts.errors import OutputError, OutputTaken, StorageError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.journal import Finished
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.storage.compression import open_decompressed
+from ng_rollouts.storage.lock import lock
 from ng_rollouts.types import Json
 from tests.conftest import (
     EXAMPLE,
@@ -215,6 +217,11 @@ def test_finished_output_has_the_permissions_of_the_journal(tmp_path: Path) -> N
     assert paths.output.stat().st_mode & 0o7777 == 0o640
 
 
+def _without_token(name: str) -> str:
+    """A temporary name without its random part."""
+    return re.sub(r"\.[0-9a-f]{8}(?=\.writing$)", "", name)
+
+
 @pytest.fixture
 def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is synced, cut, replaced and removed in the test's folder, in order."""
@@ -223,7 +230,7 @@ def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def record_fsync(fd: int) -> None:
         inode = os.fstat(fd).st_ino
-        done.extend(f"sync {path.name}" for path in tmp_path.iterdir() if path.stat().st_ino == inode)
+        done.extend(f"sync {_without_token(path.name)}" for path in tmp_path.iterdir() if path.stat().st_ino == inode)
         if inode == tmp_path.stat().st_ino:
             done.append("sync the folder")
         fsync(fd)
@@ -307,8 +314,17 @@ def test_finished_file_stays_if_it_cannot_be_compressed(tmp_path: Path, monkeypa
     assert files_in(tmp_path) == {"out.jsonl": b'{"p":0}\n{"p":1}\n'}
 
 
-def test_rows_are_synced_again_after_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a sync that failed, the next one tries again; after one that succeeded, nothing is synced twice."""
+def test_nothing_is_synced_twice(tmp_path: Path, changes: list[str]) -> None:
+    """A sync without a new row does nothing."""
+    with open_new(OutputPaths(tmp_path / "out.jsonl"), 2, overwrite=False) as journal:
+        journal.append(0, b'{"p":0}')
+        journal.sync()
+        journal.sync()
+    assert changes == ["sync out.jsonl"]
+
+
+def test_error_of_the_disk_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a sync that failed, nothing is written or finished: the kernel reports a lost write only once."""
     errors, synced = [OSError(5, "Input/output error")], 0
 
     def fail_once(fd: int) -> None:
@@ -321,14 +337,15 @@ def test_rows_are_synced_again_after_an_error_of_the_disk(tmp_path: Path, monkey
         monkeypatch.setattr(os, "fsync", fail_once)
         journal.sync()
         journal.append(0, b'{"p":0}')
-        with pytest.raises(StorageError, match=r"out.jsonl cannot be written: Input/output error"):
-            journal.sync()
-        journal.sync()
-        journal.sync()
-        assert synced == 1
-        journal.append(1, b'{"p":1}')
-        journal.sync()
-        assert synced == 2
+        for act in (
+            journal.sync,
+            journal.sync,
+            lambda: journal.append(1, b'{"p":1}'),
+            lambda: journal.finish([True] * 2),
+        ):
+            with pytest.raises(StorageError, match=r"out.jsonl may not be on the disk: Input/output error"):
+                act()
+        assert synced == 0
 
 
 def test_torn_tail_that_cannot_be_cut_off_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,6 +496,83 @@ def test_full_disk_ends_the_run_and_a_resume_completes_it(
     assert_complete(tmp_path, 100)
 
 
+# The output's name
+
+
+def test_output_of_another_run_in_the_meantime_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another run takes the name and finishes while a new run renames the old output, both are renamed."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.output.write_bytes(b"old\n")
+    locked: list[Path] = []
+
+    def lock_late(path: Path) -> int:
+        if len(locked) == 1:
+            path.write_bytes(b"theirs\n")
+        locked.append(path)
+        return lock(path)
+
+    monkeypatch.setattr("ng_rollouts.outputs.open_journal.lock", lock_late)
+    with open_new(paths, 1, overwrite=False) as journal:
+        journal.append(0, b'{"p":0}')
+        journal.finish([True])
+    contents = [(tmp_path / name).read_bytes() for name in ("out.jsonl.1", "out.jsonl.2", "out.jsonl")]
+    assert contents == [b"old\n", b"theirs\n", b'{"p":0}\n']
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("is_moved", [True, False], ids=["moved", "removed"])
+def test_output_that_lost_its_name_is_written_again(tmp_path: Path, order: tuple[int, int], is_moved: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """After `rm` or `mv` of the output during a run, the finished output has all rows, in order, under its name."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        for position in order:
+            journal.append(position, b'{"p":%d}' % position)
+        if is_moved:
+            paths.output.rename(tmp_path / "elsewhere")
+        else:
+            paths.output.unlink()
+        assert not journal.is_named
+        assert journal.finish([True] * 2) == Finished(kept=2, set_aside=0)
+    assert paths.output.read_bytes() == b'{"p":0}\n{"p":1}\n'
+
+
+def test_file_that_took_the_outputs_name_is_left_alone(tmp_path: Path) -> None:
+    """If another file has the output's name at the end, the rows are saved under a new name, which the error states."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"p":1}')
+        paths.output.unlink()
+        paths.output.write_bytes(b"theirs\n")
+        with pytest.raises(OutputTaken, match=r"the 1 rollouts of this run are in .*out.jsonl.saved.1"):
+            journal.finish([True] * 2)
+    assert paths.output.read_bytes() == b"theirs\n"
+    assert (tmp_path / "out.jsonl.saved.1").read_bytes() == b'{"p":1}\n'
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("ng_aggregate_rollouts", ["+input_glob=a.jsonl", "+output_jsonl_fpath=r.jsonl"]),
+        ("ng_export_rollouts", ["+recipe=sft", "+input_jsonl_fpath=a.jsonl", "+output_jsonl_fpath=r.jsonl"]),
+        ("ng_view_rollouts", ["+input_jsonl_fpath=a.jsonl", "+output_html_fpath=r.html"]),
+    ],
+)
+def test_no_command_replaces_a_file_that_another_process_writes(
+    command: Command, tmp_path: Path, script: str, arguments: list[str]
+) -> None:
+    """Merges, exports and pages take the lock of the file that they replace, and are rejected if it is taken."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=a.jsonl").code == 0
+    target = tmp_path / arguments[-1].partition("=")[2]
+    fd = lock(target)
+    os.write(fd, b"theirs\n")
+    before = files_in(tmp_path)
+    ran = command(*arguments, "+overwrite=true", script=script)
+    os.close(fd)
+    assert (ran.code, "is being written by" in ran.stderr) == (2, True), ran.stderr
+    assert files_in(tmp_path) == before
+    assert command(*arguments, "+overwrite=true", script=script).code == 0
+
+
 @contextmanager
 def limited_file_size(limit: int) -> Iterator[None]:
     """Let writes of this process fail beyond a file size in bytes, as they do on a full disk."""
@@ -499,14 +593,14 @@ def test_output_that_cannot_be_put_in_order_stays_a_journal(
     (tmp_path / "r_manifest.json").unlink()
     rows = (tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "r.jsonl").write_bytes(b"".join(reversed(rows)))
-    (tmp_path / "r.jsonl.writing").mkdir()
     resume = [*FILES, "+agent_url=http://127.0.0.1:9", RESUME]
-    ran = command(*resume)
+    with limited_file_size(100_000):
+        ran = command(*resume)
     assert ran.code == 3, ran.stderr
-    assert "cannot be written: Is a directory; all rows are in it, in completion order" in ran.stderr
+    assert "cannot be written: File too large; all rows are in it, in completion order" in ran.stderr
     assert "to resume: " in ran.stderr
     assert (tmp_path / "r.jsonl").read_bytes() == b"".join(reversed(rows))
-    (tmp_path / "r.jsonl.writing").rmdir()
+    assert not list(tmp_path.glob("*.writing"))
     assert command(*resume).code == 0
     assert_complete(tmp_path, 39)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import FILES, ROOT, Ran, assert_complete
+import pytest
+
+from ng_rollouts.storage.atomic import write_json
+from tests.conftest import EXAMPLE, FILES, ROOT, SCRIPTS, Ran, assert_complete, files_in
 from tests.servers import Served
 
 Command = Callable[..., Ran]
@@ -64,3 +69,148 @@ def test_existing_output_is_renamed_with_a_message(
     assert ran.code == 0
     assert "r.jsonl exists: renamed to r.jsonl.1" in ran.stderr
     assert (tmp_path / "r.jsonl.1").read_text() == "precious\n"
+
+
+# Names that mean something else
+
+
+@pytest.mark.parametrize("ending", [".GZ", ".ZST", ".Gz"])
+def test_extension_in_capitals_is_an_output_like_any_other(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, ending: str
+) -> None:
+    """An output whose extension is in capitals is resumed without a request, and renamed by a new run."""
+    tasks(4)
+    name = f"r.jsonl{ending}"
+    run = [FILES[0], f"+output_jsonl_fpath={name}", f"+agent_url={(server := serve()).url}", "+agent_name=a"]
+    assert command(*run).code == 0
+    rows = (tmp_path / name).stat().st_size
+    ran = command(*run, "+resume_from_cache=true")
+    assert (ran.code, server.stats()["total"]) == (0, 4), ran.stderr
+    assert f"exists: renamed to {name}.1" in command(*run).stderr
+    assert (tmp_path / f"{name}.1").stat().st_size == rows
+
+
+@pytest.mark.parametrize("ending", ["_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl"])
+@pytest.mark.parametrize("first_name", ["side file", "output"])
+def test_output_named_like_a_side_file_is_not_taken_for_one(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, ending: str, first_name: str
+) -> None:
+    """Of two outputs, one named like a side file of the other, the second is rejected, and the first is unchanged."""
+    tasks(3)
+    names = (f"r{ending}", "r.jsonl") if first_name == "side file" else ("r.jsonl", f"r{ending}")
+    first, second = ([FILES[0], f"+agent_url={serve().url}", f"+output_jsonl_fpath={name}"] for name in names)
+    assert command(*first, "+agent_name=a").code == 0
+    before = files_in(tmp_path)
+    ran = command(*second, "+agent_name=a", "+overwrite=true")
+    assert (ran.code, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert files_in(tmp_path) == before
+
+
+def test_files_made_from_the_output_do_not_replace_the_input(command: Command, tmp_path: Path) -> None:
+    """`export=parquet` and `report=true` are rejected if their file would be the input."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    rows = [{"responses_create_params": {"input": "3 + 4"}, "expected_answer": "7"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    before = files_in(tmp_path)
+    names = ["+input_jsonl_fpath=data.parquet", "+output_jsonl_fpath=data.jsonl"]
+    ran = command(*names, "+agent_name=example_math_agent", "+export=parquet")
+    assert (ran.code, "would replace the input data.parquet" in ran.stderr) == (2, True), ran.stderr
+    assert files_in(tmp_path) == before
+
+
+def test_page_of_an_earlier_output_is_renamed_with_it(command: Command, tmp_path: Path) -> None:
+    """A new run and `ng_view_rollouts` rename an existing page, and say so."""
+    run = [*EXAMPLE, "+limit=2", "+output_jsonl_fpath=r.jsonl", "+report=true"]
+    (tmp_path / "r.html").write_text("mine")
+    assert command(*run).code == 0
+    assert (tmp_path / "r.html.1").read_text() == "mine"
+    ran = command("+input_jsonl_fpath=r.jsonl", script="ng_view_rollouts")
+    assert (ran.code, "r.html exists: renamed to r.html.2" in ran.stderr) == (0, True)
+    command("+input_jsonl_fpath=r.jsonl", "+overwrite=true", script="ng_view_rollouts")
+    assert sorted(path.name for path in tmp_path.glob("r.html*")) == ["r.html", "r.html.1", "r.html.2"]
+
+
+@pytest.mark.parametrize("name", ["r_failures.jsonl", "r_summary.json", "r_manifest.json", "r_incomplete.jsonl"])
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_side_file_that_is_not_a_file_is_rejected(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, name: str, kind: str
+) -> None:
+    """A pipe or folder with the name of a side file ends the command at once, in one line."""
+    tasks(2)
+    os.mkfifo(tmp_path / name) if kind == "fifo" else (tmp_path / name).mkdir()
+    for further in ([], ["+resume_from_cache=true"], ["+overwrite=true"]):
+        ran = command(*FILES, "+agent_name=a", f"+agent_url={serve().url}", *further)
+        assert (ran.code, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+        assert name in ran.stderr
+
+
+@pytest.mark.parametrize("how", ["/dev/stdout", "/proc/self/fd/1", "link", "hard link", "same file"])
+def test_rows_are_not_written_to_where_the_program_prints(tasks: Tasks, tmp_path: Path, how: str) -> None:
+    """An output that is standard output is rejected, through links too, also if that is a regular file."""
+    tasks(2)
+    printed = tmp_path / "printed.txt"
+    printed.write_text("")
+    output = {"same file": "printed.txt"}.get(how, how)
+    if how == "link":
+        (tmp_path / "link").symlink_to("/dev/stdout")
+    if how == "hard link":
+        (tmp_path / "hard link").hardlink_to(printed)
+    with printed.open("ab") as stdout:
+        arguments = [
+            "+input_jsonl_fpath=tasks.jsonl",
+            f"+output_jsonl_fpath={output}",
+            "+agent_name=example_math_agent",
+        ]
+        command = [str(SCRIPTS / "ng_collect_rollouts"), *arguments]
+        ran = subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, check=False, text=True)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert printed.read_text() == ""
+
+
+@pytest.mark.parametrize("output", ["loop.jsonl", "x" * 5000, "a" * 300 + "/r.jsonl", "r\0.jsonl", "file/r.jsonl", "."])
+def test_impossible_path_is_one_line(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, output: str) -> None:
+    """A loop of links, a name that is too long and other paths that cannot exist give one line and exit code 2."""
+    tasks(1)
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "file").write_text("")
+    url = serve().url
+    for parameters in ([f"+output_jsonl_fpath={output}", FILES[0]], [FILES[1], f"+input_jsonl_fpath={output}"]):
+        ran = command(*parameters, "+agent_name=a", f"+agent_url={url}")
+        assert (ran.code, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+
+
+@pytest.mark.parametrize("status_file", ["/dev/null", "notes.txt", "tasks.jsonl", "r_summary.json", "folder"])
+def test_status_file_replaces_no_other_file(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, status_file: str
+) -> None:
+    """A status file that is a device, a folder, another file of the run or has other content is rejected."""
+    tasks(1)
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "folder").mkdir()
+    ran = command(*FILES, "+agent_name=a", f"+agent_url={serve().url}", f"+status_file={status_file}")
+    assert (ran.code, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "notes.txt").read_text() == "notes"
+
+
+def test_temporary_names_do_not_follow_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link with the temporary name leads nowhere: the file behind it is unchanged, and another name is used."""
+    tokens = iter(["00000000", "11111111"])
+    monkeypatch.setattr("ng_rollouts.storage.atomic.secrets.token_hex", lambda _: next(tokens))
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "r.json.00000000.writing").symlink_to("theirs")
+    write_json(tmp_path / "r.json", {})
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert (tmp_path / "r.json").read_text() == "{}\n"
+
+
+def test_leftovers_of_a_crash_are_removed_by_the_next_run(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """Temporary files of this output are removed by the next run; those of other names stay."""
+    tasks(1)
+    for name in ("r.jsonl.0123abcd.writing", "r_summary.json.0123abcd.writing", "other.jsonl.0123abcd.writing"):
+        (tmp_path / name).write_text("x")
+    assert command(*FILES, "+agent_name=a", f"+agent_url={serve().url}").code == 0
+    assert [path.name for path in tmp_path.glob("*.writing")] == ["other.jsonl.0123abcd.writing"]

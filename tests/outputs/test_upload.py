@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import signal
 import threading
@@ -161,9 +163,16 @@ def test_rows_of_a_python_program_are_uploaded(tmp_path: Path, rows_to_take: int
     assert RemoteFolder(url).files() == files_in(tmp_path)
 
 
-def test_uncompressed_output_is_uploaded_when_compression_fails(command: Command, tmp_path: Path) -> None:
+def fail_to_write(*_: object) -> None:
+    """Fail as on a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_uncompressed_output_is_uploaded_when_compression_fails(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the output cannot be compressed, it is uploaded as it is, and exit code and summary report the error."""
-    (tmp_path / "r.jsonl.zst.writing").mkdir()
+    monkeypatch.setattr("ng_rollouts.outputs.journal.compress", fail_to_write)
     ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl.zst", "+upload_to=remote")
     assert ran.code == 3, ran.stderr
     assert "r.jsonl.zst cannot be written" in ran.stderr
@@ -218,7 +227,7 @@ def test_stalled_upload_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     paths = OutputPaths(tmp_path / "r.jsonl")
     paths.output.write_text("")
     with pytest.raises(UploadFailed, match=r"stalled://x failed: no progress for 0\.01 s"):
-        asyncio.run(Upload(StalledFolder(), paths).copy([]))  # type: ignore[arg-type]
+        asyncio.run(Upload(StalledFolder(), paths).copy())  # type: ignore[arg-type]
     released.set()
 
 

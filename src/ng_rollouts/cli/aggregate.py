@@ -18,10 +18,12 @@ from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
-from ng_rollouts.outputs.paths import OutputPaths, back_up_output, check_replaceable, has_content, output_paths
+from ng_rollouts.outputs.path_checks import check_output, writable
+from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, output_paths
 from ng_rollouts.outputs.reader import groups_of
 from ng_rollouts.storage.atomic import replacing, write_json
-from ng_rollouts.storage.compression import check_compression, compress_in_place, plain_name
+from ng_rollouts.storage.compression import compress_in_place, plain_name
+from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import RolloutStats
 
 _SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
@@ -56,28 +58,14 @@ def run(config: AggregationConfig) -> int:
         OutputError: the output cannot be written.
     """
     paths = output_paths(config.output_jsonl_fpath)
-    check_compression(f"output_jsonl_fpath {paths.finished}")
-    check_replaceable(paths.finished)
     sources = rollout_files(config.input_glob, exclude=paths.names)
+    check_output(paths, sources)
     index = RolloutIndex(sources)
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} matches only files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
-    # An existing output is renamed only after the merged file is complete, and metrics are computed from that file.
-    # An error on the way leaves everything as it was.
-    with replacing(paths.finished) as temporary:
-        index.write(temporary)
-        metrics = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
-        if config.merge_shards:
-            compress_in_place(temporary, paths.finished)
-            _back_up_existing(paths, config)
-        # Without a temporary file, `replacing` leaves an existing output as it is.
-        else:
-            temporary.unlink()
-    if config.merge_shards:
-        _remove_stale_side_files(paths)
-        _write_side_files(paths, sources, index)
-    write_json(paths.aggregate_metrics, metrics)
+    with writable(paths.finished), locked(paths.output):
+        _write(paths, sources, index, config)
     print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
@@ -93,9 +81,28 @@ def run(config: AggregationConfig) -> int:
     return 1 if problems else 0
 
 
+def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config: AggregationConfig) -> None:
+    """Write the merged file with its side files, or only its metrics."""
+    # An existing output is renamed only after the merged file is complete, and metrics are computed from that file.
+    # An error on the way leaves everything as it was.
+    with replacing(paths.finished) as temporary:
+        index.write(temporary)
+        metrics = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
+        if config.merge_shards:
+            compress_in_place(temporary, paths.finished)
+            _back_up_existing(paths, config)
+        # Without a temporary file, `replacing` leaves an existing output as it is.
+        else:
+            temporary.unlink()
+    if config.merge_shards:
+        _remove_stale_side_files(paths)
+        _write_side_files(paths, sources, index)
+    write_json(paths.aggregate_metrics, metrics)
+
+
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:
     """Rename an existing output and its side files, unless they may be replaced."""
-    if paths.existing and not config.overwrite:
+    if any(map(has_content, paths.all)) and not config.overwrite:
         backup = back_up_output(paths)
         log(f"{backup.with_suffix('')} exists: renamed to {backup}, with its side files")
 

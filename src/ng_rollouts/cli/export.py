@@ -13,11 +13,13 @@ from ng_rollouts.console import log, print_result
 from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.formats import RECIPES, ExportFormat
-from ng_rollouts.export.writer import RowWriter, writable
-from ng_rollouts.outputs.paths import check_replaceable
+from ng_rollouts.export.writer import RowWriter
+from ng_rollouts.outputs.path_checks import check_replaceable, writable
+from ng_rollouts.outputs.paths import has_content
 from ng_rollouts.outputs.reader import check_readable, row_groups
 from ng_rollouts.storage.atomic import back_up, replacing
 from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed
+from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
 
@@ -87,7 +89,7 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
     if config.validation_fraction:
         parts[_validation(target)] = validation
     for path, positions in parts.items():
-        with replacing(path) as temporary:
+        with locked(path), replacing(path) as temporary:
             writer.write(positions, temporary)
             compress_in_place(temporary, path)
             # Last, so that an error while writing leaves the existing file where it is.
@@ -112,7 +114,7 @@ def _remove_stale_validation(target: Path, config: ExportConfig) -> None:
 
 
 def _back_up(path: Path) -> None:
-    if path.exists():
+    if has_content(path):
         log(f"{path} exists: renamed to {back_up(path)}")
 
 

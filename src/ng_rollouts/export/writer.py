@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ng_rollouts.errors import OutputError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
@@ -66,16 +63,3 @@ class RowWriter:
             for number in numbers:
                 self.file.seek(self.offsets[number])
                 output.write(self.file.readline())
-
-
-@contextmanager
-def writable(target: Path) -> Iterator[None]:
-    """Turn an OSError of the block into an OutputError that names the file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error

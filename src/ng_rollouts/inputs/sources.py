@@ -59,6 +59,8 @@ def _is_plain_file(source: Path, path: str) -> bool:
         mode = source.stat().st_mode
     except OSError as error:
         raise InputError(f"input_jsonl_fpath {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"input_jsonl_fpath {path!r} cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"input_jsonl_fpath {path} is a folder: use the path of a JSONL file")
     return stat.S_ISREG(mode) and not is_compressed(path) and source.suffix != ".parquet"

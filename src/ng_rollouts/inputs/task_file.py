@@ -7,13 +7,15 @@ than one row in memory. `Plan` takes constant memory, unless rows differ in repe
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
-from ng_rollouts.errors import InputError
+from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.shards import Shard
 from ng_rollouts.inputs.task_parser import NO_AGENT, Task, TaskParser
@@ -60,7 +62,9 @@ class TaskFile:
         plan = Plan(first_index=self.shard.index, stride=self.shard.count) if self.shard else Plan()
         bad: list[tuple[int, str]] = []
         some_have_index = some_lack_index = False
-        digest = hashlib.blake2b(digest_size=16)
+        digest = _new_digest()
+        with self._open() as file:
+            plan.input_state = _state(os.fstat(file.fileno()))
         for number, line in self._lines():
             # The digest covers the rows of all shards, so that a merge can tell whether shards belong together.
             digest.update(line + b"\n")
@@ -110,11 +114,11 @@ class TaskFile:
         """Every planned rollout, in the order of the finished output.
 
         Raises:
-            InputError: the file changed since it was checked.
+            InputChanged: the file changed since it was checked.
         """
         keys = plan.rollout_keys()
         position = 0
-        for number, line in self._shard_lines():
+        for number, line in self._shard_lines(plan):
             task = self._parse_again(number, line)
             for key in islice(keys, task.repeats):
                 yield Rollout(
@@ -127,7 +131,7 @@ class TaskFile:
                 )
                 position += 1
         if position != plan.rollouts:
-            raise InputError(f"input_jsonl_fpath {self.name} changed while it was being read")
+            raise self._changed()
 
     def _index_collisions(self) -> Iterator[tuple[int, str]]:
         """Rows without an index whose position is the `_ng_task_index` of another row."""
@@ -142,8 +146,25 @@ class TaskFile:
         try:
             return self.parser.parse(line)
         except InputError as error:
-            message = f"input_jsonl_fpath {self.name} changed while it was being read: line {number}: {error}"
-            raise InputError(message) from error
+            raise self._changed(f", line {number}: {error}") from error
+
+    def _check_unchanged(self, plan: Plan) -> None:
+        """Compare the rows of a file that was written again with those of the plan. A copy of the same rows will do.
+
+        Raises:
+            InputChanged: the rows are others.
+        """
+        digest = _new_digest()
+        for _, line in islice(self._lines(), plan.input_rows):
+            digest.update(line + b"\n")
+        if digest.hexdigest() != plan.digest:
+            raise self._changed()
+
+    def _changed(self, detail: str = "") -> InputChanged:
+        return InputChanged(
+            f"input_jsonl_fpath {self.name} was changed while the run read it{detail}: the collected rollouts are of "
+            "the file as it was; put that back and resume, or start a new run"
+        )
 
     def _seed(self, row: Json, key: RolloutKey) -> int | None:
         """The rollout's own seed with `num_repeats_add_seed`: the row's seed (or 0) plus the rollout index."""
@@ -151,11 +172,26 @@ class TaskFile:
             return None
         return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
 
-    def _shard_lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines of the shard; all lines without a shard."""
+    def _shard_lines(self, plan: Plan | None = None) -> Iterator[tuple[int, bytes]]:
+        """The lines of the shard; all lines without a shard. With a plan, only lines that it was made from."""
+        lines = self._lines() if plan is None else self._planned_lines(plan)
         if self.shard is None:
-            return self._lines()
-        return (pair for ordinal, pair in enumerate(self._lines()) if self._is_in_shard(ordinal, pair[1]))
+            return lines
+        return (pair for ordinal, pair in enumerate(lines) if self._is_in_shard(ordinal, pair[1]))
+
+    def _planned_lines(self, plan: Plan) -> Iterator[tuple[int, bytes]]:
+        """The lines of a plan. Each is read before the file's state is compared, so none of a changed file is used.
+
+        Raises:
+            InputChanged: the file has other rows.
+        """
+        with self._open() as file:
+            for pair in islice(self._lines_of(file), plan.input_rows):
+                # Of the open file: one that was renamed or removed is still read as it was.
+                if (state := _state(os.fstat(file.fileno()))) != plan.input_state:
+                    self._check_unchanged(plan)
+                    plan.input_state = state
+                yield pair
 
     def _is_in_shard(self, ordinal: int, line: bytes) -> bool:
         """Whether a row belongs to the shard, by its own task index or else by its position."""
@@ -169,14 +205,31 @@ class TaskFile:
         return self.shard.has(index if isinstance(index, int) else ordinal)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self._open() as file:
+            yield from self._lines_of(file)
+
+    def _lines_of(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Up to `limit` lines with their numbers in the file, without blank lines and byte-order mark."""
+        numbered = enumerate(file, 1)
+        stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
+        yield from islice((pair for pair in stripped if pair[1]), self.limit)
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
         try:
             with self.path.open("rb") as file:
-                numbered = enumerate(file, 1)
-                stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
-                yield from islice((pair for pair in stripped if pair[1]), self.limit)
+                yield file
         except OSError as error:
             raise InputError(f"input_jsonl_fpath {self.name} cannot be read: {error.strerror}") from error
+
+
+def _new_digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _state(state: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced: inode, size and time of the last change in ns."""
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _drop_bom(line: bytes) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,11 @@ PRODUCTS = {"parquet": ".parquet", "report": ".html"}
 """Endings of the files that integrations write next to the output."""
 
 _TIMEOUT_S = 900.0
+
+
+def products_of(names: Iterable[str], *, report: bool) -> list[str]:
+    """The endings of the files that these integrations, and the report, write next to the output."""
+    return [PRODUCTS[name] for name in (*names, *(["report"] if report else [])) if name in PRODUCTS]
 
 
 def check_integrations(names: Sequence[str]) -> None:
@@ -42,7 +47,8 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
         project: the project or experiment in trackers.
     """
     for name in names:
-        arguments = ["-m", "ng_rollouts.integrations", name, str(output), project]
+        # -P: without it, a `random.py` in the working folder would be run in place of Python's own
+        arguments = ["-P", "-m", "ng_rollouts.integrations", name, str(output), project]
         label = "report" if name == "report" else f"export={name}"
         log(f"{label}: running (at most {_TIMEOUT_S:g} s; Ctrl-C cancels it)")
         child = await asyncio.create_subprocess_exec(

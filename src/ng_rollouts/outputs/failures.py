@@ -71,7 +71,7 @@ class FailuresFile:
 
     def _write(self, row: Json) -> None:
         try:
-            with self.path.open("ab", buffering=0) as file:
+            with open(self.path, "ab", buffering=0, opener=_open_without_links) as file:
                 end = file.seek(0, os.SEEK_END)
                 line = dumps(row) + b"\n"
                 try:
@@ -117,6 +117,11 @@ class FailuresFile:
                     row = loads(line)
                     if isinstance(row, dict):
                         yield row
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    # A link that another user of the folder has placed here would lead to a file elsewhere.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ng_rollouts.errors import StorageError
+from ng_rollouts.errors import OutputTaken, StorageError
 from ng_rollouts.jsonl import is_torn, loads
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.storage.atomic import back_up, replacing, sync, temporary_name
+from ng_rollouts.storage.atomic import back_up, discard, free_name, new_temporary, replacing, sync
 from ng_rollouts.storage.compression import compress
 from ng_rollouts.storage.line_index import (
     COPY_BUFFER_BYTES,
@@ -35,6 +35,7 @@ from ng_rollouts.storage.line_index import (
     read_at,
     write_all,
 )
+from ng_rollouts.storage.lock import has_name
 from ng_rollouts.types import Json
 
 _MISSING, _IN_INCOMPLETE_FILE = -1, -2
@@ -92,6 +93,7 @@ class Journal:
         self._end = 0
         self._needs_newline = False
         self._unsynced = False
+        self._sync_error: StorageError | None = None
         # Whether the file holds nothing but planned rows, in order. If all are there, `finish` has nothing to do.
         self._in_order = True
         self._last_position = -1
@@ -109,6 +111,11 @@ class Journal:
         if self._is_decompressed_copy:
             self._paths.output.unlink(missing_ok=True)
         os.close(self._fd)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the open file still has the output's name."""
+        return has_name(self._fd, self._paths.output)
 
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
@@ -171,8 +178,10 @@ class Journal:
         power cut too.
 
         Raises:
-            StorageError: the row could not be written; earlier rows are intact.
+            StorageError: the row could not be written, or earlier rows may not be on the disk; earlier rows are intact.
         """
+        if self._sync_error:
+            raise self._sync_error
         try:
             write_all(self._fd, line + b"\n")
         except OSError as error:
@@ -193,6 +202,8 @@ class Journal:
         Raises:
             StorageError: the disk reported an error.
         """
+        if self._sync_error:
+            raise self._sync_error
         if not self._unsynced:
             return
         # Cleared first: this runs in a thread, and a row that is appended during the fsync has to set it again.
@@ -200,8 +211,9 @@ class Journal:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            self._unsynced = True
-            raise StorageError(_storage_message(self._paths.output, error)) from error
+            # The kernel reports a failed write once, and a second fsync succeeds (fsync(2)). So the error is kept.
+            self._sync_error = StorageError(f"{self._paths.output} may not be on the disk: {error.strerror}")
+            raise self._sync_error from error
 
     def finish(self, keep: Iterable[bool]) -> Finished:
         """Put the output in order. Rows that are not kept move to the incomplete file.
@@ -213,19 +225,42 @@ class Journal:
             StorageError: a file could not be written; the journal is unchanged.
         """
         self.sync()
-        if not self._end or (self._in_order and self.count == len(self._spans)):
+        self._check_name()
+        if not self._end or (self._in_order and self.count == len(self._spans) and self.is_named):
             # Nothing to sort: the output is empty, or has every planned row, in order.
             self._paths.incomplete.unlink(missing_ok=True)
             return Finished(kept=self.count, set_aside=0)
+        temporaries: list[Path] = []
         try:
-            return self._rewrite(keep)
+            temporaries += [new_temporary(self._paths.output), new_temporary(self._paths.incomplete)]
+            return self._rewrite(keep, *temporaries)
         except OSError as error:
             message = f"{_storage_message(self._paths.output, error)}; all rows are in it, in completion order"
             raise StorageError(message) from error
         finally:
-            for path in (self._paths.output, self._paths.incomplete):
-                with contextlib.suppress(OSError):
-                    temporary_name(path).unlink()
+            for temporary in temporaries:
+                discard(temporary)
+
+    def _check_name(self) -> None:
+        """Check that no other file has taken the output's name, for example after `rm` or `mv`.
+
+        Raises:
+            OutputTaken: another file has; all rows are in a new file, in completion order.
+        """
+        output = self._paths.output
+        if self.is_named or not output.exists():
+            return
+        try:
+            kept = free_name(output.with_name(f"{output.name}.saved"))
+            with replacing(kept) as temporary, temporary.open("wb") as file:
+                for offset in range(0, self._end, COPY_BUFFER_BYTES):
+                    file.write(read_at(self._fd, offset, min(COPY_BUFFER_BYTES, self._end - offset)))
+        except OSError as error:
+            raise StorageError(_storage_message(output, error)) from error
+        raise OutputTaken(
+            f"{output} is another file now, so this run leaves it alone: the {self.count} rollouts of this run are in "
+            f"{kept}, in completion order"
+        )
 
     def compress(self) -> list[Path]:
         """Compress the finished file if its name asks for it, and remove it under all other names.
@@ -293,7 +328,7 @@ class Journal:
         self.sync()
         self._paths.incomplete.unlink()
 
-    def _rewrite(self, keep: Iterable[bool]) -> Finished:
+    def _rewrite(self, keep: Iterable[bool], new_output_path: Path, new_incomplete_path: Path) -> Finished:
         """Copy the rows in order to a new output and a new incomplete file, which then replace the old ones."""
         output, incomplete = self._paths.output, self._paths.incomplete
         counts = {True: 0, False: 0}
@@ -301,8 +336,8 @@ class Journal:
         # from a mapping faults on each page that is not in memory.
         with (
             mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as mapped,
-            temporary_name(output).open("wb", COPY_BUFFER_BYTES) as new_output,
-            temporary_name(incomplete).open("wb", COPY_BUFFER_BYTES) as new_incomplete,
+            new_output_path.open("wb", COPY_BUFFER_BYTES) as new_output,
+            new_incomplete_path.open("wb", COPY_BUFFER_BYTES) as new_incomplete,
             Copier(self._fd, mapped, new_output) as to_output,
             Copier(self._fd, mapped, new_incomplete) as to_incomplete,
         ):
@@ -320,9 +355,9 @@ class Journal:
         try:
             # The incomplete file first: until the output is replaced, its rows are in the journal as well.
             if counts[False]:
-                temporary_name(incomplete).replace(incomplete)
-            temporary_name(output).chmod(output.stat().st_mode & 0o7777)
-            temporary_name(output).replace(output)
+                new_incomplete_path.replace(incomplete)
+            new_output_path.chmod(os.fstat(self._fd).st_mode & 0o7777)
+            new_output_path.replace(output)
         except OSError:
             os.close(new_fd)
             raise

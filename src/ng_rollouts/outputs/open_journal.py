@@ -11,7 +11,7 @@ from pathlib import Path
 from ng_rollouts.errors import OutputError
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, remove
-from ng_rollouts.storage.atomic import replacing
+from ng_rollouts.storage.atomic import remove_leftovers, replacing
 from ng_rollouts.storage.compression import decompress
 from ng_rollouts.storage.lock import lock
 
@@ -26,17 +26,20 @@ def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
         paths.output.parent.mkdir(parents=True, exist_ok=True)
         fd = lock(paths.output)
         backup = None
-        if any(has_content(path) for path in paths.all):
+        # The lock is on the file, not on its name. Between the renaming and the next lock, another run may have taken
+        # the name, and even have finished: its files are then renamed, too.
+        while any(has_content(path) for path in paths.all):
             try:
                 if overwrite:
                     remove(paths)
                 else:
                     backup = back_up_output(paths)
-                # The lock is on the file, not on its name. The old file stays locked until the new one is.
                 new_fd = lock(paths.output)
             finally:
                 os.close(fd)
             fd = new_fd
+        for path in paths.all:
+            remove_leftovers(path)
         journal = Journal(fd, paths, rollouts)
         journal.backup = backup
         return journal

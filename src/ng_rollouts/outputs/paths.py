@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import product
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
-from ng_rollouts.storage.atomic import TEMPORARY_SUFFIX
-from ng_rollouts.storage.compression import base_name, check_compression, compressed_names, is_compressed, plain_name
-
-_MAX_NAME_BYTES = 255
-"""Limit of a file name in bytes: NAME_MAX of ext4, XFS, Btrfs and tmpfs."""
+from ng_rollouts.storage.compression import base_name, compressed_names, is_compressed, plain_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +19,12 @@ class OutputPaths:
     Attributes:
         output: the journal during a run; after it the finished file, unless that is compressed.
         compressed: the compressed finished file, if the output's name has such an extension.
+        products: further files that this run makes from the output, such as its page.
     """
 
     output: Path
     compressed: Path | None = None
+    products: tuple[Path, ...] = ()
 
     @property
     def finished(self) -> Path:
@@ -37,7 +34,9 @@ class OutputPaths:
     @property
     def names(self) -> tuple[Path, ...]:
         """All names of the output, plain and compressed. They have the same side files, so they are one output."""
-        return (self.output, *compressed_names(self.output))
+        names = (self.output, *compressed_names(self.output))
+        # An extension in capitals is another name.
+        return names if self.finished in names else (*names, self.finished)
 
     @property
     def failures(self) -> Path:
@@ -75,10 +74,15 @@ class OutputPaths:
         return self.side_file("_materialized_inputs.jsonl")
 
     @property
+    def side_files(self) -> tuple[Path, ...]:
+        """The files beside the output that belong to every run. The status file only exists during a run."""
+        lines = (self.failures, self.incomplete)
+        return (*lines, self.manifest, self.aggregate_metrics, self.summary, self.materialized_inputs)
+
+    @property
     def all(self) -> tuple[Path, ...]:
-        """The output under each of its names, then its side files. The status file only exists during a run."""
-        side_files = (self.failures, self.incomplete, self.manifest, self.aggregate_metrics, self.summary)
-        return (*self.names, *side_files, self.materialized_inputs)
+        """Every file that this run writes, moves or removes: the output under each of its names, then the others."""
+        return (*self.names, *self.side_files, *self.products)
 
     @property
     def existing(self) -> list[Path]:
@@ -95,52 +99,35 @@ class OutputPaths:
         return self.output.with_name(base_name(self.output) + ending)
 
 
-def output_paths(path: str) -> OutputPaths:
-    """The paths of an output. A symbolic link is resolved, so that its target is replaced and not the link."""
-    name = Path(path).expanduser()
-    output = name.resolve() if name.is_symlink() and not path.startswith("/dev/") else name
-    return OutputPaths(plain_name(output), output) if is_compressed(output) else OutputPaths(output)
-
-
-def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
-    """Check that the output can be written and would not replace the input; no file is changed.
+def output_paths(path: str, products: Iterable[str] = ()) -> OutputPaths:
+    """The paths of an output. A symbolic link is resolved, so that its target is replaced and not the link.
 
     Args:
-        sources: the input, and its decompressed copy.
+        products: endings of further files that this run makes from the output, such as `.html`.
 
     Raises:
-        OutputError: the output is not a regular file, its name is too long, or it or a side file is the input.
-        ConfigError: the output is to be compressed, and the extra for that is not installed.
+        OutputError: the links form a loop, or the path is not one.
     """
-    check_compression(f"output_jsonl_fpath {paths.finished}")
-    for path in {paths.output, paths.finished}:
-        check_replaceable(path)
-    longest = max(len(os.fsencode(path.name)) for path in paths.all) + len(TEMPORARY_SUFFIX)
-    if longest > _MAX_NAME_BYTES:
-        raise OutputError(
-            f"output_jsonl_fpath {paths.output}: the name is {longest - _MAX_NAME_BYTES} bytes too long: "
-            "choose a shorter one"
-        )
-    for path, source in product(paths.all, sources):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(
-                f"output_jsonl_fpath {paths.finished} would replace the input {source}: choose a different name"
-            )
+    try:
+        name = Path(path).expanduser()
+        output = name.resolve() if name.is_symlink() and not is_stream_name(name) else name
+        paths = OutputPaths(plain_name(output), output) if is_compressed(output) else OutputPaths(output)
+        return replace(paths, products=tuple(map(paths.side_file, products)))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OutputError(f"output_jsonl_fpath {path!r} is not the path of a file: {reason_of(error)}") from error
 
 
-def check_replaceable(output: Path) -> None:
-    """Check that an output is a regular file, if it exists.
+def is_stream_name(path: Path) -> bool:
+    """Whether a path, or the link that it is, names an open file: /dev/stdout, /proc/self/fd/1."""
+    names = [str(path)]
+    with suppress(OSError):
+        names.append(str(path.readlink()))
+    return any(name.startswith(("/dev/", "/proc/")) and not name.startswith("/dev/shm/") for name in names)  # noqa: S108
 
-    Raises:
-        OutputError: it is a folder, a device or a pipe.
-    """
-    # Before the other checks: /dev/stdout may be redirected to a regular file, which is not to be replaced.
-    if str(output).startswith(("/dev/", "/proc/")):
-        raise OutputError(f"output_jsonl_fpath {output} is not a regular file: use the path of a JSONL file")
-    if output.is_dir():
-        raise OutputError(f"output_jsonl_fpath {output} is a folder: use the path of a JSONL file")
-    if output.exists() and not output.is_file():
-        raise OutputError(f"output_jsonl_fpath {output} is not a regular file: use the path of a JSONL file")
+
+def reason_of(error: Exception) -> str:
+    """The reason of an error of the operating system, without its number and file."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def has_content(path: Path) -> bool:
@@ -160,7 +147,8 @@ def back_up_output(paths: OutputPaths) -> Path:
     Returns:
         The new name of the first of the files.
     """
-    existing = paths.existing
+    # An empty output only holds the lock.
+    existing = [path for path in paths.existing if path != paths.output or has_content(path)]
     # One number for all files, so that an output and its side files stay together.
     for number in itertools.count(1):
         backups = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}

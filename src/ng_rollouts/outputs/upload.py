@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from ng_rollouts.errors import ConfigError, OutputError, UploadFailed
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.manifest import Manifest, manifest_from
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.storage.atomic import temporary_name
+from ng_rollouts.storage.atomic import discard, new_temporary
 from ng_rollouts.storage.remote import Folder, folder
 from ng_rollouts.threads import run_in_thread
 
@@ -88,11 +88,8 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def copy(self, extra: Iterable[Path]) -> int:
+    async def copy(self) -> int:
         """Copy all files of the run, and remove remote side files that no longer exist locally.
-
-        Args:
-            extra: further files to copy, if they exist.
 
         Returns:
             The number of copied files.
@@ -101,7 +98,7 @@ class Upload:
             UploadFailed: not every file was copied.
         """
         try:
-            return await self._in_thread(lambda: self._copy(extra))
+            return await self._in_thread(self._copy)
         except OSError as error:
             raise UploadFailed(
                 f"upload_to {self.folder.url} failed: {error.strerror}: all files are in {self.paths.output.parent}, "
@@ -203,8 +200,8 @@ class Upload:
             self._mark_progress()
         return f"{existing[0]}.{number}"
 
-    def _copy(self, extra: Iterable[Path]) -> int:
-        local = [*self.paths.existing, *(path for path in extra if path.exists())]
+    def _copy(self) -> int:
+        local = self.paths.existing
         # The summary last: where it exists, the copy is complete.
         local.sort(key=lambda path: path == self.paths.summary)
         for path in local:
@@ -226,15 +223,17 @@ class Upload:
         remote = [path for path in self.paths.all if path.name in names]
         # Every file is downloaded before the first gets its name, and the output gets its name last. It is first in
         # `paths.all`. While it does not exist, a later command repeats the download.
-        downloads = {path: temporary_name(path) for path in reversed(remote)}
+        downloads: dict[Path, Path] = {}
         try:
+            for path in reversed(remote):
+                downloads[path] = new_temporary(path)
             for path, temporary in downloads.items():
                 self.folder.get(path.name, temporary)
             for path, temporary in downloads.items():
                 temporary.replace(path)
         finally:
             for temporary in downloads.values():
-                temporary.unlink(missing_ok=True)
+                discard(temporary)
         return True
 
     def _mark_progress(self) -> None:

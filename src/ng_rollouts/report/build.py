@@ -15,12 +15,15 @@ from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.paired_comparison import difference_of
+from ng_rollouts.outputs.path_checks import check_replaceable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.report.html import NOT_IN_PAGE, Blocks, page_head, write_page
 from ng_rollouts.report.overview import SharedParameters, overview_of
 from ng_rollouts.report.row_view import row_view
 from ng_rollouts.report.server import RowOffsets, serve
 from ng_rollouts.report.task_index import FAILED, AgentNumbers, Entry, TaskIndex, add_stats, entries_of, example_of
+from ng_rollouts.storage.atomic import back_up
+from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
 _BYTES_PER_MB = 1e6
@@ -36,6 +39,7 @@ class ViewConfig:
     score: str = param("reward", "Score to sort and compare by.")
     serve: bool = param(False, "Serve the page on this machine instead of writing it; rows are read on request.")
     port: int = param(0, "Port for serve=true (0: any free port).", minimum=0, maximum=65535)
+    overwrite: bool = param(False, "Replace an existing page. By default it is renamed to <page>.1, .2 and so on.")
     max_page_mb: float = param(
         200.0, "Maximum size of the page in MB; further rollouts are listed without their messages.", above=0
     )
@@ -68,7 +72,10 @@ def build_page(config: ViewConfig) -> Path:
             blocks = Blocks(cast("BinaryIO", file), number, max_bytes)
             page.read(each, _store_in(blocks))
             blocks.close()
-        write_page(target, page.head(served=False), cast("BinaryIO", file))
+        with locked(target):
+            if target.stat().st_size and not config.overwrite:
+                log(f"{target} exists: renamed to {back_up(target)}")
+            write_page(target, page.head(served=False), cast("BinaryIO", file))
     if page.rows_left_out:
         log(
             f"warning: {page.rows_left_out} rollouts are listed without their messages, because of "
@@ -195,8 +202,7 @@ class Page:
 
 def _target(config: ViewConfig, paths: OutputPaths) -> Path:
     target = Path(config.output_html_fpath).expanduser() if config.output_html_fpath else paths.side_file(".html")
-    if target.is_dir():
-        raise OutputError(f"output_html_fpath {target} is a folder: name a file")
+    check_replaceable(target, "output_html_fpath")
     # A swapped parameter must not replace the rollouts by a page.
     if target.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"output_html_fpath {target} is not an .html file: choose a name that ends in .html")

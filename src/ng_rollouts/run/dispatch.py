@@ -135,12 +135,16 @@ class Dispatcher:
 
 
 async def _sync_regularly(journal: Journal) -> None:
-    """Sync every second; an error that lasts is raised by the final sync."""
+    """Sync every second. An error ends the run at the next row, or at the final sync."""
+    was_named = True
     while True:
         await asyncio.sleep(_SYNC_EVERY_S)
         # In a thread, because fsync blocks for as long as the disk takes.
         with suppress(StorageError):
             await asyncio.to_thread(journal.sync)
+        if was_named and not journal.is_named:
+            was_named = False
+            log("warning: the output was removed or renamed while the run writes it: it is written again at the end")
 
 
 def _parallel(config: CollectConfig, rollouts: int) -> int:

@@ -17,11 +17,14 @@ from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.inputs.sources import local_input
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
+from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
-from ng_rollouts.outputs.paths import OutputPaths, check_output, output_paths
+from ng_rollouts.outputs.path_checks import check_output, check_replaceable
+from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.resume import check_same_run, manifest_of
 from ng_rollouts.outputs.upload import Upload, upload_of
 from ng_rollouts.run.budget import Budget
+from ng_rollouts.run.status_file import is_replaceable_status
 from ng_rollouts.templates import load_template
 
 
@@ -56,7 +59,8 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
         UsageError: something is wrong that can be known before the first request.
     """
     shard = shard_of(config, os.environ)
-    paths = output_paths(shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
+    output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
+    paths = output_paths(output, products_of(config.export, report=config.report))
     with local_input(config.input_jsonl_fpath) as source:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
@@ -107,12 +111,16 @@ def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) 
     """Check that the status file, which is replaced every second and removed at the end, is not another file.
 
     Raises:
-        ConfigError: it is the input, the output or a side file, or cannot be written.
+        ConfigError: it is the input, the output or a side file, has other content, or cannot be written.
+        OutputError: it is a folder, a device or a pipe.
     """
     if config.status_file is None:
         return
     status_file = Path(config.status_file).expanduser()
+    check_replaceable(status_file, "status_file")
     if status_file.resolve() in {path.resolve() for path in (source, *paths.all)}:
         raise ConfigError(f"status_file {config.status_file} is another file of the run: choose a different name")
-    if status_file.is_dir() or not status_file.parent.is_dir() or not os.access(status_file.parent, os.W_OK):
+    if not status_file.parent.is_dir() or not os.access(status_file.parent, os.W_OK):
         raise ConfigError(f"status_file {config.status_file} cannot be written: choose a file in an existing folder")
+    if not is_replaceable_status(status_file):
+        raise ConfigError(f"status_file {config.status_file} exists and is not a status file: choose a different name")

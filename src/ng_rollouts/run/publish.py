@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import UploadFailed
-from ng_rollouts.integrations.runner import PRODUCTS, run_integrations
+from ng_rollouts.integrations.runner import run_integrations
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.upload import Upload
@@ -55,10 +55,9 @@ class Publisher:
         Raises:
             UploadFailed: not every file was copied.
         """
-        extra = [self.paths.side_file(PRODUCTS[name]) for name in self._wanted if name in PRODUCTS]
         # A run that a signal stopped is copied too: with `from_now`, only a new signal cancels the copy.
         log(f"uploading to {upload.folder.url} (Ctrl-C cancels)")
-        copying = upload.copy(extra)
+        copying = upload.copy()
         try:
             copied = await (self.stop.unless_requested(copying, from_now=True) if may_be_stopped else copying)
         except StopRequested as error:

@@ -17,6 +17,7 @@ from ng_rollouts.errors import (
     Interrupted,
     NgRolloutsError,
     OutputError,
+    OutputTaken,
     RolloutsFailed,
     StoppedEarly,
     StorageError,
@@ -121,23 +122,12 @@ class Run:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
         state.name_servers({name: _urls_of(agent) for name, agent in agents.items()})
-        # Agents can share a load balancer, which is then reported once.
-        balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
-        report = DispatchReport(load_balancers=list(balancers.values()))
-        finalizer = Finalizer(
-            config=self.config,
-            command=self.command,
-            prepared=self.prepared,
-            state=state,
-            agents=agents,
-            stop=stop,
-            report=report,
-        )
+        finalizer = self._finalizer(state, agents, stop)
         with nullcontext(Received()) if self.consumer else handle_signals(stop, state.counters) as received:
             try:
                 await self._begin(state)
                 if executor:
-                    await self._dispatch(state, executor, stop, report)
+                    await self._dispatch(state, executor, stop, finalizer.report)
                 # A signal that arrives after the last rollout does not keep the output from being finished.
                 if stop.requested.is_set() and state.has_remaining:
                     raise Interrupted(received.first or signal.SIGINT)
@@ -147,14 +137,12 @@ class Run:
             except UsageError as error:
                 finalizer.write_summary(error.exit_code)
                 raise
+            except OutputTaken:
+                raise  # the side files of that name belong to another output now
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
-                # As for a run without failures, a signal that arrives after the last rollout decides the exit code.
-                if isinstance(error, RolloutsFailed):
-                    error.exit_code = received.exit_code(error.exit_code)
-                if failure := await self._publish(finalizer, error.exit_code, received):
-                    log(f"warning: {failure}")
+                await self._publish_after(error, finalizer, received)
                 raise
             except BaseException:
                 finalizer.write_summary(NgRolloutsError.exit_code)
@@ -163,6 +151,19 @@ class Run:
             if failure := await self._publish(finalizer, code, received):
                 raise failure
             return code
+
+    def _finalizer(self, state: RunState, agents: dict[str, Agent], stop: Stop) -> Finalizer:
+        # Agents can share a load balancer, which is then reported once.
+        balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
+        return Finalizer(
+            config=self.config,
+            command=self.command,
+            prepared=self.prepared,
+            state=state,
+            agents=agents,
+            stop=stop,
+            report=DispatchReport(load_balancers=list(balancers.values())),
+        )
 
     async def _begin(self, state: RunState) -> None:
         """Open the output for writing, write manifest and materialized inputs, claim the remote folder."""
@@ -209,6 +210,14 @@ class Run:
             consumer.rows.put(dumps(row))
         # After the replay, so that the consumer receives each row once.
         state.subscribe(consumer.rows)
+
+    async def _publish_after(self, error: NgRolloutsError, finalizer: Finalizer, received: Received) -> None:
+        """Publish the files of a run that ended with an error, whose exit code counts."""
+        # As for a run without failures, a signal that arrives after the last rollout decides the exit code.
+        if isinstance(error, RolloutsFailed):
+            error.exit_code = received.exit_code(error.exit_code)
+        if failure := await self._publish(finalizer, error.exit_code, received):
+            log(f"warning: {failure}")
 
     async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
         """Write the summary, and publish the files. Returns the first failure, after all steps were tried."""

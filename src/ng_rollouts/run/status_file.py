@@ -29,6 +29,16 @@ async def status_file(path: Path, counters: RunCounters) -> AsyncIterator[None]:
         _remove(path)
 
 
+def is_replaceable_status(path: Path) -> bool:
+    """Whether a path is free, or has the status of an earlier run, which a crash has left."""
+    try:
+        return "pid" in json.loads(path.read_bytes() or b'{"pid": 0}')
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink(missing_ok=True)

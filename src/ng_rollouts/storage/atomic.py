@@ -5,36 +5,59 @@ A new file is written under a temporary name in the same folder, synced, and ren
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TEMPORARY_SUFFIX = ".writing"
-"""Marks a file that is not complete. A crash may leave one behind, and the next write replaces it."""
+_SUFFIX = ".writing"
+"""Marks a file that is not complete."""
+
+_TOKEN_BYTES = 4
+
+SUFFIX_BYTES = len(".") + 2 * _TOKEN_BYTES + len(_SUFFIX)
+"""How much longer a temporary name is than the name of the file."""
+
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(_SUFFIX)}")
 
 
-def temporary_name(path: Path) -> Path:
-    """The name under which a file is written before it replaces `path`."""
-    return path.with_name(path.name + TEMPORARY_SUFFIX)
+def new_temporary(path: Path) -> Path:
+    """Create an empty file next to `path`, to be renamed over it.
+
+    The name is random and the file is new (O_EXCL), so that neither another process nor a link that another user of the
+    folder has placed there can redirect what is written.
+
+    Raises:
+        OSError: the file could not be created.
+    """
+    while True:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(_TOKEN_BYTES)}{_SUFFIX}")
+        with suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+            return temporary
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Replace a file by what the block writes to the temporary path it is given.
 
-    If the block raises, or writes no file, `path` stays as it was.
+    If the block raises, or removes the temporary file, `path` stays as it was.
 
     Args:
         durable: sync the new file before it replaces the old one. A power cut could otherwise leave an empty file.
 
     Raises:
-        OSError: the file could not be written.
+        OSError: the file could not be written, or `path` is a folder, a device or a pipe.
     """
-    temporary = temporary_name(path)
+    check_regular(path)
+    temporary = new_temporary(path)
     try:
         yield temporary
         if not temporary.exists():
@@ -43,7 +66,39 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             sync(temporary)
         temporary.replace(path)  # rename(2) replaces atomically within a file system
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a file can be replaced: that it is a regular file or a link, or does not exist.
+
+    Raises:
+        OSError: it is a folder, a device or a pipe.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file. An error is ignored, because it would hide the error that led here."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that a crash has left for `path`. No other process may write it at the same time."""
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        leftovers = [entry.path for entry in entries if _is_temporary_of(entry.name, path.name)]
+        for leftover in leftovers:
+            discard(Path(leftover))
+
+
+def _is_temporary_of(name: str, target: str) -> bool:
+    return name.startswith(target) and _TEMPORARY.fullmatch(name, len(target)) is not None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,14 +108,19 @@ def write_json(path: Path, value: Any) -> None:
         OSError: the file could not be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Names of files may have bytes that are not UTF-8, which JSON can only hold as escapes.
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def back_up(path: Path) -> Path:
     """Rename a file to the first free name of `path.1`, `path.2` and so on; the new name."""
-    backup = next(name for number in itertools.count(1) if not (name := Path(f"{path}.{number}")).exists())
-    path.rename(backup)
-    return backup
+    return path.rename(free_name(path))
+
+
+def free_name(path: Path) -> Path:
+    """The first of `path.1`, `path.2` and so on that does not exist."""
+    return next(name for number in itertools.count(1) if not (name := Path(f"{path}.{number}")).exists())
 
 
 def sync(path: Path) -> None:

@@ -17,8 +17,8 @@ _WINDOW_BITS = 16
 _MAX_WINDOWS = 256
 """Linux maps 64 KiB around a page that is read (`fault_around_bytes`). At most 16 MiB are mapped at a time."""
 
-_LENGTH_BITS = 24
-"""Bits of a span for the length. A span is a signed 64-bit integer, so 39 bits are left for the offset: 512 GiB."""
+_LENGTH_BITS = 16
+"""Bits of a span for the length. A span is a signed 64-bit integer, so 47 bits are left for the offset: 128 TiB."""
 
 _MAX_MAPPED_BYTES = 1 << 15
 """Longer ranges are read instead of mapped."""
@@ -88,7 +88,7 @@ class Copier:
 
 
 def encode_span(offset: int, length: int) -> int:
-    """The offset and the length of a line as one integer. A length of 16 MiB or more is stored as 0."""
+    """The offset and the length of a line as one integer. A length of 64 KiB or more is stored as 0."""
     return offset << _LENGTH_BITS | (length if length < 1 << _LENGTH_BITS else 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
@@ -24,12 +25,32 @@ def lock(path: Path) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            message = f"output_jsonl_fpath {path} is being written by {_holder(fd)}: wait for it, or set another path"
+            message = f"{path} is being written by {_holder(fd)}: wait for it, or set another path"
             os.close(fd)
             raise OutputError(message) from error
         # the file may have been renamed or replaced between open and flock; the lock would then be on the old file
-        if _has_name(fd, path):
+        if has_name(fd, path):
             return fd
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file while the block replaces it, so that no run writes it at the same time.
+
+    Raises:
+        OutputError: another process has locked the file.
+        OSError: it cannot be opened.
+    """
+    existed = path.exists()
+    fd = lock(path)
+    try:
+        yield
+    finally:
+        # An empty file that was created for the lock goes again, unless the block has replaced it.
+        if not existed and has_name(fd, path):
+            with contextlib.suppress(OSError):
+                path.unlink()
         os.close(fd)
 
 
@@ -43,7 +64,7 @@ def holder_of(fd: int) -> str | None:
     return None
 
 
-def _has_name(fd: int, path: Path) -> bool:
+def has_name(fd: int, path: Path) -> bool:
     """Whether `path` is still the name of an open file."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())

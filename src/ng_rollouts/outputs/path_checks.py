@@ -1,0 +1,137 @@
+"""Check, before anything is sent, that the files of a run can be written and replace nothing of others."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import product
+from pathlib import Path
+
+from ng_rollouts.errors import OutputError
+from ng_rollouts.outputs.paths import OutputPaths, is_stream_name, reason_of
+from ng_rollouts.storage.atomic import SUFFIX_BYTES
+from ng_rollouts.storage.compression import check_compression
+
+_JSONL_ENDINGS = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl")
+"""Endings of side files that an output could have as well."""
+
+_STANDARD_STREAMS = (0, 1, 2)
+
+_MAX_NAME_BYTES = 255
+"""Limit of a file name in bytes: NAME_MAX of ext4, XFS, Btrfs and tmpfs."""
+
+
+def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
+    """Check that the output can be written, and replaces neither the input nor files of another run.
+
+    No file is changed.
+
+    Args:
+        sources: the input, and its decompressed copy.
+
+    Raises:
+        OutputError: one of the files cannot be replaced, its name is too long, or it belongs to something else.
+        ConfigError: the output is to be compressed, and the extra for that is not installed.
+    """
+    check_replaceable(paths.finished)
+    check_compression(f"output_jsonl_fpath {paths.finished}")
+    longest = max(len(os.fsencode(path.name)) for path in paths.all) + SUFFIX_BYTES
+    if longest > _MAX_NAME_BYTES:
+        raise OutputError(
+            f"output_jsonl_fpath {paths.output}: the name is {longest - _MAX_NAME_BYTES} bytes too long: "
+            "choose a shorter one"
+        )
+    for path in paths.all:
+        check_replaceable(path)
+    for path, source in product(paths.all, sources):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(
+                f"output_jsonl_fpath {paths.finished} would replace the input {source}: choose a different name"
+            )
+    _check_other_runs(paths)
+
+
+def check_replaceable(path: Path, parameter: str = "output_jsonl_fpath") -> None:
+    """Check that a file is one that can be replaced, if it exists.
+
+    Raises:
+        OutputError: it is a folder, a device, a pipe, a mount point or where this program prints, or cannot be read.
+    """
+    try:
+        problem = _problem_of(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = f"cannot be used: {reason_of(error)}"
+    if problem:
+        raise OutputError(f"{parameter} {path} {problem}: choose the path of a file")
+
+
+def _problem_of(path: Path) -> str | None:
+    """Why a file cannot be replaced; None if it can."""
+    # First: /dev/stdout may be redirected to a regular file, which is not to be replaced.
+    if is_stream_name(path):
+        return "is not a regular file"
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(state.st_mode):
+        return "is a folder"
+    if not stat.S_ISREG(state.st_mode):
+        return "is not a regular file"
+    if any(_is_open_as(fd, state) for fd in _STANDARD_STREAMS):
+        return "is the file that this program prints to or reads from"
+    if str(path.resolve()) in _mount_points():
+        return "is a mount point, which cannot be replaced (mount its folder instead)"
+    return None
+
+
+def _is_open_as(fd: int, state: os.stat_result) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(fd), state)
+    return False
+
+
+def _mount_points() -> set[str]:
+    """The mount points of this machine, as Linux lists them (proc_pid_mountinfo(5)); empty elsewhere."""
+    with suppress(OSError):
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines}
+    return set()
+
+
+def _check_other_runs(paths: OutputPaths) -> None:
+    """Check that no file of this run belongs to another run: `r_failures.jsonl` may be a side file, or an output.
+
+    Raises:
+        OutputError: one does.
+    """
+    for ending in _JSONL_ENDINGS:
+        if paths.output.name.endswith(ending):
+            owner = OutputPaths(paths.output.with_name(paths.output.name.removesuffix(ending) + ".jsonl"))
+            if any(path.exists() for path in (*owner.names, owner.manifest)):
+                raise OutputError(
+                    f"output_jsonl_fpath {paths.finished} is the name of a side file of {owner.output}: choose another"
+                )
+    for side_file in (paths.side_file(ending) for ending in _JSONL_ENDINGS):
+        other = OutputPaths(side_file)
+        if side_file.exists() and (found := next((path for path in other.side_files if path.exists()), None)):
+            raise OutputError(
+                f"output_jsonl_fpath {paths.finished} would replace {side_file}, which is an output itself (it has "
+                f"{found.name}): choose a different name"
+            )
+
+
+@contextmanager
+def writable(target: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError that names the file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
