@@ -228,7 +228,7 @@ def _new_digest() -> hashlib.blake2b:
 
 
 def _state(state: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced: inode, size and time of the last change in ns."""
+    """Inode, size and time of the last change in ns, which change when a file is written or replaced."""
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
