@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -227,7 +229,7 @@ def test_stalled_upload_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     paths = OutputPaths(tmp_path / "r.jsonl")
     paths.output.write_text("")
     with pytest.raises(UploadFailed, match=r"stalled://x failed: no progress for 0\.01 s"):
-        asyncio.run(Upload(StalledFolder(), paths).copy())  # type: ignore[arg-type]
+        asyncio.run(Upload(StalledFolder(), paths).copy(0))  # type: ignore[arg-type]
     released.set()
 
 
@@ -315,7 +317,7 @@ def test_password_of_a_remote_folder_is_masked(tmp_path: Path) -> None:
         (
             [],
             ["+num_repeats=2"],
-            "remote has 20 rollouts of this run, but the local output has 10: remove r.jsonl",
+            "remote has 20 rollouts of this run, but the local output has 10: move r.jsonl away",
         ),
     ],
     ids=["of another run", "with more rollouts"],
@@ -357,10 +359,10 @@ def test_resume_does_not_replace_a_copy_of_other_tasks(command: Command, tasks: 
 @pytest.mark.parametrize(
     "summary", ['{"coll', "[1]", '{"collected": null}', None], ids=["torn", "not an object", "null", "missing"]
 )
-def test_sizes_decide_which_copy_has_more_rollouts_without_a_valid_summary(
+def test_rows_decide_which_copy_has_more_rollouts_without_a_valid_summary(
     command: Command, tmp_path: Path, summary: str | None
 ) -> None:
-    """If the remote summary is missing or damaged, a copy that is not larger is replaced, a larger one is not."""
+    """If the remote summary is missing or damaged, a copy without more rollouts is replaced, another one is not."""
     run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+upload_to=remote"]
     assert command(*run).code == 0
     remote_summary = tmp_path / "remote" / "r_summary.json"
@@ -373,4 +375,48 @@ def test_sizes_decide_which_copy_has_more_rollouts_without_a_valid_summary(
     (tmp_path / "r.jsonl").write_bytes(b"".join(rows[:5]))
     ran = command(*run, "+num_repeats=2", RESUME)
     assert ran.code == 2
-    assert "remote has more rollouts of this run than the local output" in ran.stderr
+    assert "remote has 20 rollouts of this run, but the local output has 5: move r.jsonl away" in ran.stderr
+
+
+def test_resume_after_a_kill_during_an_upload_replaces_what_is_there(command: Command, tmp_path: Path) -> None:
+    """A copy that was cut off is replaced, although it has a longer, uncompressed output that is not here any more."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl.gz", "+upload_to=remote"]
+    assert command(*run).code == 0
+    with gzip.open(tmp_path / "r.jsonl.gz") as rows:
+        (tmp_path / "remote" / "r.jsonl").write_bytes(rows.read())
+    (tmp_path / "remote" / "r_summary.json").unlink()
+    (tmp_path / "remote" / "r.jsonl.gz").unlink()
+    ran = command(*run, RESUME)
+    assert ran.code == 0, ran.stderr
+    assert files_in(tmp_path / "remote") == files_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manifests", "collected", "message"),
+    [
+        (('{"run": 1}', '{"run": 2}'), (10, 10), "has been claimed by another run since: all files are in"),
+        (('{"run": 1}', '{"run": 1}'), (5, 10), "has 10 rollouts of this run, but the local output has 5"),
+    ],
+    ids=["other tasks", "fewer rollouts"],
+)
+def test_copy_that_would_replace_the_work_of_another_run_fails(
+    tmp_path: Path, manifests: tuple[str, str], collected: tuple[int, int], message: str
+) -> None:
+    """Of two runs with one remote folder, the one that claimed it first, or has fewer rollouts, replaces nothing."""
+
+    async def upload_both() -> None:
+        uploads = []
+        for name, manifest in zip("ab", manifests, strict=True):
+            (tmp_path / name).mkdir()
+            paths = OutputPaths(tmp_path / name / "r.jsonl")
+            paths.output.write_text(name)
+            paths.manifest.write_text(manifest)
+            uploads.append(upload_of(str(tmp_path / "remote"), paths, "t.jsonl"))
+            await uploads[-1].claim(is_resumed=False, overwrite=False)
+        (tmp_path / "b" / "r_summary.json").write_text(json.dumps({"collected": collected[1]}))
+        await uploads[1].copy(collected[1])
+        with pytest.raises(UploadFailed, match=message):
+            await uploads[0].copy(collected[0])
+
+    asyncio.run(upload_both())
+    assert (tmp_path / "remote" / "r.jsonl").read_text() == "b"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.manifest import Manifest, manifest_from
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.storage.atomic import discard, new_temporary
+from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.remote import Folder, folder
 from ng_rollouts.threads import run_in_thread
+from ng_rollouts.types import RolloutKey, key_of
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class Upload:
 
     folder: Folder
     paths: OutputPaths
+    _manifest: bytes = b""
     _progress_at: float = field(default_factory=time.monotonic)
 
     async def check_reachable(self) -> None:
@@ -88,8 +92,11 @@ class Upload:
         except OSError as error:
             raise OutputError(f"upload_to {self.folder.url} cannot be written: {error.strerror}") from error
 
-    async def copy(self) -> int:
+    async def copy(self, collected: int) -> int:
         """Copy all files of the run, and remove remote side files that no longer exist locally.
+
+        Args:
+            collected: number of rollouts in the local output.
 
         Returns:
             The number of copied files.
@@ -98,7 +105,9 @@ class Upload:
             UploadFailed: not every file was copied.
         """
         try:
-            return await self._in_thread(self._copy)
+            return await self._in_thread(lambda: self._copy(collected))
+        except OutputError as error:
+            raise UploadFailed(str(error)) from error
         except OSError as error:
             raise UploadFailed(
                 f"upload_to {self.folder.url} failed: {error.strerror}: all files are in {self.paths.output.parent}, "
@@ -127,6 +136,7 @@ class Upload:
             for name in existing:
                 self.folder.remove(name)
         # If this run is killed, a resume elsewhere finds no rows of another run, and this run's manifest.
+        self._manifest = self.paths.manifest.read_bytes()
         self._put(self.paths.manifest)
         return backup
 
@@ -165,18 +175,22 @@ class Upload:
             return
         summary = self._read_json(self.paths.summary.name) if self.paths.summary.name in existing else None
         remote = summary.get("collected") if isinstance(summary, dict) else None
-        if isinstance(remote, int):
-            is_ahead = remote > collected
-        else:
-            # The upload was cut off before the summary, which is copied last. Sizes are the best evidence left.
-            is_ahead = any(not path.exists() or self.folder.size(path.name) > path.stat().st_size for path in outputs)
-        if is_ahead:
-            has = (
-                f"has {remote} rollouts of this run, but the local output has {collected}"
-                if remote
-                else "has more rollouts of this run than the local output"
-            )
-            raise self._refusal(has, f"remove {self.paths.output} to resume from the copy, or choose another folder")
+        if not isinstance(remote, int):
+            # The upload was cut off before the summary, which is copied last.
+            remote = max(self._rows_of(path) for path in outputs)
+        if remote > collected:
+            has = f"has {remote} rollouts of this run, but the local output has {collected}"
+            fix = f"move {self.paths.finished} away to resume from the copy, or choose another folder"
+            raise self._refusal(has, fix)
+
+    def _rows_of(self, path: Path) -> int:
+        """The number of rollouts in a remote output, which is downloaded for that."""
+        with tempfile.TemporaryDirectory(prefix="ng_rollouts_copy_") as temporary:
+            copy = Path(temporary) / path.name
+            self.folder.get(path.name, copy)
+            self._mark_progress()
+            with open_decompressed(copy) as lines:
+                return len({key for line in lines if (key := _key_of(line))})
 
     def _read_json(self, name: str) -> Any:
         """The content of a remote file; None if it is not JSON."""
@@ -200,7 +214,19 @@ class Upload:
             self._mark_progress()
         return f"{existing[0]}.{number}"
 
-    def _copy(self) -> int:
+    def _check_still_own(self, collected: int) -> None:
+        """Check, before files are replaced, that the folder is still this run's, and has no more rollouts.
+
+        Raises:
+            OutputError: another run has claimed it, or has uploaded more since.
+        """
+        existing = self._existing()
+        if self.paths.manifest.name in existing and self.folder.read(self.paths.manifest.name) != self._manifest:
+            raise self._refusal("has been claimed by another run since", f"all files are in {self.paths.output.parent}")
+        self._check_not_ahead(existing, collected)
+
+    def _copy(self, collected: int) -> int:
+        self._check_still_own(collected)
         local = self.paths.existing
         # The summary last: where it exists, the copy is complete.
         local.sort(key=lambda path: path == self.paths.summary)
@@ -254,6 +280,14 @@ class Upload:
             if time.monotonic() - self._progress_at > MAX_IDLE_S:
                 raise TimeoutError(0, f"no progress for {MAX_IDLE_S:g} s")
         return outcome.result()
+
+
+def _key_of(line: bytes) -> RolloutKey | None:
+    try:
+        row = loads(line)
+    except ValueError:
+        return None
+    return key_of(row) if isinstance(row, dict) else None
 
 
 def upload_of(upload_to: str, paths: OutputPaths, source: str) -> Upload:

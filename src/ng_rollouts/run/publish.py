@@ -46,10 +46,11 @@ class Publisher:
         for backup in await asyncio.to_thread(journal.compress):
             log(f"{backup.with_suffix('')} was another file: renamed to {backup}")
 
-    async def upload(self, upload: Upload, *, may_be_stopped: bool) -> None:
+    async def upload(self, upload: Upload, collected: int, *, may_be_stopped: bool) -> None:
         """Copy all files to the remote folder.
 
         Args:
+            collected: number of rollouts in the output.
             may_be_stopped: whether a signal that arrives from now on cancels the copy.
 
         Raises:
@@ -57,7 +58,7 @@ class Publisher:
         """
         # A run that a signal stopped is copied too: with `from_now`, only a new signal cancels the copy.
         log(f"uploading to {upload.folder.url} (Ctrl-C cancels)")
-        copying = upload.copy()
+        copying = upload.copy(collected)
         try:
             copied = await (self.stop.unless_requested(copying, from_now=True) if may_be_stopped else copying)
         except StopRequested as error:

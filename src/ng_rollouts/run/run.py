@@ -232,7 +232,8 @@ class Run:
             failure = error
         try:
             if self.prepared.upload:
-                await publisher.upload(self.prepared.upload, may_be_stopped=not self.consumer)
+                collected = finalizer.state.counters.collected
+                await publisher.upload(self.prepared.upload, collected, may_be_stopped=not self.consumer)
         except UploadFailed as error:
             failure = failure or error
         # The summary is written first, so that the remote copy includes it, and again if publishing changed the result.

@@ -65,11 +65,6 @@ class Folder:
         with _as_os_error(self.url):
             return bool(self._system.exists(self._at(name)))
 
-    def size(self, name: str) -> int:
-        """The size of a file in bytes."""
-        with _as_os_error(self.url):
-            return int(self._system.size(self._at(name)))
-
     def probe(self, name: str) -> None:
         """Check that the folder is writable: write a small file, and delete it if that is allowed."""
         with _as_os_error(self.url):
