@@ -34,9 +34,10 @@ from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log, open_closed_streams
+from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
+from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
-from ng_rollouts.redaction import display_command, redact
+from ng_rollouts.redaction import display_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -99,6 +100,8 @@ def _exit_early(number: int, _: object) -> None:
 
 
 def _main(arguments: list[str]) -> int:
+    remember_arguments(arguments)
+    remember_file(Path("env.yaml"))
     if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
         return _complete(arguments)
     if {"--help", "-h"} & set(arguments):
@@ -298,7 +301,10 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
 
     try:
         # First, because an interpolation that cannot be resolved is only here reported with its parameter.
-        OmegaConf.to_container(config, resolve=True)
+        remember_values(OmegaConf.to_container(config, resolve=False))
+        remember_values(OmegaConf.to_container(config, resolve=True))
+        # A copy, because a launcher writes the original to a file with the job's result.
+        config = config.copy()
         fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
@@ -336,11 +342,11 @@ def _guarded(action: Callable[[], int]) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_code
     except NgRolloutsError as error:
-        log(f"error: {redact(str(error))}")
+        log_error(error)
         return error.exit_code
     except SystemExit as exit_request:
         return exit_request.code if isinstance(exit_request.code, int) else 1
     except Exception:
-        log(redact(traceback.format_exc()))
+        log_lines(traceback.format_exc())
         log("error: unexpected error in ng_rollouts: please report it with the traceback above")
         return 4

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.redaction import mask_values
+
 TEMPORARY_SUFFIX = ".writing"
 """Marks a file that is not complete. A crash may leave one behind, and the next write replaces it."""
 
@@ -47,13 +49,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by indented JSON.
+    """Replace a file by indented JSON, in which known secrets are masked.
 
     Raises:
         OSError: the file could not be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(mask_values(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def back_up(path: Path) -> Path:
