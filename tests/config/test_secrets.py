@@ -163,6 +163,7 @@ def test_secrets_among_the_sampling_parameters_are_in_no_message_and_side_file(
     for more in ([], ["+resume_from_cache=true"], ["+dry_run=true"]):
         ran = command(*arguments, *more)
         assert ran.code in (0, 1), ran.stderr
+        assert "has a secret, which becomes a part of each row" in ran.stderr
         side_files = [path.read_text() for path in tmp_path.iterdir() if path.name not in ("r.jsonl", "tasks.jsonl")]
         for text in (ran.stdout, ran.stderr, *side_files):
             assert KEY not in text
