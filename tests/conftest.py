@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import trustme
 
+from ng_rollouts import redaction
 from ng_rollouts.cli import collect
 
 from .agent_server import reward_of
@@ -59,6 +60,13 @@ class Ran:
 def plain_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
     """httpx on its own transport, which respx can stand in for, whatever is installed."""
     monkeypatch.setitem(sys.modules, "httpx_aiohttp", None)
+
+
+@pytest.fixture(autouse=True)
+def no_known_secrets() -> Iterator[None]:
+    """No test masks the secrets of another one: commands run in one process here."""
+    yield
+    redaction._KNOWN.clear()
 
 
 @pytest.fixture

@@ -1,17 +1,37 @@
-"""Output of the command: results on stdout, messages on stderr. A closed pipe does not end a run."""
+"""Output of the command: results on stdout, messages on stderr. A closed pipe does not end a run.
+
+Messages and results quote servers, rows and files. All of them pass through here, where secrets are masked, and where
+characters that control a terminal are shown as escape sequences.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
+
+from ng_rollouts.errors import NgRolloutsError
+from ng_rollouts.redaction import mask_known, mask_values, redact
 
 # a context variable, so that a run of the Python API is quiet while other code of the process is not
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _log = logging.getLogger("ng_rollouts")
+
+# Unicode's categories Cc, Cf, Cs, Zl and Zp: controls, invisible format characters such as those for bidirectional
+# text, surrogates, and separators of lines. Written out, because a loop over all characters takes a third of a second.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
+)
+_SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": "\t"}
+"""Escape sequences of controls that have a name. A tab only moves the cursor, and stays."""
 
 
 @contextlib.contextmanager
@@ -29,8 +49,29 @@ def is_quiet() -> bool:
     return _quiet.get()
 
 
+def shown(text: str) -> str:
+    """Text in one line that a terminal shows as it is: control characters are escape sequences, such as `\\x1b`."""
+    return _CONTROLS.sub(_escaped, text)
+
+
+def json_lines(value: Any, *, indent: int = 4, in_ascii: bool = True) -> list[str]:
+    """The lines of indented JSON, with secrets masked and control characters as escape sequences of JSON."""
+    lines = json.dumps(mask_values(value), indent=indent, ensure_ascii=in_ascii).split("\n")
+    return [_CONTROLS.sub(_escaped_in_json, line) for line in lines]
+
+
 def print_result(result: str) -> None:
-    """Print one or more lines to stdout."""
+    """Print a line to stdout."""
+    _print_result(shown(mask_known(result)))
+
+
+def print_json(value: Any, *, title: str = "") -> None:
+    """Print indented JSON to stdout, below an empty line and a title if there is one."""
+    heading = ["", shown(mask_known(title))] if title else []
+    _print_result("\n".join([*heading, *json_lines(value)]))
+
+
+def _print_result(result: str) -> None:
     if _quiet.get():
         _log.info("%s", result)
         return
@@ -43,6 +84,22 @@ def print_result(result: str) -> None:
 
 def log(message: str) -> None:
     """Print a line to stderr."""
+    _print_message(shown(redact(message)))
+
+
+def log_error(error: NgRolloutsError) -> None:
+    """Print the message of an error to stderr."""
+    message, *details = error.lines
+    for line in (f"error: {message}", *details):
+        log(line)
+
+
+def log_lines(text: str) -> None:
+    """Print several lines to stderr, such as a traceback."""
+    _print_message("\n".join(map(shown, redact(text).split("\n"))))
+
+
+def _print_message(message: str) -> None:
     if _quiet.get():
         _log.warning("%s", message) if message.startswith("warning") else _log.info("%s", message)
         return
@@ -73,3 +130,15 @@ def _redirect_to_devnull(number: int) -> None:
         if devnull != number:  # equal if the descriptor was closed and is the lowest free one
             os.dup2(devnull, number)
             os.close(devnull)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if short := _SHORT_ESCAPES.get(match[0]):
+        return short
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _escaped_in_json(match: re.Match[str]) -> str:
+    # JSON has four digits, and two escape sequences for a character beyond them (RFC 8259, section 7)
+    return r"\u007f" if match[0] == "\x7f" else json.dumps(match[0])[1:-1]

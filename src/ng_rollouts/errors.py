@@ -38,6 +38,11 @@ class NgRolloutsError(Exception):
 
     exit_code = 4
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message in lines, almost always one."""
+        return (str(self),)
+
 
 class UsageError(NgRolloutsError):
     """The command, config or input is wrong; nothing was sent."""
@@ -50,7 +55,22 @@ class ConfigError(UsageError):
 
 
 class InputError(UsageError):
-    """The tasks cannot be read."""
+    """The tasks cannot be read.
+
+    Args:
+        lines: the message, and details in further lines.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message and its details."""
+        return self.args
 
 
 class OutputError(UsageError):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent_server import reward_of
-from tests.conftest import ROOT, Ran, keys_of, read_rows
+from tests.conftest import ROOT, Ran, keys_of, read_rows, sums
 from tests.servers import Served
 
 INPUT_AND_OUTPUT = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
@@ -263,6 +263,36 @@ def test_launcher_runs_shards_as_jobs(command: Callable[..., Ran], tmp_path: Pat
     ran = command(*shards, *run, *unreachable)
     assert (ran.code, "a job of the sweep ended with exit code 3" in ran.stderr) == (3, True), ran.stderr
     assert list((tmp_path / "ng_rollouts_jobs").rglob("*_log.err"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["Vq7wLx2mZt9cRb4nKd", "${oc.env:MINE}"], ids=["env.yaml", "variable"])
+def test_launcher_writes_no_key_of_env_yaml_and_the_environment(
+    command: Callable[..., Ran],
+    serve_model: Callable[..., Served],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    value: str,
+) -> None:
+    """Jobs read keys where they run: no file of theirs has one, and only their owner can read typed ones."""
+    key, typed = "Vq7wLx2mZt9cRb4nKd", "Hy3sPe8gUa5fJo1iWm"
+    server = serve_model(models=["m"], key=key)
+    tasks(sums(2))
+    (tmp_path / "env.yaml").write_text(f"policy_base_url: {server.url}/v1\npolicy_api_key: {value}\n")
+    (tmp_path / "env.yaml").chmod(0o600)
+    jobs = tmp_path / "ng_rollouts_jobs"
+    jobs.mkdir(mode=0o755)
+    ran = command(
+        *["-m", "hydra/launcher=submitit_local", "num_shards=2", "shard_index=range(2)", "+verifier=exact_match"],
+        *["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", f"+head_server.host=me:{typed}@h"],
+        env={"MINE": key},
+    )
+    assert ran.code == 0, ran.stderr
+    assert jobs.stat().st_mode & 0o777 == 0o700
+    files = [path for path in jobs.rglob("*") if path.is_file()]
+    assert {".pkl", ".out"} <= {path.suffix for path in files}
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert not [path for path in files if path.suffix != ".pkl" and typed.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize("typed", ["num_re", "+num_re", "++num_re"])

@@ -6,8 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ng_rollouts.redaction import display_command, redact, remember_password_of, without_credentials
+from ng_rollouts.redaction import (
+    display_command,
+    mask_settings,
+    mask_values,
+    redact,
+    remember_secret,
+    remember_url,
+    without_credentials,
+)
 from tests.conftest import FILES, Ran
 from tests.servers import Served
 
@@ -36,10 +46,9 @@ def test_credentials_in_text_are_masked(text: str) -> None:
     assert "***" in masked
 
 
-def test_known_password_is_masked_as_a_whole_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_password_is_masked_as_a_whole_word() -> None:
     """The password of a URL is masked as a whole word, so the word `password` still marks another credential."""
-    monkeypatch.setattr("ng_rollouts.redaction._KNOWN_SECRETS", set())
-    remember_password_of("http://me:pass@host")
+    remember_url("http://me:pass@host")
     assert redact("no such user: me/pass") == "no such user: me/***"
     assert redact("password=verysecretkey1234567890") == "password=***"
 
@@ -79,6 +88,41 @@ def test_masking_of_long_text_ends_in_time(text: str) -> None:
 def test_displayed_url_has_no_credentials() -> None:
     """A URL in a message has no user, password and query."""
     assert without_credentials("http://me:secret@host:1/run?key=secret") == "http://host:1/run"
+
+
+def test_displayed_url_has_no_part_of_a_password_with_separators() -> None:
+    """A password that was typed with `/`, `@`, `?` or `#` ends at the last `@` in front of the host."""
+    for password in ("pa/ss", "p@ss", "pa?ss", "pa#ss", "p@/ss@"):
+        assert without_credentials(f"http://me:{password}@host.org:1/run") == "http://host.org:1/run"
+    assert without_credentials("http://host:8000/models/a@v1.2") == "http://host:8000/models/a@v1.2"
+    assert without_credentials("http://me:pw@host/models/a@main") == "http://host/models/a@main"
+
+
+def test_secrets_in_json_values_are_masked() -> None:
+    """Texts and keys of JSON are masked; numbers stay numbers, also if their digits are a secret."""
+    remember_secret("12345678")
+    assert mask_values({"12345678": ["a 12345678", 0.12345678, None]}) == {"***": ["a ***", 0.12345678, None]}
+
+
+def test_values_with_the_names_of_secrets_are_masked_whole() -> None:
+    """Settings are masked by name; interpolations and counts of tokens are shown."""
+    settings = {"headers": {"x-my-key": "abc"}, "api_key": ["a", "${oc.env:K}"], "max_tokens": 5, "stop_token": "<s>"}
+    masked = {"headers": {"x-my-key": "***"}, "api_key": ["***", "${oc.env:K}"], "max_tokens": 5, "stop_token": "<s>"}
+    assert mask_settings(settings) == masked
+
+
+@given(st.text(max_size=200))
+def test_masking_twice_changes_nothing_more(text: str) -> None:
+    """A masked text stays as it is when it passes another place that masks."""
+    remember_secret("Vq7wLx2mZt9cRb4nKd")
+    once = redact(f"{text} Vq7wLx2mZt9cRb4nKd {text}")
+    assert redact(once) == once
+
+
+def test_header_made_of_a_short_password_is_masked() -> None:
+    """The base64 of user and password is masked, also if the password alone is a common word."""
+    remember_url("http://me:pass@host")
+    assert redact("got Basic-bWU6cGFzcw== from you") == "got Basic-*** from you"
 
 
 def test_displayed_command_masks_secrets() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ng_rollouts.outputs.failures import failure_row
+from ng_rollouts.redaction import remember_secret
+from ng_rollouts.types import Attempt, Failure, Rollout, RolloutKey
 from tests.conftest import FILES, RESUME, Ran, assert_complete, keys_of, read_rows
 from tests.servers import Served
 
@@ -74,3 +78,17 @@ def test_damaged_failures_file_of_nemo_gym_is_read_as_far_as_possible(
     (tmp_path / "r_failures.jsonl").write_text(json.dumps(row) + '\n{"torn')
     assert command(*FILES, f"+agent_url={serve().url}", RESUME).code == 0
     assert_complete(tmp_path, 2)
+
+
+def test_failure_row_has_no_secret() -> None:
+    """Message, class and input row are masked, in whatever form a server echoes a key; numbers stay numbers."""
+    key = "Vq7wLx2mZt9cRb4nKd"
+    remember_secret(key)
+    encoded = base64.b64encode(f"user:{key}".encode()).decode()
+    message = f'{{"error": "bad key\\n{key}", "header": "{encoded}", "begins": "{key[:12]}..."}}'
+    attempt = Attempt(failure_class=f"Error{key}", message=message, status=401, began=0.0, seconds=1.0)
+    task = {"responses_create_params": {"input": [], "extra_headers": {"Authorization": f"Bearer {key}"}}, "id": 12}
+    rollout = Rollout(key=RolloutKey(0, 0), position=0, agent="a", row=task, prompt_id="0")
+    written = json.dumps(failure_row(Failure(rollout=rollout, attempts=(attempt,))))
+    assert not any(part in written for part in (key, key[:12], encoded[8:20]))
+    assert json.loads(written)["row"]["id"] == 12

@@ -27,7 +27,7 @@ from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
-from ng_rollouts.redaction import remember_password_of, remember_secret, without_credentials
+from ng_rollouts.redaction import remember_secret, remember_url, without_credentials
 from ng_rollouts.types import Json
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class AgentFactory:
         from ng_rollouts.models.client import ModelClient, base_url
 
         for url in urls:
-            remember_password_of(url)
+            remember_url(url)
             if "#" in url:
                 raise ConfigError(f"{without_credentials(url)}: a base URL must not have a fragment: remove it")
         if key:

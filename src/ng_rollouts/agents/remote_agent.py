@@ -8,7 +8,7 @@ from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.request import Request, total_tokens
-from ng_rollouts.redaction import remember_password_of
+from ng_rollouts.redaction import remember_url
 from ng_rollouts.seeds import seed_in_extra_body
 from ng_rollouts.types import AgentRequest, Json
 
@@ -36,7 +36,7 @@ class RemoteAgent:
         self._is_listed = is_listed
         self._urls = urls
         for url in urls:
-            remember_password_of(url)
+            remember_url(url)
         self.load_balancers = [LoadBalancer([_run_url(url) for url in urls], rate_limiter)]
         self._http = http
         self._refuses_seed = False

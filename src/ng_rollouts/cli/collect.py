@@ -24,8 +24,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -34,7 +34,8 @@ from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log, open_closed_streams
+from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
+from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.redaction import display_command, redact
 
@@ -99,6 +100,8 @@ def _exit_early(number: int, _: object) -> None:
 
 
 def _main(arguments: list[str]) -> int:
+    remember_arguments(arguments)
+    remember_file(Path("env.yaml"))
     if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
         return _complete(arguments)
     if {"--help", "-h"} & set(arguments):
@@ -196,8 +199,32 @@ def _run_hydra(arguments: list[str]) -> int:
 def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
     """The folder for the files that Hydra writes during a sweep: temporary, unless jobs of a launcher need it."""
     if _has_launcher(arguments):
-        return nullcontext(_JOBS_FOLDER)
+        return _private_folder(Path(_JOBS_FOLDER))
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[str]:
+    """A folder that only its owner can read: jobs, their results and logs contain the typed parameters.
+
+    Raises:
+        ConfigError: it cannot be made private.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be used: {error.strerror}: remove it") from error
+    try:
+        yield str(folder)
+    finally:
+        # Hydra writes the configuration of a sweep there. It is not read again.
+        _mask_file(folder / "multirun.yaml")
+
+
+def _mask_file(path: Path) -> None:
+    with suppress(OSError):
+        path.write_text(redact(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _hydra_message(error: BaseException) -> str:
@@ -296,9 +323,14 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
+    remember_arguments(command)  # again in the process of a launcher's job
+    remember_file(Path("env.yaml"))
     try:
         # First, because an interpolation that cannot be resolved is only here reported with its parameter.
-        OmegaConf.to_container(config, resolve=True)
+        remember_values(OmegaConf.to_container(config, resolve=False))
+        remember_values(OmegaConf.to_container(config, resolve=True))
+        # A copy, because a launcher writes the original to a file with the job's result.
+        config = config.copy()
         fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
@@ -336,11 +368,11 @@ def _guarded(action: Callable[[], int]) -> int:
     except Interrupted as interrupted:
         return interrupted.exit_code
     except NgRolloutsError as error:
-        log(f"error: {redact(str(error))}")
+        log_error(error)
         return error.exit_code
     except SystemExit as exit_request:
         return exit_request.code if isinstance(exit_request.code, int) else 1
     except Exception:
-        log(redact(traceback.format_exc()))
+        log_lines(traceback.format_exc())
         log("error: unexpected error in ng_rollouts: please report it with the traceback above")
         return 4

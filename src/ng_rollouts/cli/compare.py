@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import sys
@@ -14,7 +13,7 @@ from typing import NoReturn
 from ng_rollouts.chat import question_of
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, param
-from ng_rollouts.console import print_result
+from ng_rollouts.console import print_json, print_result
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import digest_of
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
@@ -83,7 +82,7 @@ def run(config: ComparisonConfig) -> int:
         compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
         for line in _summary_lines(first, other, config.score, difference):
             print_result(line)
-    print_result(json.dumps(compared, indent=4))
+    print_json(compared)
     if config.output_json_fpath:
         write_json(Path(config.output_json_fpath).expanduser(), compared)
     return 0

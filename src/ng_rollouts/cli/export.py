@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, NoReturn, cast
 
 from ng_rollouts.cli.simple_command import run_command
-from ng_rollouts.console import log, print_result
+from ng_rollouts.console import log, print_json, print_result
 from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.formats import RECIPES, ExportFormat
@@ -137,7 +136,7 @@ def _print_statistics(export_format: ExportFormat, read: int, written: dict[Path
         "written": {str(path): rows for path, rows in written.items()},
         "left_out": left_out,
     }
-    print_result(json.dumps(statistics, indent=4))
+    print_json(statistics)
 
 
 if __name__ == "__main__":

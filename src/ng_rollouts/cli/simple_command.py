@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.build import build
-from ng_rollouts.console import log
+from ng_rollouts.config.secrets import remember_arguments
+from ng_rollouts.console import log, log_error, log_lines
 from ng_rollouts.errors import ConfigError, NgRolloutsError
-from ng_rollouts.redaction import redact
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def run_command(name: str, config: type[T], run: Callable[[T], int], *, example:
     try:
         code = _run(name, config, run, example)
     except NgRolloutsError as error:
-        log(f"error: {redact(str(error))}")
+        log_error(error)
         code = error.exit_code
     # A reader such as `| head` has read enough: that is not an error.
     except BrokenPipeError:
@@ -41,6 +42,10 @@ def run_command(name: str, config: type[T], run: Callable[[T], int], *, example:
     # 128 + SIGINT, as shells report it.
     except KeyboardInterrupt:
         code = 130
+    except Exception:
+        log_lines(traceback.format_exc())
+        log("error: unexpected error in ng_rollouts: please report it with the traceback above")
+        code = NgRolloutsError.exit_code
     raise SystemExit(code)
 
 
@@ -72,6 +77,7 @@ def _run(name: str, config: type[T], run: Callable[[T], int], example: str) -> i
     if "--version" in sys.argv[1:]:
         sys.stdout.write(f"ng_rollouts {__version__}\n")
         return 0
+    remember_arguments(sys.argv[1:])
     return run(parse_args(config, sys.argv[1:]))
 
 

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.config.secrets import remember_values
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 
@@ -41,11 +42,13 @@ def fill_from_env_yaml(config: Any) -> None:
 
     try:
         content = OmegaConf.load(path)
+        remember_values(OmegaConf.to_container(content, resolve=False))
         values = {name: OmegaConf.select(content, name) for name in KEYS}
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise ConfigError(f"env.yaml cannot be read: {' '.join(str(error).split())}") from error
     except Exception as error:  # YAMLError derives from Exception alone, and importing yaml for it takes time
         raise ConfigError(f"env.yaml is not valid YAML: {' '.join(str(error).split())}") from error
+    remember_values(values)
     if values["policy_api_key"] and os.name == "posix" and path.stat().st_mode & _READABLE_BY_OTHERS:
         log("warning: env.yaml contains policy_api_key, and other users can read it: chmod 600 env.yaml")
     explicit_url = config.get("policy_base_url")

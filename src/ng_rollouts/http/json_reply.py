@@ -55,4 +55,5 @@ def _excerpt(body: bytes) -> str:
     """The beginning of a body as one line of text, without credentials."""
     # cut before decoding and before the regular expressions, because a body may have megabytes
     text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
-    return redact(" ".join(text.split())[:MESSAGE_CHARACTERS])
+    # before lines are joined, because a credential may be divided by a line break
+    return " ".join(redact(text).split())[:MESSAGE_CHARACTERS]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS, CollectConfig
 from ng_rollouts.errors import did_you_mean
 from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.redaction import mask_settings
 
 
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
@@ -29,6 +30,8 @@ def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
         for agent in config.num_repeats:
             if agent != "_default" and agent not in plan.agents:
                 yield f"num_repeats lists the agent {agent!r}, but no row uses it"
+    if mask_settings(params, "responses_create_params") != params:
+        yield "responses_create_params has a secret, which becomes a part of each row: do not share the output"
     for name in params:
         # Sent anyway: a server may support parameters that the API does not define.
         if name not in RESPONSES_PARAMETERS:

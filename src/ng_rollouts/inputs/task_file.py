@@ -90,7 +90,7 @@ class TaskFile:
         if not plan.rows and {reason for _, reason in bad} == {NO_AGENT}:
             raise InputError(NO_AGENT)
         if bad:
-            raise InputError(_bad_lines_message(self.name, bad))
+            raise InputError(*_bad_lines_message(self.name, bad))
         if not plan.input_rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
@@ -108,7 +108,7 @@ class TaskFile:
             except InputError as error:
                 bad.append((number, str(error)))
         if bad:
-            raise InputError(_bad_lines_message(self.name, bad))
+            raise InputError(*_bad_lines_message(self.name, bad))
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout, in the order of the finished output.
@@ -244,8 +244,8 @@ def _prompt_id(row: Json, key: RolloutKey) -> str:
     return str(key.task_index)
 
 
-def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> str:
-    """A message about bad lines, given as (line number, reason): a line of text for each reason."""
+def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> list[str]:
+    """A message about bad lines, given as (line number, reason), and a line of text for each reason."""
     by_reason: dict[str, list[int]] = {}
     for number, reason in bad:
         by_reason.setdefault(reason, []).append(number)
@@ -254,7 +254,7 @@ def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> str:
     if rest:
         listed.append(f"  and {len(rest)} more, for other reasons: {_lines_label(sorted(rest))}")
     count = "1 bad line" if len(bad) == 1 else f"{len(bad)} bad lines"
-    return "\n".join([f"input_jsonl_fpath {name} has {count}, so nothing was sent:", *listed])
+    return [f"input_jsonl_fpath {name} has {count}, so nothing was sent:", *listed]
 
 
 def _lines_label(numbers: list[int]) -> str:

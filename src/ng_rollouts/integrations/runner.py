@@ -14,7 +14,6 @@ from pathlib import Path
 from ng_rollouts.config.validation import INTEGRATIONS
 from ng_rollouts.console import log
 from ng_rollouts.errors import require_extra
-from ng_rollouts.redaction import redact
 
 PRODUCTS = {"parquet": ".parquet", "report": ".html"}
 """Endings of the files that integrations write next to the output."""
@@ -67,7 +66,7 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
             # libraries print as they like, before the line that `__main__` writes last
             lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
             prefix = "" if child.returncode == 0 else f"warning: {label} failed: "
-            log(prefix + (redact(lines[-1]) if lines else f"exit code {child.returncode}"))
+            log(prefix + (lines[-1] if lines else f"exit code {child.returncode}"))
         finally:
             # after a timeout or a cancellation
             if child.returncode is None:

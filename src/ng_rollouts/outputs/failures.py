@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.redaction import redact
+from ng_rollouts.redaction import mask_values, redact
 from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.line_index import write_all
 from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_of
@@ -125,13 +125,16 @@ def _open_without_links(path: str, flags: int) -> int:
 
 
 def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
-    """The row of a failure: key, agent, the last attempt's failure, a list of all attempts, and the input row."""
+    """The row of a failure: key, agent, the last attempt's failure, a list of all attempts, and the input row.
+
+    Secrets are masked in all of it. A row of an output is data and stays as it is.
+    """
     rollout, last = failure.rollout, failure.attempts[-1]
-    return {
+    row = {
         "_ng_task_index": rollout.key.task_index,
         "_ng_rollout_index": rollout.key.rollout_index,
         "agent_ref": {"name": rollout.agent},
-        "failure_class": last.failure_class,
+        "failure_class": redact(last.failure_class),
         "status": last.status,
         "message": redact(last.message),
         "terminal": failure.terminal,
@@ -139,11 +142,12 @@ def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
         "attempts": [_attempt(attempt) for attempt in failure.attempts],
         "row": rollout.row,
     }
+    return cast("Json", mask_values(row))
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
-        "failure_class": attempt.failure_class,
+        "failure_class": redact(attempt.failure_class),
         "status": attempt.status,
         "began": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="milliseconds"),
         "seconds": round(attempt.seconds, 3),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.redaction import mask_settings
 from ng_rollouts.storage.atomic import write_json
 
 _VERSION = 1
@@ -137,6 +138,8 @@ def manifest_from(content: Any) -> Manifest:
         "num_shards": None,
         **content,
     }
+    # Masked as those of this run are, because earlier versions wrote them as they were.
+    content |= {name: mask_settings(content[name], name) for name in ("responses_create_params", "model")}
     manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
     if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
         raise TypeError("a field has the wrong type")

@@ -21,6 +21,7 @@ from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.manifest import Manifest, differences
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import rows_of
+from ng_rollouts.redaction import mask_settings
 from ng_rollouts.seeds import seed_of
 from ng_rollouts.types import Json, Rollout, RolloutKey, key_of
 
@@ -64,13 +65,13 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
         rows_digest=plan.digest,
         num_repeats=config.num_repeats,
         agent_name=config.agent_name,
-        responses_create_params=config.responses_create_params,
+        responses_create_params=mask_settings(config.responses_create_params, "responses_create_params"),
         num_repeats_add_seed=config.num_repeats_add_seed,
         prompt_template=None
         if template is None
         else [[role, list(map(list, parts))] for role, parts in template.messages],
         training_view=config.training_view,
-        model=_agent_settings(config),
+        model=mask_settings(_agent_settings(config)),
         rollouts=plan.rollouts,
         input_rows=plan.input_rows,
         shard_index=tasks.shard.index if tasks.shard else None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from ng_rollouts.agents.base import Agent
+from ng_rollouts.console import json_lines
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.models.request import masked
-from ng_rollouts.redaction import mask_known
+from ng_rollouts.redaction import mask_settings
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Rollout
 
@@ -44,10 +44,10 @@ def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:
     request = agent.first_request(row)
     if request is None:
         yield "the first row that the agent receives:"
-        yield mask_known(json.dumps(row, indent=2, ensure_ascii=False))
+        yield from json_lines(mask_settings(row), indent=2, in_ascii=False)
         return
     # The address of some agents ends in the path of the request already.
     url = agent.load_balancers[0].endpoints[0].display_url.removesuffix(request.path)
     yield f"the first request: POST {url}{request.path}"
     yield from (f"{name}: {value}" for name, value in masked(request.headers).items())
-    yield mask_known(json.dumps(request.body, indent=2, ensure_ascii=False))
+    yield from json_lines(mask_settings(request.body), indent=2, in_ascii=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log, print_result
+from ng_rollouts.console import log, print_json
 from ng_rollouts.errors import RolloutsFailed, StorageError
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
@@ -139,17 +138,17 @@ class Finalizer:
             log("note: stopped waiting for the agents' own metrics; metrics are computed here")
             return {}
         for agent, reply in metrics.items():
-            print_result(f"\nKey metrics for {agent}:\n" + json.dumps(reply.get("key_metrics"), indent=4))
+            print_json(reply.get("key_metrics"), title=f"Key metrics for {agent}:")
         return metrics
 
     def _print_averages(self) -> None:
         answer_key, agents = self.config.answer_key, self.state.aggregator.agents
         if answer_key and not any(metrics.stats.answers for metrics in agents.values()):
             log(f"warning: no rollout has the field answer_key={answer_key}, so majority@k cannot be computed")
-        print_result(json.dumps(self.averages(), indent=4))
+        print_json(self.averages())
         if self.config.metrics_by == "agent":
             for agent, means in self.state.scores.averages_by_agent(_positions_of(self._kept)).items():
-                print_result(json.dumps({"agent_ref": {"name": agent}, **means}, indent=4))
+                print_json({"agent_ref": {"name": agent}, **means})
 
     def _check_gates(self) -> None:
         planned, finished = self.prepared.plan.rollouts, self.state.finished

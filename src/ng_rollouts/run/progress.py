@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
-from ng_rollouts.console import is_quiet
+from ng_rollouts.console import is_quiet, shown
+from ng_rollouts.redaction import redact
 from ng_rollouts.scheduling.counters import RunCounters
 
 TITLE = "Collecting rollouts"
@@ -85,8 +86,9 @@ class _Bar:
         )
 
     def show(self) -> None:
-        notes = [f"failed={self._counters.failed}"] if self._counters.failed else []
-        self._bar.set_postfix_str(" ".join([*notes, *self._notes(), *_lateness(self._counters)]), refresh=False)
+        failed = [f"failed={self._counters.failed}"] if self._counters.failed else []
+        notes = " ".join([*failed, *self._notes(), *_lateness(self._counters)])
+        self._bar.set_postfix_str(shown(redact(notes)), refresh=False)
         self._bar.n = self._counters.settled
         self._bar.refresh()
 
@@ -130,7 +132,7 @@ class _Lines:
         self._stream.write(
             f"{TITLE}: collected={counters.collected} failed={counters.failed} planned={counters.planned} "
             f"in_flight={counters.in_flight} waiting={counters.waiting} "
-            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{notes}\n"
+            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{shown(redact(notes))}\n"
         )
         self._stream.flush()
 

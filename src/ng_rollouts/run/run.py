@@ -30,6 +30,7 @@ from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
+from ng_rollouts.redaction import mask_settings
 from ng_rollouts.run.dispatch import Dispatcher
 from ng_rollouts.run.finalize import Finalizer
 from ng_rollouts.run.prepare import PreparedRun, prepare
@@ -311,5 +312,5 @@ def _print_announcement(config: CollectConfig, plan: Plan) -> None:
         print_result(f"Repeating rows (in a pattern of abc to aabbcc) from {plan.rows} to {plan.rollouts}!")
     if config.num_samples_in_parallel:
         print_result(f"Querying with {config.num_samples_in_parallel} concurrent requests")
-    if config.responses_create_params:
-        print_result(f"Overriding responses_create_params fields with {config.responses_create_params}")
+    if params := mask_settings(config.responses_create_params, "responses_create_params"):
+        print_result(f"Overriding responses_create_params fields with {params}")

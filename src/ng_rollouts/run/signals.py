@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from ng_rollouts.console import log
+from ng_rollouts.console import log, log_lines
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
@@ -53,7 +53,7 @@ def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
     before = {number: signal.getsignal(number) for number in (*stopping, signal.SIGUSR1)}
     for number in stopping:
         loop.add_signal_handler(number, _stop, number, received, stop, counters)
-    loop.add_signal_handler(signal.SIGUSR1, lambda: log(report(counters, time.monotonic() - began)))
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log_lines(report(counters, time.monotonic() - began)))
     try:
         yield received
     finally:

@@ -19,6 +19,7 @@ from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
 from ng_rollouts.outputs.resume import PriorFailures, check_rows, prior_failures, read_back
+from ng_rollouts.redaction import redact
 from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
 from ng_rollouts.scheduling.counters import RunCounters
@@ -152,7 +153,7 @@ class RunState:
         self.last_failure = last = failure.attempts[-1]
         self.first_failure = self.first_failure or last
         # Last, because it may raise: the failure is then written and counted already.
-        self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, last.message)
+        self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, redact(last.message))
 
     def finish(self, keep: Iterable[bool]) -> None:
         """Put the output in order.

@@ -13,7 +13,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.redaction import display_command
+from ng_rollouts.redaction import display_command, redact
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.client_load import ClientLoad
 from ng_rollouts.run.state import RunState
@@ -60,9 +60,9 @@ def failed_message(state: RunState, allowed: float, max_failed: float) -> str:
     message = f"{state.counters.failed} rollouts failed, max_failed_rollouts={allowed} allows {max_failed:g}"
     # Without a first failure, all of them are of earlier commands.
     if first := state.first_failure:
-        message += (
-            f"; first: {first.failure_class}: {shorten(first.message, _MAX_MESSAGE_CHARACTERS, placeholder=' …')}"
-        )
+        # Before lines are joined, because a credential may be divided by a line break.
+        reason = shorten(redact(first.message), _MAX_MESSAGE_CHARACTERS, placeholder=" …")
+        message += f"; first: {first.failure_class}: {reason}"
     if state.failures.path.exists():
         message += f"; {state.failures.path} lists all"
         message += ", +resume_from_cache=true retries them" if state.is_resumable else ""

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.redaction import mask_values
+
 _SUFFIX = ".writing"
 """Marks a file that is not complete."""
 
@@ -102,14 +104,14 @@ def _is_temporary_of(name: str, target: str) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by indented JSON.
+    """Replace a file by indented JSON, in which known secrets are masked.
 
     Raises:
         OSError: the file could not be written.
     """
     with replacing(path) as temporary:
         # Names of files may have bytes that are not UTF-8, which JSON can only hold as escapes.
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(mask_values(value), indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -201,7 +201,7 @@ def _as_os_error(url: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The message of an exception, in one line."""
-    message = str(getattr(error, "strerror", None) or " ".join(str(error).split()))
+    message = str(getattr(error, "strerror", None) or " ".join(redact(str(error)).split()))
     # for a missing file, some drivers give only its name, which has no space
     if isinstance(error, FileNotFoundError) and " " not in message:
         return _reason(error.__cause__) if error.__cause__ else "not found"
