@@ -26,7 +26,7 @@ def loads(text: bytes) -> Any:
     """Parse one JSON document.
 
     Raises:
-        ValueError: the text is not JSON in UTF-8. NaN and Infinity are not JSON (RFC 8259, 6).
+        ValueError: the text is not JSON in UTF-8, or is nested too deeply. NaN and Infinity are not JSON (RFC 8259, 6).
     """
     # before orjson, because orjson parses long integers as floats without an error
     if _has_long_integer(text):
@@ -73,7 +73,10 @@ def _has_long_integer(text: bytes) -> bool:
 
 def _loads_by_stdlib(text: bytes) -> Any:
     # by default, the standard library accepts NaN and Infinity, and parses 1e999 as infinity
-    return json.loads(text.decode("utf-8"), parse_constant=_reject, parse_float=_finite)
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_reject, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _finite(number: str) -> float:

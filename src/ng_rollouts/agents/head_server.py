@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from math import ceil
 from typing import Any
 
 from ng_rollouts.agents.urls import is_url
@@ -96,6 +95,6 @@ async def _get_when_up(http: Http, url: str, label: str, seconds: float) -> Repl
             if left <= 0:
                 raise
             if not announced:
-                log(f"waiting up to {ceil(left)} s for the head server at {label} ({failure.failure_class})")
+                log(f"waiting up to {max(1, round(left))} s for the head server at {label} ({failure.failure_class})")
                 announced = True
             await asyncio.sleep(min(POLL_EVERY_S, left))

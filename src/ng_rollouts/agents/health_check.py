@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from math import ceil
 
 from ng_rollouts.console import log
 from ng_rollouts.errors import UNREACHABLE, AttemptFailed, FailureClass, Unreachable
@@ -48,7 +47,7 @@ async def _wait_for(load_balancer: LoadBalancer, deadline: float, http: Http) ->
         if left <= 0:
             raise Unreachable(f"{message}: start it, or wait for it with +wait_for_agent_s=SECONDS")
         if not announced:
-            log(f"waiting up to {ceil(left)} s for the server at {urls} ({failure.failure_class})")
+            log(f"waiting up to {max(1, round(left))} s for the server at {urls} ({failure.failure_class})")
             announced = True
         await asyncio.sleep(min(POLL_EVERY_S, left))
     for endpoint, failure in failures.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
@@ -13,6 +15,9 @@ MAX_SCORE = 1e100
 
 _MAX_VALUE_CHARACTERS = 100
 """Characters of an agent's own failure class, or of a reward that is not valid, that a message keeps."""
+
+_MAX_TOKENS = 2**53
+"""Larger token counts are not counted: JSON readers may not represent them, and sums would overflow."""
 
 _TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
@@ -82,11 +87,15 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
-        tokens={name: count for name in _TOKEN_COUNTS if isinstance(count := usage.get(name), int)},
+        tokens={name: count for name in _TOKEN_COUNTS if _is_count(count := usage.get(name))},
         truncated=bool(response.get("incomplete_details")),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
 def _is_empty(response: Json) -> bool:

@@ -23,6 +23,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
+from ng_rollouts.metrics.score_names import ScoreNames
 from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
@@ -92,13 +93,14 @@ def groups_of(
         InputError: the file cannot be read, or a line is not a rollout.
     """
     group: Group | None = None
+    score_names = ScoreNames()
     rows = _rows_by_value(path, question_of) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
     for key, (_, _, row) in rows:
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
             group = Group(key.task_index, row)
-        group.stats.append(stats_of(row, answer_key))
+        group.stats.append(score_names.limit(stats_of(row, answer_key)))
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
         if with_last_messages:

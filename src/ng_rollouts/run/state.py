@@ -14,6 +14,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
+from ng_rollouts.metrics.score_names import ScoreNames
 from ng_rollouts.metrics.score_table import ScoreTable
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
@@ -74,6 +75,7 @@ class RunState:
         self.finished: Finished | None = None
         self.began = time.time()
         self._answer_key = config.answer_key
+        self._score_names = ScoreNames()
         self._circuit_breakers = {agent: CircuitBreaker(agent, plan.rollouts) for agent in plan.agents}
         self._terminal_failures = 0
         self._subscriber: RowSubscriber | None = None
@@ -133,8 +135,9 @@ class RunState:
         self.journal.append(rollout.position, result.line)
         if self._subscriber:
             self._subscriber.put(result.line)
-        self._add_to_metrics(rollout.position, rollout.key, rollout.agent, result.stats)
-        self.counters.record(rollout.agent, result.stats)
+        stats = self._score_names.limit(result.stats)
+        self._add_to_metrics(rollout.position, rollout.key, rollout.agent, stats)
+        self.counters.record(rollout.agent, stats)
         self._circuit_breakers[rollout.agent].record_success()
 
     def give_up(self, failure: Failure) -> None:
@@ -181,7 +184,7 @@ class RunState:
         self.failures.settle(lambda key: (position := locate(key)) is not None and has(position))
 
     def _restore_row(self, position: int, key: RolloutKey, row: Json) -> None:
-        stats = stats_of(row, self._answer_key)
+        stats = self._score_names.limit(stats_of(row, self._answer_key))
         self._add_to_metrics(position, key, agent_of(row), stats)
         self.counters.restore(stats)
 
