@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -107,17 +108,32 @@ def test_conversation_that_still_calls_tools_at_max_steps_is_incomplete() -> Non
     assert len(http.sent) == 2
 
 
+@pytest.mark.parametrize("template", [False, True], ids=["own input", "template"])
 def test_export_for_rl_can_be_collected_again(
-    serve_model: ServeModel, collect_sums: CollectSums, command: Callable[..., Ran], tmp_path: Path
+    serve_model: ServeModel, command: Callable[..., Ran], tmp_path: Path, *, template: bool
 ) -> None:
-    """The rows of an rl export are tasks: the same command scores them by the same fields."""
-    url = serve_model().url
-    assert collect_sums(url, "+verifier=exact_match", "+num_repeats=2").code == 0
-    files = ("+input_jsonl_fpath=rollouts.jsonl", "+output_jsonl_fpath=rl.jsonl")
-    assert command("+recipe=rl", *files, script="ng_export_rollouts").code == 0
-    again = ("+input_jsonl_fpath=rl.jsonl", "+output_jsonl_fpath=again.jsonl", f"+policy_base_url={url}/v1")
-    ran = command(*again, "+verifier=exact_match")
-    assert ran.code == 0, ran.stderr
-    rows = read_rows(tmp_path / "again.jsonl")
-    assert [row["expected_answer"] for row in rows] == [str(3 * number) for number in range(5)]
-    assert ran.averages == {"reward": 1.0, "accuracy": 1.0}
+    """An rl export has all fields of its tasks, so the same command asks and scores the same, also by a template.
+
+    This includes fields whose name is also a column of the export.
+    """
+    own = {"pass_rate": 0.25, "num_rollouts": 3, "images": ["x"], "reward": 0.9, "output": "gold"}
+    if template:
+        (tmp_path / "p.yaml").write_text("user: 'What is {prompt}? {id} {pass_rate} {images}'")
+        tasks = [{"id": n, "prompt": f"{n} + {n}", "expected_answer": str(2 * n), **own} for n in range(3)]
+    else:
+        params = [{"input": f"What is {n} + {n}?", "temperature": 0.5} for n in range(3)]
+        tasks = [{"responses_create_params": each, "expected_answer": str(2 * n)} for n, each in enumerate(params)]
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    collect = [f"+policy_base_url={serve_model().url}/v1", "+verifier=exact_match", "+num_repeats=2"]
+    collect += ["+prompt_config=p.yaml"] if template else []
+    for source, target in (("first", "a"), ("rl", "b")):
+        ran = command(*collect, f"+input_jsonl_fpath={source}.jsonl", f"+output_jsonl_fpath={target}.jsonl")
+        assert ran.code == 0, ran.stderr
+        assert ran.averages == {"reward": 1.0, "accuracy": 1.0}
+        export = (f"+input_jsonl_fpath={target}.jsonl", "+output_jsonl_fpath=rl.jsonl", "+overwrite=true")
+        assert command("+recipe=rl", *export, script="ng_export_rollouts").code == 0
+    names = ("input", "_ng_task_fields", "responses_create_params")
+    first, again = (
+        [[row.get(name) for name in names] for row in read_rows(tmp_path / f"{each}.jsonl")] for each in "ab"
+    )
+    assert first == again

@@ -17,6 +17,7 @@ from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import Http
 from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.models.request import Request
@@ -35,7 +36,7 @@ _CONTEXT_OVERFLOW = re.compile(
 """Words by which servers say it: OpenAI's code `context_length_exceeded`, and messages of vLLM, SGLang, llama.cpp."""
 
 _IDENTITY_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
-_NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "id", "prompt_id"})
+_NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "prompt_id"})
 """Fields that the run sets itself; copies in the scorer's reply are dropped."""
 
 
@@ -113,10 +114,9 @@ class ModelAgent:
         else:
             scored = await self.verifier.verify(task, response)
         scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
-        # The task's own fields, by which an export can be collected again. The underscore keeps their numbers from
-        # being scores.
+        # an export can be collected again by them
         own = {name: value for name, value in request.body.items() if name not in _NOT_OF_THE_TASK}
-        task_fields = {"_ng_task_fields": own} if own else {}
+        task_fields = {TASK_FIELDS: own} if own else {}
         return {"responses_create_params": params, "response": response, **scored, **task_fields}
 
     def _params(self, row: Json) -> Json:
