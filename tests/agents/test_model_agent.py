@@ -15,7 +15,7 @@ from ng_rollouts.agents.model_agent import ModelAgent
 from ng_rollouts.types import AgentRequest
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
-from tests.models.helpers import ScriptedHttp, client_of, completion_of
+from tests.models.helpers import ScriptedHttp, client_of, completion_of, response_of
 from tests.servers import Served
 
 ServeModel = Callable[..., Served]
@@ -58,21 +58,23 @@ def test_max_steps_limits_model_requests(serve_model: ServeModel, collect_sums: 
     assert server.stats()["asked"]["/v1/responses"] == 1
 
 
-def run_with_tool(answer: Callable[[str, Any], Any], max_steps: int = 9) -> tuple[Any, ScriptedHttp]:
+def run_with_tool(
+    answer: Callable[[str, Any], Any], max_steps: int = 9, api: str = "chat_completions", prompt: Any = "hi"
+) -> tuple[Any, ScriptedHttp]:
     """The row of a rollout whose model is played by a function, with a tool `shout`; and the requests."""
 
     class Tools:
         definitions: ClassVar = [{"type": "function", "name": "shout", "parameters": {"type": "object"}}]
 
-        async def call(self, _name: str, _arguments: object) -> str:
-            return "loud"
+        async def call(self, name: str, arguments: object) -> str:
+            return f"{name} {arguments}"
 
     http = ScriptedHttp(answer)
     tools = cast("Any", Tools())
     agent = ModelAgent(
-        server=client_of(http), verifier=Unscored(), http=http, tools=tools, params={}, max_steps=max_steps
+        server=client_of(http, api), verifier=Unscored(), http=http, tools=tools, params={}, max_steps=max_steps
     )
-    return asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}}))), http
+    return asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": prompt}}))), http
 
 
 def calling(*call_ids: str | None) -> Any:
@@ -91,6 +93,53 @@ def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
     assert [item["call_id"] for item in items if item["type"] == "function_call_output"] == made
     sent = [call["id"] for message in http.sent[-1]["messages"] for call in message.get("tool_calls", [])]
     assert sent == made
+
+
+def test_new_ids_of_calls_differ_from_those_in_the_prompt() -> None:
+    """The prompt may have calls in the form of either API."""
+    function = {"name": "shout", "arguments": "{}"}
+    prompt = [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call_0", "content": "loud"},
+        {"type": "function_call", "call_id": "call_1", **function},
+        {"type": "function_call_output", "call_id": "call_1", "output": "loud"},
+    ]
+    turns = iter([calling(None), calling()])
+    _, http = run_with_tool(lambda _path, _body: next(turns), prompt=prompt)
+    sent = [call["id"] for message in http.sent[-1]["messages"] for call in message.get("tool_calls", [])]
+    assert sent == ["call_0", "call_1", "call_2"]
+
+
+def test_invalid_arguments_are_an_error_for_the_model_and_not_for_the_server() -> None:
+    """The model sees the error, the server gets valid JSON, and the row keeps what the model wrote."""
+    call = {"id": "c", "type": "function", "function": {"name": "shout", "arguments": '{"a": '}}
+    turns = iter([completion_of({"content": None, "tool_calls": [call]}, "tool_calls"), calling()])
+    row, http = run_with_tool(lambda _path, _body: next(turns))
+    made, result, _ = row["response"]["output"]
+    assert made["arguments"] == '{"a": '
+    assert "cannot be read" in result["output"]
+    assert http.sent[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_custom_tool_call_of_the_responses_api_runs_the_tool() -> None:
+    """Its free text is the argument `input`, as over chat completions."""
+    call = {"type": "custom_tool_call", "id": "ct", "call_id": "c", "name": "shout", "input": "ls"}
+    turns = iter([response_of("", output=[call]), response_of("done")])
+    row, http = run_with_tool(lambda _path, _body: next(turns), api="responses")
+    result = {"type": "custom_tool_call_output", "call_id": "c", "output": "shout {'input': 'ls'}"}
+    assert row["response"]["output"][:2] == [call, result]
+    assert http.sent[-1]["input"][1:] == [call, result]
+
+
+def test_tool_call_that_was_cut_off_is_not_run() -> None:
+    """An incomplete response ends the conversation, also if the server gives no reason."""
+    call = {"type": "function_call", "call_id": "c", "name": "shout", "arguments": '{"a'}
+    row, http = run_with_tool(lambda _path, _body: response_of("", status="incomplete", output=[call]), api="responses")
+    assert (len(http.sent), row["response"]["output"]) == (1, [call])
 
 
 def test_conversation_that_outgrows_the_context_is_incomplete() -> None:

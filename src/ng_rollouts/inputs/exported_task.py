@@ -1,7 +1,7 @@
 """A task in a row of an rl export: the export adds columns, and a collection takes the task out again.
 
-The task's own fields stay at the top level, where trainers and verifiers read them. Those whose name is also the name of
-a column are in `_ng_task_fields`.
+The task's own fields stay at the top level, where trainers and verifiers read them. Those whose name is also the name
+of a column are in `_ng_task_fields`.
 """
 
 from __future__ import annotations

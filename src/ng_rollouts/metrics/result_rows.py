@@ -83,16 +83,21 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     return RolloutStats(
         scores=scores_of_row(row),
         tokens={name: count for name in _TOKEN_COUNTS if isinstance(count := usage.get(name), int)},
-        truncated=bool(response.get("incomplete_details")),
+        truncated=_is_incomplete(response),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
 
 
+def _is_incomplete(response: Json) -> bool:
+    """Whether a response was cut off. Some servers give no reason in `incomplete_details`."""
+    return bool(response.get("incomplete_details")) or response.get("status") == "incomplete"
+
+
 def _is_empty(response: Json) -> bool:
     """Whether a response is complete, and its last item that could be an answer has no text."""
     output = response.get("output")
-    if not isinstance(output, list) or response.get("incomplete_details"):
+    if not isinstance(output, list) or _is_incomplete(response):
         return False
     for item in reversed(output):
         if isinstance(item, dict) and item.get("type", "message") != "reasoning":
