@@ -9,8 +9,8 @@ Source: OpenAI's Responses and Chat Completions API references; vLLM's for `reas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from ng_rollouts.chat_items import arguments_text, content_parts, input_items
@@ -44,7 +44,7 @@ class Conversion:
 
 def chat_input(params: Json) -> list[Json]:
     """The prompt of `responses_create_params` as messages with text contents."""
-    return prompt_messages(params, _AS_TEXT)
+    return prompt_messages(params, _PROMPT_AS_TEXT)
 
 
 def chat_output(response: Any) -> list[Json]:
@@ -215,14 +215,17 @@ def _text_of_part(part: Any) -> str:
 
 
 @cache
-def warn_of_unknown(kind: str) -> None:
-    """Warn, once for each type, of items that chat messages cannot hold."""
-    log(f"warning: items of type {kind} are in `response` only: chat messages have no place for them")
+def _warn_of_unknown(kind: str, place: str) -> None:
+    """Warn, once for each type and place, of items that chat messages cannot hold."""
+    log(f"warning: items of type {kind} are in `{place}` only: chat messages have no place for them")
 
+
+warn_of_unknown_in_prompt = partial(_warn_of_unknown, place="responses_create_params")
 
 _AS_TEXT = Conversion(
     content=text_of,
     answer=lambda item: {"content": text_of(item.get("content"))},
     no_content="",
-    unknown=warn_of_unknown,
+    unknown=partial(_warn_of_unknown, place="response"),
 )
+_PROMPT_AS_TEXT = replace(_AS_TEXT, unknown=warn_of_unknown_in_prompt)

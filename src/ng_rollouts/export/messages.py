@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ng_rollouts.chat import IMAGE_TYPES, Conversion, text_of, warn_of_unknown
+from ng_rollouts.chat import IMAGE_TYPES, Conversion, text_of, warn_of_unknown_in_prompt
 from ng_rollouts.chat_items import content_parts
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.reasoning import without_reasoning
@@ -162,6 +162,6 @@ WITH_IMAGES = Conversion(
     content=_parts,
     answer=lambda item: {"content": _parts(item.get("content"))},
     no_content="",
-    unknown=warn_of_unknown,
+    unknown=warn_of_unknown_in_prompt,
 )
 """Keeps the place of each image, as `{"type": "image"}`."""
