@@ -24,14 +24,15 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
+from ng_rollouts.config.literal_text import unmark_values, unmarked
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, open_closed_streams
@@ -186,7 +187,8 @@ def _run_hydra(arguments: list[str]) -> int:
         # hydra.main takes its arguments from sys.argv.
         sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
         try:
-            _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+            with _unmarked_stdout() if {"--cfg", "-c"} & set(arguments) else nullcontext():
+                _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
@@ -200,10 +202,18 @@ def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
 
 
+@contextmanager
+def _unmarked_stdout() -> Iterator[None]:
+    """Print what Hydra prints, with free text as it was typed."""
+    with redirect_stdout(io.StringIO()) as output:
+        yield
+    print(unmarked(output.getvalue()), end="")
+
+
 def _hydra_message(error: BaseException) -> str:
     from ng_rollouts.cli.hydra_errors import message_of  # noqa: PLC0415 - only after a mistake
 
-    return message_of(error)
+    return unmarked(message_of(error))
 
 
 def _has_launcher(arguments: Sequence[str]) -> bool:
@@ -278,7 +288,7 @@ def _overrides_of_job() -> str:
     """The overrides of the current run of a sweep, as they were typed and with secrets masked."""
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
-    return display_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
+    return display_command([unmarked(_unquoted(override)) for override in HydraConfig.get().overrides.task])
 
 
 def _unquoted(override: str) -> str:
@@ -301,6 +311,7 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
         OmegaConf.to_container(config, resolve=True)
         fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
+        unmark_values(vars(typed))
     except OmegaConfBaseException as error:
         raise ConfigError(_hydra_message(error)) from error
     from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost
