@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from ng_rollouts.chat_items import arguments_text, content_parts, input_items
+from ng_rollouts.chat_items import IMAGE_TYPES, arguments_text, content_parts, input_items
 from ng_rollouts.console import log
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.reasoning import THINKING_TYPES, text_in
 from ng_rollouts.types import Json
-
-IMAGE_TYPES = ("input_image", "image_url", "image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ def chat_input(params: Json) -> list[Json]:
 def chat_output(response: Any) -> list[Json]:
     """The output of an OpenAI Response object as messages with text contents; empty if it is not such an object."""
     items = response.get("output") if isinstance(response, dict) else None
-    return to_messages(items if isinstance(items, list) else [], _AS_TEXT)
+    return to_messages(input_items(items if isinstance(items, list) else []), _AS_TEXT)
 
 
 def prompt_messages(params: Json, how: Conversion) -> list[Json]:
@@ -65,13 +63,11 @@ def prompt_messages(params: Json, how: Conversion) -> list[Json]:
     return to_messages(items, how)
 
 
-def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
-    """Responses API items as chat messages; entries that are not objects are skipped."""
+def to_messages(items: Iterable[Json], how: Conversion) -> list[Json]:
+    """Responses API items as chat messages."""
     messages: list[Json] = []
     reasoning: list[Json] = []
     for item in items:
-        if not isinstance(item, dict):
-            continue
         match item.get("type") or "message":
             case "message":
                 messages.append(_message(item, reasoning, how))

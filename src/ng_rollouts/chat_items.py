@@ -16,6 +16,7 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.reasoning import THINKING_TYPES, is_sent_back, reasoning_texts, thinking_parts
 from ng_rollouts.types import Json
 
+IMAGE_TYPES = ("input_image", "image_url", "image")
 TEXT_TYPES = ("output_text", "text", "input_text")
 
 _CONVERTED = frozenset(
@@ -28,9 +29,9 @@ _FUNCTION_FIELDS = ("name", "arguments")
 
 
 def input_items(entries: Iterable[Any]) -> list[Json]:
-    """The entries of a prompt as items; chat messages with calls, results or reasoning are converted.
+    """The entries of a prompt or of an agent's output as items.
 
-    Entries that are not objects are skipped.
+    Chat messages with calls, results or reasoning are converted. Entries that are not objects are skipped.
     """
     items: list[Json] = []
     for number, entry in enumerate(entries):
@@ -133,6 +134,8 @@ def _content(message: Json) -> list[Json]:
         if part.get("type") in (*THINKING_TYPES, "tool_use"):
             continue
         if part.get("type", "text") not in TEXT_TYPES:
+            if part["type"] not in (*IMAGE_TYPES, "refusal"):
+                _warn_of_content(part["type"])
             parts.append(part)
         elif parts and parts[-1]["type"] == "output_text":
             parts[-1]["text"] += text or ""
@@ -207,3 +210,9 @@ def arguments_text(arguments: Any) -> str:
 def _warn_of_dropped(what: str) -> None:
     """Warn, once for each, of what neither an item nor the next request has."""
     log(f"warning: {what} of assistant messages is dropped: it has no place in `response`")
+
+
+@cache
+def _warn_of_content(kind: str) -> None:
+    """Warn, once for each type, of content that messages of text do not have."""
+    log(f"warning: content of type {kind} of assistant messages is not in `input`, `output` and exports")

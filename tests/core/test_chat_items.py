@@ -170,6 +170,26 @@ def test_unknown_fields_of_a_reply_are_named_once(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("a_new_field") == 1
 
 
+def test_unknown_content_of_a_reply_is_kept_and_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A part of a new type is in the response and goes back, and a warning says that messages of text lack it."""
+    message = {"role": "assistant", "content": [TEXT, {"type": "a_new_part", "x": 1}]}
+    for _ in range(2):
+        items = to_response(completion_of(message), {})["output"]
+    assert to_chat_request({"input": items})["messages"] == [message]
+    assert capsys.readouterr().err.count("a_new_part") == 1
+
+
+def test_chat_messages_in_an_agents_output_are_converted() -> None:
+    """Agent servers may put chat messages into the output of a response."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    output = [
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+        {"role": "assistant", "content": "1"},
+    ]
+    assert chat_output({"output": output}) == output
+
+
 def test_chat_messages_of_a_prompt_are_converted_for_both_apis() -> None:
     """A prompt may have calls and results in the form of Chat Completions, and in its form before `tool_calls`."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ng_rollouts.chat import IMAGE_TYPES, Conversion, text_of, warn_of_unknown_in_prompt
-from ng_rollouts.chat_items import content_parts
+from ng_rollouts.chat import Conversion, text_of, warn_of_unknown_in_prompt
+from ng_rollouts.chat_items import IMAGE_TYPES, content_parts
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.reasoning import without_reasoning
 from ng_rollouts.types import Json
