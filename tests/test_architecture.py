@@ -12,7 +12,10 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src" / "ng_rollouts"
-CORE = "_version errors types jsonl chat templates seeds unescape known_secrets redaction console threads user_code".split()
+CORE = (
+    "_version errors types jsonl chat chat_items reasoning templates seeds unescape known_secrets redaction console "
+    "threads user_code"
+).split()
 LAYERS = [
     *"core config storage http metrics scheduling inputs outputs models verifiers agents executors".split(),
     *"export report integrations run cli api".split(),

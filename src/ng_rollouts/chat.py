@@ -9,18 +9,15 @@ Source: OpenAI's Responses and Chat Completions API references; vLLM's for `reas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
+from ng_rollouts.chat_items import IMAGE_TYPES, arguments_text, content_parts, input_items
 from ng_rollouts.console import log
-from ng_rollouts.jsonl import dumps
+from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.reasoning import THINKING_TYPES, text_in
 from ng_rollouts.types import Json
-
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
-"""Names of the reasoning in a message: DeepSeek's and earlier vLLM's; vLLM's since 0.12 and OpenRouter's; Ollama's."""
-
-IMAGE_TYPES = ("input_image", "image_url", "image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,44 +29,46 @@ class Conversion:
         answer: the content fields of an assistant message item.
         no_content: the content of an assistant message that holds only calls or reasoning.
         unknown: called with the type of an item that no message can carry.
-        keeps_fields: whether fields that a server sent with reasoning and calls are sent back under their own names.
+        is_request: whether the messages are for a server: fields that it sent with reasoning and calls go back under
+            their own names, and the arguments of calls are valid JSON.
     """
 
     content: Callable[[Any], Any]
     answer: Callable[[Json], Json]
     no_content: str | None
     unknown: Callable[[str], None]
-    keeps_fields: bool = False
+    is_request: bool = False
 
 
 def chat_input(params: Json) -> list[Json]:
     """The prompt of `responses_create_params` as messages with text contents."""
-    return prompt_messages(params, _AS_TEXT)
+    return prompt_messages(params, _PROMPT_AS_TEXT)
 
 
 def chat_output(response: Any) -> list[Json]:
     """The output of an OpenAI Response object as messages with text contents; empty if it is not such an object."""
     items = response.get("output") if isinstance(response, dict) else None
-    return to_messages(items if isinstance(items, list) else [], _AS_TEXT)
+    return to_messages(input_items(items if isinstance(items, list) else []), _AS_TEXT)
 
 
 def prompt_messages(params: Json, how: Conversion) -> list[Json]:
     """The messages of a Responses request: `instructions` as a system message, then `input`."""
     instructions, value = params.get("instructions"), params.get("input")
-    first = [{"role": "system", "content": instructions}] if isinstance(instructions, str) and instructions else []
-    if isinstance(value, str):
-        return [*first, {"role": "user", "content": value}]
-    return first + to_messages(value if isinstance(value, list) else [], how)
+    entries = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    items = input_items(entries if isinstance(entries, list) else [])
+    if isinstance(instructions, str) and instructions:
+        items.insert(0, {"role": "system", "content": instructions})
+    elif isinstance(instructions, list):
+        items = [*input_items(instructions), *items]
+    return to_messages(items, how)
 
 
-def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
-    """Responses API items as chat messages; entries that are not objects are skipped."""
+def to_messages(items: Iterable[Json], how: Conversion) -> list[Json]:
+    """Responses API items as chat messages."""
     messages: list[Json] = []
     reasoning: list[Json] = []
     for item in items:
-        if not isinstance(item, dict):
-            continue
-        match item.get("type", "message"):
+        match item.get("type") or "message":
             case "message":
                 messages.append(_message(item, reasoning, how))
             case "function_call":
@@ -78,10 +77,13 @@ def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
                 arguments = dumps({"input": item.get("input") or ""}).decode()
                 _add_call(messages, {**item, "arguments": arguments}, reasoning, how)
             case "function_call_output" | "custom_tool_call_output":
+                names = {"name": item["name"]} if item.get("name") else {}
                 content = how.content(item.get("output"))
-                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
+                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), **names, "content": content})
             case "reasoning":
                 reasoning.append(item)
+            case _ if how.is_request and isinstance(item.get("tool_call"), dict):
+                _append_call(messages, item["tool_call"], reasoning, how)
             case kind:
                 how.unknown(str(kind))
     if _has_content(reasoning):
@@ -92,8 +94,9 @@ def to_messages(items: Iterable[Any], how: Conversion) -> list[Json]:
 
 def reasoning_text(item: Json) -> str:
     """The text of a reasoning item, its parts on separate lines."""
-    parts = [*(item.get("content") or []), *(item.get("summary") or [])]
-    return "\n".join(filter(None, map(_text_of_part, parts)))
+    values = [item.get("content"), item.get("summary")]
+    parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return "\n".join(filter(None, map(text_in, parts)))
 
 
 def text_of(content: Any) -> str:
@@ -137,39 +140,56 @@ def _message(item: Json, reasoning: list[Json], how: Conversion) -> Json:
         names = {name: item[name] for name in ("tool_call_id", "name") if item.get(name)}
         return {"role": role, "content": how.content(item.get("content")), **names}
     message = {"role": role, **how.answer(item)}
-    message |= {name: item[name] for name in ("reasoning_content", "refusal", "name") if item.get(name)}
-    if isinstance(item.get("tool_calls"), list):
-        message["tool_calls"] = list(item["tool_calls"])
+    message |= {name: item[name] for name in ("refusal", "name") if item.get(name)}
     _attach(reasoning, message, how)
     return message
 
 
 def _add_call(messages: list[Json], item: Json, reasoning: list[Json], how: Conversion) -> None:
+    """Add a call of a function to the messages."""
+    arguments = arguments_text(item.get("arguments"))
+    function = {"name": item.get("name"), "arguments": sendable(arguments) if how.is_request else arguments}
+    own = dict(item.get("call_fields") or {}) if how.is_request else {}
+    function |= own.pop("function", {})
+    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function, **own}
+    _append_call(messages, call, reasoning, how)
+
+
+def _append_call(messages: list[Json], call: Json, reasoning: list[Json], how: Conversion) -> None:
     """Add a call to the assistant message before it, or to a new one if new reasoning led to it."""
     if not messages or messages[-1]["role"] != "assistant" or _has_content(reasoning):
         messages.append({"role": "assistant", "content": how.no_content})
         _attach(reasoning, messages[-1], how)
-    function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-    own = item.get("call_fields") if how.keeps_fields else None
-    call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function, **(own or {})}
     messages[-1].setdefault("tool_calls", []).append(call)
+
+
+def sendable(arguments: str) -> str:
+    """The arguments of a call as a server accepts them: `{}` instead of what is not a JSON object.
+
+    Servers parse the arguments of earlier calls, and refuse the whole request if they cannot.
+    """
+    try:
+        return arguments if isinstance(loads(arguments.encode()), dict) else "{}"
+    except ValueError:
+        return "{}"
 
 
 def _attach(reasoning: list[Json], message: Json, how: Conversion) -> None:
     """Move pending reasoning into a message: as text, or in the fields that it came in."""
-    items, texts = list(reasoning), list(filter(None, map(reasoning_text, reasoning)))
-    reasoning.clear()
     fields: Json = {}
-    for item in items:
-        own = item.get("message_fields") if how.keeps_fields else None
-        if isinstance(own, dict):
-            fields |= own
+    texts = []
+    for item in reasoning:
+        if how.is_request and item.get("message_fields"):
+            fields |= item["message_fields"]
+        else:
+            texts.append(reasoning_text(item))
+    reasoning.clear()
+    if text := "\n".join(filter(None, texts)):
+        fields.setdefault("reasoning_content", text)
     if "content" in fields:  # thinking parts, which come before the text
-        text = message.get("content")
-        rest = [{"type": "text", "text": text}] if isinstance(text, str) and text else list(text or [])
-        fields["content"] = [*fields["content"], *rest]
-    elif texts and not fields.keys() & set(REASONING_FIELDS):
-        message["reasoning_content"] = "\n".join(texts)
+        fields["content"] = [*fields["content"], *content_parts(message.get("content"))]
+    if "audio" in fields:  # a server knows the audio that it sent by its id
+        fields["audio"] = {"id": fields["audio"].get("id")}
     message |= fields
 
 
@@ -182,6 +202,8 @@ def _text_of_part(part: Any) -> str:
         return part
     if not isinstance(part, dict):
         return ""
+    if part.get("type") in THINKING_TYPES:
+        return ""
     if part.get("type") in IMAGE_TYPES:
         return "<image>"
     text = part.get("text", part.get("refusal"))
@@ -189,14 +211,17 @@ def _text_of_part(part: Any) -> str:
 
 
 @cache
-def warn_of_unknown(kind: str) -> None:
-    """Warn, once for each type, of items that chat messages cannot hold."""
-    log(f"warning: items of type {kind} are in `response` only: chat messages have no place for them")
+def _warn_of_unknown(kind: str, place: str) -> None:
+    """Warn, once for each type and place, of items that chat messages cannot hold."""
+    log(f"warning: items of type {kind} are in `{place}` only: chat messages have no place for them")
 
+
+warn_of_unknown_in_prompt = partial(_warn_of_unknown, place="responses_create_params")
 
 _AS_TEXT = Conversion(
     content=text_of,
     answer=lambda item: {"content": text_of(item.get("content"))},
     no_content="",
-    unknown=warn_of_unknown,
+    unknown=partial(_warn_of_unknown, place="response"),
 )
+_PROMPT_AS_TEXT = replace(_AS_TEXT, unknown=warn_of_unknown_in_prompt)

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.errors import ConfigError, InputError, did_you_mean
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
@@ -78,10 +78,15 @@ def parse_template(content: Any, label: str) -> Template:
     if not isinstance(defaults, dict):
         raise ConfigError(f"{label}: `default` must map fields to texts, got {defaults!r}")
     texts = [(role, content[role]) for role in ("system", "user") if content.get(role) is not None]
-    return Template(
-        tuple((role, _parse(text, f"{label}, `{role}`")) for role, text in texts),
-        tuple((str(name), _text(text)) for name, text in defaults.items()),
-    )
+    messages = tuple((role, _parse(text, f"{label}, `{role}`")) for role, text in texts)
+    named = {name for _, parts in messages for _, name in parts if name is not None}
+    unused = [str(name) for name in defaults if str(name) not in named]
+    if unused:
+        hint = did_you_mean(unused[0], named, otherwise=": remove it from `default`")
+        raise ConfigError(f"{label}: `default` has {unused[0]!r}, which the template does not use{hint}")
+    # YAML has null for a default that is left empty
+    texts_by_name = ((str(name), "" if text is None else _text(text)) for name, text in defaults.items())
+    return Template(messages, tuple(texts_by_name))
 
 
 def _parse(text: Any, label: str) -> tuple[Part, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,7 +15,7 @@ from ng_rollouts.agents.model_agent import ModelAgent
 from ng_rollouts.types import AgentRequest
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
-from tests.models.helpers import ScriptedHttp, client_of, completion_of
+from tests.models.helpers import ScriptedHttp, client_of, completion_of, response_of
 from tests.servers import Served
 
 ServeModel = Callable[..., Served]
@@ -57,21 +58,23 @@ def test_max_steps_limits_model_requests(serve_model: ServeModel, collect_sums: 
     assert server.stats()["asked"]["/v1/responses"] == 1
 
 
-def run_with_tool(answer: Callable[[str, Any], Any], max_steps: int = 9) -> tuple[Any, ScriptedHttp]:
+def run_with_tool(
+    answer: Callable[[str, Any], Any], max_steps: int = 9, api: str = "chat_completions", prompt: Any = "hi"
+) -> tuple[Any, ScriptedHttp]:
     """The row of a rollout whose model is played by a function, with a tool `shout`; and the requests."""
 
     class Tools:
         definitions: ClassVar = [{"type": "function", "name": "shout", "parameters": {"type": "object"}}]
 
-        async def call(self, _name: str, _arguments: object) -> str:
-            return "loud"
+        async def call(self, name: str, arguments: object) -> str:
+            return f"{name} {arguments}"
 
     http = ScriptedHttp(answer)
     tools = cast("Any", Tools())
     agent = ModelAgent(
-        server=client_of(http), verifier=Unscored(), http=http, tools=tools, params={}, max_steps=max_steps
+        server=client_of(http, api), verifier=Unscored(), http=http, tools=tools, params={}, max_steps=max_steps
     )
-    return asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}}))), http
+    return asyncio.run(agent.run(AgentRequest(0, {"responses_create_params": {"input": prompt}}))), http
 
 
 def calling(*call_ids: str | None) -> Any:
@@ -92,6 +95,53 @@ def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:
     assert sent == made
 
 
+def test_new_ids_of_calls_differ_from_those_in_the_prompt() -> None:
+    """The prompt may have calls in the form of either API."""
+    function = {"name": "shout", "arguments": "{}"}
+    prompt = [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call_0", "content": "loud"},
+        {"type": "function_call", "call_id": "call_1", **function},
+        {"type": "function_call_output", "call_id": "call_1", "output": "loud"},
+    ]
+    turns = iter([calling(None), calling()])
+    _, http = run_with_tool(lambda _path, _body: next(turns), prompt=prompt)
+    sent = [call["id"] for message in http.sent[-1]["messages"] for call in message.get("tool_calls", [])]
+    assert sent == ["call_0", "call_1", "call_2"]
+
+
+def test_invalid_arguments_are_an_error_for_the_model_and_not_for_the_server() -> None:
+    """The model sees the error, the server gets valid JSON, and the row keeps what the model wrote."""
+    call = {"id": "c", "type": "function", "function": {"name": "shout", "arguments": '{"a": '}}
+    turns = iter([completion_of({"content": None, "tool_calls": [call]}, "tool_calls"), calling()])
+    row, http = run_with_tool(lambda _path, _body: next(turns))
+    made, result, _ = row["response"]["output"]
+    assert made["arguments"] == '{"a": '
+    assert "cannot be read" in result["output"]
+    assert http.sent[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_custom_tool_call_of_the_responses_api_runs_the_tool() -> None:
+    """Its free text is the argument `input`, as over chat completions."""
+    call = {"type": "custom_tool_call", "id": "ct", "call_id": "c", "name": "shout", "input": "ls"}
+    turns = iter([response_of("", output=[call]), response_of("done")])
+    row, http = run_with_tool(lambda _path, _body: next(turns), api="responses")
+    result = {"type": "custom_tool_call_output", "call_id": "c", "output": "shout {'input': 'ls'}"}
+    assert row["response"]["output"][:2] == [call, result]
+    assert http.sent[-1]["input"][1:] == [call, result]
+
+
+def test_tool_call_that_was_cut_off_is_not_run() -> None:
+    """An incomplete response ends the conversation, also if the server gives no reason."""
+    call = {"type": "function_call", "call_id": "c", "name": "shout", "arguments": '{"a'}
+    row, http = run_with_tool(lambda _path, _body: response_of("", status="incomplete", output=[call]), api="responses")
+    assert (len(http.sent), row["response"]["output"]) == (1, [call])
+
+
 def test_conversation_that_outgrows_the_context_is_incomplete() -> None:
     """A refusal for length after the first step ends the conversation; it keeps what it has."""
     turns = iter([calling("c"), (400, {"error": {"message": "This model's maximum context length is 4096 tokens."}})])
@@ -107,17 +157,32 @@ def test_conversation_that_still_calls_tools_at_max_steps_is_incomplete() -> Non
     assert len(http.sent) == 2
 
 
+@pytest.mark.parametrize("template", [False, True], ids=["own input", "template"])
 def test_export_for_rl_can_be_collected_again(
-    serve_model: ServeModel, collect_sums: CollectSums, command: Callable[..., Ran], tmp_path: Path
+    serve_model: ServeModel, command: Callable[..., Ran], tmp_path: Path, *, template: bool
 ) -> None:
-    """The rows of an rl export are tasks: the same command scores them by the same fields."""
-    url = serve_model().url
-    assert collect_sums(url, "+verifier=exact_match", "+num_repeats=2").code == 0
-    files = ("+input_jsonl_fpath=rollouts.jsonl", "+output_jsonl_fpath=rl.jsonl")
-    assert command("+recipe=rl", *files, script="ng_export_rollouts").code == 0
-    again = ("+input_jsonl_fpath=rl.jsonl", "+output_jsonl_fpath=again.jsonl", f"+policy_base_url={url}/v1")
-    ran = command(*again, "+verifier=exact_match")
-    assert ran.code == 0, ran.stderr
-    rows = read_rows(tmp_path / "again.jsonl")
-    assert [row["expected_answer"] for row in rows] == [str(3 * number) for number in range(5)]
-    assert ran.averages == {"reward": 1.0, "accuracy": 1.0}
+    """An rl export has all fields of its tasks, so the same command asks and scores the same, also by a template.
+
+    This includes fields whose name is also a column of the export.
+    """
+    own = {"pass_rate": 0.25, "num_rollouts": 3, "images": ["x"], "reward": 0.9, "output": "gold"}
+    if template:
+        (tmp_path / "p.yaml").write_text("user: 'What is {prompt}? {id} {pass_rate} {images}'")
+        tasks = [{"id": n, "prompt": f"{n} + {n}", "expected_answer": str(2 * n), **own} for n in range(3)]
+    else:
+        params = [{"input": f"What is {n} + {n}?", "temperature": 0.5} for n in range(3)]
+        tasks = [{"responses_create_params": each, "expected_answer": str(2 * n)} for n, each in enumerate(params)]
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    collect = [f"+policy_base_url={serve_model().url}/v1", "+verifier=exact_match", "+num_repeats=2"]
+    collect += ["+prompt_config=p.yaml"] if template else []
+    for source, target in (("first", "a"), ("rl", "b")):
+        ran = command(*collect, f"+input_jsonl_fpath={source}.jsonl", f"+output_jsonl_fpath={target}.jsonl")
+        assert ran.code == 0, ran.stderr
+        assert ran.averages == {"reward": 1.0, "accuracy": 1.0}
+        export = (f"+input_jsonl_fpath={target}.jsonl", "+output_jsonl_fpath=rl.jsonl", "+overwrite=true")
+        assert command("+recipe=rl", *export, script="ng_export_rollouts").code == 0
+    names = ("input", "_ng_task_fields", "responses_create_params")
+    first, again = (
+        [[row.get(name) for name in names] for row in read_rows(tmp_path / f"{each}.jsonl")] for each in "ab"
+    )
+    assert first == again

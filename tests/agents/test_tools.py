@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ng_rollouts.agents.tools import PythonTools
+from ng_rollouts.errors import ConfigError
 from tests.conftest import Ran, assert_rejected_before_sending, read_rows
 from tests.servers import Served
 
@@ -44,3 +47,35 @@ def test_module_of_tools_that_cannot_be_imported_is_rejected(
     assert_rejected_before_sending(
         collect_sums(server.url, "+tools=nowhere.py"), server, "nowhere.py cannot be imported"
     )
+
+
+def test_wrapped_functions_are_offered_and_variable_parameters_are_left_out(tmp_path: Path) -> None:
+    """A cached function is a tool as any other; `*args` and `**kwargs` are no parameters that the model has to give."""
+    (tmp_path / "wrapped.py").write_text(
+        "import functools\n"
+        "@functools.lru_cache\n"
+        "def find(q: str, n: int = 1) -> str:\n"
+        '    """Find it."""\n'
+        "    return q * n\n"
+        "def free(a: int, *rest: int, **more: str) -> dict:\n"
+        "    return {'a': a, **more}\n"
+    )
+    tools = PythonTools(str(tmp_path / "wrapped.py"))
+    find, free = tools.definitions
+    assert (find["name"], find["description"], find["parameters"]["required"]) == ("find", "Find it.", ["q"])
+    assert find["parameters"]["properties"] == {"q": {"type": "string"}, "n": {"type": "integer"}}
+    assert free["parameters"]["properties"] == {"a": {"type": "integer"}}
+    assert (find["parameters"]["additionalProperties"], free["parameters"]["additionalProperties"]) == (False, True)
+    assert asyncio.run(tools.call("find", {"q": "x", "n": 2})) == "xx"
+    assert asyncio.run(tools.call("free", {"a": 1, "b": "c"})) == '{"a":1,"b":"c"}'
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [("a: int, /", "cannot be given by name"), ("a: Unknown", "the type hints of f cannot be read")],
+)
+def test_function_that_cannot_be_described_is_rejected(tmp_path: Path, signature: str, message: str) -> None:
+    """The model gives arguments by name, and their types come from the hints."""
+    (tmp_path / "odd.py").write_text(f"from __future__ import annotations\ndef f({signature}):\n    return a\n")
+    with pytest.raises(ConfigError, match=message):
+        PythonTools(str(tmp_path / "odd.py"))

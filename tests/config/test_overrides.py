@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from ng_rollouts.config.literal_text import marked, unmark_values
 from ng_rollouts.config.overrides import Keys, quoted
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
@@ -40,10 +44,9 @@ def test_paths_need_no_quotes(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["verifier.pattern", "responses_create_params.instructions", "agents.solver.verifier.pattern", "agents.a.tools"],
+    "name", ["verifier.pattern", "responses_create_params.instructions", "agents.solver.verifier.pattern"]
 )
-@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"])))
 @example(text=r"[A-J](?=[^A-J]*$)")
 @example(text='{"a": 1}, please')
 @example(text="str(a)")
@@ -51,12 +54,48 @@ def test_paths_need_no_quotes(path: str) -> None:
 @example(text="  leading blanks")
 @example(text="37")
 @example(text="true")
-def test_text_below_a_dict_is_taken_as_it_is_typed(name: str, text: str) -> None:
-    """A pattern or instructions can be any text: brackets, braces, numbers and blanks have no other meaning."""
+@example(text="null")
+@example(text="???")
+@example(text="${x}")
+@example(text="$${x}")
+@example(text=r"\${x}")
+@example(text="x${")
+@example(text="${oc.env:HOME}")
+@example(text=marked("${x}"))
+def test_free_text_is_taken_as_it_is_typed(name: str, text: str) -> None:
+    """A pattern or instructions can be any text: nothing in it has another meaning to Hydra or OmegaConf."""
+    config = composed(f"+{name}={text}")
+    for key in name.split("."):
+        config = config[key]
+    assert config == text
+
+
+def composed(*arguments: str) -> Any:
+    """The configuration that these arguments give, with free text as it was typed."""
+    overrides = OverridesParser.create().parse_overrides(rewritten(*arguments))
+    config = OmegaConf.create({})
+    for each in overrides:
+        OmegaConf.update(config, each.key_or_group, each.value())
+    container = OmegaConf.to_container(config, resolve=True)
+    unmark_values(container)
+    return container
+
+
+@pytest.mark.parametrize("name", ["agents.a.tools", "agents.a.policy_model_name"])
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_names_in_an_entry_of_agents_need_no_quotes(name: str, text: str) -> None:
+    """They are text as the top-level parameters of that name, for which `null` is no value."""
     assume(text != "null")
     [override] = rewritten(f"+{name}={text}")
     value = OverridesParser.create().parse_override(override).value()
     assert getattr(value, "text", value) == text
+
+
+def test_api_key_of_a_verifier_may_be_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documentation promises it for keys only."""
+    monkeypatch.setenv("MY_KEY", "secret")
+    assert composed("+verifier.api_key=${oc.env:MY_KEY}") == {"verifier": {"api_key": "secret"}}
+    assert composed("+verifier.api_key=a${b}") == {"verifier": {"api_key": "a${b}"}}
 
 
 def test_flags_go_first_and_commas_are_sweeps_only_with_multirun() -> None:

@@ -85,3 +85,9 @@ def test_custom_tool_calls_are_messages_and_other_items_are_named_once(capsys: p
         {"role": "tool", "tool_call_id": "c", "content": "a.txt"},
     ]
     assert capsys.readouterr().err.count("a_new_kind_of_call") == 1
+
+
+def test_warning_about_an_item_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Items of the prompt are in the request, not in the response."""
+    chat_input({"input": [{"type": "an_item_of_prompts"}]})
+    assert "items of type an_item_of_prompts are in `responses_create_params` only" in capsys.readouterr().err

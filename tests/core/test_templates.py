@@ -35,6 +35,12 @@ def test_null_field_needs_a_default(tmp_path: Path) -> None:
         assert with_default.fill(row)[0]["content"] == "x none given"
 
 
+def test_empty_default_is_an_empty_text(tmp_path: Path) -> None:
+    """YAML reads a default without a value as null; the prompt has nothing there."""
+    for default in ("{hint: }", "{hint: ''}", "{hint: null}"):
+        assert template(tmp_path, f"user: 'q{{hint}}'\ndefault: {default}").fill({})[0]["content"] == "q"
+
+
 def test_other_values_than_text_are_filled_in_as_json(tmp_path: Path) -> None:
     """Models know JSON better than the notation of Python."""
     filled = template(tmp_path, "user: '{a} {b} {c}'").fill({"a": True, "b": 1.5, "c": ["x", {"y": 1}]})
@@ -58,6 +64,7 @@ def test_template_does_not_read_attributes_or_items(tmp_path: Path, placeholder:
         ("user: '{q!r}'", "a placeholder must be the name of a field"),
         ("user: x\nuser_: y", "unknown keys: user_"),
         ("user: [", "cannot be read"),
+        ("user: '{hint}'\ndefault: {hnt: x}", "`default` has 'hnt', which the template does not use"),
     ],
 )
 def test_invalid_template_is_rejected_when_loaded(tmp_path: Path, text: str, message: str) -> None:

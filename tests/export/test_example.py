@@ -59,6 +59,14 @@ def test_tool_calls_and_reasoning_become_messages() -> None:
     assert example["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
+CALL = {"type": "function_call", "call_id": "c", "name": "calc", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "1"}
+MESSAGE = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "1"}]}
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+TOOLS = {"tools": [{"type": "function", "name": "calc", "parameters": {"type": "object"}}]}
+
+
 def rollout_with_call(index: int, arguments: str) -> dict[str, Any]:
     """A rollout whose answer is a call of the tool `calc`."""
     call = {"type": "function_call", "call_id": f"c{index}", "name": "calc", "arguments": arguments}
@@ -96,10 +104,22 @@ def test_tool_calls_are_duplicates_if_their_arguments_are_equal() -> None:
         ),
         ({"responses_create_params": {"input": "q", "tools": 5}}, "tool calls without tools"),
         ({"output": [{"role": "assistant", "content": "a"}, {"role": "tool"}]}, "last message not the assistant's"),
+        ({"response": {"output": [CALL], "status": "failed"}}, "failed responses"),
+        ({"response": {"output": [CALL], "status": "incomplete"}}, "truncated"),
+        ({"response": {"output": [CALL, MESSAGE]}}, "tool calls without a result"),
+        ({"response": {"output": [RESULT, MESSAGE]}}, "tool results without a call"),
+        ({"response": {"output": [CALL, RESULT, RESULT, MESSAGE]}}, "tool results without a call"),
+        ({"response": {"output": [{**CALL, "name": "other"}]}}, "calls of undefined tools"),
+        ({"response": {"output": [CALL, RESULT, THOUGHT]}}, "last message without an answer"),
+        (
+            {"responses_create_params": {"input": [CALL, {**RESULT, "output": [IMAGE]}], **TOOLS}},
+            "images in tool results",
+        ),
+        ({"response": {"output": [{**MESSAGE, "content": [IMAGE]}]}}, "images in the answer"),
     ],
 )
 def test_rollouts_that_no_trainer_can_take_are_left_out(change: dict[str, Any], reason: str) -> None:
-    """Masked rollouts, calls of tools that the row does not define, and a last message of a tool are left out."""
+    """What a trainer must not learn, or cannot take, is left out and counted by its reason."""
     group = [rollout_with_call(0, "{}"), {**rollout_with_call(1, "{}"), **change}]
     rows, skipped = export_groups([group], "sft")
     assert (len(rows), skipped) == (1, {reason: 1})
@@ -124,6 +144,50 @@ def test_developer_messages_get_the_role_that_is_asked_for(role: str, exported: 
     }
     (example,), _ = export_groups([[row]], "sft", developer_role=role)
     assert [message["role"] for message in example["messages"]] == [*exported, "user", "assistant"]
+
+
+def test_developer_message_is_part_of_the_system_message_before_it() -> None:
+    """Most chat templates have one system message, and `instructions` is the first one."""
+    row = rollout_row(0, 0, 1.0)
+    prompt = [{"role": "developer", "content": "d"}, {"role": "user", "content": "q"}]
+    row["responses_create_params"] = {"instructions": "i", "input": prompt}
+    (example,), _ = export_groups([[row]], "sft")
+    assert example["messages"][:2] == [{"role": "system", "content": "i\n\nd"}, {"role": "user", "content": "q"}]
+
+
+def test_calls_with_the_same_id_get_unique_ones() -> None:
+    """Calls of one conversation have unique ids, and each result has the id of its call."""
+    row = rollout_with_call(0, "{}")
+    row["response"]["output"] = [CALL, CALL, RESULT, RESULT, CALL, RESULT, MESSAGE]
+    (example,), _ = export_groups([[row]], "sft")
+    made = [call["id"] for message in example["messages"] for call in message.get("tool_calls", [])]
+    assert made == ["c", "c_2", "c_3"]
+    assert [message["tool_call_id"] for message in example["messages"] if message["role"] == "tool"] == made
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"thinking": "hm"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": "<think>hm</think>\n\nfour"},
+        {"content": "hm</think>four"},
+        {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "four"}]},
+        {"content": [{"type": "text", "text": "<think>hm</think>four"}]},
+    ],
+    ids=str,
+)
+def test_reasoning_is_removed_in_any_form(fields: Any) -> None:
+    """With `keep_reasoning=false`, no field, part or tag has reasoning; prompts by users stay as they are."""
+    messages = [{"role": "assistant", "content": "four", **fields}]
+    row = rollout_row(0, 0, 1.0, input=[{"role": "user", "content": "<think>hm</think>?"}], output=messages)
+    (example,), _ = export_groups([[row]], "sft", keep_reasoning=False)
+    asked, answered = example["messages"]
+    assert asked == {"role": "user", "content": "<think>hm</think>?"}
+    assert answered.keys() == {"role", "content"}
+    assert answered["content"] in ("four", [{"type": "text", "text": "four"}])
 
 
 def test_images_with_data_are_a_column_and_others_leave_the_row_out() -> None:

@@ -180,15 +180,44 @@ def test_overload_does_not_decide_which_api_is_used(serve_model: ServeModel, col
     assert server.stats()["asked"]["/v1/responses"] <= 8
 
 
-def test_name_of_the_token_limit_is_found_by_the_first_refusal() -> None:
+NAME_REFUSED = [
+    (400, {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}),
+    (400, {"error": {"message": "It is not supported.", "param": "max_tokens", "code": "unsupported_parameter"}}),
+    (400, {"detail": "Unrecognized request argument supplied: max_tokens"}),
+    (400, {"message": "max_tokens is deprecated, please use max_completion_tokens"}),
+    (
+        422,
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+            ]
+        },
+    ),
+]
+VALUE_REFUSED = [
+    (400, {"error": {"message": "max_tokens must be at most 4096"}}),
+    (
+        400,
+        {
+            "message": "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is "
+            "4096 tokens and your request has 10 input tokens (5000 > 4096 - 10)."
+        },
+    ),
+    (
+        422,
+        {
+            "detail": [
+                {"type": "less_than_equal", "loc": ["body", "max_tokens"], "msg": "Input should be less than 4097"}
+            ]
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("refusal", NAME_REFUSED, ids=str)
+def test_name_of_the_token_limit_is_found_by_the_first_refusal(refusal: Any) -> None:
     """A server that refuses `max_tokens` gets `max_completion_tokens`, from all concurrent and later requests."""
-
-    def answer(_path: str, body: Any) -> Any:
-        if "max_tokens" in body:
-            return 400, {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'."}}
-        return completion_of({"content": "hi"})
-
-    http = ScriptedHttp(answer)
+    http = ScriptedHttp(lambda _path, body: refusal if "max_tokens" in body else completion_of({"content": "hi"}))
     client = client_of(http)
 
     async def send() -> None:
@@ -202,12 +231,49 @@ def test_name_of_the_token_limit_is_found_by_the_first_refusal() -> None:
     assert len(http.sent) == 3 + 4
 
 
-def test_refusal_for_another_reason_is_not_sent_again() -> None:
-    """A 400 about the value of the limit is the attempt's failure."""
-    http = ScriptedHttp(lambda _path, _body: (400, {"error": {"message": "max_tokens must be at most 4096"}}))
-    with pytest.raises(AttemptFailed, match="4096"):
+@pytest.mark.parametrize("refusal", VALUE_REFUSED, ids=str)
+def test_refusal_of_the_value_is_not_sent_again(refusal: Any) -> None:
+    """A 400 about the value of the limit is the attempt's failure, also if it has both names."""
+    http = ScriptedHttp(lambda _path, _body: refusal)
+    with pytest.raises(AttemptFailed, match="409"):
         asyncio.run(client_of(http).respond({"input": "hi", "max_output_tokens": 5000}))
     assert len(http.sent) == 1
+
+
+@pytest.mark.parametrize("details", [None, {}, {"reason": None}])
+def test_incomplete_response_always_has_a_reason(details: Any) -> None:
+    """By `incomplete_details`, a response that was cut off is recognised everywhere."""
+    http = ScriptedHttp(lambda _path, _body: response_of("hi", status="incomplete", incomplete_details=details))
+    response = asyncio.run(client_of(http, "responses").respond({"input": "hi"}))
+    assert response["incomplete_details"] == {"reason": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("output", "item"),
+    [
+        ([{"type": "function_call", "name": "f", "arguments": {"a": 1}}], {"arguments": '{"a":1}'}),
+        ([{"type": "function_call", "name": "f", "arguments": None}], {"arguments": "{}"}),
+        ([{"type": None, "role": "assistant", "content": "hi"}], {"type": "message"}),
+        ([{"type": "reasoning", "content": "hm"}], {"content": [{"type": "reasoning_text", "text": "hm"}]}),
+        ([], {"content": [{"type": "output_text", "text": "all"}]}),
+    ],
+    ids=str,
+)
+def test_items_of_a_response_are_brought_into_the_form_of_the_api(output: Any, item: Any) -> None:
+    """Some servers send objects for texts, texts for lists, no type, or `output_text` alone."""
+    reply = {"status": "completed", "output": output, "output_text": "all", "usage": {"output_tokens": 1}}
+    http = ScriptedHttp(lambda _path, _body: reply)
+    (only,) = asyncio.run(client_of(http, "responses").respond({"input": "hi"}))["output"]
+    assert {name: only[name] for name in item} == item
+
+
+def test_tool_choice_may_have_the_form_of_either_api() -> None:
+    """A choice in the form of Chat Completions is sent to it as it is."""
+    http = ScriptedHttp(lambda _path, _body: completion_of({"content": "hi"}))
+    tool = {"type": "function", "function": {"name": "f"}}
+    for choice in (tool, {"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}):
+        asyncio.run(client_of(http).respond({"input": "hi", "tools": [tool], "tool_choice": choice}))
+        assert http.sent[-1]["tool_choice"] == tool
 
 
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])

@@ -50,6 +50,98 @@ def test_deltas_of_a_chat_completion_are_put_together(
     assert response["usage"]["total_tokens"] == 3
 
 
+def chunk(delta: Any, finish_reason: str | None = None, **fields: Any) -> Any:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], **fields}
+
+
+def output_of(*deltas: Any) -> Any:
+    """The output items of a stream of these deltas."""
+    return respond(stream_of(*map(chunk, deltas), chunk({}, "stop")), "chat_completions")["output"]
+
+
+@pytest.mark.parametrize("first", [b": OPENROUTER PROCESSING\n\n", b"id: 1\n", b"retry: 9\n\n", b"\n", b"\xef\xbb\xbf"])
+def test_stream_is_recognised_by_its_first_line(first: bytes) -> None:
+    """A stream may begin with a comment, any field, a blank line or a byte-order mark."""
+    response = response_of("42")
+    assert respond(first + stream_of({"type": "response.completed", "response": response}), "responses") == response
+
+
+def test_items_are_those_of_the_events_if_the_last_one_has_none() -> None:
+    """Some servers send the items one by one only."""
+    response = response_of("42")
+    items = [{"type": "reasoning", "id": "r", "summary": []}, *response["output"]]
+    done = [{"type": "response.output_item.done", "output_index": n, "item": item} for n, item in enumerate(items)]
+    last = {"type": "response.completed", "response": {**response, "output": []}}
+    assert respond(stream_of(*reversed(done), last), "responses")["output"] == items
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        stream_of({"type": "error", "message": "overloaded", "code": "x"}),
+        b"event: error\n" + stream_of({"message": "overloaded"}),
+        stream_of(chunk({"content": ""}, "error", error={"message": "overloaded"})),
+    ],
+    ids=["type", "event line", "beside choices"],
+)
+def test_message_of_an_error_event_is_reported(body: bytes) -> None:
+    """The server's own words say what failed."""
+    with pytest.raises(AttemptFailed, match="overloaded"):
+        respond(body, "chat_completions")
+
+
+def test_parts_and_texts_are_joined_in_order() -> None:
+    """Deltas of one message may be texts, parts and pieces of a thinking part."""
+    (message,) = output_of({"content": "a "}, {"content": [{"type": "text", "text": "b"}]}, {"content": " c"})
+    assert message["content"][0]["text"] == "a b c"
+    thinking = [{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": each}]}]} for each in "Hm"]
+    thought, message = output_of(*thinking, {"content": "4"}, {"content": "2"})
+    assert (thought["summary"][0]["text"], message["content"][0]["text"]) == ("Hm", "42")
+    details = [
+        {"type": "reasoning.text", "index": 0, **each} for each in ({"text": "H"}, {"text": "m"}, {"signature": "s"})
+    ]
+    thought, message = output_of(*({"reasoning_details": [each]} for each in details), {"content": "4"})
+    assert thought["summary"][0]["text"] == "Hm"
+    assert thought["message_fields"]["reasoning_details"] == [
+        {"type": "reasoning.text", "index": 0, "text": "Hm", "signature": "s"}
+    ]
+
+
+def part_of_call(index: int | None, call_id: str | None, arguments: Any, name: str | None = "f") -> Any:
+    return {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        ([part_of_call(0, "a", '{"x":'), part_of_call(0, "a", "1}")], [("a", '{"x":1}')]),
+        ([part_of_call(0, "a", ""), part_of_call(0, None, '{"x":1}', None)], [("a", '{"x":1}')]),
+        ([part_of_call(0, "a", "{}"), part_of_call(0, "b", "{}")], [("a", "{}"), ("b", "{}")]),
+        ([part_of_call(None, "a", "{}"), part_of_call(None, "b", "{}")], [("a", "{}"), ("b", "{}")]),
+        ([part_of_call(None, "a", '{"x":'), part_of_call(None, None, "1}", None)], [("a", '{"x":1}')]),
+        ([part_of_call(1, "a", {"x": 1})], [("a", '{"x":1}')]),
+    ],
+    ids=["name and id repeated", "in pieces", "same index", "null index", "pieces without index", "object"],
+)
+def test_calls_are_put_together(parts: Any, calls: Any) -> None:
+    """A delta continues the call with its index or id, and another id is another call."""
+    items = output_of(*({"tool_calls": [part]} for part in parts))
+    assert [(item["call_id"], item["arguments"]) for item in items] == calls
+    assert {item["name"] for item in items} == {"f"}
+
+
+def test_custom_and_legacy_calls_are_put_together() -> None:
+    """The input of a custom call and the arguments of a legacy call come in pieces, too."""
+    pieces: list[Any] = [
+        {"id": "a", "type": "custom", "custom": {"name": "f", "input": "l"}},
+        {"custom": {"input": "s"}},
+    ]
+    (item,) = output_of(*({"tool_calls": [{"index": 0, **each}]} for each in pieces))
+    assert (item["name"], item["arguments"]) == ("f", '{"input":"ls"}')
+    (item,) = output_of({"function_call": {"name": "f", "arguments": "{"}}, {"function_call": {"arguments": "}"}})
+    assert (item["name"], item["arguments"]) == ("f", "{}")
+
+
 @pytest.mark.parametrize(
     ("body", "api", "failure_class"),
     [

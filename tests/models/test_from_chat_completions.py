@@ -16,6 +16,13 @@ from ng_rollouts.models.from_chat_completions import to_response
 from ng_rollouts.models.to_chat_completions import to_chat_request
 from tests.models.helpers import completion_of
 
+NATURAL = [
+    *("stop", "STOP", "Stop", "eos", "eos_token", "end_turn", "end-turn", "endTurn", "STOP_REASON_END_TURN"),
+    *("tool_calls", "tool-calls", "toolCalls", "function_calls", "function-call", "stop_sequence", "stop-sequence"),
+    *("Stop Sequence", "stop_token", "FINISH_REASON_STOP", {"type": "stop", "matched": 2}, None),
+]
+"""Values of `finish_reason` that servers send after a natural stop."""
+
 TEXTS = st.text(min_size=1, max_size=20)
 
 
@@ -69,22 +76,6 @@ def test_malformed_metadata_does_not_invalidate_the_answer(fields: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "arguments"),
-    [
-        ({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {"a": 1}}}]}, '{"a":1}'),
-        ({"tool_calls": [{"function": {"name": "f", "arguments": None}}]}, "{}"),
-        ({"function_call": {"name": "f", "arguments": '{"a": 2}'}}, '{"a": 2}'),
-    ],
-    ids=["arguments are an object", "no id and no arguments", "legacy function_call"],
-)
-def test_tool_call_in_any_form_becomes_a_function_call(message: Any, arguments: str) -> None:
-    """A tool call may have its arguments as an object or not at all, or be in the legacy field `function_call`."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": "stop"}
-    (item,) = to_response({"choices": [choice]}, {})["output"]
-    assert (item["type"], item["name"], item["arguments"]) == ("function_call", "f", arguments)
-
-
-@pytest.mark.parametrize(
     ("completion", "failure_class", "words"),
     [
         ({}, "odd_reply", "choices"),
@@ -114,8 +105,16 @@ def test_token_ids_are_read_from_the_tokens_of_vllm() -> None:
     assert item["generation_log_probs"] == [-2.5, -3.0]
 
 
-@pytest.mark.parametrize("reason", ["stop", "STOP", "eos", "end_turn", "tool_calls", "stop_sequence", None])
-def test_natural_stops_are_completed(reason: str | None) -> None:
+@pytest.mark.parametrize("reason", ["error", "ERROR", "Error", "abort", "ABORTED", "network_error", "server-error"])
+def test_reported_errors_fail_the_attempt(reason: str) -> None:
+    """A reason that says that generation failed is no answer, however it is written."""
+    with pytest.raises(AttemptFailed, match=reason) as failure:
+        to_response(completion_of({"content": "hi"}, reason), {})
+    assert failure.value.failure_class == "model_error"
+
+
+@pytest.mark.parametrize("reason", NATURAL)
+def test_natural_stops_are_completed(reason: Any) -> None:
     """Servers name a natural stop differently; a missing reason is no sign of a cut."""
     response = to_response(completion_of({"content": "hi"}, reason), {})
     assert (response["status"], response["incomplete_details"]) == ("completed", None)
@@ -132,48 +131,20 @@ def test_natural_stops_are_completed(reason: str | None) -> None:
         ("repetition", "repetition"),
         ("insufficient_system_resource", "insufficient_system_resource"),
         ("something new", "something new"),
+        ({"type": "length", "length": 5}, "max_output_tokens"),
     ],
 )
-def test_any_other_finish_reason_is_incomplete(reason: str, kept: str) -> None:
+def test_any_other_finish_reason_is_incomplete(reason: Any, kept: str) -> None:
     """Whatever is not known to be a natural stop is incomplete, with the reason that the server gave."""
     response = to_response(completion_of({"content": "hi"}, reason), {})
     assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": kept})
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"reasoning": "Hm."},
-        {"thinking": "Hm."},
-        {"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "signature": "s"}]},
-        {"reasoning_content": "Hm.", "extra_content": {"google": {"thought_signature": "s"}}},
-        {
-            "content": [
-                {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
-                {"type": "text", "text": "4"},
-            ]
-        },
-    ],
-    ids=["reasoning", "thinking", "reasoning_details", "extra_content", "thinking parts"],
-)
-def test_reasoning_goes_back_under_the_names_it_came_with(fields: Any) -> None:
-    """In the next request of a conversation, the message has the reasoning and the signatures that the server sent."""
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    call["extra_content"] = {"google": {"thought_signature": "of the call"}}
-    message = {"role": "assistant", "content": "4", **fields, "tool_calls": [call]}
-    items = to_response(completion_of(message, "tool_calls"), {})["output"]
-    assert items[0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
-    (sent,) = to_chat_request({"input": items})["messages"]
-    assert sent == message
-
-
-def test_custom_tool_call_becomes_a_call_with_its_input() -> None:
-    """The free text of a custom call is the argument `input`."""
-    call = {"id": "c", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
-    (item,) = to_response(completion_of({"content": None, "tool_calls": [call]}, "tool_calls"), {})["output"]
-    assert (item["type"], item["call_id"], item["name"], item["arguments"]) == (
-        "function_call",
-        "c",
-        "shell",
-        '{"input":"ls"}',
-    )
+def test_first_choice_is_the_one_with_index_0() -> None:
+    """Servers may send the choices in any order, and the reasoning beside the message."""
+    choices = [
+        {"index": number, "message": {"content": str(number)}, "reasoning_content": f"think {number}"}
+        for number in (1, 0)
+    ]
+    thought, message = to_response({"choices": choices}, {})["output"]
+    assert (thought["summary"][0]["text"], message["content"][0]["text"]) == ("think 0", "0")

@@ -7,18 +7,20 @@ and the sum of their usage, `reward`, and the verifier's fields.
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar
 
 from ng_rollouts.agents.resources_server import ResourcesSession
 from ng_rollouts.agents.tools import PythonTools
+from ng_rollouts.chat_items import input_items
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import Http
 from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.client import ModelClient
+from ng_rollouts.models.refusals import is_context_overflow
 from ng_rollouts.models.request import Request
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import AgentRequest, Json
@@ -27,15 +29,10 @@ from ng_rollouts.verifiers.base import Verifier
 _ATTEMPTS_PER_REQUEST = 3
 """Attempts at each model request of a conversation after the first one."""
 
-_CONTEXT_OVERFLOW = re.compile(
-    r"context[_ ](?:length|window|size)|maximum context|too many (?:input )?tokens|prompt is too long|input is too long"
-    r"|exceeds? the (?:model's )?(?:maximum|max|limit)|max_model_len|longer than the (?:maximum|model)",
-    re.IGNORECASE,
-)
-"""Words by which servers say it: OpenAI's code `context_length_exceeded`, and messages of vLLM, SGLang, llama.cpp."""
+_CALL_TYPES = ("function_call", "custom_tool_call")
 
 _IDENTITY_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
-_NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "id", "prompt_id"})
+_NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "prompt_id"})
 """Fields that the run sets itself; copies in the scorer's reply are dropped."""
 
 
@@ -113,10 +110,9 @@ class ModelAgent:
         else:
             scored = await self.verifier.verify(task, response)
         scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
-        # The task's own fields, by which an export can be collected again. The underscore keeps their numbers from
-        # being scores.
+        # an export can be collected again by them
         own = {name: value for name, value in request.body.items() if name not in _NOT_OF_THE_TASK}
-        task_fields = {"_ng_task_fields": own} if own else {}
+        task_fields = {TASK_FIELDS: own} if own else {}
         return {"responses_create_params": params, "response": response, **scored, **task_fields}
 
     def _params(self, row: Json) -> Json:
@@ -133,7 +129,7 @@ class ModelAgent:
             The last response, with the items and the usage of all of them.
         """
         items: list[Json] = []
-        call_ids = {str(item.get("call_id")) for item in _items(params["input"]) if isinstance(item, dict)}
+        call_ids = {str(item.get("call_id")) for item in input_items(_items(params["input"]))}
         usage: Json = {}
         response: Json = {}
         for step in range(self.max_steps):
@@ -143,14 +139,14 @@ class ModelAgent:
                 respond = self.server.respond if step == 0 else self._respond_with_retries
                 response = await respond(turn, task)
             except AttemptFailed as failure:
-                if step == 0 or not _is_context_overflow(failure):
+                if step == 0 or not is_context_overflow(failure):
                     raise
                 response = _incomplete(response, "context_length")
                 break
             output = _with_unique_call_ids(response["output"], call_ids)
             items += output
             usage = _sum(usage, response.get("usage"))
-            calls = [item for item in output if item.get("type") == "function_call"]
+            calls = [item for item in output if item.get("type") in _CALL_TYPES]
             # a response that was cut off may end in the middle of a call
             if not calls or response.get("incomplete_details") or not (session or self.tools):
                 break
@@ -179,20 +175,34 @@ class ModelAgent:
     async def _call_output(self, call: Json, session: ResourcesSession | None) -> Json:
         """Run a tool call; arguments that are not valid give an output with `error`, which the model can react to."""
         try:
-            arguments = loads((call.get("arguments") or "{}").encode())
-            if not isinstance(arguments, dict):
-                raise ValueError("not a JSON object")  # noqa: TRY004 - handled like a syntax error
+            arguments = _arguments(call)
         except ValueError as error:
             output = dumps({"error": f"the arguments cannot be read: {error}"}).decode()
         else:
             output = await self._run_tool(str(call.get("name")), arguments, session)
-        return {"type": "function_call_output", "call_id": call.get("call_id"), "output": output}
+        return {"type": f"{call['type']}_output", "call_id": call.get("call_id"), "output": output}
 
     async def _run_tool(self, name: str, arguments: Json, session: ResourcesSession | None) -> str:
         if self.tools is not None:
             return await self.tools.call(name, arguments)
         assert session is not None  # noqa: S101 - tool calls are run only with one of the two
         return await session.call(name, dumps(arguments))
+
+
+def _arguments(call: Json) -> Json:
+    """The arguments of a call; the free text of a custom call is its argument `input`.
+
+    Raises:
+        ValueError: they are not a JSON object.
+    """
+    if call["type"] == "custom_tool_call":
+        return {"input": call.get("input") or ""}
+    arguments = loads((call.get("arguments") or "{}").encode())
+    if arguments is None:  # of a tool without parameters
+        return {}
+    if not isinstance(arguments, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - handled like a syntax error
+    return arguments
 
 
 def _with_unique_call_ids(items: list[Json], call_ids: set[str]) -> list[Json]:
@@ -202,7 +212,7 @@ def _with_unique_call_ids(items: list[Json], call_ids: set[str]) -> list[Json]:
     """
     unique = []
     for item in items:
-        if item.get("type") == "function_call":
+        if item.get("type") in _CALL_TYPES:
             call_id = item.get("call_id")
             if not call_id or call_id in call_ids:
                 call_id = next(each for n in count() if (each := f"call_{n}") not in call_ids)
@@ -215,11 +225,6 @@ def _with_unique_call_ids(items: list[Json], call_ids: set[str]) -> list[Json]:
 def _incomplete(response: Json, reason: str) -> Json:
     """A response whose conversation was cut off, although it is complete itself."""
     return {**response, "status": "incomplete", "incomplete_details": {"reason": reason}}
-
-
-def _is_context_overflow(failure: AttemptFailed) -> bool:
-    """Whether a request was refused because it is too long for the model."""
-    return failure.status in (400, 413, 422) and _CONTEXT_OVERFLOW.search(failure.message) is not None
 
 
 def _items(value: Any) -> list[Json]:

@@ -32,7 +32,8 @@ class PythonTools:
         self._functions: dict[str, Callable[..., Any]] = {
             name: function
             for name, function in vars(loaded).items()
-            if inspect.isfunction(function) and not name.startswith("_") and function.__module__ == loaded.__name__
+            if not name.startswith("_") and getattr(function, "__module__", None) == loaded.__name__
+            if _is_function(function)
         }
         if not self._functions:
             raise ConfigError(f"tools={module} has no public functions")
@@ -60,13 +61,31 @@ class PythonTools:
             return dumps({"error": str(error)}).decode()
 
 
+def _is_function(value: Any) -> bool:
+    """Whether a value is a function, also one in a wrapper such as `functools.lru_cache`."""
+    return callable(value) and not inspect.isclass(value) and inspect.isfunction(inspect.unwrap(value))
+
+
 def _definition(name: str, function: Callable[..., Any]) -> Json:
-    """A function as a tool of the Responses API; a parameter without a type hint is a string."""
-    hints = typing.get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    required = [each for each, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-    properties = {each: _schema(hints.get(each, str)) for each in parameters}
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    """A function as a tool of the Responses API; a parameter without a type hint is a string.
+
+    `*args` and `**kwargs` are not described: they need no arguments.
+
+    Raises:
+        ConfigError: a parameter cannot be given by name, or the type hints cannot be read.
+    """
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(function))
+    except Exception as error:  # hints are code of the module
+        raise ConfigError(f"tools: the type hints of {name} cannot be read: {error}") from error
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in parameters):
+        raise ConfigError(f"tools: {name} has parameters that cannot be given by name: remove the / of its signature")
+    named = [each for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    required = [each.name for each in named if each.default is inspect.Parameter.empty]
+    properties = {each.name: _schema(hints.get(each.name, str)) for each in named}
+    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": takes_any}
     description = inspect.getdoc(function) or name
     return {"type": "function", "name": name, "description": description, "parameters": schema, "strict": False}
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from ng_rollouts._version import __version__
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
+from ng_rollouts.config.literal_text import unmark_values, unmarked
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
@@ -189,7 +190,8 @@ def _run_hydra(arguments: list[str]) -> int:
         # hydra.main takes its arguments from sys.argv.
         sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
         try:
-            _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+            with _unmarked_stdout() if {"--cfg", "-c"} & set(arguments) else nullcontext():
+                _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
@@ -227,10 +229,18 @@ def _mask_file(path: Path) -> None:
         path.write_text(redact(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+@contextmanager
+def _unmarked_stdout() -> Iterator[None]:
+    """Print what Hydra prints, with free text as it was typed."""
+    with redirect_stdout(io.StringIO()) as output:
+        yield
+    print(unmarked(output.getvalue()), end="")
+
+
 def _hydra_message(error: BaseException) -> str:
     from ng_rollouts.cli.hydra_errors import message_of  # noqa: PLC0415 - only after a mistake
 
-    return message_of(error)
+    return unmarked(message_of(error))
 
 
 def _has_launcher(arguments: Sequence[str]) -> bool:
@@ -305,7 +315,7 @@ def _overrides_of_job() -> str:
     """The overrides of the current run of a sweep, as they were typed and with secrets masked."""
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
-    return display_command([_unquoted(override) for override in HydraConfig.get().overrides.task])
+    return display_command([unmarked(_unquoted(override)) for override in HydraConfig.get().overrides.task])
 
 
 def _unquoted(override: str) -> str:
@@ -333,6 +343,7 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
         config = config.copy()
         fill_from_env_yaml(config)
         typed = cast("CollectConfig", OmegaConf.to_object(config))
+        unmark_values(vars(typed))
     except OmegaConfBaseException as error:
         raise ConfigError(_hydra_message(error)) from error
     from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost

@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
 from ng_rollouts.config.fields import spec_of
+from ng_rollouts.config.literal_text import marked
 from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.errors import ConfigError, did_you_mean
 
@@ -35,6 +36,9 @@ _NEMO_GYM_PARAMETERS = {
 
 _UNQUOTED = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
 """Values that Hydra's grammar accepts without quotes."""
+
+_ENVIRONMENT_VARIABLE = re.compile(r"\$\{oc\.env:[^${}]+\}")
+"""The interpolation that an API key may be."""
 
 _KEY = re.compile(r"[\w$-]+", re.ASCII)
 _QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
@@ -92,21 +96,21 @@ class Keys:
         root = name.partition(".")[0]
         if root in self.dicts and name != root:
             if self._is_text(name):
-                # free text, such as a pattern: quotes are part of it, unlike those around a path or a name
+                return f"++{name}={_typed_text(name, value, sweep=sweep)}"
+            if self._is_name(name):
                 typed = value if value in ("null", "") or (sweep and _is_sweep(value)) else quoted(value)
                 return f"++{name}={typed}"
             return f"++{name}={_value(value, text=False, sweep=sweep)}"
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
     def _is_text(self, name: str) -> bool:
-        """Whether the value of a key below a dict is text, also in an entry of `agents`."""
-        root, _, key = name.partition(".")
-        if root == "agents":
-            name = key.partition(".")[2]
-            root, _, key = name.partition(".")
-            if self.parameters.get(name) is str:
-                return True
+        """Whether the value of a key below a dict is free text, also in an entry of `agents`."""
+        root, _, key = _without_agent(name).partition(".")
         return key in self.dicts.get(root, ())
+
+    def _is_name(self, name: str) -> bool:
+        """Whether a key in an entry of `agents` is a parameter whose value is a path, a name or a key."""
+        return self.parameters.get(_without_agent(name)) is str
 
     def _without_value(self, override: str, name: str) -> str:
         if name in self.parameters or name in self.groups:
@@ -120,6 +124,20 @@ class Keys:
             return f": did you mean +responses_create_params.{name}=?"
         known = [*self.parameters, *self.groups]
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
+
+
+def _without_agent(name: str) -> str:
+    """The parameter that an entry of `agents` sets, such as `verifier.pattern` of `agents.mine.verifier.pattern`."""
+    return name.split(".", 2)[-1] if name.startswith("agents.") else name
+
+
+def _typed_text(name: str, value: str, *, sweep: bool) -> str:
+    """Free text in Hydra's grammar: quotes, `null`, `${` and `???` are part of it, except in an API key."""
+    if sweep and _is_sweep(value):
+        return value
+    if name.endswith("api_key") and (value in ("null", "") or _ENVIRONMENT_VARIABLE.fullmatch(value)):
+        return quoted(value) if value not in ("null", "") else value
+    return quoted(marked(value))
 
 
 def _may_be_dict(field: Field[Any]) -> bool:

@@ -59,7 +59,7 @@ class ExportConfig:
     max_tokens: int | None = param(None, "Maximum output tokens.")
     min_turns: int | None = param(None, "Minimum messages of the assistant.")
     max_turns: int | None = param(None, "Maximum messages of the assistant.")
-    keep_reasoning: bool = param(True, "Keep reasoning_content in messages.")
+    keep_reasoning: bool = param(True, "Keep the reasoning in messages.")
     tool_arguments: str = param(
         "object", "Arguments of tool calls: as an object, or as JSON text.", choices=("object", "string")
     )

@@ -17,12 +17,20 @@ from ng_rollouts.export.messages import (
     MessageForm,
     chat_tool,
     has_files,
+    has_images_in_answer,
     has_images_in_tool_results,
-    has_object_arguments,
     image_urls,
     is_image_data,
-    tool_calls,
     with_text_parts,
+)
+from ng_rollouts.export.tool_calls import (
+    CALL_WITHOUT_RESULT,
+    RESULT_WITHOUT_CALL,
+    functions_called,
+    has_object_arguments,
+    mismatch,
+    tool_names,
+    with_unique_ids,
 )
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.result_rows import stats_of
@@ -54,7 +62,7 @@ class Example:
             messages = prompt_messages(self._params, WITH_IMAGES)
         else:
             messages = _messages(self.row.get("input")) or chat_input(self._params)
-        return self.form.apply(messages)
+        return with_unique_ids(self.form.apply(messages))
 
     @cached_property
     def completion(self) -> list[Json]:
@@ -62,7 +70,7 @@ class Example:
         messages = _messages(self.row.get("output")) or chat_output(self.row.get("response"))
         if self.images:
             messages = [with_text_parts(message) for message in messages]
-        return self.form.apply(messages)
+        return with_unique_ids([*self.prompt, *self.form.apply(messages)])[len(self.prompt) :]
 
     @cached_property
     def images(self) -> list[str]:
@@ -85,6 +93,12 @@ class Example:
         params = self.row.get("responses_create_params")
         return params if isinstance(params, dict) else {}
 
+    @property
+    def response(self) -> Json:
+        """The response; empty if the row has none."""
+        response = self.row.get("response")
+        return response if isinstance(response, dict) else {}
+
     @cached_property
     def stats(self) -> RolloutStats:
         """The scores, tokens and truncation of the row."""
@@ -104,8 +118,7 @@ class Example:
     @property
     def _tools(self) -> list[Any]:
         """The tools of the request, or else those that the response repeats."""
-        response = self.row.get("response")
-        for holder in (self._params, response if isinstance(response, dict) else {}):
+        for holder in (self._params, self.response):
             if isinstance(tools := holder.get("tools"), list) and tools:
                 return tools
         return []
@@ -113,12 +126,33 @@ class Example:
     @property
     def calls(self) -> list[Any]:
         """The name and arguments of each tool call in prompt and completion."""
-        return list(tool_calls([*self.prompt, *self.completion]))
+        return list(functions_called([*self.prompt, *self.completion]))
 
     @property
     def has_calls_without_tools(self) -> bool:
         """Whether tools are called that the row does not define."""
         return bool(self.calls) and not self._tools
+
+    @property
+    def has_calls_of_undefined_tools(self) -> bool:
+        """Whether a tool is called that is not among the row's tools."""
+        names = tool_names(self._tools)
+        return any(call.get("name") not in names for call in self.calls if isinstance(call, dict))
+
+    @cached_property
+    def mismatch(self) -> str | None:
+        """The first way in which calls and results do not belong together; None if they do."""
+        return mismatch([*self.prompt, *self.completion])
+
+    @property
+    def has_images_in_tool_results(self) -> bool:
+        """Whether a tool returned an image, in the prompt or in the response."""
+        return any(map(has_images_in_tool_results, (self._params.get("input"), self.response.get("output"))))
+
+    @property
+    def ends_without_an_answer(self) -> bool:
+        """Whether the last message has neither text nor a call, but reasoning at most."""
+        return not any(self.completion[-1].get(name) for name in ("content", "tool_calls"))
 
     @property
     def has_odd_arguments(self) -> bool:
@@ -151,21 +185,27 @@ class Example:
         if dedupe == "normalised":
             # tool calls are compared exactly: case and white space can matter in arguments
             # call ids differ between rollouts
-            calls = list(tool_calls(self._assistant_messages))
+            calls = list(functions_called(self._assistant_messages))
             content = [self.prompt, self.images, " ".join(self.text.casefold().split()), calls]
         return hashlib.blake2b(dumps(content), digest_size=16).digest()
 
 
 _UNUSABLE: dict[str, Callable[[Example], bool]] = {
     "masked": lambda example: example.is_masked,
+    "failed responses": lambda example: example.response.get("status") not in (None, "completed", "incomplete"),
     "no prompt": lambda example: not example.prompt,
     "no assistant text": lambda example: not example.has_answer,
     "last message not the assistant's": lambda example: example.completion[-1].get("role") != "assistant",
+    "last message without an answer": lambda example: example.ends_without_an_answer,
+    CALL_WITHOUT_RESULT: lambda example: example.mismatch == CALL_WITHOUT_RESULT,
+    RESULT_WITHOUT_CALL: lambda example: example.mismatch == RESULT_WITHOUT_CALL,
     "tool calls without tools": lambda example: example.has_calls_without_tools,
     "tool arguments that are not an object": lambda example: example.has_odd_arguments,
     "files or audio in the prompt": lambda example: example.has_files,
-    "images in tool results": lambda example: has_images_in_tool_results(example.row.get("response")),
+    "images in tool results": lambda example: example.has_images_in_tool_results,
+    "images in the answer": lambda example: has_images_in_answer(example.response.get("output")),
     "images without data": lambda example: example.has_images_without_data,
+    "calls of undefined tools": lambda example: example.has_calls_of_undefined_tools,
 }
 """What no trainer can take, or must not be trained on: the reason, and whether it applies to a rollout."""
 

@@ -12,6 +12,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.example import Example, Skipped, usable
 from ng_rollouts.export.messages import MessageForm
+from ng_rollouts.inputs.exported_task import TASK_FIELDS, exported_row
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
 
@@ -217,17 +218,16 @@ class Rl(ExportFormat):
         if pass_rate > self.config.max_pass_rate:
             self.skipped[f"groups with a pass rate above {self.config.max_pass_rate:g}"] += 1
             return
-        row = {
-            **_task_fields([example.row for example in group]),
+        task = {**_task_fields([example.row for example in group]), **_task_ids(group[0])}
+        columns = {
             "prompt": prompt,
-            **_task_ids(group[0]),
             "mean_reward": stats.mean,
             "reward_variance": stats.sd**2,
             "pass_rate": pass_rate,
             "num_rollouts": len(scores),
             **({"images": group[0].images} if group[0].images else {}),
         }
-        yield row, prompt
+        yield exported_row(task, columns), prompt
 
 
 RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
@@ -264,9 +264,10 @@ def _task_fields(group: list[Json]) -> Json:
     # sampling parameters are compared one by one: rollouts may differ in their seed
     if all(isinstance(each, dict) for each in params):
         common["responses_create_params"] = _common_fields([each for each in params if each])
-    fields = {name: value for name, value in common.items() if name not in _ROLLOUT_FIELDS and not name.startswith("_")}
-    own = common.get("_ng_task_fields")
-    return {**fields, **(own if isinstance(own, dict) else {})}
+    own = common.get(TASK_FIELDS)
+    if isinstance(own, dict):
+        return {**own, **{name: common[name] for name in ("responses_create_params", "agent_ref") if name in common}}
+    return {name: value for name, value in common.items() if name not in _ROLLOUT_FIELDS and not name.startswith("_")}
 
 
 def _common_fields(objects: list[Json]) -> Json:

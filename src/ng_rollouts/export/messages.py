@@ -13,8 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ng_rollouts.chat import IMAGE_TYPES, Conversion, text_of, warn_of_unknown
+from ng_rollouts.chat import Conversion, text_of, warn_of_unknown_in_prompt
+from ng_rollouts.chat_items import IMAGE_TYPES, content_parts
 from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.reasoning import without_reasoning
 from ng_rollouts.types import Json
 
 
@@ -23,7 +25,7 @@ class MessageForm:
     """The form of messages. The default is that of rollouts.
 
     Attributes:
-        keep_reasoning: whether messages keep `reasoning_content`.
+        keep_reasoning: whether messages keep their reasoning, in whichever field, part or tag it is.
         tool_arguments: arguments of tool calls as an `object`, or as a `string` of JSON.
         developer_role: what becomes of messages of the role `developer`: `system`, `keep` or `drop`.
     """
@@ -34,15 +36,25 @@ class MessageForm:
 
     def apply(self, messages: Iterable[Json]) -> list[Json]:
         """The messages in this form."""
-        kept = (each for each in messages if each.get("role") != "developer" or self.developer_role != "drop")
-        return [self._message(message) for message in kept]
+        made: list[Json] = []
+        for message in messages:
+            is_developer = message.get("role") == "developer"
+            if is_developer and self.developer_role == "drop":
+                continue
+            converted = self._message(message)
+            # most chat templates have one system message
+            if is_developer and made and made[-1].get("role") == converted["role"] == "system":
+                first = made.pop()
+                converted = {**first, "content": _both(first.get("content"), converted.get("content"))}
+            made.append(converted)
+        return made
 
     def _message(self, message: Json) -> Json:
         message = dict(message)
         if message.get("role") == "developer" and self.developer_role == "system":
             message["role"] = "system"
-        if not self.keep_reasoning:
-            message.pop("reasoning_content", None)
+        if not self.keep_reasoning and message.get("role") == "assistant":
+            message = without_reasoning(message)
         if isinstance(calls := message.get("tool_calls"), list):
             message["tool_calls"] = [_call_with_arguments(call, self.tool_arguments) for call in calls]
         return message
@@ -53,24 +65,15 @@ _IMAGE_DATA = re.compile(r"data:image/(?:png|jpe?g|gif|webp|bmp|tiff);base64,", 
 FORM_OF_ROLLOUTS = MessageForm()
 
 
-def tool_calls(messages: Iterable[Json]) -> Iterator[Any]:
-    """The function of each tool call: its name and arguments."""
-    for message in messages:
-        calls = message.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            yield call.get("function") if isinstance(call, dict) else call
-
-
-def has_images_in_tool_results(response: Any) -> bool:
+def has_images_in_tool_results(items: Any) -> bool:
     """Whether a tool returned an image, for which a `tool` message has no place."""
-    items = response.get("output") if isinstance(response, dict) else None
-    results = [item for item in items if isinstance(item, dict) and "output" in item] if isinstance(items, list) else []
+    results = [item for item in _objects(items) if "output" in item or item.get("role") == "tool"]
     return bool(image_urls({"input": results}))
 
 
-def has_object_arguments(call: Any) -> bool:
-    """Whether the arguments of a tool call are an object."""
-    return isinstance(call, dict) and isinstance(call.get("arguments"), dict)
+def has_images_in_answer(items: Any) -> bool:
+    """Whether the model answered with an image."""
+    return bool(image_urls({"input": [item for item in _objects(items) if item.get("role") == "assistant"]}))
 
 
 def image_urls(params: Json) -> list[str]:
@@ -109,6 +112,13 @@ def chat_tool(tool: Any) -> Any:
     return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
+def _both(first: Any, second: Any) -> Any:
+    """Two contents as one, as text if both are text."""
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    return [*content_parts(first), *content_parts(second)]
+
+
 def _call_with_arguments(call: Any, form: str) -> Any:
     if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
         return call
@@ -122,11 +132,14 @@ def _call_with_arguments(call: Any, form: str) -> Any:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
+def _objects(items: Any) -> list[Json]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
 def _prompt_parts(params: Json) -> Iterator[Json]:
     """The parts of all contents and tool outputs in a request."""
-    items = params.get("input")
-    for item in items if isinstance(items, list) else ():
-        for content in (item.get("content"), item.get("output")) if isinstance(item, dict) else ():
+    for item in _objects(params.get("input")):
+        for content in (item.get("content"), item.get("output")):
             yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
 
 
@@ -149,6 +162,6 @@ WITH_IMAGES = Conversion(
     content=_parts,
     answer=lambda item: {"content": _parts(item.get("content"))},
     no_content="",
-    unknown=warn_of_unknown,
+    unknown=warn_of_unknown_in_prompt,
 )
 """Keeps the place of each image, as `{"type": "image"}`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, InputError
+from ng_rollouts.inputs.exported_task import exported_task, is_exported
 from ng_rollouts.jsonl import loads
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
@@ -64,6 +65,8 @@ class TaskParser:
             InputError: the line is not a valid task; the message gives the reason, without the line number.
         """
         row = _parse_object(line)
+        if is_exported(row):
+            row = self._exported(row)
         row["responses_create_params"] = self._params(row)
         agent = self._agent(row)
         return Task(row=row, agent=agent, index=_own_index(row), repeats=self._repeats_for(agent))
@@ -72,6 +75,14 @@ class TaskParser:
         """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
         params = task.row["responses_create_params"]
         return params.get("temperature") == 0 or (params.get("seed") is not None and not self.add_seed)
+
+    def _exported(self, row: Json) -> Json:
+        """The task of an exported row. Its template, if it has one, makes the input again."""
+        row = exported_task(row)
+        params = row.get("responses_create_params")
+        if self.template is not None and isinstance(params, dict):
+            row["responses_create_params"] = {name: value for name, value in params.items() if name != "input"}
+        return row
 
     def _params(self, row: Json) -> Json:
         own = row.get("responses_create_params")

@@ -88,7 +88,7 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     return RolloutStats(
         scores=scores_of_row(row),
         tokens={name: count for name in _TOKEN_COUNTS if _is_count(count := usage.get(name))},
-        truncated=bool(response.get("incomplete_details")),
+        truncated=_is_incomplete(response),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
@@ -98,10 +98,15 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
+def _is_incomplete(response: Json) -> bool:
+    """Whether a response was cut off. Some servers give no reason in `incomplete_details`."""
+    return bool(response.get("incomplete_details")) or response.get("status") == "incomplete"
+
+
 def _is_empty(response: Json) -> bool:
     """Whether a response is complete, and its last item that could be an answer has no text."""
     output = response.get("output")
-    if not isinstance(output, list) or response.get("incomplete_details"):
+    if not isinstance(output, list) or _is_incomplete(response):
         return False
     for item in reversed(output):
         if isinstance(item, dict) and item.get("type", "message") != "reasoning":

@@ -8,7 +8,7 @@ from ng_rollouts.console import log
 from ng_rollouts.types import RolloutStats
 
 MAX_SCORE_NAMES = 4000
-"""Replies may have scores of their own, one for each test case, say. Each costs memory and a place in every report."""
+"""Replies may have different scores each, such as one per test case. Each costs memory and a place in every report."""
 
 _ALWAYS_COUNTED = ("reward", "accuracy")
 

@@ -55,7 +55,7 @@ class ScoreColumn:
 
         Args:
             is_included: for every position, whether it is one of those. A column of few values then takes a time that
-                depends on them only, so that rows with scores of their own stay fast.
+                depends on them only, so that many different scores stay fast.
         """
         if self._dense is None:
             return (self._sparse[position] for position in sorted(self._sparse) if is_included[position])

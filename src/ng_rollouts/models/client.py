@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
-from ng_rollouts.chat import text_of
-from ng_rollouts.config.parameters import RESPONSES_PARAMETERS
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
 from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
@@ -17,9 +13,18 @@ from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.event_stream import reply_object
-from ng_rollouts.models.from_chat_completions import error_message, to_response
+from ng_rollouts.models.from_chat_completions import to_response
+from ng_rollouts.models.from_responses import (
+    check_error,
+    has_logprobs,
+    is_empty,
+    normalised_response,
+    with_limit_reached,
+)
+from ng_rollouts.models.refusals import LIMIT_NAMES, refuses_limit_name
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.models.to_chat_completions import to_chat_request
+from ng_rollouts.models.to_responses import to_responses_request
 from ng_rollouts.types import Json
 
 RESPONSES, CHAT = "responses", "chat_completions"
@@ -28,9 +33,6 @@ PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
 
 _NO_SUCH_API = (404, 405, 501)
 """Statuses by which a server says that it has no `/responses`: not found, method not allowed, not implemented."""
-
-_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
-"""The two names that servers use for the limit of output tokens; a server may accept only one of them."""
 
 _MODELS_TIMEOUT_S = 10.0
 """Time limit of `GET /models`. The reply is small, so a server that needs longer is not ready."""
@@ -59,7 +61,7 @@ class ModelClient:
         self._http = http
         self._api = api
         self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
-        self._limit_name = _LIMIT_NAMES[0]
+        self._limit_name = LIMIT_NAMES[0]
         self._has_warned_of_logprobs = False
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
@@ -103,11 +105,11 @@ class ModelClient:
         try:
             return await self._send(api, params, task)
         except AttemptFailed as failure:
-            if api != CHAT or not _refuses_limit_name(failure, sent):
+            if api != CHAT or not refuses_limit_name(failure, sent):
                 raise
         # The server accepts only the other name; it is remembered for all further requests. Concurrent requests get
         # the same refusal, so the name is set, not switched.
-        self._limit_name = _LIMIT_NAMES[1 - _LIMIT_NAMES.index(sent)]
+        self._limit_name = LIMIT_NAMES[1 - LIMIT_NAMES.index(sent)]
         return await self._send(api, params, task)
 
     async def _send(self, api: str, params: Json, task: int) -> Json:
@@ -116,8 +118,8 @@ class ModelClient:
 
         async def post(url: str) -> Json:
             reply = reply_object(await self._http.post(url_of(url, request.path), body, request.headers))
-            _check_error(reply)
-            return reply if api == RESPONSES else to_response(reply, params)
+            check_error(reply)
+            return normalised_response(reply if api == RESPONSES else to_response(reply, params))
 
         response = await self.load_balancer.send(
             task,
@@ -126,14 +128,12 @@ class ModelClient:
             output_tokens=params.get("max_output_tokens"),
             tokens_of=lambda response: total_tokens(response.get("usage")),
         )
-        if not isinstance(response.get("output"), list):
-            raise AttemptFailed(FailureClass.ODD_REPLY, "the model server's reply has no `output` list")
-        if _is_empty(response):
+        if is_empty(response):
             raise AttemptFailed(FailureClass.MODEL_ERROR, "the model server replied with an empty response")
-        if request.asks_for_logprobs and not self._has_warned_of_logprobs and not _has_logprobs(response):
+        if request.asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):
             self._has_warned_of_logprobs = True
             log("warning: the model server sends no log probabilities, although the request asks for them")
-        return _with_limit_reached(response, params.get("max_output_tokens"))
+        return with_limit_reached(response, params.get("max_output_tokens"))
 
     def check(self, params: Json) -> None:
         """Check that the API supports a request. With `auto`, one of the two APIs has to.
@@ -167,7 +167,7 @@ class ModelClient:
         fields = {name: value for name, value in params.items() if value is not None}
         extra_body = _pop_extra_body(fields)
         fields.setdefault("model", self.model)
-        body = to_chat_request(fields) if api == CHAT else _responses_request(fields)
+        body = to_chat_request(fields) if api == CHAT else to_responses_request(fields)
         if api == CHAT and "max_tokens" in body:
             body[self._limit_name] = body.pop("max_tokens")
         # Without it, some servers stream `/responses`.
@@ -269,82 +269,6 @@ def _pop_extra_body(fields: Json) -> Json:
     if not isinstance(parsed, dict):
         raise AttemptFailed(FailureClass.BAD_REQUEST, "metadata.extra_body is not a JSON object")
     return parsed
-
-
-def _responses_request(fields: Json) -> Json:
-    # RESPONSES_PARAMETERS includes `seed`, which only Chat Completions accepts
-    unsupported = sorted(fields.keys() - (RESPONSES_PARAMETERS - {"seed"}))
-    unsupported += [f"{name}=true (replies are read whole)" for name in ("background", "stream") if fields.get(name)]
-    if unsupported:
-        problem = f"/responses does not support {', '.join(unsupported)}"
-        fix = "remove it, use policy_api=chat_completions, or put it in metadata.extra_body"
-        raise AttemptFailed(FailureClass.UNSUPPORTED_PARAMETER, f"{problem}: {fix}")
-    if fields.get("tools"):
-        fields["tools"] = [_flat_function(tool) for tool in fields["tools"]]
-    if isinstance(fields.get("tool_choice"), dict):
-        fields["tool_choice"] = _flat_function(fields["tool_choice"])
-    return fields
-
-
-def _flat_function(tool: Any) -> Any:
-    """A function in the form of Chat Completions, whose fields are under `function`, in that of the Responses API."""
-    if isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("function"), dict):
-        return {"type": "function", **tool["function"]}
-    return tool
-
-
-def _check_error(reply: Json) -> None:
-    """Check for an error in the body of a reply, which some servers send with status 200.
-
-    Raises:
-        AttemptFailed: `model_error`.
-    """
-    error = reply.get("error")
-    if reply.get("status") not in (None, "completed", "incomplete"):
-        message = error_message(error) if error else f"the response has the status {reply['status']}"
-        raise AttemptFailed(FailureClass.MODEL_ERROR, message)
-    if error and not reply.get("output") and not reply.get("choices"):
-        raise AttemptFailed(FailureClass.MODEL_ERROR, error_message(error))
-
-
-def _refuses_limit_name(failure: AttemptFailed, sent: str) -> bool:
-    """Whether a failure says that the server does not accept the name of the token limit that was sent."""
-    if failure.status not in (400, 422) or not re.search(rf"\b{sent}\b", failure.message):
-        return False
-    text = failure.message.lower()
-    other = _LIMIT_NAMES[1 - _LIMIT_NAMES.index(sent)]
-    return any(word in text for word in (other, "unsupported", "not supported", "unrecognized"))
-
-
-def _is_empty(response: Json) -> bool:
-    """Whether a response is `completed`, without any output and without output tokens."""
-    usage = response.get("usage")
-    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
-    return response.get("status") == "completed" and not tokens and not any(map(_has_content, response["output"]))
-
-
-def _has_content(item: Any) -> bool:
-    if not isinstance(item, dict) or item.get("type", "message") not in ("message", "reasoning"):
-        return True
-    return bool(text_of(item.get("content")) or text_of(item.get("summary")) or item.get("encrypted_content"))
-
-
-def _has_logprobs(response: Json) -> bool:
-    """Whether an item of a response has log probabilities, or no item has text that could have them."""
-    items = [item for item in response["output"] if isinstance(item, dict) and item.get("type") == "message"]
-    parts = [part for item in items for part in item.get("content") or [] if isinstance(part, dict)]
-    return not parts or any(part.get("logprobs") for part in parts) or any("generation_log_probs" in it for it in items)
-
-
-def _with_limit_reached(response: Json, max_output_tokens: Any) -> Json:
-    """The response, as incomplete if it has as many output tokens as were allowed: some servers call that completed."""
-    usage = response.get("usage")
-    tokens = usage.get("output_tokens") if isinstance(usage, dict) else None
-    if not isinstance(tokens, int) or not isinstance(max_output_tokens, int) or tokens < max_output_tokens:
-        return response
-    if response.get("incomplete_details"):
-        return response
-    return {**response, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
 
 def _model_names(reply: Reply) -> list[str]:

@@ -7,17 +7,21 @@ Source: WHATWG HTML, "Server-sent events"; OpenAI's API references of streaming 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.jsonl import loads
+from ng_rollouts.models.chat_deltas import completion_of
 from ng_rollouts.types import Json
 
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 """Events of the Responses API that carry the whole response."""
+
+_FIRST_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
+"""The beginning of an event stream: any field, or a comment such as `: OPENROUTER PROCESSING`."""
 
 
 def reply_object(reply: Reply) -> Json:
@@ -27,7 +31,7 @@ def reply_object(reply: Reply) -> Json:
         AttemptFailed: the status is not 2xx, or the body is neither a JSON object nor a whole event stream.
     """
     # some proxies label a stream as JSON
-    is_stream = reply.body.startswith((b"data:", b"event:"))
+    is_stream = _FIRST_LINE.match(reply.body)
     if not is_stream or not 200 <= reply.status < 300:
         return json_object(reply)
     try:
@@ -38,67 +42,36 @@ def reply_object(reply: Reply) -> Json:
 
 
 def _events(body: bytes) -> Iterator[Json]:
-    """The JSON object of each event."""
-    lines = body.decode().replace("\r\n", "\n").replace("\r", "\n")
+    """The JSON object of each event. Some servers send its type only in the line `event:`."""
+    lines = body.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     for event in lines.split("\n\n"):
-        data = "\n".join(line[5:].removeprefix(" ") for line in event.split("\n") if line.startswith("data:"))
+        data = "\n".join(_values(event, "data"))
         if data and data != "[DONE]":
-            yield loads(data.encode())
+            types = [{"type": name} for name in _values(event, "event")]
+            yield {**(types[-1] if types else {}), **loads(data.encode())}
+
+
+def _values(event: str, field: str) -> list[str]:
+    lines = event.split("\n")
+    return [line[len(field) + 1 :].removeprefix(" ") for line in lines if line.startswith(f"{field}:")]
 
 
 def _object_of(events: list[Json]) -> Json:
     for event in reversed(events):
         if event.get("type") in _LAST_EVENTS:
-            return dict(event["response"])
+            # some servers leave the items to the events before
+            return {**event["response"], "output": event["response"].get("output") or _items(events)}
         if event.get("error") and not event.get("choices"):
             return {"error": event["error"]}
+        if event.get("type") == "error":
+            return {"error": event}
     chunks = [event for event in events if "choices" in event]
     if not chunks:
         raise ValueError("it has no event that ends a response")
-    return _completion(chunks)
+    return completion_of(chunks)
 
 
-def _completion(chunks: list[Json]) -> Json:
-    """The completion whose deltas these chunks are; `truncated` if the last one is missing."""
-    message: Json = {"role": "assistant"}
-    choice: Json = {"index": 0, "message": message, "finish_reason": None}
-    completion: Json = {}
-    for chunk in chunks:
-        completion |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
-        for each in chunk["choices"]:
-            if each.get("index", 0) == 0:
-                _add_delta(message, each.get("delta") or {})
-                choice |= {name: each[name] for name in each.keys() - {"delta", "logprobs"} if each[name] is not None}
-                _add_logprobs(choice, each.get("logprobs"))
-    if choice["finish_reason"] is None:
-        raise AttemptFailed(FailureClass.TRUNCATED, "the event stream ended before its last event")
-    return {**completion, "object": "chat.completion", "choices": [choice]}
-
-
-def _add_delta(message: Json, delta: Json) -> None:
-    for name, value in delta.items():
-        if name == "tool_calls":
-            for call in value or []:
-                _add_call(message.setdefault("tool_calls", []), call)
-        elif name != "role" and isinstance(value, str) and isinstance(message.get(name), str):
-            message[name] += value
-        elif isinstance(value, list) and isinstance(message.get(name), list):
-            message[name] = [*message[name], *value]
-        elif value is not None:
-            message[name] = value
-
-
-def _add_call(calls: list[Json], delta: Json) -> None:
-    """Add a part of a tool call to the call with its index. Parts without an index are whole calls."""
-    index = delta.get("index", len(calls))
-    while len(calls) <= index:
-        calls.append({"function": {"name": "", "arguments": ""}})
-    call, function = calls[index], delta.get("function") or {}
-    call |= {name: value for name, value in delta.items() if name not in ("function", "index") and value is not None}
-    call["function"]["name"] += function.get("name") or ""
-    call["function"]["arguments"] += function.get("arguments") or ""
-
-
-def _add_logprobs(choice: Json, logprobs: Any) -> None:
-    if isinstance(logprobs, dict) and logprobs.get("content"):
-        choice.setdefault("logprobs", {"content": []})["content"] += logprobs["content"]
+def _items(events: list[Json]) -> list[Json]:
+    """The items that a stream of the Responses API has sent one by one."""
+    done = [event for event in events if event.get("type") == "response.output_item.done"]
+    return [event["item"] for event in sorted(done, key=lambda event: event.get("output_index") or 0)]

@@ -10,44 +10,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from ng_rollouts.chat import REASONING_FIELDS
+from ng_rollouts.chat_items import assistant_items
 from ng_rollouts.errors import AttemptFailed, FailureClass
-from ng_rollouts.jsonl import dumps
+from ng_rollouts.reasoning import REASONING_FIELDS
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
 
-_NATURAL_STOPS = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "tool_use"}) | {
-    *(
-        "function_call",
-        "tool_call",
-        "end",
-        "stop_str",
-        "stop_string",
-        "complete",
-        "completed",
-        "finished",
-        "done",
-        "natural",
-    ),
-}
-"""Values of `finish_reason` by which servers say that the answer is whole, in lower case."""
+_NATURAL_STOPS = frozenset(
+    "stop eos eostoken eostokenid stopsequence stoptoken stopstr stopstring stopped endturn endoftext end toolcall "
+    "toolcalls tooluse functioncall functioncalls complete completed finished done natural".split()
+)
+"""Values of `finish_reason` by which servers say that the answer is whole, as `_normalised` writes them."""
 
 _INCOMPLETE_REASONS = {
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "max_length", "model_length"), "max_output_tokens"),
-    "content_filter": "content_filter",
+    **dict.fromkeys(("length", "maxtokens", "maxoutputtokens", "maxlength", "modellength"), "max_output_tokens"),
+    "contentfilter": "content_filter",
 }
-"""`finish_reason` of a truncated completion, in lower case -> the reason in `incomplete_details`; others are kept."""
+"""`finish_reason` of a truncated completion -> the reason in `incomplete_details`; others are kept."""
 
-_ABORTED = ("error", "abort", "aborted", "cancelled", "canceled", "timeout")
-"""Values of `finish_reason`, outside OpenAI's API, by which servers report that generation failed."""
+_ABORTED = ("abort", "aborted", "cancelled", "canceled", "timeout")
+"""Values of `finish_reason`, outside OpenAI's API, by which servers report that generation failed.
 
-_KEPT_FIELDS = ("reasoning_details", "extra_content", "thinking_blocks", "reasoning_signature", "encrypted_content")
-"""Fields of a message that a server wants back as they are: signatures and encrypted reasoning."""
+So do those that contain `error`.
+"""
 
-_CALL_FIELDS = ("id", "type", "function", "custom", "index")
-"""Fields of a tool call that an item has under other names."""
-
-_THINKING_TYPES = ("thinking", "redacted_thinking", "reasoning")
+_PREFIXES = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
+"""Prefixes of the ids of items, by their type."""
 
 _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoning", "text", "user", "top_logprobs")
 """Fields of the request that a Response repeats."""
@@ -77,13 +65,17 @@ def error_message(error: Any) -> str:
 
 
 def _response(completion: Json, params: Json) -> Json:
-    choice = completion["choices"][0]
+    choices = completion["choices"]
+    choice = next((each for each in choices if each.get("index") == 0), None) or choices[0]
     finish_reason = choice.get("finish_reason")
-    if choice.get("error") or finish_reason in _ABORTED:
-        message = error_message(choice.get("error") or f"generation was aborted (finish_reason={finish_reason})")
+    if isinstance(finish_reason, dict):  # SGLang's: the type with its details
+        finish_reason = finish_reason.get("type")
+    error = choice.get("error") or completion.get("error")
+    if error or _is_aborted(finish_reason):
+        message = error_message(error or f"generation was aborted (finish_reason={finish_reason})")
         raise AttemptFailed(FailureClass.MODEL_ERROR, message)
-    items = _items(choice, completion)
     incomplete_reason = _incomplete_reason(finish_reason)
+    items = _items(choice, completion, "incomplete" if incomplete_reason else "completed")
     created = completion.get("created")
     return {
         "id": completion.get("id") or "chatcmpl",
@@ -104,109 +96,55 @@ def _response(completion: Json, params: Json) -> Json:
     }
 
 
+def _normalised(finish_reason: Any) -> str:
+    """A reason without case and separators: servers write `tool_calls`, `tool-calls` and `toolCalls`."""
+    letters = "".join(filter(str.isalnum, str(finish_reason))).lower()
+    return letters.removeprefix("finishreason").removeprefix("stopreason")
+
+
+def _is_aborted(finish_reason: Any) -> bool:
+    return _normalised(finish_reason) in _ABORTED or "error" in _normalised(finish_reason)
+
+
 def _incomplete_reason(finish_reason: Any) -> str | None:
     """Why a completion is incomplete; None for a natural stop. An unknown reason is kept as it is."""
     if finish_reason is None:
         return None
-    name = str(finish_reason).strip().lower().removeprefix("finish_reason_")
+    name = _normalised(finish_reason)
     return None if name in _NATURAL_STOPS else _INCOMPLETE_REASONS.get(name, str(finish_reason))
 
 
-def _items(choice: Json, completion: Json) -> list[Json]:
+def _items(choice: Json, completion: Json, status: str) -> list[Json]:
     """The output items of a choice: reasoning, message, tool calls, in this order; at least one."""
-    message = choice["message"]
-    items: list[Json] = []
-    if reasoning := _reasoning(message):
-        items.append(reasoning)
-    content = _content(message, choice.get("logprobs") or {})
-    calls = message.get("tool_calls") or []
-    if legacy := message.get("function_call"):  # OpenAI's field before `tool_calls`
-        calls = [*calls, {"function": legacy}]
-    if content or not (calls or items):
-        status = "incomplete" if _incomplete_reason(choice.get("finish_reason")) else "completed"
-        items.append({"id": "msg_0", "type": "message", "role": "assistant", "status": status, "content": content})
-    items += [_function_call(call, index) for index, call in enumerate(calls)]
+    # some servers have the reasoning beside the message
+    reasoning = {name: choice[name] for name in REASONING_FIELDS if choice.get(name)}
+    items = assistant_items({**reasoning, **choice["message"]})
+    before_calls = sum(item["type"] in ("reasoning", "message") for item in items)
+    items = [_identified(item, max(0, place - before_calls)) for place, item in enumerate(items)]
+    message = next((item for item in items if item["type"] == "message"), None)
+    if message:
+        message["status"] = status
+        _add_logprobs(message["content"], choice.get("logprobs") or {})
     items[-1] |= _token_ids(choice, completion)
     return items
 
 
-def _reasoning(message: Json) -> Json | None:
-    """The reasoning of a message as an item; None if it has none.
-
-    Its own fields under other names are kept in `message_fields`, so that the next request of a conversation has them
-    under the name they came with.
-    """
-    name = next((name for name in REASONING_FIELDS if message.get(name)), None)
-    content = message.get("content")
-    parts = content if isinstance(content, list) else []
-    thinking = [text for part in parts if part.get("type") in _THINKING_TYPES if (text := _thinking_text(part))]
-    value = message[name] if name else None
-    texts = [value if isinstance(value, str) else dumps(value).decode()] if name else thinking
-    fields = {key: message[key] for key in _KEPT_FIELDS if message.get(key) is not None}
-    if name not in (None, "reasoning_content"):
-        fields[name] = value
-    if thinking and not name:
-        fields["content"] = [part for part in parts if part.get("type") in _THINKING_TYPES]
-    if not texts and not fields:
-        return None
-    item: Json = {"id": "rs_0", "type": "reasoning", "status": "completed"}
-    item["summary"] = [{"type": "summary_text", "text": text} for text in texts]
-    return {**item, "message_fields": fields} if fields else item
+def _identified(item: Json, number: int) -> Json:
+    """An item with an id. An id is made up for a call without one: the tool's output has to refer to its call."""
+    call_id = {"call_id": item["call_id"] or f"call_{number}"} if "call_id" in item else {}
+    return {"id": f"{_PREFIXES.get(item['type'], 'item')}_{number}", "status": "completed", **item, **call_id}
 
 
-def _thinking_text(part: Json) -> str:
-    """The text of a thinking part: Mistral's is a list of text parts, Anthropic's a string."""
-    thinking = part.get("thinking", part.get("text"))
-    if isinstance(thinking, list):
-        return "\n".join(str(each.get("text") or "") for each in thinking)
-    return str(thinking or "")
-
-
-def _content(message: Json, logprobs: Json) -> list[Json]:
-    parts: list[Json] = []
-    if text := _content_text(message.get("content") or ""):
-        part: Json = {"type": "output_text", "text": text, "annotations": []}
-        if logprobs.get("content"):
-            part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
-        parts.append(part)
-    if message.get("refusal"):
-        parts.append({"type": "refusal", "refusal": message["refusal"]})
-    return parts
-
-
-def _content_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content if part.get("type") not in _THINKING_TYPES)
+def _add_logprobs(content: list[Json], logprobs: Json) -> None:
+    part = next((part for part in content if part.get("type") == "output_text"), None)
+    if part is not None and logprobs.get("content"):
+        part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
 
 
 def _logprob(token: Json) -> Json:
     # `bytes` may be null in Chat Completions, but has to be a list in the Responses API
     top = [{**each, "bytes": each.get("bytes") or []} for each in token.get("top_logprobs") or []]
     return {**token, "bytes": token.get("bytes") or [], "top_logprobs": top}
-
-
-def _function_call(call: Json, index: int) -> Json:
-    if call.get("type") == "custom":
-        call = {
-            **call,
-            "function": {"name": call["custom"]["name"], "arguments": {"input": call["custom"].get("input")}},
-        }
-    function = call["function"]
-    # an id is made up where the server sends none: the tool's output has to refer to its call
-    call_id = call.get("id") or f"call_{index}"
-    arguments = function.get("arguments") or "{}"
-    # such as Gemini's thought signature in `extra_content`, without which the next request is refused
-    fields = {name: value for name, value in call.items() if name not in _CALL_FIELDS}
-    return {
-        **({"call_fields": fields} if fields else {}),
-        "id": f"fc_{index}",
-        "type": "function_call",
-        "call_id": call_id,
-        "name": function["name"],
-        "arguments": arguments if isinstance(arguments, str) else dumps(arguments).decode(),
-        "status": "completed",
-    }
 
 
 def _token_ids(choice: Json, completion: Json) -> Json:

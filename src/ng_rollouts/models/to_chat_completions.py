@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ng_rollouts.chat import Conversion, prompt_messages
+from ng_rollouts.chat_items import TEXT_TYPES, content_parts
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.models.request import INCLUDE_LOGPROBS
 from ng_rollouts.types import Json
@@ -43,7 +44,6 @@ _SUPPORTED = {
     "top_logprobs",
     "include",
 }
-_TEXT_TYPES = ("output_text", "text", "input_text")
 
 
 def to_chat_request(params: Json) -> Json:
@@ -77,20 +77,22 @@ def to_chat_messages(params: Json) -> list[Json]:
 
 
 def _assistant_content(item: Json) -> Json:
-    """The `content` and `refusal` of an assistant message."""
+    """The `content` and `refusal` of an assistant message; parts that are not text make the content a list."""
     content = item.get("content")
-    if not isinstance(content, list):
+    if not isinstance(content, (list, dict)):
         return {"content": content}
-    texts = [part.get("text") or "" for part in content if part.get("type") in _TEXT_TYPES]
-    refusals = [part.get("refusal") or "" for part in content if part.get("type") == "refusal"]
-    supported = (*_TEXT_TYPES, "refusal")
-    _reject([f"assistant content of type {part.get('type')}" for part in content if part.get("type") not in supported])
+    parts = content_parts(content)
+    refusals = [part.get("refusal") or "" for part in parts if part.get("type") == "refusal"]
+    texts = [part for part in parts if part.get("type", "text") in TEXT_TYPES]
+    others = [part for part in parts if part.get("type", "text") not in (*TEXT_TYPES, "refusal")]
     refusal = {"refusal": "".join(refusals)} if refusals else {}
-    return {"content": "".join(texts) if texts else None, **refusal}
+    if others:
+        return {"content": [_part(part) if part in texts else part for part in [*texts, *others]], **refusal}
+    return {"content": "".join(part.get("text") or "" for part in texts) if texts else None, **refusal}
 
 
 def _content(content: Any) -> Any:
-    return _parts(content) if isinstance(content, list) else "" if content is None else content
+    return _parts(content_parts(content)) if isinstance(content, (list, dict)) else "" if content is None else content
 
 
 def _parts(parts: list[Json]) -> Any:
@@ -102,7 +104,7 @@ def _parts(parts: list[Json]) -> Any:
 
 def _part(part: Json) -> Json:
     match part.get("type"):
-        case "input_text" | "output_text" | "text":
+        case "input_text" | "output_text" | "text" | None:
             return {"type": "text", "text": part.get("text") or ""}
         case "input_image" if part.get("image_url"):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
@@ -127,6 +129,8 @@ def _tool(tool: Json) -> Json:
 
 def _tool_choice(choice: Any) -> Any:
     if isinstance(choice, str):
+        return choice
+    if "function" in choice:  # a Chat Completions choice already
         return choice
     if choice.get("type") != "function":
         raise _unsupported([f"tool_choice of type {choice.get('type')}"])
@@ -178,6 +182,6 @@ _TO_CHAT_REQUEST = Conversion(
     answer=_assistant_content,
     no_content=None,
     unknown=lambda kind: _reject([f"input item of type {kind}"]),
-    keeps_fields=True,
+    is_request=True,
 )
 """Keeps images, files and audio, and rejects what Chat Completions does not support."""

@@ -1,0 +1,140 @@
+"""Put a chat completion together from the deltas of its event stream.
+
+Servers cut texts, parts and calls anywhere, and repeat what they have sent in different ways.
+Source: OpenAI's API reference of streaming; Mistral's for parts, OpenRouter's for `reasoning_details`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.reasoning import REASONING_FIELDS
+from ng_rollouts.types import Json
+
+_TEXTS = frozenset("text thinking content reasoning summary transcript data refusal arguments input".split())
+"""Keys of parts whose values are pieces of a text. Other values, such as a signature, are whole."""
+
+_PIECES = frozenset(
+    "text output_text refusal thinking reasoning reasoning_text thought reasoning.text reasoning.summary".split()
+)
+"""Types of parts that continue the part before them, without an index that says so."""
+
+
+def completion_of(chunks: list[Json]) -> Json:
+    """The completion whose deltas these chunks are.
+
+    Raises:
+        AttemptFailed: `truncated`, if the last chunk is missing.
+    """
+    message: Json = {"role": "assistant"}
+    choice: Json = {"index": 0, "message": message, "finish_reason": None}
+    completion: Json = {}
+    for chunk in chunks:
+        completion |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
+        for each in chunk["choices"]:
+            if not each.get("index"):
+                _add_delta(message, each.get("delta") or {})
+                choice |= {name: each[name] for name in each.keys() - {"delta", "logprobs"} if each[name] is not None}
+                _add_logprobs(choice, each.get("logprobs"))
+    if choice["finish_reason"] is None:
+        raise AttemptFailed(FailureClass.TRUNCATED, "the event stream ended before its last event")
+    return {**completion, "object": "chat.completion", "choices": [choice]}
+
+
+def _add_delta(message: Json, delta: Json) -> None:
+    for name, value in delta.items():
+        if name == "tool_calls":
+            for call in [value] if isinstance(value, dict) else value or []:
+                _add_call(message.setdefault("tool_calls", []), call)
+        elif name == "function_call" and isinstance(value, dict):
+            _add_function(message.setdefault("function_call", {}), value)
+        elif value == message.get(name) and name not in (*_TEXTS, *REASONING_FIELDS):
+            continue  # such as a signature, which is not text that could repeat itself
+        elif name != "role" and value is not None:
+            message[name] = _joined(message.get(name), value)
+
+
+def _joined(old: Any, new: Any) -> Any:
+    """A value with what a delta adds to it: text to text, parts to parts; text beside parts becomes a part."""
+    if isinstance(old, list) or isinstance(new, list):
+        joined: list[Any] = []
+        for part in [*_parts(old), *_parts(new)]:
+            _add_part(joined, part)
+        return joined
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _joined_part(old, new)
+    return old + new if isinstance(old, str) and isinstance(new, str) else new
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}] if value else []
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _add_part(parts: list[Any], part: Any) -> None:
+    """Add a part to the one that it continues: the one with its index, or else the last one if that is still open."""
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    if part.get("index") is not None:
+        place = next((n for n, each in enumerate(parts) if _key(each) == _key(part)), None)
+    else:
+        is_open = bool(parts) and _key(parts[-1]) == _key(part) and not parts[-1].get("signature")
+        place = len(parts) - 1 if is_open and part.get("type") in _PIECES else None
+    if place is None:
+        parts.append(part)
+    else:
+        parts[place] = _joined_part(parts[place], part)
+
+
+def _key(part: Json) -> tuple[Any, Any]:
+    return part.get("index"), part.get("type")
+
+
+def _joined_part(old: Json, new: Json) -> Json:
+    joined = {name: _joined(old.get(name), value) if name in _TEXTS else value for name, value in new.items()}
+    return {**old, **{name: value for name, value in joined.items() if value is not None}}
+
+
+def _add_call(calls: list[Json], delta: Json) -> None:
+    """Add a part of a tool call to its call, or a new call."""
+    call = _call_of(calls, delta)
+    if call is None:
+        calls.append(call := {})
+    whole = {name: value for name, value in delta.items() if name not in ("function", "custom")}
+    call |= {name: value for name, value in whole.items() if value not in (None, "")}
+    for name in ("function", "custom"):
+        if isinstance(delta.get(name), dict):
+            _add_function(call.setdefault(name, {}), delta[name])
+
+
+def _call_of(calls: list[Json], delta: Json) -> Json | None:
+    """The call that a delta continues: the one with its index or id; without both, the last one. None for a new call.
+
+    Some servers give every call the index 0: another id is another call.
+    """
+    index, call_id = delta.get("index"), delta.get("id")
+    if index is not None:
+        same = [call for call in calls if call.get("index") == index]
+        continued = same[-1] if same else None
+        is_other = continued is not None and call_id and continued.get("id") not in (None, call_id)
+        return None if is_other else continued
+    if call_id:
+        return next((call for call in calls if call.get("id") == call_id), None)
+    has_name = any((delta.get(kind) or {}).get("name") for kind in ("function", "custom"))
+    return calls[-1] if calls and not has_name else None
+
+
+def _add_function(function: Json, delta: Json) -> None:
+    """Add the pieces of a name, of arguments or of an input. Some servers repeat the name in every delta."""
+    for name, value in delta.items():
+        if value is None or (name == "name" and value == function.get(name)):
+            continue
+        is_piece = name in ("name", "arguments", "input") and isinstance(value, str)
+        function[name] = (function.get(name) or "") + value if is_piece else value
+
+
+def _add_logprobs(choice: Json, logprobs: Any) -> None:
+    if isinstance(logprobs, dict) and logprobs.get("content"):
+        choice.setdefault("logprobs", {"content": []})["content"] += logprobs["content"]
