@@ -90,5 +90,8 @@ def _masked(argument: str) -> str:
 
 def without_credentials(url: str) -> str:
     """A URL without user, password, query and fragment, for messages."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # it is not a URL, so credentials are recognised by their form
+        return redact(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

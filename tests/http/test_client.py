@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,8 @@ from ng_rollouts.http.client import Reply, TimeLimits, open_http, slow_above
 from ng_rollouts.types import AgentRequest
 from tests.servers import OK_REPLY, Served, read_request, serve_connections
 
-ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
 ROW = {"responses_create_params": {"input": "hi"}, "_ng_task_index": 0, "_ng_rollout_index": 0}
 Serve = Callable[..., Served]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The value of `http_engine`; httpx once with its own transport and once with that of httpx-aiohttp."""
-    name, _, transport = request.param.partition(" over ")
-    if transport:
-        monkeypatch.delitem(sys.modules, "httpx_aiohttp")
-    return str(name)
 
 
 def run_once(url: str, engine: str, **limits: Any) -> Any:
@@ -115,11 +104,25 @@ def test_connections_are_reused(serve: Serve, engine: str) -> None:
     assert server.stats()["connections"] == 2  # that of the requests, and that of `stats`
 
 
-def test_credentials_in_a_url_are_sent(serve: Serve, engine: str) -> None:
-    """User and password of a URL are sent as Basic authorization."""
+@pytest.mark.parametrize(
+    ("user", "authorization"),
+    [
+        ("me:pass", "Basic bWU6cGFzcw=="),
+        ("me", "Basic bWU6"),
+        ("m%40e:p%3A:ss", "Basic bUBlOnA6OnNz"),
+        ("mé:pass", "Basic bcOpOnBhc3M="),
+    ],
+)
+def test_credentials_in_a_url_are_sent(
+    serve: Serve, engine: str, user: str, authorization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User and password of a URL are sent as Basic authorization, not those of ~/.netrc for the same host."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
     server = serve()
-    run_once(server.url.replace("http://", "http://me:pass@"), engine)
-    assert server.stats()["authorization"] == "Basic bWU6cGFzcw=="
+    run_once(server.url.replace("http://", f"http://{user}@"), engine)
+    assert server.stats()["authorization"] == authorization
 
 
 def test_connection_closed_between_requests_costs_at_most_one_attempt(engine: str) -> None:

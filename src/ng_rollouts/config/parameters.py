@@ -262,6 +262,13 @@ class Execution:
     rollout_timeout_s: float | None = param(
         3600.0, "Timeout of one attempt at a rollout, in seconds (null: none).", above=0, below=MAX_SECONDS
     )
+    max_reply_mb: float = param(
+        256.0,
+        "Maximum size of a reply in megabytes, after decompression. A larger one is a failed attempt.",
+        doc="It bounds the memory that a faulty server can use. Such a failure (`reply_too_large`) is not retried.",
+        minimum=0.001,
+        maximum=1_000_000,
+    )
     wait_for_agent_s: float = param(
         10.0,
         "Seconds to wait for an agent or model server to come up before the run starts.",

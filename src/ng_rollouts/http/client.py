@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 
 KEEPALIVE_EXPIRY_S = 15.0
 """Idle connections are closed before most servers close them. A request on a closing connection would fail."""
@@ -23,6 +23,9 @@ TCP_KEEPALIVE_PROBES = 4
 
 POLL_EVERY_S = 0.5
 """Pause between two checks of whether a server is up: short compared with a model server's start."""
+
+MAX_REPLY_BYTES = 256_000_000
+"""Default of the maximum size of a reply. Log probabilities of long responses take a hundred megabytes."""
 
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = MappingProxyType({})
@@ -81,10 +84,13 @@ class Http(Protocol):
         ...
 
 
-def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> Http:
+def open_http(
+    limits: TimeLimits, engine: str = "auto", *, max_reply_bytes: int = MAX_REPLY_BYTES, app: Any = None
+) -> Http:
     """Create a client.
 
     Args:
+        max_reply_bytes: the maximum size of a reply's body. A larger one fails with `reply_too_large`.
         engine: `pyreqwest`, `httpx` or `auto`. `auto` is pyreqwest if it is installed, else httpx.
         app: an ASGI app to call within the process, instead of the network. It always uses httpx.
 
@@ -96,10 +102,20 @@ def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> H
     if app is None and _uses_pyreqwest(engine):
         from ng_rollouts.http.pyreqwest_client import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
 
-        return PyreqwestClient(limits)
+        return PyreqwestClient(limits, max_reply_bytes=max_reply_bytes)
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415
 
-    return HttpxClient(limits, app=app)
+    return HttpxClient(limits, max_reply_bytes=max_reply_bytes, app=app)
+
+
+def check_status(status: int) -> None:
+    """Check that a status can end an exchange: the engines have read informational replies (RFC 9110, 15.2) by then.
+
+    Raises:
+        AttemptFailed: the server switched protocols, or the status is not one of HTTP.
+    """
+    if status < 200:
+        raise AttemptFailed(FailureClass.MALFORMED_REPLY, f"the reply has the status {status}, which ends no exchange")
 
 
 def is_certificate_failure(message: str) -> bool:
