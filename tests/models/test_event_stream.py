@@ -27,6 +27,7 @@ def test_stream_of_the_responses_api_gives_the_response_of_its_last_event() -> N
     events = stream_of(created, delta, {"type": "response.completed", "response": response})
     assert respond(events, "responses") == response
     assert respond(events.replace(b"\n", b"\r\n"), "responses") == response
+    assert respond(b"\xef\xbb\xbf" + events, "responses") == response
 
 
 @given(texts=PARTS, reasoning=PARTS, arguments=PARTS)
@@ -57,6 +58,12 @@ def test_deltas_of_a_chat_completion_are_put_together(
         (stream_of({"choices": [{"index": 0, "delta": {"content": "4"}}]}), "chat_completions", "truncated"),
         (stream_of({"error": {"message": "overloaded"}}), "chat_completions", "model_error"),
         (b"data: {oops\n\n", "responses", "not_json"),
+        (b"data: " + b"[" * 100_000 + b"\n\n", "responses", "not_json"),
+        (
+            stream_of({"choices": [{"delta": {"tool_calls": [{"index": 10**9, "function": {"name": "f"}}]}}]}),
+            "chat_completions",
+            "not_json",
+        ),
         ((503, b"data: busy\n\n"), "responses", "http_503"),
     ],
     ids=["no last event", "cut off", "error", "not JSON", "status"],

@@ -12,7 +12,7 @@ from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, Unreachable
 from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply, TimeLimits, open_http
-from ng_rollouts.jsonl import loads
+from ng_rollouts.http.json_reply import parsed
 from ng_rollouts.types import Json
 
 _LIMITS = TimeLimits(connect_s=5.0, total_s=30.0)
@@ -44,7 +44,7 @@ async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine
         raise Unreachable(f"the head server at {address} replied with HTTP {reply.status}: {fix}")
     try:
         # the body is a JSON string that contains YAML
-        return listed_agents(yaml.safe_load(loads(reply.body)), head)
+        return listed_agents(yaml.safe_load(parsed(reply)), head)
     except (ValueError, AttributeError, RecursionError, TypeError, yaml.YAMLError) as error:
         raise Unreachable(f"the server at {address} is not a NeMo Gym head server: {fix}") from error
 

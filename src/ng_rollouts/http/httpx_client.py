@@ -141,6 +141,8 @@ class HttpxClient:
         async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
             async for chunk in chunks:
                 body.add(chunk)
+                if coding:  # a chunk may decompress to a thousand times its size: other tasks get their turn
+                    await asyncio.sleep(0)
         return body.whole()
 
 

@@ -7,6 +7,7 @@ Source: WHATWG HTML, "Server-sent events"; OpenAI's API references of streaming 
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from ng_rollouts.types import Json
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 """Events of the Responses API that carry the whole response."""
 
+_MAX_CALLS = 10_000
+"""Upper bound of the index of a tool call. Calls before it may be missing, and take memory as well."""
+
 
 def reply_object(reply: Reply) -> Json:
     """The JSON object of a reply, which may be an event stream.
@@ -27,7 +31,7 @@ def reply_object(reply: Reply) -> Json:
         AttemptFailed: the status is not 2xx, or the body is neither a JSON object nor a whole event stream.
     """
     # some proxies label a stream as JSON
-    is_stream = reply.body.startswith((b"data:", b"event:"))
+    is_stream = reply.body[:9].removeprefix(BOM_UTF8).startswith((b"data:", b"event:"))
     if not is_stream or not 200 <= reply.status < 300:
         return json_object(reply)
     try:
@@ -39,7 +43,7 @@ def reply_object(reply: Reply) -> Json:
 
 def _events(body: bytes) -> Iterator[Json]:
     """The JSON object of each event."""
-    lines = body.decode().replace("\r\n", "\n").replace("\r", "\n")
+    lines = body.removeprefix(BOM_UTF8).decode().replace("\r\n", "\n").replace("\r", "\n")
     for event in lines.split("\n\n"):
         data = "\n".join(line[5:].removeprefix(" ") for line in event.split("\n") if line.startswith("data:"))
         if data and data != "[DONE]":
@@ -91,6 +95,8 @@ def _add_delta(message: Json, delta: Json) -> None:
 def _add_call(calls: list[Json], delta: Json) -> None:
     """Add a part of a tool call to the call with its index. Parts without an index are whole calls."""
     index = delta.get("index", len(calls))
+    if index >= _MAX_CALLS:
+        raise ValueError(f"it has a tool call with the index {index}")
     while len(calls) <= index:
         calls.append({"function": {"name": "", "arguments": ""}})
     call, function = calls[index], delta.get("function") or {}
