@@ -66,7 +66,7 @@ def test_deltas_of_a_chat_completion_are_put_together(
         ),
         ((503, b"data: busy\n\n"), "responses", "http_503"),
     ],
-    ids=["no last event", "cut off", "error", "not JSON", "status"],
+    ids=["no last event", "cut off", "error", "not JSON", "deep nesting", "huge index", "status"],
 )
 def test_stream_without_its_end_is_a_failed_attempt(body: Any, api: str, failure_class: str) -> None:
     """A stream that was cut off, or that reports an error, is never half an answer."""

@@ -6,8 +6,11 @@ Other packages do not depend on the engine that sends. Both engines map their ow
 from __future__ import annotations
 
 import importlib.util
+import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -123,6 +126,29 @@ def is_certificate_failure(message: str) -> bool:
     # the engines have no common error type for this, so the text decides
     text = message.lower()
     return "certificate" in text and any(word in text for word in ("verify", "invalid", "unknown", "expired"))
+
+
+def check_authorities(url: str) -> None:
+    """Check, before an https request, that the file in `SSL_CERT_FILE` has certificates. http needs none.
+
+    Raises:
+        ConfigError: it has none, so no server would be trusted.
+    """
+    if url[:6].lower() == "https:" and (path := os.environ.get("SSL_CERT_FILE")) and (reason := _unreadable(path)):
+        fix = "set it to a file of certificates in PEM format, or unset it"
+        raise ConfigError(f"SSL_CERT_FILE={path} in the environment has no certificate authority ({reason}): {fix}")
+
+
+@lru_cache(1)
+def _unreadable(path: str) -> str:
+    """The reason that the certificates in a file cannot be read; empty if they can."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        return "no certificate can be read"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def slow_above(engine: str) -> int | None:

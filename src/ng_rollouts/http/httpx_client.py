@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, cast
 
 import httpx
 
 from ng_rollouts._version import __version__
-from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, UsageError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.http.client import (
     KEEPALIVE_EXPIRY_S,
     MAX_REPLY_BYTES,
@@ -29,11 +31,12 @@ from ng_rollouts.http.client import (
     Headers,
     Reply,
     TimeLimits,
+    check_authorities,
     check_status,
     is_certificate_failure,
 )
 from ng_rollouts.http.reply_body import ACCEPT_ENCODING, ReplyBody
-from ng_rollouts.redaction import without_credentials
+from ng_rollouts.redaction import redact, without_credentials
 
 _KEEPALIVE = {
     "TCP_KEEPIDLE": TCP_KEEPALIVE_S,
@@ -78,21 +81,24 @@ class HttpxClient:
         self._limits = limits
         self._max_reply_bytes = max_reply_bytes
         pool_limits = httpx.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport = _network(pool_limits) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
+        tls = _tls_context()
+        transport = _network(pool_limits, tls) if app is None else httpx.ASGITransport(app, raise_app_exceptions=False)
         try:
             # httpx does not follow redirects by default: a 3xx reply becomes a failed attempt
             self._client = httpx.AsyncClient(
                 transport=transport,
+                verify=tls,
                 trust_env=app is None,
-                timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s),
+                # aiohttp's limit for all of a connection, with the name lookup, is called `pool` by httpx-aiohttp
+                timeout=httpx.Timeout(None, connect=limits.connect_s, read=limits.idle_s, pool=limits.connect_s),
                 limits=pool_limits,
                 # stores no cookies: those of one rollout must not reach another
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 headers={"user-agent": f"ng_rollouts/{__version__}", "accept-encoding": ACCEPT_ENCODING},
                 event_hooks={"response": [_drop_location]},
             )
-        except ImportError as error:
-            raise ConfigError(f"the proxy set in the environment cannot be used: {error}") from error
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigError(f"the proxy set in the environment cannot be used: {redact(str(error))}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,11 +115,12 @@ class HttpxClient:
         return await self._send("GET", url, headers=headers)
 
     async def _send(self, method: str, url: str, **content: Any) -> Reply:
+        check_authorities(url)
         deadline = asyncio.timeout(self._limits.total_s)
         try:
             async with deadline:
                 return await self._exchange(self._client.build_request(method, url, **content))
-        except (AttemptFailed, UsageError):
+        except AttemptFailed:
             raise
         except Exception as error:  # one request must not end the run because of an error that a library lets through
             if deadline.expired():
@@ -151,13 +158,15 @@ async def _drop_location(response: httpx.Response) -> None:
     response.headers.pop("location", None)
 
 
-def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
+def _network(pool_limits: httpx.Limits, tls: ssl.SSLContext) -> httpx.AsyncBaseTransport | None:
     """The transport of httpx-aiohttp if it is installed, else httpx's own; None if httpx is to choose."""
     try:
         from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         # httpx uses the proxies of the environment only if it gets no transport
-        return None if _has_proxies() else httpx.AsyncHTTPTransport(limits=pool_limits, socket_options=_SOCKET_OPTIONS)
+        if _has_proxies():
+            return None
+        return httpx.AsyncHTTPTransport(verify=tls, limits=pool_limits, socket_options=_SOCKET_OPTIONS)
 
     class Transport(AiohttpTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -166,10 +175,10 @@ def _network(pool_limits: httpx.Limits) -> httpx.AsyncBaseTransport | None:
                 request.url = request.url.copy_with(userinfo=b"")
             return await super().handle_async_request(request)
 
-    return Transport(client=_aiohttp_session)
+    return Transport(verify=tls, client=partial(_aiohttp_session, tls))
 
 
-def _aiohttp_session() -> Any:
+def _aiohttp_session(tls: ssl.SSLContext) -> Any:
     import aiohttp  # noqa: PLC0415 - an extra
 
     class Response(aiohttp.ClientResponse):
@@ -179,9 +188,7 @@ def _aiohttp_session() -> Any:
             return self
 
     # the transport's default session is limited to 100 connections and ignores the proxies of the environment
-    connector = aiohttp.TCPConnector(
-        limit=0, keepalive_timeout=KEEPALIVE_EXPIRY_S, ssl=httpx.create_ssl_context(), ttl_dns_cache=300
-    )
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_EXPIRY_S, ssl=tls, ttl_dns_cache=300)
     return aiohttp.ClientSession(
         connector=connector,
         # with it, aiohttp also looks up credentials in ~/.netrc, and refuses a request that has its own
@@ -191,6 +198,14 @@ def _aiohttp_session() -> Any:
         max_line_size=_MAX_HEADER_BYTES,
         max_field_size=_MAX_HEADER_BYTES,
     )
+
+
+def _tls_context() -> ssl.SSLContext:
+    """The certificate authorities to trust: those in `SSL_CERT_FILE` or `SSL_CERT_DIR`, else those of certifi."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError:  # `check_authorities` reports it if there is an https request; this context trusts no server
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _has_proxies() -> bool:

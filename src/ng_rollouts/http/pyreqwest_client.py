@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Self, cast
 
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import (
+    BuilderError,
     DecodeError,
     DetailedPyreqwestError,
     NetworkError,
@@ -18,7 +20,7 @@ from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
 from ng_rollouts._version import __version__
-from ng_rollouts.errors import AttemptFailed, FailureClass, UsageError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 from ng_rollouts.http.client import (
     KEEPALIVE_EXPIRY_S,
     MAX_REPLY_BYTES,
@@ -29,6 +31,7 @@ from ng_rollouts.http.client import (
     Headers,
     Reply,
     TimeLimits,
+    check_authorities,
     check_status,
     is_certificate_failure,
 )
@@ -53,19 +56,21 @@ class PyreqwestClient:
 
     async def post(self, url: str, body: bytes, headers: Headers = NO_HEADERS) -> Reply:
         """Send a JSON body and return the reply."""
+        check_authorities(url)
         try:  # `headers()` is skipped without headers: this runs for every rollout
             request = self._client.post(url).body_bytes(body)
             return await self._send((request.headers(headers) if headers else request).build_streamed())
-        except (AttemptFailed, UsageError):
+        except AttemptFailed:
             raise
         except Exception as error:  # one request must not end the run because of an error that a library lets through
             raise _failure(error, url) from error
 
     async def get(self, url: str, headers: Headers = NO_HEADERS) -> Reply:
         """Return the reply to a GET request."""
+        check_authorities(url)
         try:
             return await self._send(self._client.get(url).headers(headers).build_streamed())
-        except (AttemptFailed, UsageError):
+        except AttemptFailed:
             raise
         except Exception as error:
             raise _failure(error, url) from error
@@ -122,6 +127,20 @@ def _failure(error: Exception, url: str) -> AttemptFailed:
 
 
 def _client(limits: TimeLimits) -> Client:
+    try:
+        return _builder(limits).build()
+    except BuilderError:  # probably the system has no certificate authorities; httpx uses those of certifi, too
+        import certifi  # noqa: PLC0415 - few systems need it
+
+    authorities = Path(certifi.where()).read_bytes()
+    try:
+        return _builder(limits).add_root_certificate_pem(authorities).build()
+    except BuilderError as error:
+        message = error.details["causes"][-1]["message"] if error.details["causes"] else str(error)
+        raise ConfigError(f"the HTTP client cannot be created: {message}: use http_engine=httpx") from error
+
+
+def _builder(limits: TimeLimits) -> ClientBuilder:
     builder = (
         ClientBuilder()
         .user_agent(f"ng_rollouts/{__version__}")
@@ -140,7 +159,7 @@ def _client(limits: TimeLimits) -> Client:
         builder = builder.read_timeout(timedelta(seconds=limits.idle_s))
     if limits.total_s is not None:
         builder = builder.timeout(timedelta(seconds=limits.total_s))
-    return builder.build()
+    return builder
 
 
 def _connect_failure(causes: list[str]) -> FailureClass:
