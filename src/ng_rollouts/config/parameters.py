@@ -64,7 +64,8 @@ class InputAndOutput:
     input_jsonl_fpath: str = param(
         "",
         "Tasks, one JSON object per line.",
-        doc="Blank lines, CRLF and a byte-order mark are ignored. `-` reads stdin, and a pipe works too. Compressed "
+        doc="Blank lines, CRLF and a byte-order mark are ignored. A line may have up to 256 MB. "
+        "`-` reads stdin, and a pipe works too. Compressed "
         "files (`.gz`, `.bz2`, `.xz`, `.zst` with the extra `zstd`), `.parquet` (extra `parquet`) and URLs such as "
         "`s3://`, `gs://`, `hf://` (extra `remote`) are copied to the temporary folder first. [More](storage.md).",
         required=True,

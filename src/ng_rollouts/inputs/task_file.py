@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.inputs.lines import numbered_lines
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.shards import Shard
 from ng_rollouts.inputs.task_parser import NO_AGENT, Task, TaskParser
@@ -172,7 +173,7 @@ class TaskFile:
         """Up to `limit` lines with their numbers in the file, without blank lines and byte-order mark."""
         try:
             with self.path.open("rb") as file:
-                numbered = enumerate(file, 1)
+                numbered = numbered_lines(file, self.name)
                 stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
                 yield from islice((pair for pair in stripped if pair[1]), self.limit)
         except OSError as error:
