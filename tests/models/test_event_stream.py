@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -73,3 +74,14 @@ def test_stream_without_its_end_is_a_failed_attempt(body: Any, api: str, failure
     with pytest.raises(AttemptFailed) as failure:
         respond(body, api)
     assert failure.value.failure_class == failure_class
+
+
+def test_time_for_a_long_stream_is_linear() -> None:
+    """A text of 100,000 deltas is put together in seconds: what is there is not copied for each of them."""
+    delta = b'data: {"choices":[{"index":0,"delta":{"content":"word ","tool_calls":[{"index":0,"function":'
+    delta += b'{"arguments":"word "}}]}}]}\n\n'
+    body = delta * 100_000 + stream_of({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    began = time.monotonic()
+    response = respond(body, "chat_completions")
+    assert time.monotonic() - began < 4
+    assert [len(item.get("arguments") or item["content"][0]["text"]) for item in response["output"]] == [500_000] * 2

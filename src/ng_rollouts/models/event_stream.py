@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
@@ -76,18 +77,22 @@ def _completion(chunks: list[Json]) -> Json:
                 _add_logprobs(choice, each.get("logprobs"))
     if choice["finish_reason"] is None:
         raise AttemptFailed(FailureClass.TRUNCATED, "the event stream ended before its last event")
+    _finish(message)
     return {**completion, "object": "chat.completion", "choices": [choice]}
 
 
 def _add_delta(message: Json, delta: Json) -> None:
+    """Add a delta to a message whose texts are `StringIO`: a string that grows would be copied again and again."""
     for name, value in delta.items():
+        earlier = message.get(name)
         if name == "tool_calls":
             for call in value or []:
                 _add_call(message.setdefault("tool_calls", []), call)
-        elif name != "role" and isinstance(value, str) and isinstance(message.get(name), str):
-            message[name] += value
-        elif isinstance(value, list) and isinstance(message.get(name), list):
-            message[name] = [*message[name], *value]
+        elif isinstance(value, str) and name != "role":
+            message[name] = earlier if isinstance(earlier, StringIO) else StringIO(newline="")
+            message[name].write(value)
+        elif isinstance(value, list) and isinstance(earlier, list):
+            earlier.extend(value)
         elif value is not None:
             message[name] = value
 
@@ -98,11 +103,20 @@ def _add_call(calls: list[Json], delta: Json) -> None:
     if index >= _MAX_CALLS:
         raise ValueError(f"it has a tool call with the index {index}")
     while len(calls) <= index:
-        calls.append({"function": {"name": "", "arguments": ""}})
+        calls.append({"function": {"name": "", "arguments": StringIO(newline="")}})
     call, function = calls[index], delta.get("function") or {}
     call |= {name: value for name, value in delta.items() if name not in ("function", "index") and value is not None}
     call["function"]["name"] += function.get("name") or ""
-    call["function"]["arguments"] += function.get("arguments") or ""
+    call["function"]["arguments"].write(function.get("arguments") or "")
+
+
+def _finish(message: Json) -> None:
+    """Replace the texts of a message by strings."""
+    for call in message.get("tool_calls") or []:
+        call["function"]["arguments"] = call["function"]["arguments"].getvalue()
+    for name, value in message.items():
+        if isinstance(value, StringIO):
+            message[name] = value.getvalue()
 
 
 def _add_logprobs(choice: Json, logprobs: Any) -> None:
