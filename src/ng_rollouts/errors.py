@@ -158,6 +158,12 @@ class FailureClass(StrEnum):
     TIMEOUT = "timeout", True, "No reply within `rollout_timeout_s`, or no bytes for `idle_timeout_s`."
     TRUNCATED = "truncated", True, "The connection closed in the middle of a reply."
     # the reply is wrong
+    MALFORMED_REPLY = "malformed_reply", True, "The reply is not valid HTTP, or its compressed body is damaged."
+    REPLY_TOO_LARGE = (
+        "reply_too_large",
+        False,
+        "The reply, decompressed, is larger than `max_reply_mb`, or has 50 million values.",
+    )
     NOT_JSON = "not_json", True, "The reply is not JSON."
     NOT_OBJECT = "not_object", False, "The reply is JSON, but not an object."
     NO_REWARD = "no_reward", False, "The reply has no number in `reward`."

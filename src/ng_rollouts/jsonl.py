@@ -19,14 +19,24 @@ _BEYOND_64_BITS = b"0" * 19
 """2**63 has 19 digits, so an integer with fewer digits fits into 64 bits."""
 _STRIDE, _SAMPLED_DIGITS = 6, b"000"
 """Every sixth byte of a run of 19 digits includes at least three of them. The sample is searched five times faster."""
+_NOT_FINITE = re.compile(r"NaN|Infinity")
 _LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}(?![0-9.])")
+
+
+class NotFiniteError(ValueError):
+    """A number is NaN or infinite, which JSON does not allow (RFC 8259, 6)."""
+
+
+class TooDeepError(ValueError):
+    """Arrays and objects are nested too deeply to be parsed."""
 
 
 def loads(text: bytes) -> Any:
     """Parse one JSON document.
 
     Raises:
-        ValueError: the text is not JSON in UTF-8, or is nested too deeply. NaN and Infinity are not JSON (RFC 8259, 6).
+        NotFiniteError, TooDeepError: see there.
+        ValueError: the text is not JSON in UTF-8.
     """
     # before orjson, because orjson parses long integers as floats without an error
     if _has_long_integer(text):
@@ -34,9 +44,14 @@ def loads(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if "surrogate" not in str(error):
-            raise
-        return _loads_by_stdlib(text)
+        if "surrogate" in str(error):
+            return _loads_by_stdlib(text)
+        if "depth limit" in error.msg:
+            raise TooDeepError(str(error)) from error
+        # the position is that of the first letter of the word
+        if "infinity" in error.msg or _NOT_FINITE.match(error.doc, error.pos):
+            raise NotFiniteError(str(error)) from error
+        raise
 
 
 def is_torn(line: bytes) -> bool:
@@ -72,11 +87,11 @@ def _has_long_integer(text: bytes) -> bool:
 
 
 def _loads_by_stdlib(text: bytes) -> Any:
-    # by default, the standard library accepts NaN and Infinity, and parses 1e999 as infinity
     try:
+        # by default, the standard library accepts NaN and Infinity, and parses 1e999 as infinity
         return json.loads(text.decode("utf-8"), parse_constant=_reject, parse_float=_finite)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise TooDeepError("arrays and objects are nested too deeply") from error
 
 
 def _finite(number: str) -> float:
@@ -85,4 +100,4 @@ def _finite(number: str) -> float:
 
 
 def _reject(number: str) -> NoReturn:
-    raise ValueError(f"{number} is not a valid JSON number")
+    raise NotFiniteError(f"{number} is not a valid JSON number")

@@ -64,3 +64,17 @@ def test_agents_of_a_head_server_provide_their_metrics(
         assert len(sent["verify_responses"]) == 12
         assert sent["verify_responses"][3]["response"] == {"usage": {"output_tokens": 7}}
         assert not {"input", "output", "responses_create_params"} & sent["verify_responses"][3].keys()
+
+
+def test_proxy_that_httpx_does_not_support_leaves_out_the_metrics(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path]
+) -> None:
+    """The metrics are requested with httpx. If it cannot use the proxies of the environment, the run still succeeds."""
+    agent = serve(own_metrics=[200, json.dumps(AGENT_METRICS)])
+    head = serve(head={"mine": ["127.0.0.1", agent.port]})
+    tasks(2)
+    proxies = {"all_proxy": "nonsense://127.0.0.1:9", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    ran = command("+agent_name=mine", f"+head_server.port={head.port}", *files, env=proxies)
+    assert ran.code == 0
+    assert "note: agent 'mine' is not asked for its metrics (the proxy set in the environment" in ran.stderr

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.jsonl import NotFiniteError, TooDeepError, dumps, loads
 
 SCALARS = (
     st.none()
@@ -60,4 +60,19 @@ def test_compact_json_is_written_as_it_was_read(text: bytes) -> None:
 def test_text_that_is_not_json_is_rejected(text: bytes) -> None:
     """Non-finite numbers, invalid UTF-8 and torn text are errors, also where a long integer needs the other parser."""
     with pytest.raises(ValueError):  # noqa: PT011 - the two parsers have different messages
+        loads(text)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("before", ["", "123456789012345678901, ", '"é", '])
+def test_numbers_that_are_not_finite_have_their_own_error(number: str, before: str) -> None:
+    """NaN and infinite numbers are told apart from other text that is not JSON, by both parsers."""
+    with pytest.raises(NotFiniteError):
+        loads(f"[{before}{number}]".encode())
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"1" * 30 + b"]" * 100_000])
+def test_deep_nesting_has_its_own_error(text: bytes) -> None:
+    """100,000 levels are an error of both parsers, and not a crash."""
+    with pytest.raises(TooDeepError):
         loads(text)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import socket
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +15,14 @@ import pytest
 import trustme
 
 from ng_rollouts.agents.remote_agent import RemoteAgent
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.http.client import Reply, TimeLimits, open_http, slow_above
 from ng_rollouts.types import AgentRequest
+from tests.conftest import FILES, Ran
 from tests.servers import OK_REPLY, Served, read_request, serve_connections
 
-ENGINES = ["pyreqwest", "httpx", "httpx over httpx-aiohttp"]
 ROW = {"responses_create_params": {"input": "hi"}, "_ng_task_index": 0, "_ng_rollout_index": 0}
 Serve = Callable[..., Served]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The value of `http_engine`; httpx once with its own transport and once with that of httpx-aiohttp."""
-    name, _, transport = request.param.partition(" over ")
-    if transport:
-        monkeypatch.delitem(sys.modules, "httpx_aiohttp")
-    return str(name)
 
 
 def run_once(url: str, engine: str, **limits: Any) -> Any:
@@ -115,11 +109,25 @@ def test_connections_are_reused(serve: Serve, engine: str) -> None:
     assert server.stats()["connections"] == 2  # that of the requests, and that of `stats`
 
 
-def test_credentials_in_a_url_are_sent(serve: Serve, engine: str) -> None:
-    """User and password of a URL are sent as Basic authorization."""
+@pytest.mark.parametrize(
+    ("user", "authorization"),
+    [
+        ("me:pass", "Basic bWU6cGFzcw=="),
+        ("me", "Basic bWU6"),
+        ("m%40e:p%3A:ss", "Basic bUBlOnA6OnNz"),
+        ("mé:pass", "Basic bcOpOnBhc3M="),
+    ],
+)
+def test_credentials_in_a_url_are_sent(
+    serve: Serve, engine: str, user: str, authorization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User and password of a URL are sent as Basic authorization, not those of ~/.netrc for the same host."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
     server = serve()
-    run_once(server.url.replace("http://", "http://me:pass@"), engine)
-    assert server.stats()["authorization"] == "Basic bWU6cGFzcw=="
+    run_once(server.url.replace("http://", f"http://{user}@"), engine)
+    assert server.stats()["authorization"] == authorization
 
 
 def test_connection_closed_between_requests_costs_at_most_one_attempt(engine: str) -> None:
@@ -197,3 +205,80 @@ def test_proxy_is_read_from_the_environment(engine: str, monkeypatch: pytest.Mon
 def test_only_the_pool_of_httpx_has_a_concurrency_threshold(engine: str, request: pytest.FixtureRequest) -> None:
     """`slow_above` is 32 for httpx with its own transport, and None for the other engines."""
     assert slow_above(engine) == (32 if request.node.callspec.params["engine"] == "httpx" else None)
+
+
+@pytest.fixture(params=["missing", "empty", "not a certificate", "folder"])
+def broken_authorities(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`SSL_CERT_FILE` names a file without certificates."""
+    path = tmp_path / "authorities.pem"
+    if request.param == "folder":
+        path.mkdir()
+    elif request.param != "missing":
+        path.write_text(
+            "" if request.param == "empty" else "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"
+        )
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+
+
+@pytest.mark.usefixtures("broken_authorities")
+def test_missing_authorities_are_an_error_of_https_only(engine: str, serve: Serve, tls_port: int) -> None:
+    """Without certificate authorities, https is an error that names the variable, and http works."""
+    (reply,) = post(serve().url, engine)
+    assert isinstance(reply, Reply)
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE=.*authorities.pem in the environment has no"):
+        post(f"https://127.0.0.1:{tls_port}/", engine)
+
+
+@pytest.mark.usefixtures("broken_authorities")
+def test_missing_authorities_end_the_command_with_one_line(
+    engine: str, tls_port: int, command: Callable[..., Ran], tasks: Callable[..., Path]
+) -> None:
+    """A run over https without certificate authorities has exit code 2, and sends nothing."""
+    tasks(1)
+    ran = command(*FILES, f"+agent_url=https://127.0.0.1:{tls_port}", f"+http_engine={engine}")
+    assert ran.code == 2
+    assert ran.stderr.strip().splitlines()[-1].startswith("error: SSL_CERT_FILE=")
+
+
+def test_stalled_name_lookup_ends_at_the_connect_timeout(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that never replies is a `connect_timeout`."""
+    if engine == "pyreqwest":
+        pytest.skip("it resolves names outside of Python; its connect timeout includes them")
+    released = threading.Event()
+
+    def stalled(*_: object, **__: object) -> None:
+        released.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "released")
+
+    async def send() -> float:
+        began = time.monotonic()
+        async with open_http(TimeLimits(connect_s=0.5, total_s=8), engine) as http:
+            with pytest.raises(AttemptFailed) as failure:
+                await http.post("http://agent.test/run", b"{}")
+        assert failure.value.failure_class == "connect_timeout"
+        released.set()
+        return time.monotonic() - began
+
+    monkeypatch.setattr(socket, "getaddrinfo", stalled)
+    assert asyncio.run(send()) < 4
+
+
+def test_invalid_proxy_is_an_error_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of an unknown kind is an error of httpx; pyreqwest and aiohttp ignore it or fail the attempt."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "nonsense://user:secret@proxy.test:1")
+    with pytest.raises(ConfigError, match="the proxy set in the environment cannot be used") as error:
+        post("http://127.0.0.1:9/run", "httpx")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://[::", "nonsense://proxy.test:1", "http://127.0.0.1:99999"])
+def test_request_through_an_invalid_proxy_is_no_unexpected_error(
+    engine: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invalid proxy in the environment is ignored, fails the attempt, or is an error of the configuration."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with suppress(ConfigError):
+        assert all(isinstance(outcome, AttemptFailed) for outcome in post("http://127.0.0.1:9/run", engine))

@@ -21,15 +21,17 @@ from ng_rollouts.http.httpx_client import HttpxClient
         (httpx.ConnectTimeout("t"), "connect_timeout"),
         (httpx.ReadError(""), "connection_lost"),
         (httpx.WriteError(""), "connection_lost"),
-        (httpx.RemoteProtocolError("cut"), "truncated"),
+        (httpx.RemoteProtocolError("peer closed connection without sending complete message body"), "truncated"),
+        (httpx.RemoteProtocolError("illegal header line"), "malformed_reply"),
+        (RuntimeError("a defect of a library"), "connection_lost"),
         (httpx.ReadTimeout("t"), "timeout"),
         (httpx.ConnectError("no such host"), "connect_failed"),
         (httpx.UnsupportedProtocol("x"), "bad_request"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, httpx.HTTPError) else value,
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
 )
-def test_httpx_error_has_a_failure_class(error: httpx.HTTPError, failure_class: str) -> None:
-    """Each exception of httpx becomes an `AttemptFailed` with the failure class of its kind."""
+def test_httpx_error_has_a_failure_class(error: Exception, failure_class: str) -> None:
+    """Each exception of httpx, and any other, becomes an `AttemptFailed` with the failure class of its kind."""
 
     async def post() -> None:
         async with HttpxClient(TimeLimits()) as client:

@@ -8,14 +8,18 @@ import json
 import lzma
 import subprocess
 import threading
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.inputs import lines
 from ng_rollouts.inputs.sources import local_input
 from tests.conftest import ROOT, SCRIPTS, Ran, keys_of, read_rows
 from tests.servers import Served
@@ -178,3 +182,36 @@ def test_input_can_be_in_a_bucket(command: Callable[..., Ran], tmp_path: Path, s
     ran = command(*run, "+input_jsonl_fpath=s3://bucket/in/none.jsonl", env=s3)
     assert (ran.code, ran.stderr.count("\n")) == (2, 1)
     assert "s3://bucket/in/none.jsonl cannot be read: " in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.jsonl.zst", "t.jsonl.bz2", "t.jsonl.xz", "t.parquet"])
+@pytest.mark.parametrize(("length", "code"), [(100_000, 0), (3_000_000, 2)])
+def test_line_of_the_input_has_a_maximum_length(
+    command: Callable[..., Ran], tmp_path: Path, name: str, length: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is too long is one line of error with its number, in every format, before anything is sent."""
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1_500_000)  # more than the chunks in which files are copied
+    rows = [json.dumps({"responses_create_params": {"input": "1 + 1 " + "x" * size}}) for size in (10, length)]
+    write_as(tmp_path / name, "\n".join([*rows, *rows]) + "\n")
+    ran = command(f"+input_jsonl_fpath={name}", "+output_jsonl_fpath=r.jsonl", PACKAGED_AGENT, "+limit=2")
+    assert ran.code == code, ran
+    if code:
+        message = f"input_jsonl_fpath {name}: line 2 is longer than 1.5 MB: put one task on each line"
+        assert ran.stderr.strip().splitlines()[-1].endswith(message)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.gz", "t.jsonl.zst"])
+def test_compressed_line_of_gigabytes_takes_little_memory(tmp_path: Path, name: str) -> None:
+    """A line that decompresses to a gigabyte is refused at the maximum length, without having it in memory."""
+    import zstandard
+
+    packer: Any = zlib.compressobj(wbits=31) if name.endswith("gz") else zstandard.ZstdCompressor().compressobj()
+    blanks = b" " * 10_000_000
+    (tmp_path / name).write_bytes(b"".join([*(packer.compress(blanks) for _ in range(100)), packer.flush()]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="line 1 is longer than 256 MB"), local_input(str(tmp_path / name)):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()

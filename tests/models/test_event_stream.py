@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ def test_stream_of_the_responses_api_gives_the_response_of_its_last_event() -> N
     events = stream_of(created, delta, {"type": "response.completed", "response": response})
     assert respond(events, "responses") == response
     assert respond(events.replace(b"\n", b"\r\n"), "responses") == response
+    assert respond(b"\xef\xbb\xbf" + events, "responses") == response
 
 
 @given(texts=PARTS, reasoning=PARTS, arguments=PARTS)
@@ -149,12 +151,29 @@ def test_custom_and_legacy_calls_are_put_together() -> None:
         (stream_of({"choices": [{"index": 0, "delta": {"content": "4"}}]}), "chat_completions", "truncated"),
         (stream_of({"error": {"message": "overloaded"}}), "chat_completions", "model_error"),
         (b"data: {oops\n\n", "responses", "not_json"),
+        (b"data: " + b"[" * 100_000 + b"\n\n", "responses", "not_json"),
+        (
+            stream_of({"choices": [{"delta": {"tool_calls": [{"index": 10**9, "function": {"name": "f"}}]}}]}),
+            "chat_completions",
+            "truncated",
+        ),
         ((503, b"data: busy\n\n"), "responses", "http_503"),
     ],
-    ids=["no last event", "cut off", "error", "not JSON", "status"],
+    ids=["no last event", "cut off", "error", "not JSON", "deep nesting", "huge index", "status"],
 )
 def test_stream_without_its_end_is_a_failed_attempt(body: Any, api: str, failure_class: str) -> None:
     """A stream that was cut off, or that reports an error, is never half an answer."""
     with pytest.raises(AttemptFailed) as failure:
         respond(body, api)
     assert failure.value.failure_class == failure_class
+
+
+def test_time_for_a_long_stream_is_linear() -> None:
+    """A text of 100,000 deltas is put together in seconds: what is there is not copied for each of them."""
+    delta = b'data: {"choices":[{"index":0,"delta":{"content":"word ","tool_calls":[{"index":0,"function":'
+    delta += b'{"arguments":"word "}}]}}]}\n\n'
+    body = delta * 100_000 + stream_of({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    began = time.monotonic()
+    response = respond(body, "chat_completions")
+    assert time.monotonic() - began < 4
+    assert [len(item.get("arguments") or item["content"][0]["text"]) for item in response["output"]] == [500_000] * 2

@@ -13,7 +13,7 @@ from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.remote_agent import usage_of
 from ng_rollouts.chat import is_chat
 from ng_rollouts.console import log
-from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.http.client import TimeLimits
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.jsonl import dumps, loads
@@ -75,6 +75,9 @@ async def _request_metrics(name: str, url: str, body: IO[bytes]) -> Json | None:
         missing = error.status in (404, 405)
         reason = "has no /aggregate_metrics" if missing else f"did not return metrics ({error.message})"
         log(f"note: agent {name!r} {reason}; metrics are computed here")
+        return None
+    except ConfigError as error:  # httpx does not support every proxy that the engine of the run does
+        log(f"note: agent {name!r} is not asked for its metrics ({error}); metrics are computed here")
         return None
     # a field may be missing, but must not have another type
     if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):

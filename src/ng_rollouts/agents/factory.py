@@ -58,7 +58,9 @@ async def resolve_agents(
     limits = TimeLimits(
         connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
     )
-    http = await stack.enter_async_context(open_http(limits, config.http_engine))
+    http = await stack.enter_async_context(
+        open_http(limits, config.http_engine, max_reply_bytes=int(config.max_reply_mb * 1_000_000))
+    )
     rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
     factory = AgentFactory(config, http, rate_limiter, stack)
     explicit = factory.remote_agent(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None

@@ -11,10 +11,12 @@ from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, Unreachable
 from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply, TimeLimits, open_http
-from ng_rollouts.jsonl import loads
+from ng_rollouts.http.json_reply import parsed
 from ng_rollouts.types import Json
 
 _LIMITS = TimeLimits(connect_s=5.0, total_s=30.0)
+_MAX_REPLY_BYTES = 16_000_000
+"""The global config of many servers has less than one megabyte. YAML is slow to parse."""
 
 
 async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine: str) -> dict[str, str]:
@@ -32,7 +34,7 @@ async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine
     address = f"http://{head.host}:{head.port}"
     fix = "start the servers, or give +agent_url=URL, +agents.NAME.url=URL, +head_server.host= or +head_server.port="
     try:
-        async with open_http(_LIMITS, engine) as http:
+        async with open_http(_LIMITS, engine, max_reply_bytes=_MAX_REPLY_BYTES) as http:
             reply = await _get_when_up(http, f"{address}/global_config_dict_yaml", f"{address}, for {wanted}", seconds)
     except AttemptFailed as error:
         message = f"the head server at {address} cannot be reached ({error.message}) to look up {wanted}"
@@ -41,8 +43,8 @@ async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine
         raise Unreachable(f"the head server at {address} replied with HTTP {reply.status}: {fix}")
     try:
         # the body is a JSON string that contains YAML
-        return listed_agents(yaml.safe_load(loads(reply.body)), head)
-    except (ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        return listed_agents(yaml.safe_load(parsed(reply)), head)
+    except (ValueError, AttributeError, RecursionError, TypeError, yaml.YAMLError) as error:
         raise Unreachable(f"the server at {address} is not a NeMo Gym head server: {fix}") from error
 
 

@@ -14,6 +14,9 @@ from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 _LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
 """A server counts as reachable when it accepts the connection, so a slow reply is not waited for."""
 
+_MAX_REPLY_BYTES = 1_000_000
+"""More of a reply is not read. It does not matter: the server is reachable."""
+
 
 async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: float, engine: str) -> None:
     """Wait until at least one endpoint of each load balancer is reachable.
@@ -27,7 +30,7 @@ async def wait_for_servers(load_balancers: Iterable[LoadBalancer], seconds: floa
     Raises:
         Unreachable: no endpoint of a load balancer was reachable in time, or a TLS certificate is not trusted.
     """
-    async with open_http(_LIMITS, engine) as http:
+    async with open_http(_LIMITS, engine, max_reply_bytes=_MAX_REPLY_BYTES) as http:
         deadline = time.monotonic() + seconds
         for load_balancer in load_balancers:
             await _wait_for(load_balancer, deadline, http)

@@ -49,6 +49,7 @@ class Parameters(TypedDict, total=False):
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     rollout_timeout_s: float | None
+    max_reply_mb: float
     wait_for_agent_s: float
     drain_s: float
     adaptive_parallelism: bool

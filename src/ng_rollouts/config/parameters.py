@@ -64,7 +64,8 @@ class InputAndOutput:
     input_jsonl_fpath: str = param(
         "",
         "Tasks, one JSON object per line.",
-        doc="Blank lines, CRLF and a byte-order mark are ignored. `-` reads stdin, and a pipe works too. Compressed "
+        doc="Blank lines, CRLF and a byte-order mark are ignored. A line may have up to 256 MB. "
+        "`-` reads stdin, and a pipe works too. Compressed "
         "files (`.gz`, `.bz2`, `.xz`, `.zst` with the extra `zstd`), `.parquet` (extra `parquet`) and URLs such as "
         "`s3://`, `gs://`, `hf://` (extra `remote`) are copied to the temporary folder first. [More](storage.md).",
         required=True,
@@ -261,6 +262,13 @@ class Execution:
     )
     rollout_timeout_s: float | None = param(
         3600.0, "Timeout of one attempt at a rollout, in seconds (null: none).", above=0, below=MAX_SECONDS
+    )
+    max_reply_mb: float = param(
+        256.0,
+        "Maximum size of a reply in megabytes, after decompression. A larger one is a failed attempt.",
+        doc="It bounds the memory that a faulty server can use. Such a failure (`reply_too_large`) is not retried.",
+        minimum=0.001,
+        maximum=1_000_000,
     )
     wait_for_agent_s: float = param(
         10.0,

@@ -6,12 +6,15 @@ Other packages do not depend on the engine that sends. Both engines map their ow
 from __future__ import annotations
 
 import importlib.util
+import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass
 
 KEEPALIVE_EXPIRY_S = 15.0
 """Idle connections are closed before most servers close them. A request on a closing connection would fail."""
@@ -23,6 +26,9 @@ TCP_KEEPALIVE_PROBES = 4
 
 POLL_EVERY_S = 0.5
 """Pause between two checks of whether a server is up: short compared with a model server's start."""
+
+MAX_REPLY_BYTES = 256_000_000
+"""Default of the maximum size of a reply. Log probabilities of long responses take a hundred megabytes."""
 
 Headers = Mapping[str, str]
 NO_HEADERS: Headers = MappingProxyType({})
@@ -81,10 +87,13 @@ class Http(Protocol):
         ...
 
 
-def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> Http:
+def open_http(
+    limits: TimeLimits, engine: str = "auto", *, max_reply_bytes: int = MAX_REPLY_BYTES, app: Any = None
+) -> Http:
     """Create a client.
 
     Args:
+        max_reply_bytes: the maximum size of a reply's body. A larger one fails with `reply_too_large`.
         engine: `pyreqwest`, `httpx` or `auto`. `auto` is pyreqwest if it is installed, else httpx.
         app: an ASGI app to call within the process, instead of the network. It always uses httpx.
 
@@ -96,10 +105,20 @@ def open_http(limits: TimeLimits, engine: str = "auto", *, app: Any = None) -> H
     if app is None and _uses_pyreqwest(engine):
         from ng_rollouts.http.pyreqwest_client import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
 
-        return PyreqwestClient(limits)
+        return PyreqwestClient(limits, max_reply_bytes=max_reply_bytes)
     from ng_rollouts.http.httpx_client import HttpxClient  # noqa: PLC0415
 
-    return HttpxClient(limits, app=app)
+    return HttpxClient(limits, max_reply_bytes=max_reply_bytes, app=app)
+
+
+def check_status(status: int) -> None:
+    """Check that a status can end an exchange: the engines have read informational replies (RFC 9110, 15.2) by then.
+
+    Raises:
+        AttemptFailed: the server switched protocols, or the status is not one of HTTP.
+    """
+    if status < 200:
+        raise AttemptFailed(FailureClass.MALFORMED_REPLY, f"the reply has the status {status}, which ends no exchange")
 
 
 def is_certificate_failure(message: str) -> bool:
@@ -107,6 +126,29 @@ def is_certificate_failure(message: str) -> bool:
     # the engines have no common error type for this, so the text decides
     text = message.lower()
     return "certificate" in text and any(word in text for word in ("verify", "invalid", "unknown", "expired"))
+
+
+def check_authorities(url: str) -> None:
+    """Check, before an https request, that the file in `SSL_CERT_FILE` has certificates. http needs none.
+
+    Raises:
+        ConfigError: it has none, so no server would be trusted.
+    """
+    if url[:6].lower() == "https:" and (path := os.environ.get("SSL_CERT_FILE")) and (reason := _unreadable(path)):
+        fix = "set it to a file of certificates in PEM format, or unset it"
+        raise ConfigError(f"SSL_CERT_FILE={path} in the environment has no certificate authority ({reason}): {fix}")
+
+
+@lru_cache(1)
+def _unreadable(path: str) -> str:
+    """The reason that the certificates in a file cannot be read; empty if they can."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        return "no certificate can be read"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def slow_above(engine: str) -> int | None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
+import gc
 import json
+import re
 import time
+from typing import Any
 
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass, is_retryable_status
 from ng_rollouts.http.client import Reply
 from ng_rollouts.http.retry_after import retry_after_s
-from ng_rollouts.jsonl import loads
+from ng_rollouts.jsonl import NotFiniteError, TooDeepError, loads
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
+
+_CHARSET = re.compile(r"charset=\"?([\w.:-]{1,40})", re.IGNORECASE)
+_CHARSETS = ("utf", "iso8859", "cp", "koi8", "gb", "big5", "shift_jis", "euc")
+"""Beginnings of the names of codecs for texts. Python has others, some of which take quadratic time."""
+
+_LARGE_BYTES = 1_000_000
+
+_MAX_VALUES = 50_000_000
+"""Commas and opening brackets in a reply. Each value takes up to 100 bytes and 50 ns: a few gigabytes and seconds."""
 
 
 def json_object(reply: Reply) -> Json:
@@ -28,12 +41,13 @@ def json_object(reply: Reply) -> Json:
             retry_after_s=retry_after_s(reply.header("retry-after"), time.time()),
         )
     try:
-        result = loads(reply.body)
+        result = parsed(reply)
+    except NotFiniteError as error:
+        message = "the reply has NaN or infinite numbers"
+        raise AttemptFailed(FailureClass.NOT_FINITE, message, status=reply.status) from error
+    except TooDeepError as error:
+        raise AttemptFailed(FailureClass.ODD_REPLY, "the reply is nested too deeply", status=reply.status) from error
     except ValueError as error:
-        if _is_lenient_json(reply.body):
-            raise AttemptFailed(
-                FailureClass.NOT_FINITE, "the reply has NaN or infinite numbers", status=reply.status
-            ) from error
         message = f"the reply is not JSON ({error}): {_excerpt(reply.body[:200])}"
         raise AttemptFailed(FailureClass.NOT_JSON, message, status=reply.status) from error
     if not isinstance(result, dict):
@@ -42,18 +56,64 @@ def json_object(reply: Reply) -> Json:
     return result
 
 
-def _is_lenient_json(body: bytes) -> bool:
-    """Whether a body is JSON for the standard library, which also accepts NaN and infinite numbers."""
+def parsed(reply: Reply) -> Any:
+    """The JSON value in a reply, which may be in another encoding than UTF-8.
+
+    Raises:
+        AttemptFailed: `reply_too_large`, because of the number of its values.
+        NotFiniteError, TooDeepError, ValueError: as `loads`.
+    """
+    if len(reply.body) > _LARGE_BYTES:
+        return _parsed_large(reply)
+    return _parsed(reply)
+
+
+def _parsed_large(reply: Reply) -> Any:
+    body = reply.body
+    if len(body) > _MAX_VALUES and body.count(b",") + body.count(b"[") + body.count(b"{") > _MAX_VALUES:
+        message = f"the reply has more than {_MAX_VALUES // 1_000_000} million values"
+        raise AttemptFailed(FailureClass.REPLY_TOO_LARGE, message, status=reply.status)
+    # the garbage collector would visit the growing value again and again: it takes three quarters of the time
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return _parsed(reply)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _parsed(reply: Reply) -> Any:
+    try:
+        return loads(reply.body)
+    except (NotFiniteError, TooDeepError):
+        raise
+    except ValueError:
+        text = _as_utf8(reply)
+        if text is None:
+            raise
+    return loads(text)
+
+
+def _as_utf8(reply: Reply) -> bytes | None:
+    """A body that is not plain UTF-8, converted to it; None if its encoding is not known."""
+    # the standard library knows UTF-16, UTF-32 and byte-order marks by the first four bytes
+    encoding: str = json.detect_encoding(reply.body)
+    if encoding == "utf-8":
+        charset = _CHARSET.search(reply.header("content-type") or "")
+        encoding = charset[1] if charset else encoding
+    try:
+        name = codecs.lookup(encoding).name
+        if name == "utf-8" or not name.startswith(_CHARSETS):
+            return None
+        return reply.body.decode(encoding).encode()
+    except (LookupError, UnicodeError):
+        return None
 
 
 def _excerpt(body: bytes) -> str:
     """The beginning of a body as one line of text, without credentials."""
     # cut before decoding and before the regular expressions, because a body may have megabytes
-    text = body[: 4 * MESSAGE_CHARACTERS].decode("utf-8", "replace")
+    text = body[: 4 * MESSAGE_CHARACTERS].decode(json.detect_encoding(body), "replace")
     # before lines are joined, because a credential may be divided by a line break
     return " ".join(redact(text).split())[:MESSAGE_CHARACTERS]

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from ng_rollouts.errors import InputError, require_extra
+from ng_rollouts.inputs.lines import LineLimitedWriter
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
 from ng_rollouts.storage.compression import check_compression, decompress, is_compressed
@@ -30,7 +31,7 @@ def local_input(path: str) -> Iterator[Path]:
         path: a file, which may be compressed or .parquet; `-` for stdin; or a URL that fsspec supports, such as s3://.
 
     Raises:
-        InputError: the file does not exist, or its content does not match its extension.
+        InputError: the file does not exist, its content does not match its extension, or a line is too long.
         ConfigError: an extra that the file needs is not installed.
     """
     source = Path(path).expanduser()
@@ -41,7 +42,7 @@ def local_input(path: str) -> Iterator[Path]:
     with tempfile.NamedTemporaryFile(prefix="ng_rollouts_input_", suffix=".jsonl") as copy:
         try:
             with _open_source(path, source) as original:
-                _write_jsonl(path, original, cast("BinaryIO", copy))
+                _write_jsonl(path, original, LineLimitedWriter(cast("BinaryIO", copy), redact(path)))
         except (OSError, ValueError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise InputError(f"input_jsonl_fpath {redact(path)} cannot be read: {reason}") from error
@@ -78,7 +79,7 @@ def _open_source(path: str, source: Path) -> Iterator[Any]:
             yield file
 
 
-def _write_jsonl(path: str, original: Any, copy: BinaryIO) -> None:
+def _write_jsonl(path: str, original: Any, copy: LineLimitedWriter) -> None:
     name = urlsplit(path).path if is_url(path) else path  # signed URLs have a query after the file's extension
     if name.endswith(".parquet"):
         _write_parquet_rows(path, original, copy)
@@ -87,7 +88,7 @@ def _write_jsonl(path: str, original: Any, copy: BinaryIO) -> None:
         decompress(name, original, copy)
 
 
-def _write_parquet_rows(path: str, original: Any, copy: BinaryIO) -> None:
+def _write_parquet_rows(path: str, original: Any, copy: LineLimitedWriter) -> None:
     """Write each row of a Parquet file as a line of JSON. A column of JSON text stays text."""
     require_extra("pyarrow", "parquet", f"input_jsonl_fpath {path}")
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra

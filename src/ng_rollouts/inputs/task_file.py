@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ng_rollouts.errors import InputChanged, InputError
+from ng_rollouts.inputs.lines import numbered_lines
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.shards import Shard
 from ng_rollouts.inputs.task_parser import NO_AGENT, Task, TaskParser
@@ -210,7 +211,7 @@ class TaskFile:
 
     def _lines_of(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Up to `limit` lines with their numbers in the file, without blank lines and byte-order mark."""
-        numbered = enumerate(file, 1)
+        numbered = numbered_lines(file, self.name)
         stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
         yield from islice((pair for pair in stripped if pair[1]), self.limit)
 

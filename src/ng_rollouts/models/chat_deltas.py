@@ -6,6 +6,7 @@ Source: OpenAI's API reference of streaming; Mistral's for parts, OpenRouter's f
 
 from __future__ import annotations
 
+from io import SEEK_END, StringIO
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
@@ -19,6 +20,10 @@ _PIECES = frozenset(
     "text output_text refusal thinking reasoning reasoning_text thought reasoning.text reasoning.summary".split()
 )
 """Types of parts that continue the part before them, without an index that says so."""
+
+
+_MAX_CALLS = 10_000
+"""Upper bound of the tool calls of one message. For each delta, its call is searched among them."""
 
 
 def completion_of(chunks: list[Json]) -> Json:
@@ -39,7 +44,24 @@ def completion_of(chunks: list[Json]) -> Json:
                 _add_logprobs(choice, each.get("logprobs"))
     if choice["finish_reason"] is None:
         raise AttemptFailed(FailureClass.TRUNCATED, "the event stream ended before its last event")
-    return {**completion, "object": "chat.completion", "choices": [choice]}
+    return {**completion, "object": "chat.completion", "choices": [_without_buffers(choice)]}
+
+
+def _text(old: Any, new: str) -> StringIO:
+    """A text with a piece more, in a buffer: a string that grows would be copied again and again."""
+    buffer = old if isinstance(old, StringIO) else StringIO(old or "", newline="")
+    buffer.seek(0, SEEK_END)
+    buffer.write(new)
+    return buffer
+
+
+def _without_buffers(value: Any) -> Any:
+    """A value with strings in place of buffers."""
+    if isinstance(value, StringIO):
+        return value.getvalue()
+    if isinstance(value, dict):
+        return {name: _without_buffers(each) for name, each in value.items()}
+    return [_without_buffers(each) for each in value] if isinstance(value, list) else value
 
 
 def _add_delta(message: Json, delta: Json) -> None:
@@ -52,11 +74,15 @@ def _add_delta(message: Json, delta: Json) -> None:
         elif value == message.get(name) and name not in (*_TEXTS, *REASONING_FIELDS):
             continue  # such as a signature, which is not text that could repeat itself
         elif name != "role" and value is not None:
-            message[name] = _joined(message.get(name), value)
+            is_text = name in _TEXTS or name in REASONING_FIELDS or not isinstance(value, str)
+            message[name] = _joined(message.get(name), value) if is_text else value
 
 
 def _joined(old: Any, new: Any) -> Any:
     """A value with what a delta adds to it: text to text, parts to parts; text beside parts becomes a part."""
+    if isinstance(new, str) and (old is None or isinstance(old, (str, StringIO))):
+        return _text(old, new)
+    old = _without_buffers(old) if isinstance(old, StringIO) else old
     if isinstance(old, list) or isinstance(new, list):
         joined: list[Any] = []
         for part in [*_parts(old), *_parts(new)]:
@@ -64,7 +90,7 @@ def _joined(old: Any, new: Any) -> Any:
         return joined
     if isinstance(old, dict) and isinstance(new, dict):
         return _joined_part(old, new)
-    return old + new if isinstance(old, str) and isinstance(new, str) else new
+    return new
 
 
 def _parts(value: Any) -> list[Any]:
@@ -101,6 +127,8 @@ def _add_call(calls: list[Json], delta: Json) -> None:
     """Add a part of a tool call to its call, or a new call."""
     call = _call_of(calls, delta)
     if call is None:
+        if len(calls) >= _MAX_CALLS:
+            raise ValueError(f"it has more than {_MAX_CALLS} tool calls")
         calls.append(call := {})
     whole = {name: value for name, value in delta.items() if name not in ("function", "custom")}
     call |= {name: value for name, value in whole.items() if value not in (None, "")}
@@ -132,7 +160,10 @@ def _add_function(function: Json, delta: Json) -> None:
         if value is None or (name == "name" and value == function.get(name)):
             continue
         is_piece = name in ("name", "arguments", "input") and isinstance(value, str)
-        function[name] = (function.get(name) or "") + value if is_piece else value
+        if name == "name" or not is_piece:
+            function[name] = (function.get(name) or "") + value if is_piece else value
+        else:
+            function[name] = _text(function.get(name), value)
 
 
 def _add_logprobs(choice: Json, logprobs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 from ng_rollouts.console import log
@@ -25,6 +26,7 @@ from ng_rollouts.models.refusals import LIMIT_NAMES, refuses_limit_name
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.models.to_chat_completions import to_chat_request
 from ng_rollouts.models.to_responses import to_responses_request
+from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Json
 
 RESPONSES, CHAT = "responses", "chat_completions"
@@ -39,6 +41,9 @@ _MODELS_TIMEOUT_S = 10.0
 
 _MAX_NAMES_SHOWN = 20
 """Model names in one message. Some servers list hundreds."""
+
+_LARGE_BYTES = 1_000_000
+"""Replies of this size are read in a thread: an event stream takes 0.2 s per megabyte."""
 
 
 class ModelClient:
@@ -117,7 +122,9 @@ class ModelClient:
         body = dumps(request.body)
 
         async def post(url: str) -> Json:
-            reply = reply_object(await self._http.post(url_of(url, request.path), body, request.headers))
+            received = await self._http.post(url_of(url, request.path), body, request.headers)
+            is_small = len(received.body) < _LARGE_BYTES
+            reply = reply_object(received) if is_small else await run_in_thread(partial(reply_object, received))
             check_error(reply)
             return normalised_response(reply if api == RESPONSES else to_response(reply, params))
 

@@ -23,6 +23,7 @@ _FIXES: dict[str, str] = {
     "http_403": "check the credentials, such as policy_api_key",
     "http_404": "check the address, and the name of the model",
     FailureClass.CERTIFICATE: "set SSL_CERT_FILE=FILE to the certificate of the server's authority",
+    FailureClass.REPLY_TOO_LARGE: "raise max_reply_mb",
     **dict.fromkeys(UNREACHABLE, "check that the server runs at this address"),
 }
 """What to do about a fatal class."""

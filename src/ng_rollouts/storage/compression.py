@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 from ng_rollouts.errors import require_extra
 from ng_rollouts.storage.atomic import replacing
@@ -29,8 +29,17 @@ _LEVELS = {".gz": {"compresslevel": 6}}
 _CHUNK_BYTES = 1 << 20
 """Bytes per read or write: 1 MiB."""
 
+_ZSTD_CHUNK_BYTES = 4096
+"""Compressed bytes per call of zstandard, whose output has no maximum: four bytes may decompress to 128 KiB."""
+
 _KEPT_DECOMPRESSED = 4
 """Decompressed copies to keep. They use space in the temporary folder until the program ends."""
+
+
+class Writable(Protocol):
+    """A file that bytes can be written to."""
+
+    def write(self, data: bytes, /) -> int: ...
 
 
 def is_compressed(name: str | Path) -> bool:
@@ -99,7 +108,7 @@ def _decompressed(path: Path, _mtime_ns: int, _size: int) -> IO[bytes]:
     return copy
 
 
-def decompress(name: str, source: Any, plain: IO[bytes]) -> None:
+def decompress(name: str, source: Any, plain: Writable) -> None:
     """Copy the content of a file, decompressed if its name has a compression extension.
 
     Args:
@@ -125,12 +134,12 @@ def decompress(name: str, source: Any, plain: IO[bytes]) -> None:
         raise OSError(error.errno or errno.EINVAL, error.strerror or str(error), name) from error
 
 
-def _decompress_zstd(source: Any, plain: IO[bytes]) -> None:
+def _decompress_zstd(source: Any, plain: Writable) -> None:
     """Decompress frame by frame, because zstandard's own stream reader accepts a truncated frame as complete."""
     zstandard = _zstandard()
     frame, in_frame = zstandard.ZstdDecompressor().decompressobj(), False
     try:
-        while chunk := source.read(_CHUNK_BYTES):
+        while chunk := source.read(_ZSTD_CHUNK_BYTES):
             while chunk:  # a file may be a sequence of frames (RFC 8878, 3.1), and a chunk may hold several
                 plain.write(frame.decompress(chunk))
                 in_frame, chunk = not frame.eof, frame.unused_data
