@@ -80,7 +80,7 @@ def test_failures_have_the_class_and_status_of_the_agent(
     serve: Callable[..., Served], process: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, cluster: Any
 ) -> None:
     """A failure has the same class, status and number of attempts as without Ray."""
-    server = serve(faults={"400": 0.2, "503": 0.2}, sticky=True)
+    server = serve(faults={"400": 0.2, "500": 0.2}, sticky=True)
     tasks(60)
     ran = process(*arguments(server, cluster), "+max_attempts=2", env=RAY)
     assert ran.code == 1
@@ -88,7 +88,7 @@ def test_failures_have_the_class_and_status_of_the_agent(
     failed = read_rows(tmp_path / "r_failures.jsonl")
     assert {(row["failure_class"], row["status"], row["num_attempts"]) for row in failed} == {
         ("http_400", 400, 1),
-        ("http_503", 503, 2),
+        ("http_500", 500, 2),
     }
     assert len(failed) + len(read_rows(tmp_path / "r.jsonl")) == 60
 

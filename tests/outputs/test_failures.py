@@ -44,7 +44,7 @@ def test_failed_rollouts_are_written_and_their_groups_are_set_aside(
 def test_attempts_are_counted_across_resumes(command: Command, serve: Serve, tasks: Tasks, tmp_path: Path) -> None:
     """`num_attempts` and `_ng_attempt_index` continue from the attempts of earlier commands."""
     tasks(1)
-    server = serve(faults={"503": 1.0})
+    server = serve(faults={"500": 1.0})
     for session in (1, 2, 3):
         command(*FILES, f"+agent_url={server.url}", "+max_attempts=2", RESUME)
         [row] = read_rows(tmp_path / "r_failures.jsonl")

@@ -31,7 +31,7 @@ def test_every_rollout_is_in_one_file_after_mixed_faults(
     """
     tasks(625)
     server = serve(faults=FAULTS, sticky=True, delay=[0, 0.01])
-    run = [*FILES, "+num_repeats=4", "+num_samples_in_parallel=32", "+max_attempts=2"]
+    run = [*FILES, "+num_repeats=4", "+num_samples_in_parallel=32", "+max_attempts=2", "+retry_budget_s=2"]
     ran = command(*run, f"+agent_url={server.url}")
     assert ran.code == 1, ran.stderr
     files = [tmp_path / name for name in ("r.jsonl", "r_incomplete.jsonl", "r_failures.jsonl")]

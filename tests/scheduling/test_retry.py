@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import MAX_RETRY_AFTER_S, AttemptFailed
-from ng_rollouts.scheduling.retry import RetryPolicy
+from ng_rollouts.scheduling.retry import FIRST_WAIT_S, RetryPolicy
 from tests.conftest import FILES, Ran, assert_complete, read_rows
 from tests.servers import ProcessServer, Served
 
@@ -33,8 +34,23 @@ def test_wait_is_bounded(attempts: int, jitter: float, retry_after: float | None
         assert wait is None
     else:
         assert wait is not None
-        assert min(retry_after or 0, MAX_RETRY_AFTER_S) <= wait <= MAX_RETRY_AFTER_S + 30
+        assert min(retry_after or 0, MAX_RETRY_AFTER_S) + FIRST_WAIT_S / 2 <= wait <= MAX_RETRY_AFTER_S + 30
     assert policy.wait_s(AttemptFailed("x", ""), 1) is None
+
+
+@given(jitter=st.floats(0, 0.999), status=st.sampled_from([429, 503]), max_attempts=st.integers(2, 5))
+def test_overload_is_waited_for_as_long_as_the_budget_allows(jitter: float, status: int, max_attempts: int) -> None:
+    """An overloaded server that refuses for a minute gives up no rollout with the default settings.
+
+    The retries end with the budget, and there are none with `max_attempts=1`.
+    """
+    refused = AttemptFailed("x", "", status=status, retryable=True)
+    policy = RetryPolicy(max_attempts=max_attempts, budget_s=100.0, jitter=lambda: jitter)
+    spent_s, attempts = 0.0, 0
+    while (wait := policy.wait_s(refused, attempts := attempts + 1, spent_s)) is not None:
+        spent_s += wait
+    assert 60 < spent_s <= 100
+    assert RetryPolicy(max_attempts=1).wait_s(refused, 1) is None
 
 
 def test_retries_outlast_the_restart_of_a_server(
@@ -70,18 +86,19 @@ def test_temporary_failures_are_retried_until_every_rollout_is_collected(
     assert server.stats()["total"] > 30
 
 
-def test_overload_does_not_count_as_an_attempt_of_an_adaptive_run(
-    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]
+@pytest.mark.parametrize("adaptive", ["true", "false"])
+def test_overload_does_not_count_as_an_attempt(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], adaptive: str
 ) -> None:
-    """With `adaptive_parallelism`, rollouts are retried until an overloaded server accepts them, and none is lost."""
+    """Rollouts are retried until an overloaded server accepts them, and none is lost."""
     server = serve_model(admits=2, latency=0.02)
     ran = collect_sums(
         server.url,
         "+verifier=exact_match",
-        "+adaptive_parallelism=true",
+        f"+adaptive_parallelism={adaptive}",
         "+num_samples_in_parallel=50",
         "+num_repeats=20",
     )
     assert ran.code == 0, ran.stderr
-    assert "parallel=" in ran.stderr
+    assert ("parallel=" in ran.stderr) == (adaptive == "true")
     assert ran.averages["reward"] == 1.0

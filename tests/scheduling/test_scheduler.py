@@ -153,8 +153,9 @@ def test_every_rollout_is_in_the_output_or_incomplete_or_failed(
     )
 
 
-def test_retry_releases_its_slot_and_mixes_with_fresh_rollouts() -> None:
+def test_retry_releases_its_slot_and_mixes_with_fresh_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rollout that waits for a retry releases its slot, and is retried before all fresh rollouts are done."""
+    monkeypatch.setattr("ng_rollouts.scheduling.retry.FIRST_WAIT_S", 0.01)
     order: list[int] = []
 
     async def fail_once(rollout: Rollout, _: int) -> Result:
@@ -169,7 +170,7 @@ def test_retry_releases_its_slot_and_mixes_with_fresh_rollouts() -> None:
         fail_once,
         Sink(),
         slots=1,
-        policy=RetryPolicy(max_attempts=2, jitter=lambda: 0.01),
+        policy=RetryPolicy(max_attempts=2, jitter=lambda: 0.0),
         counters=RunCounters(planned=50),
     )
     assert 1 < order.index(0, 1) < 40
@@ -381,6 +382,7 @@ def test_attempts_are_timed_and_retried_within_the_budget(monkeypatch: pytest.Mo
     """
     clock, failures, limit = Clock(), list[Failure](), RecordingLimit(1)
     monkeypatch.setattr(scheduler, "time", clock)
+    monkeypatch.setattr("ng_rollouts.scheduling.retry.FIRST_WAIT_S", 0.0)
     counters = RunCounters(planned=2)
 
     async def take_ten_seconds(rollout: Rollout, attempts: int) -> Result:
@@ -422,9 +424,29 @@ def test_retry_begins_when_its_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> 
         return Result(line=b"{}", stats=RolloutStats(scores={}))
 
     monkeypatch.setattr(scheduler, "time", clock)
+    monkeypatch.setattr("ng_rollouts.scheduling.retry.FIRST_WAIT_S", 0.0)
     monkeypatch.setattr(asyncio, "timeout", skip)
     run_schedule(rollouts_of(plan_of([1])), fail_once, Sink(), slots=1, counters=RunCounters(planned=1))
     assert began == [3.0, 113.0]
+
+
+@pytest.mark.parametrize("jump_s", [1e6, -1e6])
+def test_jump_of_the_clock_gives_up_no_rollout(monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
+    """The budget of a rollout is measured by a clock that does not jump when the time of day is set."""
+    recorded: list[int] = []
+
+    async def fail_once(rollout: Rollout, attempts: int) -> Result:
+        if not attempts:
+            monkeypatch.setattr(scheduler.time, "time", lambda: 1e9 + jump_s)
+            raise AttemptFailed("made_up", "once", retryable=True)
+        recorded.append(rollout.position)
+        return Result(line=b"{}", stats=RolloutStats(scores={}))
+
+    monkeypatch.setattr(scheduler.time, "time", lambda: 1e9)
+    monkeypatch.setattr("ng_rollouts.scheduling.retry.FIRST_WAIT_S", 0.0)
+    policy = RetryPolicy(max_attempts=2, budget_s=100)
+    run_schedule(rollouts_of(plan_of([1])), fail_once, Sink(), slots=1, policy=policy, counters=RunCounters(planned=1))
+    assert recorded == [0]
 
 
 def test_long_wait_of_one_rollout_does_not_delay_another() -> None:

@@ -28,6 +28,7 @@ from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.redaction import remember_secret, remember_url, without_credentials
+from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import Json
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class AgentFactory:
             resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
             tools=PythonTools(tools) if tools else None,
             max_steps=self._value(entry, "max_steps"),
+            retries=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
         )
 
     def _value(self, entry: Json, name: str) -> Any:

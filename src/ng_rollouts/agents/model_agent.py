@@ -7,7 +7,8 @@ and the sum of their usage, `reward`, and the verifier's fields.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar
 
@@ -26,9 +27,6 @@ from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.verifiers.base import Verifier
 
-_ATTEMPTS_PER_REQUEST = 3
-"""Attempts at each model request of a conversation after the first one."""
-
 _CALL_TYPES = ("function_call", "custom_tool_call")
 
 _IDENTITY_FIELDS = ("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "agent_ref")
@@ -45,6 +43,7 @@ class ModelAgent:
         resources_url: a resources server, which provides tools. It also scores the answer, unless `verifier` does.
         tools: functions in this process, as an alternative to a resources server.
         max_steps: maximum model requests per rollout.
+        retries: when a request after the first one of a rollout is retried. The scheduler retries the first one.
     """
 
     server: ModelClient
@@ -54,6 +53,7 @@ class ModelAgent:
     resources_url: str | None = None
     tools: PythonTools | None = None
     max_steps: int = 32
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
     is_remote: ClassVar[bool] = False
     aggregate_metrics_url: ClassVar[None] = None
 
@@ -161,13 +161,13 @@ class ModelAgent:
 
         It is retried here, because a failure would repeat the conversation from its start.
         """
-        policy, attempts = RetryPolicy(max_attempts=_ATTEMPTS_PER_REQUEST, tolerate_overload=True), 0
+        attempts, began = 0, time.monotonic()
         while True:
             attempts += 1
             try:
                 return await self.server.respond(params, task)
             except AttemptFailed as failure:
-                wait_s = policy.wait_s(failure, attempts)
+                wait_s = self.retries.wait_s(failure, attempts, time.monotonic() - began)
                 if wait_s is None:
                     raise
             await asyncio.sleep(wait_s)

@@ -294,13 +294,13 @@ class FailuresAndResume:
     retry_failed: bool = param(True, "On a resume, retry failed rollouts, except those the agent marked as terminal.")
     max_attempts: int = param(
         3,
-        "Attempts per rollout.",
+        "Attempts per rollout, and per model request within one (1: no retries). Replies 429 and 503 do not count.",
         doc="[Which failures are retried](output.md#failures).",
         minimum=1,
     )
     retry_budget_s: float | None = param(
         3600.0,
-        "Seconds after a rollout's first attempt during which retries may start (null: no limit).",
+        "Seconds after a rollout's first attempt in which retries may start, after 429 and 503 too (null: no limit).",
         above=0,
         below=MAX_SECONDS,
     )

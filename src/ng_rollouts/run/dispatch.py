@@ -95,7 +95,6 @@ class Dispatcher:
             policy=RetryPolicy(
                 max_attempts=self.config.max_attempts,
                 budget_s=self.config.retry_budget_s,
-                tolerate_overload=self.config.adaptive_parallelism,
             ),
             counters=self.state.counters,
             stop=self.stop,
@@ -123,6 +122,8 @@ class Dispatcher:
     def _progress_notes(self) -> Iterator[str]:
         """The items that progress shows next to the counters, as `key=value`."""
         counters = self.state.counters
+        if counters.waiting:
+            yield f"waiting_for={counters.waiting_for}"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
         if counters.output_tokens:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -114,7 +113,7 @@ class Finalizer:
             return
         agent_side = await self._agent_side_metrics()
         agents, path = self.state.aggregator.agents, self.prepared.paths.aggregate_metrics
-        wall_s = time.time() - self.state.began
+        wall_s = self.state.wall_s
         speed = {agent: counters.statistics(wall_s) for agent, counters in self.state.counters.by_agent.items()}
         with _as_warning(path):
             write_json(path, aggregate_metrics(agents, agent_side, speed))

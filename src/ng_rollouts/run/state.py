@@ -56,7 +56,7 @@ class RunState:
         collected_before: rollouts that were collected when this command began.
         first_failure, last_failure: the last attempt of the first and of the latest failure of this command.
         finished: numbers of rows in the finished output and set aside; None before it is finished.
-        began: when this command began, in seconds since 1970.
+        began: when this command began, in seconds since 1970, to show.
     """
 
     def __init__(self, config: CollectConfig, prepared: PreparedRun, journal: Journal) -> None:
@@ -74,11 +74,17 @@ class RunState:
         self.last_failure: Attempt | None = None
         self.finished: Finished | None = None
         self.began = time.time()
+        self._began = time.monotonic()
         self._answer_key = config.answer_key
         self._score_names = ScoreNames()
         self._circuit_breakers = {agent: CircuitBreaker(agent, plan.rollouts) for agent in plan.agents}
         self._terminal_failures = 0
         self._subscriber: RowSubscriber | None = None
+
+    @property
+    def wall_s(self) -> float:
+        """How long this command has run, in seconds."""
+        return time.monotonic() - self._began
 
     @property
     def has_remaining(self) -> bool:

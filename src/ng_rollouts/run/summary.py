@@ -97,7 +97,7 @@ class SummaryFile:
         return {
             **self._outcome(),
             **self._means(),
-            **self._speed(time.time() - self.state.began),
+            **self._speed(self.state.wall_s),
             **self._tokens(),
             **self._circumstances(),
             "command": display_command(self.command),

@@ -35,6 +35,7 @@ class RunCounters:
     Attributes:
         collected, failed: rollouts with an outcome, of this command or an earlier one.
         waiting: rollouts that wait for a retry.
+        waiting_for: failure class of the latest attempt that is retried.
         in_flight_since: when each rollout in flight started (`time.monotonic`), oldest first.
         attempts_done: attempts of this command that ended, successful or not.
         attempt_seconds: how long these took in total.
@@ -49,6 +50,7 @@ class RunCounters:
     collected: int = 0
     failed: int = 0
     waiting: int = 0
+    waiting_for: str = ""
     in_flight_since: dict[RolloutKey, float] = field(default_factory=dict)
     attempts_done: int = 0
     attempt_seconds: float = 0.0

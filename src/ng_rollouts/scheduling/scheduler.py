@@ -44,12 +44,17 @@ class ResultSink(Protocol):
 
 @dataclass(slots=True, order=True)
 class _Work:
-    """A rollout with its failed attempts; ordered by when its next attempt may start (`time.monotonic`)."""
+    """A rollout with its failed attempts, in the order in which their next attempts may start.
+
+    Attributes:
+        ready_at, began: when the next attempt may start, and when the first one began (`time.monotonic`).
+    """
 
     ready_at: float
     position: int
     rollout: Rollout = field(compare=False)
     attempts: tuple[Attempt, ...] = field(default=(), compare=False)
+    began: float | None = field(default=None, compare=False)
 
 
 async def schedule(
@@ -168,8 +173,10 @@ class _Scheduler:
 
     def _retry_or_give_up(self, work: _Work, failure: AttemptFailed, seconds: float) -> None:
         work.attempts = (*work.attempts, _attempt_record(failure, seconds))
-        spent_s = time.time() - work.attempts[0].began
-        wait_s = self._policy.wait_s(failure, len(work.attempts), spent_s)
+        # By the monotonic clock: a jump of the wall clock must not give up rollouts.
+        now = time.monotonic()
+        work.began = now - seconds if work.began is None else work.began
+        wait_s = self._policy.wait_s(failure, len(work.attempts), now - work.began)
         if wait_s is None:
             self._sink.give_up(
                 Failure(
@@ -177,7 +184,8 @@ class _Scheduler:
                 )
             )
         elif not self._draining:
-            work.ready_at = time.monotonic() + wait_s
+            self._counters.waiting_for = failure.failure_class
+            work.ready_at = now + wait_s
             heapq.heappush(self._waiting, work)
             self._counters.waiting = len(self._waiting)
 

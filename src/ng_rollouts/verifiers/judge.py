@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -105,6 +106,9 @@ _WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 
 _CORRECT_FROM = 0.5
 """The smallest reward that counts as correct in `accuracy`."""
 
+_RETRY_BUDGET_S = 600.0
+"""How long an overloaded judge is retried. After that, the rollout fails, and its answer is lost with it."""
+
 _PATTERN_TIMEOUT_S = 5.0
 """Time limit of a user-defined `verdict_pattern`, which may backtrack for hours."""
 
@@ -137,15 +141,15 @@ class Judge(Verifier):
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
         prompt = self._prompt(row, text)
-        policy = RetryPolicy(max_attempts=self.attempts, tolerate_overload=True)
-        attempts = 0
+        policy = RetryPolicy(max_attempts=self.attempts, budget_s=_RETRY_BUDGET_S)
+        attempts, began = 0, time.monotonic()
         while True:
             attempts += 1
             try:
                 reward, judgement = await self._grade(prompt, task_index_of(row))
                 break
             except AttemptFailed as failure:
-                wait_s = policy.wait_s(failure, attempts)
+                wait_s = policy.wait_s(failure, attempts, time.monotonic() - began)
                 if wait_s is None:
                     # `judge_timeout` and the like: a failure of the judge, not of the agent
                     name = "judge_" + failure.failure_class.removeprefix("judge_")
