@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src" / "ng_rollouts"
 CORE = (
-    "_version errors types jsonl chat chat_items reasoning templates seeds unescape known_secrets redaction console "
+    "_version errors types jsonl chat chat_items reasoning templates seeds unescape known_secrets redaction streams console "
     "threads user_code"
 ).split()
 LAYERS = [

@@ -76,7 +76,7 @@ def _print_result(result: str) -> None:
         _log.info("%s", result)
         return
     try:
-        print(result, flush=True)
+        print(f"{result}\n", end="", flush=True)  # one write, so that no other program writes into the line
     except OSError as error:
         _redirect_to_devnull(1)  # the interpreter flushes stdout when it exits, and would report the error again
         log(f"warning: stdout cannot be written ({error.strerror}): further results are not printed")
@@ -104,7 +104,7 @@ def _print_message(message: str) -> None:
         _log.warning("%s", message) if message.startswith("warning") else _log.info("%s", message)
         return
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(f"{message}\n", end="", file=sys.stderr, flush=True)
     except OSError:
         _redirect_to_devnull(2)
 

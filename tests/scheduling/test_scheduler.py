@@ -437,12 +437,12 @@ def test_jump_of_the_clock_gives_up_no_rollout(monkeypatch: pytest.MonkeyPatch, 
 
     async def fail_once(rollout: Rollout, attempts: int) -> Result:
         if not attempts:
-            monkeypatch.setattr(scheduler.time, "time", lambda: 1e9 + jump_s)
+            monkeypatch.setattr("ng_rollouts.scheduling.scheduler.time.time", lambda: 1e9 + jump_s)
             raise AttemptFailed("made_up", "once", retryable=True)
         recorded.append(rollout.position)
         return Result(line=b"{}", stats=RolloutStats(scores={}))
 
-    monkeypatch.setattr(scheduler.time, "time", lambda: 1e9)
+    monkeypatch.setattr("ng_rollouts.scheduling.scheduler.time.time", lambda: 1e9)
     monkeypatch.setattr("ng_rollouts.scheduling.retry.FIRST_WAIT_S", 0.0)
     policy = RetryPolicy(max_attempts=2, budget_s=100)
     run_schedule(rollouts_of(plan_of([1])), fail_once, Sink(), slots=1, policy=policy, counters=RunCounters(planned=1))

@@ -23,6 +23,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
@@ -39,6 +40,7 @@ from ng_rollouts.config.secrets import remember_arguments, remember_file, rememb
 from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.redaction import display_command, redact
+from ng_rollouts.streams import finish, patient
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,12 +48,16 @@ if TYPE_CHECKING:
 _JOBS_FOLDER = "ng_rollouts_jobs"
 """Folder for the logs of a launcher's jobs, in the working folder. On a cluster, all nodes have to see it."""
 
+_LAST_WRITES_S = 5.0
+"""How long a reader may take for the last results and messages. A pipe that nobody reads must not keep the command."""
+
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 
 def main() -> NoReturn:
     """Run `ng_collect_rollouts`."""
     open_closed_streams()
+    sys.stdout, sys.stderr = patient(sys.stdout), patient(sys.stderr)
     _handle_early_signals()
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _early_signals:
@@ -61,9 +67,10 @@ def main() -> NoReturn:
             else "interrupted before anything was sent"
         )
         code = 128 + _early_signals[0]
+    deadline = time.monotonic() + _LAST_WRITES_S
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
-            stream.flush()
+            finish(stream, deadline - time.monotonic())
     # All files and connections are closed. A regular exit would also finalize the interpreter while the threads of the
     # HTTP engine still run, which sometimes ends in an abort (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
     # os._exit skips that. It flushes nothing, hence the loop above.
@@ -89,7 +96,7 @@ def _handle_early_signals() -> None:
     - SIGHUP stays ignored if it is: that is how `nohup` works.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _exit_early)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from ng_rollouts._version import __version__
 from ng_rollouts.config.build import build
 from ng_rollouts.config.secrets import remember_arguments
-from ng_rollouts.console import log, log_error, log_lines
+from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
 from ng_rollouts.errors import ConfigError, NgRolloutsError
 
 T = TypeVar("T")
@@ -28,6 +29,10 @@ def run_command(name: str, config: type[T], run: Callable[[T], int], *, example:
     # them again and again.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+    open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names and rows may have characters that the terminal lacks
     try:
         code = _run(name, config, run, example)
     except NgRolloutsError as error:

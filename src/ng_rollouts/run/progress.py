@@ -52,7 +52,7 @@ async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO |
         return
     stream = stream or sys.stderr
     display: _Display = _Bar(counters, notes, stream) if stream.isatty() else _Lines(counters, notes, stream)
-    ticking = asyncio.create_task(_tick(display))
+    ticking = asyncio.create_task(_tick(display, stream))
     try:
         yield
     finally:
@@ -60,9 +60,11 @@ async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO |
         display.close()
 
 
-async def _tick(display: _Display) -> None:
+async def _tick(display: _Display, stream: TextIO) -> None:
     while True:
-        display.show()
+        # A reader that does not keep up misses progress, not messages.
+        if not getattr(stream, "is_stalled", False):
+            display.show()
         await asyncio.sleep(display.every_s)
 
 

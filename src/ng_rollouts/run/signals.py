@@ -19,6 +19,9 @@ from ng_rollouts.console import log, log_lines
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
+_EXIT_AT = 3
+"""The signal at which the process exits at once."""
+
 _MAX_LISTED = 5
 """Rollouts that the report for SIGUSR1 lists."""
 
@@ -51,14 +54,22 @@ def handle_signals(stop: Stop, counters: RunCounters) -> Iterator[Received]:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         stopping.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in (*stopping, signal.SIGUSR1)}
+
+    def receive(number: int, _: object) -> None:
+        received.count += 1
+        # Not in the event loop, which may be what hangs. Every row in the journal is complete, so nothing is lost.
+        if received.count >= _EXIT_AT:
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(_stop, number, received, stop, counters)
+
     for number in stopping:
-        loop.add_signal_handler(number, _stop, number, received, stop, counters)
+        signal.signal(number, receive)
     loop.add_signal_handler(signal.SIGUSR1, lambda: log_lines(report(counters, time.monotonic() - began)))
     try:
         yield received
     finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
         for number, handler in before.items():
-            loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 
@@ -83,9 +94,9 @@ def report(counters: RunCounters, seconds: float) -> str:
 
 
 def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) -> None:
-    received.count += 1
+    is_first = received.first is None
     received.first = received.first or number
-    if received.count == 1:
+    if is_first:
         stop.requested.set()
         name = signal.Signals(number).name
         if counters.in_flight or counters.settled < counters.planned:
@@ -94,8 +105,5 @@ def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) ->
             log(f"{name}: stopping: {drain} ({again} to stop now)")
         else:
             log(f"{name}: all rollouts are collected; remaining steps are skipped")
-    elif received.count == 2:
-        stop.at_once.set()
     else:
-        # Without clean-up, which may be what hangs. Every row in the journal is complete, so nothing is lost.
-        os._exit(128 + number)
+        stop.at_once.set()

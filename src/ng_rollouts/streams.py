@@ -1,0 +1,138 @@
+"""Standard streams that never block: what a full pipe or a stopped terminal does not take now is kept for later.
+
+A run writes messages from its event loop. A write to a pipe without a reader would stop all rollouts and signals.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import time
+from collections import deque
+from typing import TextIO
+
+_MAX_PENDING_BYTES = 1 << 20
+"""How much is kept for a stream that nobody reads. Beyond it, the oldest texts are dropped."""
+
+_CHUNK_BYTES = 512
+"""Written at once to a descriptor that blocks: POSIX requires that a pipe which is ready takes as much (PIPE_BUF)."""
+
+_POLL_S = 0.1
+
+
+class PatientStream(io.TextIOBase):
+    """A text stream over a pipe, a terminal or a socket, whose writes return at once.
+
+    Characters that the encoding does not have are written as escape sequences.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._fd = _reopened(stream.fileno())
+        self._pending: deque[bytes] = deque()
+        self._is_broken = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether earlier texts still wait, so that progress should be left out."""
+        return bool(self._pending)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a writeable attribute of the base class
+        """The encoding of the stream that this one replaces."""
+        return self._stream.encoding
+
+    def fileno(self) -> int:
+        """The descriptor of the stream that this one replaces."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write as much as the stream takes, and keep the rest.
+
+        Raises:
+            OSError: the stream is broken, such as a pipe without a reader; only once.
+        """
+        if not self._is_broken and text:
+            self._pending.append(text.encode(self.encoding, "backslashreplace"))
+            self._drain()
+            # Not the first one, which may have been written in part.
+            while len(self._pending) > 2 and sum(map(len, self._pending)) > _MAX_PENDING_BYTES:
+                del self._pending[1]
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept, as far as the stream takes it."""
+        if not self._is_broken:
+            self._drain()
+
+    def finish(self, seconds: float) -> None:
+        """Write what is kept, and wait for a slow reader for a while."""
+        deadline = time.monotonic() + seconds
+        while self._pending and time.monotonic() < deadline:
+            self.flush()
+            if self._pending:
+                _is_ready(self._fd, _POLL_S)
+
+    def _drain(self) -> None:
+        try:
+            while self._pending:
+                if not _is_ready(self._fd, 0.0):
+                    return
+                written = os.write(self._fd, self._pending[0][:_CHUNK_BYTES])
+                self._pending[0] = self._pending[0][written:]
+                if not self._pending[0]:
+                    self._pending.popleft()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._is_broken = True
+            self._pending.clear()
+            raise
+
+
+def patient(stream: TextIO) -> TextIO:
+    """A stream that never blocks in place of one over a pipe, a terminal or a socket; others are returned."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # not over a descriptor
+        return stream
+    if isinstance(stream, io.TextIOWrapper) and stat.S_ISREG(mode):
+        stream.reconfigure(errors="backslashreplace")
+        return stream
+    return PatientStream(stream)  # type: ignore[return-value] # it has the methods that printing needs
+
+
+def finish(stream: TextIO, seconds: float) -> None:
+    """Write what a stream has kept; its reader may take a while."""
+    if isinstance(stream, PatientStream):
+        stream.finish(seconds)
+    else:
+        stream.flush()
+
+
+def _reopened(fd: int) -> int:
+    """Another description of the same pipe or terminal that does not block; the descriptor itself if there is none.
+
+    O_NONBLOCK on the descriptor itself would also change it for the shell that the program shares it with.
+    """
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        return fd
+
+
+def _is_ready(fd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(seconds * 1000))
