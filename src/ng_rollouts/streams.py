@@ -88,12 +88,16 @@ class PatientStream(io.TextIOBase):
             while self._pending:
                 if not _is_ready(self._fd, 0.0):
                     return
-                written = os.write(self._fd, self._pending[0][:_CHUNK_BYTES])
-                self._pending[0] = self._pending[0][written:]
-                if not self._pending[0]:
-                    self._pending.popleft()
-        except BlockingIOError:
-            return
+                # Taken out first: a signal handler that raises an exception here must not cause a second write.
+                data = self._pending.popleft()
+                try:
+                    written = os.write(self._fd, data[:_CHUNK_BYTES])
+                except BlockingIOError:
+                    written = 0
+                if rest := data[written:]:
+                    self._pending.appendleft(rest)
+                if not written:
+                    return
         except OSError:
             self._is_broken = True
             self._pending.clear()

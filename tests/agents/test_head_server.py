@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 
 import pytest
 import respx
@@ -58,3 +59,43 @@ def test_entries_of_the_global_config_become_urls() -> None:
         "five": "text",
     }
     assert listed_agents(config, HeadServer(host="head")) == {"one": "http://127.0.0.2:5", "two": "http://head:6"}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "${oc.env:HOME}",
+        "${oc.env:HOME}.example.org",
+        "${hydra:runtime.cwd}",
+        "${loop}",
+        "${deep.x}${oc.env:HOME}",
+        "${oc.decode:'1'}",
+        "${one}",
+        "${..two}",
+    ],
+)
+def test_config_of_a_head_server_reads_nothing_of_this_machine(host: str) -> None:
+    """Only plain references within the config are replaced: no resolver runs, and loops end."""
+    config = {
+        "loop": "${loop}",
+        "deep": {"x": "value"},
+        "one": {"responses_api_agents": {"simple_agent": {"host": host, "port": 5}}},
+        "two": {"responses_api_agents": {"simple_agent": {"host": "${deep.x}", "port": "${deep.port}"}}},
+        "three": {"responses_api_agents": {"simple_agent": {"host": "${deep.x}", "port": 5}}},
+    }
+    assert listed_agents(config, HeadServer(host="head")) == {"three": "http://value:5"}
+
+
+@pytest.mark.parametrize("reference", ["*{}", "{{<<: [{}]}}"], ids=["aliases", "merge keys"])
+def test_nested_aliases_of_a_head_server_take_no_time(reference: str) -> None:
+    """A YAML text of a few hundred bytes that stands for gigabytes is read, or rejected, at once."""
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, 12):
+        references = ", ".join([f"*a{level - 1}"] * 9)
+        value = f"[{references}]" if reference == "*{}" else f"{{<<: [{references}]}}"
+        lines.append(f"a{level}: &a{level} {value}")
+    lines.append("one: {responses_api_agents: {simple_agent: {host: h, port: 5}}}")
+    with respx.mock:
+        respx.get("http://127.0.0.1:7/global_config_dict_yaml").respond(json="\n".join(lines))
+        with suppress(Unreachable):
+            assert fetch(port=7, engine="httpx") == {"one": "http://h:5"}

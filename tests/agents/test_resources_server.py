@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from ng_rollouts.agents.resources_server import ResourcesSession
 from tests.conftest import Ran, read_rows, sums
+from tests.models.helpers import ScriptedHttp
 from tests.servers import Served
 
 ServeModel = Callable[..., Served]
@@ -44,3 +51,27 @@ def test_resources_server_without_sessions_is_reported(
     (failure,) = read_rows(tmp_path / "r_failures.jsonl")
     assert "has no /seed_session" in failure["message"]
     assert "+agent_name=" in failure["message"]
+
+
+@pytest.mark.parametrize(
+    "name", ["verify", "seed_session", "../../admin", "..", "x?y=1", "x#y", "shout/", "other", "%2e%2e"]
+)
+def test_model_reaches_no_path_but_those_of_its_tools(name: str) -> None:
+    """A call of a name that the row does not offer sends no request, and the model receives an error."""
+    http = ScriptedHttp(lambda _path, _body: {"ok": True})
+    session = ResourcesSession("http://127.0.0.1:1", http, {"shout", "verify", "..", "seed_session"})
+    assert json.loads(asyncio.run(session.call(name, b"{}"))) == {"error": f"there is no tool {name!r}"}
+    assert http.sent == []
+
+
+def test_name_of_a_tool_is_one_part_of_the_path() -> None:
+    """Characters of an offered name that mean something in a URL are percent-encoded."""
+    paths: list[str] = []
+
+    def answer(path: str, _: Any) -> Any:
+        paths.append(path)
+        return {}
+
+    http = ScriptedHttp(answer)
+    asyncio.run(ResourcesSession("http://127.0.0.1:1", http, {"a/b?c#d ä"}).call("a/b?c#d ä", b"{}"))
+    assert paths[0].endswith("/a%2Fb%3Fc%23d%20%C3%A4")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from ng_rollouts.errors import InputError
 from ng_rollouts.verifiers.answer_extraction import output_text
-from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from tests.conftest import SHARED_DATA
@@ -130,3 +131,30 @@ def test_remark_about_the_answer_is_not_an_answer() -> None:
     """A sentence about the answer, after the box, states none."""
     for remark in ("The answer is correct.", "Note: the answer is rounded to the nearest integer."):
         assert compare_math(["42"], f"\\boxed{{42}}\n\n{remark}")[0] is True
+
+
+@pytest.mark.parametrize(
+    "reference", ["http://127.0.0.1:9/s.json", "file:///etc/passwd", "other.json", "urn:x#/a", "//host/s"]
+)
+@pytest.mark.parametrize(
+    "schema", [{"$ref": "R"}, {"properties": {"a": {"prefixItems": [{"$ref": "R"}]}}}, {"$defs": {"x": {"$ref": "R"}}}]
+)
+def test_schema_of_a_row_refers_to_nothing_outside(schema: Any, reference: str) -> None:
+    """A row's schema with a remote reference is a bad line, so that no URL is fetched and no file is read."""
+    row = json.loads(json.dumps(schema).replace('"R"', json.dumps(reference)))
+    with pytest.raises(InputError, match="put the definition into the schema itself"):
+        JsonSchema(process_pool=cast("Any", None)).check({"schema": row})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": {"type": "integer"}}, "$ref": "#/$defs/a"},
+        {"$id": "http://x/y", "$defs": {"a": {"$id": "http://x/a", "type": "integer"}}, "$ref": "http://x/a"},
+    ],
+)
+def test_references_within_a_schema_are_followed(schema: Any) -> None:
+    """Pointers and ids within the schema work."""
+    assert remote_reference(schema) is None
+    assert schema_error(schema, "1") is None
+    assert schema_error(schema, '"x"') is not None

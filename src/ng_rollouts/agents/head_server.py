@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -15,6 +16,11 @@ from ng_rollouts.http.json_reply import parsed
 from ng_rollouts.types import Json
 
 _LIMITS = TimeLimits(connect_s=5.0, total_s=30.0)
+_REFERENCE = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
+"""A plain reference to another value of the config, from its root. Resolvers such as `${oc.env:NAME}` are none."""
+
+_MAX_REFERENCES = 20
+
 _MAX_REPLY_BYTES = 16_000_000
 """The global config of many servers has less than one megabyte. YAML is slow to parse."""
 
@@ -43,7 +49,7 @@ async def fetch_agent_urls(head: HeadServer, wanted: str, seconds: float, engine
         raise Unreachable(f"the head server at {address} replied with HTTP {reply.status}: {fix}")
     try:
         # the body is a JSON string that contains YAML
-        return listed_agents(yaml.safe_load(parsed(reply)), head)
+        return listed_agents(_parsed_yaml(parsed(reply)), head)
     except (ValueError, AttributeError, RecursionError, TypeError, yaml.YAMLError) as error:
         raise Unreachable(f"the server at {address} is not a NeMo Gym head server: {fix}") from error
 
@@ -64,18 +70,41 @@ def listed_agents(global_config: Any, head: HeadServer) -> dict[str, str]:
     return listed
 
 
-def _resolved(server: Any, field: str, global_config: Json) -> Any:
-    """A field of a server's entry, with an OmegaConf interpolation resolved; None if it cannot be resolved."""
-    value = server.get(field) if isinstance(server, dict) else None
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    from omegaconf import OmegaConf  # noqa: PLC0415 - few configs need it here
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+def _parsed_yaml(text: Any) -> Any:
+    """The value of a YAML text of another program, without merge keys: a few of them, nested, stand for gigabytes."""
+    import yaml  # noqa: PLC0415 - only runs that use a head server need it
 
-    try:
-        return OmegaConf.select(OmegaConf.create({**global_config, "_value": value}), "_value")
-    except OmegaConfBaseException:
-        return None
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml's, where it is built in
+        def flatten_mapping(self, node: Any) -> None:
+            """Leave merge keys as they are."""
+
+    return yaml.load(text, Loader)  # noqa: S506 - a subclass of the safe loader
+
+
+def _resolved(server: Any, field: str, global_config: Json) -> Any:
+    """A field of a server's entry, with `${a.b}` replaced by the value it refers to; None without such a value.
+
+    The config is another program's text. OmegaConf would also resolve `${oc.env:NAME}` in it, and send the value of an
+    environment variable to an address that the config names.
+    """
+    value = server.get(field) if isinstance(server, dict) else None
+    for _ in range(_MAX_REFERENCES):
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        match = _REFERENCE.search(value)
+        if match is None:
+            return None
+        referred = _value_at(global_config, match[1])
+        if not isinstance(referred, (str, int)):
+            return None
+        value = referred if match[0] == value else value.replace(match[0], str(referred), 1)
+    return None
+
+
+def _value_at(config: Any, path: str) -> Any:
+    for key in path.split("."):
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 async def _get_when_up(http: Http, url: str, label: str, seconds: float) -> Reply:

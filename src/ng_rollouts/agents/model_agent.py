@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from ng_rollouts.agents.resources_server import ResourcesSession
 from ng_rollouts.agents.tools import PythonTools
+from ng_rollouts.chat import tool_names
 from ng_rollouts.chat_items import input_items
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.client import Http
@@ -99,10 +100,11 @@ class ModelAgent:
             raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
 
     async def _run(self, request: AgentRequest) -> Json:
-        session = ResourcesSession(self.resources_url, self.http) if self.resources_url else None
+        params = self._params(request.body)
+        offered = tool_names(params.get("tools") or ())
+        session = ResourcesSession(self.resources_url, self.http, offered) if self.resources_url else None
         if session:
             await session.seed(request.body)
-        params = self._params(request.body)
         response = await self._converse(params, request.task_index, session)
         task = {**request.body, "responses_create_params": params}
         if session and not self.verifier.scores:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
+from urllib.parse import quote
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import Http, Reply
@@ -11,15 +13,22 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import without_credentials
 from ng_rollouts.types import Json
 
+_OWN_PATHS = frozenset({"verify", "seed_session", ".", ".."})
+"""Paths that a tool call must not reach: they score and start sessions, or lead elsewhere."""
+
 
 class ResourcesSession:
     """One rollout's session, which the server identifies by cookies.
 
     Each reply that sets cookies replaces all earlier ones.
+
+    Args:
+        tools: names of the tools that the row offers. The model chooses the name of a call, a part of a URL.
     """
 
-    def __init__(self, url: str, http: Http) -> None:
+    def __init__(self, url: str, http: Http, tools: Collection[str]) -> None:
         self._url = url.rstrip("/")
+        self._tools = tools
         self._http = http
         self._cookies: dict[str, str] = {}
 
@@ -38,12 +47,14 @@ class ResourcesSession:
         json_object(reply)
 
     async def call(self, name: str, arguments: bytes) -> str:
-        """Call a tool.
+        """Call a tool, if the row offers it and the server's own paths are not called so.
 
         Returns:
             The body of the reply; error replies are included, because the model can react to them.
         """
-        reply = await self._post(name, arguments)
+        if name not in self._tools or name in _OWN_PATHS:
+            return dumps({"error": f"there is no tool {name!r}"}).decode()
+        reply = await self._post(quote(name, safe=""), arguments)
         return reply.body.decode("utf-8", "replace")
 
     async def verify(self, row: Json, response: Json) -> Json:

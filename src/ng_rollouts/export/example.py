@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ng_rollouts.chat import chat_input, chat_output, is_chat, prompt_messages, text_of
+from ng_rollouts.chat import chat_input, chat_output, is_chat, prompt_messages, text_of, tool_names
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.messages import (
     FORM_OF_ROLLOUTS,
@@ -29,7 +29,6 @@ from ng_rollouts.export.tool_calls import (
     functions_called,
     has_object_arguments,
     mismatch,
-    tool_names,
     with_unique_ids,
 )
 from ng_rollouts.jsonl import dumps

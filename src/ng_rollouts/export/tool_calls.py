@@ -24,12 +24,6 @@ def has_object_arguments(call: Any) -> bool:
     return isinstance(call, dict) and isinstance(call.get("arguments"), dict)
 
 
-def tool_names(tools: Iterable[Any]) -> set[Any]:
-    """The names of tools in the form of either API."""
-    objects = [tool for tool in tools if isinstance(tool, dict)]
-    return {(tool["function"] if isinstance(tool.get("function"), dict) else tool).get("name") for tool in objects}
-
-
 def mismatch(messages: Iterable[Json]) -> str | None:
     """The first way in which calls and results do not belong together; None if they do.
 

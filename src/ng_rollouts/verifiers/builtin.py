@@ -41,6 +41,9 @@ _FENCE = re.compile(
 
 _WHITE = "".join(map(chr, INVISIBLE)) + " \t\r\n"
 
+_DRAFTS = ("http://json-schema.org/", "https://json-schema.org/")
+"""The schemas of the drafts themselves, which the library brings along."""
+
 _MAX_ERROR_CHARACTERS = 500
 """A validation error quotes the instance, which may be long."""
 
@@ -247,6 +250,11 @@ class JsonSchema(Verifier):
             validator_for(schema).check_schema(cast("Any", schema))
         except SchemaError as error:
             raise InputError(f"the row's JSON schema is not valid: {error.message}") from error
+        # A reference of a row must make this program neither fetch a URL nor read a file.
+        if remote := remote_reference(schema):
+            raise InputError(
+                f"the row's JSON schema refers to {remote[:200]!r}: put the definition into the schema itself"
+            )
 
     async def verify(self, row: Json, response: Json) -> Json:
         text = output_text(response)
@@ -293,15 +301,35 @@ def schema_error(schema: Any, text: str) -> str | None:
     Returns:
         The error; None if the JSON is valid under the schema.
     """
-    import jsonschema  # noqa: PLC0415 - runs in a worker process
+    from jsonschema.exceptions import best_match  # noqa: PLC0415 - runs in a worker process
+    from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped] # noqa: PLC0415
 
     try:
-        jsonschema.validate(json_in(text), schema)
+        value = json_in(text)
     except ValueError as error:
         return f"not JSON: {error}"
-    except jsonschema.ValidationError as error:
-        return f"{error.json_path}: {error.message}"[:_MAX_ERROR_CHARACTERS]
-    return None
+    # The registry of the drafts retrieves nothing else.
+    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=REGISTRY)
+    found = best_match(validator.iter_errors(value))
+    return f"{found.json_path}: {found.message}"[:_MAX_ERROR_CHARACTERS] if found else None
+
+
+def remote_reference(schema: Any) -> str | None:
+    """The first reference of a JSON schema that leads out of it; None if there is none."""
+    ids, references, values = set(), [], [schema]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            ids.add(str(value.get("$id")).removesuffix("#"))
+            references += [
+                value[name] for name in ("$ref", "$dynamicRef", "$recursiveRef") if isinstance(value.get(name), str)
+            ]
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+    outside = (reference for reference in references if not reference.startswith(("#", *_DRAFTS)))
+    return next((reference for reference in outside if reference.partition("#")[0] not in ids), None)
 
 
 def json_in(text: str) -> Any:
