@@ -14,7 +14,7 @@ from collections import deque
 from typing import TextIO
 
 _MAX_PENDING_BYTES = 1 << 20
-"""How much is kept for a stream that nobody reads. Beyond it, the oldest texts are dropped."""
+"""How much is kept for a stream without a reader. Beyond it, the oldest texts are dropped."""
 
 _CHUNK_BYTES = 512
 """Written at once to a descriptor that blocks: POSIX requires that a pipe which is ready takes as much (PIPE_BUF)."""

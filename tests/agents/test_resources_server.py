@@ -60,7 +60,7 @@ def test_model_reaches_no_path_but_those_of_its_tools(name: str) -> None:
     """A call of a name that the row does not offer sends no request, and the model receives an error."""
     http = ScriptedHttp(lambda _path, _body: {"ok": True})
     session = ResourcesSession("http://127.0.0.1:1", http, {"shout", "verify", "..", "seed_session"})
-    assert json.loads(asyncio.run(session.call(name, b"{}"))) == {"error": f"there is no tool {name!r}"}
+    assert json.loads(asyncio.run(session.call(name, b"{}"))) == {"error": f"the tool {name!r} does not exist"}
     assert http.sent == []
 
 

@@ -72,3 +72,46 @@ def test_commands_read_compressed_files_like_plain_ones(command: Callable[..., R
     assert list(read_rollouts(tmp_path / "b" / "r.jsonl.zst")) == list(read_rollouts(tmp_path / "a" / "r.jsonl"))
     compared = command("+rollouts_jsonl_fpaths=a/r.jsonl,b/r.jsonl.zst", script="ng_compare_rollouts")
     assert '"difference": 0.0' in compared.stdout
+
+
+READING = [
+    ("ng_reward_profile", ["+rollouts_jsonl_fpath=r.jsonl"]),
+    ("ng_view_rollouts", ["+input_jsonl_fpath=r.jsonl"]),
+    ("ng_compare_rollouts", ["+rollouts_jsonl_fpaths=r.jsonl,other.jsonl"]),
+    ("ng_export_rollouts", ["+recipe=rl", "+input_jsonl_fpath=r.jsonl", "+output_jsonl_fpath=x.jsonl"]),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments"), READING)
+@pytest.mark.parametrize("is_shuffled", [False, True], ids=["adjacent", "apart"])
+def test_repeated_rollout_is_left_out_with_a_note(
+    command: Callable[..., Ran],
+    tmp_path: Path,
+    script: str,
+    arguments: list[str],
+    is_shuffled: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Every reading command uses the first row of each rollout, and says once that there are others."""
+    rows = [rollout_row(task, index, 1.0) for task in (0, 1) for index in (0, 1)]
+    write_rows(tmp_path / "other.jsonl", rows)
+    again = {**rows[1], "reward": 0.0}
+    write_rows(tmp_path / "r.jsonl", [*rows, again, rows[3]] if is_shuffled else [*rows[:2], again, *rows[2:]])
+    ran = command(*arguments, script=script)
+    assert (ran.code, ran.stderr.count("more than once: the first row of each counts")) == (0, 1), ran.stderr
+    if script == "ng_reward_profile":
+        assert json.loads((tmp_path / "r_agent_metrics.json").read_text())[0]["mean/reward"] == 1.0
+
+
+def test_rows_without_keys_are_tasks_by_input_or_id(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Rows without keys can be merged: equal inputs, or else equal ids, are one task; a row without both is one, too."""
+    asked = [{"responses_create_params": {"input": text}, "reward": 1.0} for text in ("a", "b", "a")]
+    named = [{"id": name, "reward": 0.0} for name in ("x", "x", "y")]
+    write_rows(tmp_path / "1.jsonl", [*asked, *named, {"reward": 0.5}, {"reward": 0.5}])
+    write_rows(tmp_path / "2.jsonl", asked[:1])
+    ran = command("+input_glob=[12].jsonl", "+output_jsonl_fpath=m.jsonl", script="ng_aggregate_rollouts")
+    assert ran.stdout.startswith("Merged 9 rollouts of 2 files"), ran.stderr
+    (entry,) = json.loads((tmp_path / "m_aggregate_metrics.json").read_text())
+    assert [group["mean/reward"] for group in entry["group_level_metrics"]] == [1.0, 1.0, 0.0, 0.0, 0.5, 0.5]
+    write_rows(tmp_path / "3.jsonl", [{"_ng_task_index": 0, "_ng_rollout_index": 0, "reward": 1.0}])
+    mixed = command("+input_glob=[123].jsonl", "+output_jsonl_fpath=n.jsonl", script="ng_aggregate_rollouts")
+    assert (mixed.code, "and others do not: merge them apart" in mixed.stderr) == (2, True)

@@ -53,7 +53,7 @@ class ResourcesSession:
             The body of the reply; error replies are included, because the model can react to them.
         """
         if name not in self._tools or name in _OWN_PATHS:
-            return dumps({"error": f"there is no tool {name!r}"}).decode()
+            return dumps({"error": f"the tool {name!r} does not exist"}).decode()
         reply = await self._post(quote(name, safe=""), arguments)
         return reply.body.decode("utf-8", "replace")
 

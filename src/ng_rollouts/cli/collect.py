@@ -49,7 +49,7 @@ _JOBS_FOLDER = "ng_rollouts_jobs"
 """Folder for the logs of a launcher's jobs, in the working folder. On a cluster, all nodes have to see it."""
 
 _LAST_WRITES_S = 5.0
-"""How long a reader may take for the last results and messages. A pipe that nobody reads must not keep the command."""
+"""How long a reader may take for the last results and messages. Without a reader, the command must end as well."""
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 

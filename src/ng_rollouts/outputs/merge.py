@@ -11,10 +11,10 @@ from itertools import count
 from pathlib import Path
 
 from ng_rollouts.errors import InputError
-from ng_rollouts.jsonl import is_torn, loads
+from ng_rollouts.jsonl import is_torn
 from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, repeats_for
 from ng_rollouts.outputs.paths import output_paths
-from ng_rollouts.outputs.reader import open_rollouts
+from ng_rollouts.outputs.reader import open_rollouts, parse_row, task_value, value_digest
 from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import RolloutKey, agent_of, key_of
@@ -44,6 +44,9 @@ class RolloutIndex:
         self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
         self._duplicates: list[RolloutKey] = []
         self._file_problems: list[str] = []
+        # For files without keys: the tasks by the digest of their value, and how many rollouts each has.
+        self._tasks: dict[bytes, int] = {}
+        self._rollouts_of = Counter[int]()
         for number, file in enumerate(files):
             self._read(number, file)
 
@@ -174,8 +177,27 @@ class RolloutIndex:
                 if not line.endswith(b"\n") and is_torn(line):
                     self._file_problems.append(f"the last line of {file} is cut off, so its rollout is missing")
                 elif line.strip():
-                    self._add(*_parse(file, line_number, line), number, offset)
+                    key, agent = self._parse(file, line_number, line)
+                    self._add(key, agent, number, offset)
                 offset += len(line)
+
+    def _parse(self, file: Path, number: int, line: bytes) -> tuple[RolloutKey, str]:
+        """The key and the agent of a line. Rows without keys get new ones, as reading commands give them.
+
+        Raises:
+            InputError: the line is not a rollout, or some rows have keys and others do not.
+        """
+        row = parse_row(file, number, line)
+        key = key_of(row)
+        if (key is None) if self.keys and not self._tasks else (key is not None and self._tasks):
+            problem = "some rollouts have _ng_task_index and _ng_rollout_index, and others do not"
+            raise InputError(f"{file}, line {number}: {problem}: merge them apart")
+        if key is None:
+            digest = value_digest(task_value(row), len(self._offsets))
+            task = self._tasks.setdefault(digest, len(self._tasks))
+            key = RolloutKey(task, self._rollouts_of[task])
+            self._rollouts_of[task] += 1
+        return key, agent_of(row)
 
     def _add(self, key: RolloutKey, agent: str, file_number: int, offset: int) -> None:
         if key in self.keys:
@@ -185,22 +207,6 @@ class RolloutIndex:
         self._offsets.append(offset)
         self._file_numbers.append(file_number)
         self._agents.append(self._agent_numbers.setdefault(agent, len(self._agent_numbers)))
-
-
-def _parse(file: Path, number: int, line: bytes) -> tuple[RolloutKey, str]:
-    """The key and the agent of a line.
-
-    Raises:
-        InputError: the line is not a rollout.
-    """
-    try:
-        row = loads(line)
-    except ValueError as error:
-        raise InputError(f"{file}, line {number}: not JSON: {error}") from error
-    key = key_of(row) if isinstance(row, dict) else None
-    if key is None:
-        raise InputError(f"{file}, line {number}: not a rollout: _ng_task_index or _ng_rollout_index is missing")
-    return key, agent_of(row)
 
 
 def _format_keys(keys: list[RolloutKey]) -> str:

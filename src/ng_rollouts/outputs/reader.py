@@ -14,11 +14,13 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ng_rollouts.chat import chat_output, question_of
+from ng_rollouts.console import log
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
@@ -28,6 +30,8 @@ from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
 _TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
+_ID_FIELDS = ("prompt_id", "id", "task_id", "uuid")
+
 _NUMBER = re.compile(rb"\s*:\s*(\d+)")
 # Printable ASCII without quotes and backslashes, so that the name needs no unescaping.
 _AGENT_NAME = re.compile(rb'\s*:\s*\{\s*"name"\s*:\s*"([\x20!#-\[\]-~]+)"')
@@ -94,7 +98,7 @@ def groups_of(
     """
     group: Group | None = None
     score_names = ScoreNames()
-    rows = _rows_by_value(path, question_of) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
+    rows = _rows_by_value(path, task_value) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
     for key, (_, _, row) in rows:
         if group is None or group.task_index != key.task_index:
             if group:
@@ -133,7 +137,7 @@ def located_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterato
         keyed = _rows_by_key(path, scan(path))
     else:
         by_prompt = group_by == "prompt_id" or (group_by == "auto" and _first(path).get("prompt_id") is not None)
-        keyed = _rows_by_value(path, _prompt_id if by_prompt else question_of)
+        keyed = _rows_by_value(path, _prompt_id if by_prompt else task_value)
     for _, pairs in groupby(keyed, key=lambda pair: pair[0].task_index):
         yield [row_at for _, row_at in pairs]
 
@@ -148,7 +152,7 @@ def scan(path: Path) -> Scan:
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                key, agent = _match_key(line) or _read_key(_parse(path, number, line))
+                key, agent = _match_key(line) or _read_key(parse_row(path, number, line))
                 in_order, previous = in_order and key > previous, key
                 if key[1] >= max_repeats.get(agent, 0):
                     max_repeats[agent] = key[1] + 1
@@ -192,10 +196,30 @@ def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[RolloutKey, RowAt]
     for row_at in _rows(path) if scanned.in_order else _rows_at(path, _offsets_by_key(path)):
         key = _key(path, row_at.number, row_at.row)
         if key == previous:
-            duplicate = f"task {key.task_index} rollout {key.rollout_index}"
-            raise InputError(f"{path}: duplicate rows for {duplicate}: ng_aggregate_rollouts keeps the first of each")
+            _report_duplicates(path, path.resolve())
+            continue
         previous = key
         yield key, row_at
+
+
+@lru_cache
+def _report_duplicates(path: Path, _absolute: Path) -> None:
+    """Report once for each file that rollouts are repeated."""
+    log(f"warning: {path} has rollouts more than once: the first row of each counts")
+
+
+def task_value(row: Json) -> Any:
+    """The value by which rows without keys belong to one task: their question, or else an id; None without both."""
+    question = question_of(row)
+    if question["input"]:
+        return question
+    ids = (row.get(name) for name in _ID_FIELDS)
+    return next((value for value in ids if isinstance(value, (str, int)) and value != ""), None)
+
+
+def value_digest(value: Any, number: int) -> bytes:
+    """A digest of a value. Without a value, the row with this number is a task by itself."""
+    return hashlib.blake2b(b"row %d" % number if value is None else dumps(value), digest_size=16).digest()
 
 
 def _rows_by_value(path: Path, value_of: Callable[[Json], Any]) -> Iterator[tuple[RolloutKey, RowAt]]:
@@ -207,12 +231,12 @@ def _rows_by_value(path: Path, value_of: Callable[[Json], Any]) -> Iterator[tupl
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    value = dumps(value_of(_parse(path, number, line)))
+                    value = value_of(parse_row(path, number, line))
                 except KeyError as error:
                     raise InputError(
                         f"{path}, line {number}: no {error.args[0]} to group by: use another group_by"
                     ) from error
-                digest = hashlib.blake2b(value, digest_size=16).digest()
+                digest = value_digest(value, number)
                 offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
     for task_index, group_offsets in enumerate(offsets.values()):
@@ -264,7 +288,7 @@ def _offsets_by_key(path: Path) -> Iterator[int]:
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                keys.append((*_key(path, number, _parse(path, number, line)), offset))
+                keys.append((*_key(path, number, parse_row(path, number, line)), offset))
             offset += len(line)
     keys.sort()
     # Only the offsets stay in memory while the rows are read; the list of keys is more than ten times as large.
@@ -275,7 +299,7 @@ def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
     with open_rollouts(path) as file:
         for offset in offsets:
             file.seek(offset)
-            yield RowAt(0, offset, _parse(path, 0, file.readline()))
+            yield RowAt(0, offset, parse_row(path, 0, file.readline()))
 
 
 def _rows(path: Path) -> Iterator[RowAt]:
@@ -283,11 +307,16 @@ def _rows(path: Path) -> Iterator[RowAt]:
     with open_rollouts(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield RowAt(number, offset, _parse(path, number, line))
+                yield RowAt(number, offset, parse_row(path, number, line))
             offset += len(line)
 
 
-def _parse(path: Path, number: int, line: bytes) -> Json:
+def parse_row(path: Path, number: int, line: bytes) -> Json:
+    """The JSON object in a line.
+
+    Raises:
+        InputError: it is not one.
+    """
     try:
         row = loads(line)
     except ValueError as error:
