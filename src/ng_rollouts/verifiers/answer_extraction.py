@@ -36,9 +36,9 @@ _MAX_BOXES = 64
 """A degenerate text repeats its box for ever. Only the last boxes are read."""
 
 _BETWEEN_BOXES = re.compile(
-    r"""[\s$\\()\[\],;]*            # ends of formulas, commas
-    (?:(?:and|or|und|et|y)\b|&)?    # one conjunction
-    [\s$\\()\[\],;]*
+    r"""(?:[\s$\\()\[\],;]|\\q?quad)*            # ends of formulas, commas
+    (?:(?:and|or|und|et|y)\b|&|\\text\s?\{\s*(?:and|or)\s*\})?    # one conjunction
+    (?:[\s$\\()\[\],;]|\\q?quad)*
     (?:[A-Za-z]\w{0,9}\s?=\s?)?     # `x_2 =`
     [\s$\\(\[]*""",
     re.VERBOSE,
@@ -77,7 +77,7 @@ _LABEL = re.compile(
 
 _INLINE = re.compile(
     rf"""(?:\b(?:the|my)\s{_KINDS}(?:\sto\s[^:=.!?]{{1,60}}?|\shere|\sthen|\stherefore)?
-        (?:['’]s|\s(?:is|(?:would|must|should|will|has\sto)\sbe))\b
+        (?:['’]s|\s(?:is|remains|(?:would|must|should|will|has\sto)\sbe))\b
     |\bfinal\sanswer\b(?:\sis\b)?|\banswer\s?(?=[:=]))(?:[\s*_`~]*[:=])?""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -85,16 +85,25 @@ _INLINE = re.compile(
 
 _OTHER_ANSWER = re.compile(
     r"\b(?:incorrect|wrong|your|student['’]?s?|users?|alternative|other|another|second|previous|old|initial|original"
-    r"|possible|tempting|common|bad|false|his|her|their|given|expected|typical)\s(?:\w+\s)?[*_`]*$",
+    r"|possible|tempting|common|bad|false|his|her|their|given|expected|typical|approximate|decimal|numerical|rounded"
+    r"|check(?:ing)?|verify(?:ing)?|confirm(?:ing)?|test(?:ing)?)\s(?:\w+\s)?[*_`]*$",
     re.IGNORECASE,
 )
 """Words in front of "answer" by which it is not the text's own: `Common wrong answer: 12`."""
 
+_WOULD = re.compile(r"\bwould\b", re.IGNORECASE)
+
 _MAX_CLAUSE = 200
 """How much text in front of a label is read."""
 
-_HYPOTHETICAL = re.compile(r"\b(?:if|suppose|supposing|unless|had|were|for\s\$?\w{1,3}\s?=)\s?[^.!?]*$", re.IGNORECASE)
-"""A condition in front of a statement, which then does not replace one without: `If n = 5, the answer is 15.`"""
+_HYPOTHETICAL = re.compile(
+    r"""(?:\b(?:if|suppose|supposing|unless|had|were|for\s\$?\w{1,3}\s?=|misconception|tempting|mistake|at\sfirst)
+    |\b(?:some|many|most|others?|people|students?|you|they|one)\s(?:\w+\s){0,3}(?:think|thought|say|argue|believe|claim|assume|guess)
+    |\b(?:often|commonly|sometimes)\s(?:claimed|said|thought|believed)
+    |\b(?:in|under|at|with|without|for)\s[^.!?,]{1,60},\s*(?=[^.!?]*$))\s?[^.!?]*$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A condition, or a view of others, in front of a statement, which then replaces none without: `If n = 5, it is 8`."""
 
 _REVERSED = re.compile(
     rf"""(?:^|[.!?:,]\s+)(?!(?:what|which|who|this|that|it|here|there|how|one|none)\b)(?P<rest>[^.!?:,]{{1,60}}?)
@@ -106,6 +115,8 @@ _REVERSED = re.compile(
 _CHOSEN = re.compile(
     r"""(?:(?:\b(?:I|we)(?:['’](?:d|ll)|\swould|\swill)?\s|^)(?:choose|pick|select|go\swith)\s(?P<rest>.*)
     |(?:^|[.!?,]\s+)(?P<said>(?:(?:option|choice|answer)\s)?[(\[]?[A-Z][)\]]?)\sis\s(?:the\s)?(?:correct|right|best)(?:\s(?:one|option|choice|answer))?(?:,?\s(?:because|since|as)\s.*|\W*)$
+    |\b(?:the\s(?:correct|right|best)\s(?:statement|one)\sis|(?:corresponds\sto|matches|points\sto)\s(?:the\s)?(?:answer\s)?(?:option|choice)
+        |I\s(?:think|believe)\s(?:it['’]s|it\sis))\s(?P<named>[(\[*]*(?-i:[A-Z])[)\]*]*)\W*$
     |(?:^|[.!?,;]\s+)(?:so|thus|hence|therefore|(?:it\s)?must\sbe|I['’]d\ssay|it(?:['’]s|\sis))[,:]?\s(?:it(?:['’]s|\sis|\smust\sbe)\s)?(?P<then>(?:(?:option|choice|letter)\s)?[(\[]?(?-i:[A-Z])[)\]]?)\W*$)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -142,7 +153,10 @@ _REJECTED = re.compile(
 """Words behind a box by which it is not the answer: `\\boxed{6} is wrong`."""
 
 _ABOUT_ANSWER = re.compile(
-    r"[\s*_]*(?:correct|exact|boxed|rounded|(?:given|shown|stated)\s(?:above|below))\b(?![\s*_]*[:=])", re.IGNORECASE
+    r"""[\s*_]*(?:(?:verified|confirmed|checked)\b|(?:correct|exact|boxed|rounded|(?:given|shown|stated)\s(?:above|below)
+    |reasonable|supported|based\son|consistent\swith|plausible|clear\sfrom|in\s(?:whole|simplest|lowest|terms|the)\b|independent\sof
+    |expressed|written|obtained)\b(?![\s*_]*[:=]))""",
+    re.IGNORECASE | re.VERBOSE,
 )
 """What a sentence may say about an answer without stating one: `The answer is rounded to the nearest integer.`"""
 
@@ -155,7 +169,7 @@ _FENCED_JSON = re.compile(r"\n\s*(?P<fence>`{3,}|~{3,})json\s*\n(?P<inner>\{[^`~
 """A fenced JSON object at the end of a text."""
 
 _FENCE_LINE = re.compile(r"^\s*(?:`{3,}|~{3,})\s*\w*\s*$")
-LINE_MARK = re.compile(r"^\s*(?:>\s*|[-•]\s+(?=\D))+")
+LINE_MARK = re.compile(r"^\s*(?:>\s*|→\s*|[-•]\s+(?=\D))+")
 """A quote mark or bullet at the start of a line."""
 
 _HASHES = re.compile(r"^\s{0,3}\#{4}\s*(?P<rest>[^#\s].*)$")
@@ -438,7 +452,10 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
     if match := _HASHES.match(line):
         return _hash_answer(match["rest"], lines, number)
     if is_choice and (match := _CHOSEN.search(plain)):
-        return _statement(match["rest"] or match["said"] or match["then"])
+        stated = _statement(match["rest"] or match["said"] or match["then"] or match["named"])
+        is_hypothetical = bool(_HYPOTHETICAL.search(plain[max(0, match.start() - _MAX_CLAUSE) : match.start() + 2]))
+        if not is_hypothetical or not _KEYWORD.search(plain[: match.start()]):
+            return replace(stated, is_hypothetical=is_hypothetical)
     if not _KEYWORD.search(plain):
         return None
     if match := _REVERSED.search(plain):
@@ -446,25 +463,30 @@ def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = Fa
     found = _labelled(plain)
     if found is None:
         return None
-    rest, before = found
+    rest, is_hypothetical = found
     if DECORATION.match(rest):
         rest = _next_line(lines, number) or rest
     rest = _CLOSING_UNDERSCORES.sub("", rest)
     if plain.startswith("_") and rest.count("_") % 2 and rest.endswith("_"):
         rest = rest.rstrip("_")
-    return replace(_statement(rest), is_hypothetical=bool(_HYPOTHETICAL.search(before[-_MAX_CLAUSE:])))
+    return replace(_statement(rest), is_hypothetical=is_hypothetical)
 
 
-def _labelled(line: str) -> tuple[str, str] | None:
-    """The text behind the last label of a line, and the text in front of it; None if it has no label."""
+def _labelled(line: str) -> tuple[str, bool] | None:
+    """The text behind the last label of a line, and whether it is hypothetical; None if the line has no label."""
+    hypothetical = None
     labels = [(match.end(), match.start()) for match in _INLINE.finditer(line)]
     if match := _LABEL.match(line):
         behind = match.start("rest") if match["rest"] is not None else match.start("said")
         labels.insert(0, (behind if behind >= 0 else len(line), 0))
     for end, start in reversed(labels):
-        if not _ABOUT_ANSWER.match(line, end) and not _OTHER_ANSWER.search(line[max(0, start - _MAX_CLAUSE) : start]):
-            return line[end:], line[:start]
-    return None
+        before = line[max(0, start - _MAX_CLAUSE) : start]
+        if _ABOUT_ANSWER.match(line, end) or _OTHER_ANSWER.search(before):
+            continue
+        if not _HYPOTHETICAL.search(before) and not _WOULD.search(line[start:end]):
+            return line[end:], False
+        hypothetical = hypothetical or (line[end:], True)
+    return hypothetical
 
 
 def _next_line(lines: list[str], number: int) -> str | None:

@@ -46,6 +46,12 @@ _SECOND_LETTER = re.compile(
 )
 """Another letter behind the first one: `A or B`, `A) Paris, B) London`, `A-D`."""
 
+_SECOND_OPTION = re.compile(r"[;,]\s*[(\[]?[A-Z][.:]\s")
+"""Another option in the rest of a line: `A. Paris; B. London`."""
+
+_LAST_LETTER = re.compile(r"\b(?:statement|option|choice|letter|that)\s[(\[]?([A-Z])[)\]]?$")
+"""A letter behind words: `I am confident that D`."""
+
 _REASON = re.compile(r"\b(?:because|since|(?<!well\s)as)\b(?!\swell)", re.IGNORECASE)
 
 _ANOTHER_OPTION = re.compile(r"\b[A-Z]\s?[.:)]\s")
@@ -76,7 +82,13 @@ def answer_letter(text: str, options: Mapping[str, str] | None = None) -> str | 
         return letter
     if len(lines) == 1:
         return _letter_of(text, options, only_labelled=True) or _option_with_text(text, options)
-    alone = {letter for line in lines if (letter := _bare_letter(line, options) or _whole_option(line, options))}
+    has_texts = any(options.values())
+    alone = {
+        letter
+        for line in lines
+        if (letter := _bare_letter(line, options) or _whole_option(line, options))
+        or (not has_texts and (letter := _letter_of(line, options, only_labelled=True)))
+    }
     return alone.pop() if len(alone) == 1 else _option_with_text(text, options)
 
 
@@ -93,8 +105,10 @@ def _stated_letter(statement: Statement, lines: list[str], options: Mapping[str,
     following = lines[plain.index(statement.line) + 1 :][:1] if statement.line in plain else []
     if _is_option(following, options) and _is_option([statement.line], options):
         return None
-    if _SECOND_LETTER.search(_REASON.split(statement.line[len(statement.text) :][:_MAX_BARE])[0]):
+    if _SECOND_OPTION.search(_REASON.split(statement.line[len(statement.text) :][:_MAX_BARE])[0]):
         return None
+    if match := _LAST_LETTER.search(stated):
+        stated = match[1]
     return _letter_of(stated, options) or _whole_option(stated, options) or _option_with_text(stated, options)
 
 
@@ -115,7 +129,7 @@ def _letter_of(text: str, options: Mapping[str, str], *, only_labelled: bool = F
         return None  # two letters are not a choice
     if only_labelled and _ANOTHER_OPTION.search(rest):
         return None  # a list of the options
-    if closing or re.match(r"[.:)](?:\s|$)|\s(?:because|since)\b", rest):
+    if closing or re.match(r"[.:)](?:\s|$)|,?\s(?:because|since)\b|\s\((?![^)]*\b[A-Z]\b)", rest):
         return letter.upper() if letter.isupper() or opening or closing else None
     if only_labelled or not letter.isupper():
         return None

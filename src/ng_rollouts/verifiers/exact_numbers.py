@@ -81,11 +81,14 @@ _TOTAL_OF = re.compile(
 )
 """Behind these, "of" states a value: `a total of 12`. Elsewhere it does not: `the square root of 12`."""
 
+_SCALE = re.compile(r"\s(?:hundred|thousand|million|billion|trillion)\b", re.IGNORECASE)
+"""Words behind a number that multiply it."""
+
 _MAX_BEFORE = 40
 """How many characters in front of a number are read."""
 
 _PREFIX = re.compile(
-    r"""^(?:not\s[^\s,]{1,30},?\sbut\s|(?:the\s)?(?:ordered\s)?(?:point|pair|interval|set)\s(?=[(\[\\])
+    r"""^(?:not\s[^\s,]{1,30}(?:,?\sbut|,\sit['’]s|,\sit\sis)\s|(?:the\s)?(?:ordered\s)?(?:point|pair|interval|set)\s(?=[(\[\\])
     |\([A-E]\)(?:\\[ ,]|~|\s)+(?=\S))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -162,7 +165,11 @@ def last_number(text: str) -> str | None:
     last = None
     for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007 - keeps the last match
         pass
-    if last is None or _is_qualified(text[max(0, last.start() - _MAX_BEFORE) : last.start()]):
+    if (
+        last is None
+        or _SCALE.match(text, last.end())
+        or _is_qualified(text[max(0, last.start() - _MAX_BEFORE) : last.start()])
+    ):
         return None
     return last[0].strip()
 
@@ -209,7 +216,11 @@ def ascii_answer(text: str) -> str:
         return text.replace("\\varnothing", "\\emptyset")
     text = re.sub(r"√\s?(?:\(([^()]*)\)|(\w+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text)
     text = re.sub(r"(?:(?<=\d)\s?)?[¼-¾⅐-⅞]", lambda match: " " + str(_vulgar(match[0].strip())), text).strip()
-    text = re.sub(r"(?<=[\d)])[²³]", lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    text = re.sub(
+        r"(?<=[\d)])[²³]|(?<=(?<![A-Za-z])[A-Za-z])[²³]",
+        lambda match: f"^{{{unicodedata.normalize('NFKC', match[0])}}}",
+        text,
+    )
     text = re.sub(r"[⁰¹²³⁴-⁹⁻]+", lambda match: _superscript(match[0]), text)
     return text.translate(_MATH_CHARACTERS).replace("\\varnothing", "\\emptyset")
 

@@ -79,7 +79,7 @@ _REMARK = re.compile(
 
 _CONDITION = re.compile(
     r"""\b(?:if|only|except|unless|but|however|would|not|wrong|incorrect|false|instead|wait|apart|although|though
-    |provided|partial(?:ly)?|mostly|partly|part|half|minor|errors?|mistakes?|off|missing|up\sto)\b
+    |provided|partial(?:ly)?|mostly|partly|part|half|minor|errors?|mistakes?|off|missing|incomplete|yet|lacks?|unclear|up\sto)\b
     |(?:[-–—:…]|\.\.)\s*no\b|[?→~%]|->|:\s*0|=\s*(?:0|no|false|incorrect)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -88,8 +88,13 @@ _CONDITION = re.compile(
 _REASON = re.compile(r"\b(?:because|since|as)\b", re.IGNORECASE)
 """The beginning of a reason, which may have any words."""
 
+_NO_SCORE = re.compile(r"\s?[/%=]|\.\d|\s+(?!(?:because|since|as|for)\b)\w", re.IGNORECASE)
+"""What may follow a number that is not a score: `8/10`, `85%`, `2 errors found`."""
+
 _MORE_WORDS = re.compile(r"\s+(?!(?:because|since|as|and|with|given|per)\b)\w|:\s*\w")
 """A phrase that only begins with "correct": `Correct answer is 12`, `CORRECT method`."""
+
+_TAKEN_BACK = re.compile(r"(?<!not\s)(?<!nothing\s)\b(?:incorrect|wrong)\b", re.IGNORECASE)
 
 _STRUCK = re.compile(r"~~[^~]{0,100}~~|\*\*(?=not\*\*)|(?<=\*\*not)\*\*", re.IGNORECASE)
 """Struck-out text, and the emphasis of "not"."""
@@ -98,6 +103,8 @@ _SUBJECT = re.compile(r"(?:the|this|that|its?)\s(?:answer|response|solution|resu
 """The subject of a sentence that is a verdict: `The answer is correct.`"""
 
 _TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
+
+_RECONSIDERED = re.compile(r"\bwait\b|→|->|\bbut\s(?:it\sis\s)?(?:correct|right)\b", re.IGNORECASE)
 
 _CROSSES = ("✗", "✘", "❌", "✖")
 
@@ -204,18 +211,25 @@ def read_verdict(text: str) -> float | None:
 
     A verdict is a JSON object with `verdict`, `correct`, `score` or `reward`, or a label `VERDICT:` in any markup.
     """
-    value = _json_verdict(text)
+    value = None if _VERDICT.search(text, text.rfind("}") + 1) else _json_verdict(text)
     if value is not None:
         return _score_of(value)
     text = _TAG.sub(lambda tag: "\n" if tag[1] else "\nVERDICT: ", text.translate(INVISIBLE).replace("：", ":"))
     verdicts = {match.start("rest"): match["rest"] for match in _VERDICT.finditer(text) if not _is_remark(match)}
     verdicts |= {match.start("rest"): match["rest"] for match in _VERDICT_HEADING.finditer(text)}
-    return _score_of(verdicts[max(verdicts)]) if verdicts else None
+    if not verdicts:
+        return None
+    last = max(verdicts)
+    score = _score_of(verdicts[last])
+    # Text behind the verdict may take it back: `VERDICT: CORRECT. Wait, the sign is wrong.`
+    return None if score == 1.0 and _TAKEN_BACK.search(_STRUCK.sub("", text[last:])) else score
 
 
 def _is_remark(match: re.Match[str]) -> bool:
     """Whether a sentence with "verdict is" says something about a verdict: `The verdict is final.`"""
     line = match.string[match.string.rfind("\n", 0, match.start("rest")) + 1 : match.start("rest")]
+    if match[0][:1] in "\"'“‘`«":
+        return True  # a quotation, perhaps of the answer that is graded
     if match["is"] and re.search(r"\b(?:if|whether|when|unless)\b", line, re.IGNORECASE):
         return True
     return bool(match["is"] and _REMARK.match(match["rest"]) and _score_of(match["rest"]) is None)
@@ -249,8 +263,8 @@ def _score_of(verdict: Any) -> float | None:
     is_one_of_two = re.match(
         r"\w|\s*(?:or\b|/|\||,)\s*(?:in)?(?:correct|wrong|no|false|right|true|yes)\b", end, re.IGNORECASE
     )
-    if is_one_of_two or (word[-1].isdigit() and re.match(r"\s?[/%]|\.\d|\s(?:out\s)?of\b", end)):
-        return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`
+    if is_one_of_two or (word[-1].isdigit() and _NO_SCORE.match(end)):
+        return None  # `CORRECT/INCORRECT`, `correctly`, `10/10`, `2 errors`
     if word in ("yes", "no") and re.match(r"\s+(?!(?:because|since|as|for)\b)\w", end):
         return None  # `no idea`
     score = _WORD_SCORES.get(word)
@@ -260,7 +274,8 @@ def _score_of(verdict: Any) -> float | None:
     if is_plain and (_CONDITION.search(_REASON.split(end)[0]) or _MORE_WORDS.match(end)):
         return None  # `CORRECT except for the sign`, `Correct answer: 12`
     is_negated = bool(match["not"]) != bool(match["prefix"])  # `not incorrect` is correct
-    return 1.0 - score if is_negated else score
+    score = 1.0 - score if is_negated else score
+    return None if score == 0.0 and _RECONSIDERED.search(end) else score  # `INCORRECT. Wait, no: CORRECT`
 
 
 def judge_params(params: Json | None, verdict_format: str) -> Json:

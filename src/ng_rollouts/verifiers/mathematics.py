@@ -28,6 +28,15 @@ from ng_rollouts.verifiers.units import NEGATED
 _REASON = re.compile(r",?\s(?:because|since)\s|,\swhich\s", re.IGNORECASE)
 """The beginning of a reason: `6, because 7 is odd`."""
 
+_AT = re.compile(r"\s+(?:when|where|at|for|if|except)\s+(?=\$?[A-Za-z]\w?\$?\s?(?:=|<|>|\\(?:le|ge|to|neq?)))")
+"""Where or when an answer holds, which is not a value: `7 at x = 4`, `no solution for x = 2`."""
+
+_REMARK_BEGINS = re.compile(
+    r""",\s(?:or\s(?:approximately|about|roughly|nearly)|so|rounded|assuming|i\.e\.|that\sis|as|given|because|since|which)(?!\w)
+    |\s[—–]\s|:\s|\s\((?=≈|\\approx|=|[^()]*[A-Za-z]{3})|\s(?:after|over|within)\s""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
 _REMARK = re.compile(
     r"\s\((?!\s*\\?(?:p?mod|sin|cos|tan|log|ln|sqrt|exp)\b)(?=[^()]*[A-Za-z]{2,}\s)[^()]*\)[.\s]*$", re.IGNORECASE
 )
@@ -39,7 +48,10 @@ _RELATION = re.compile(r"(?:[<>]|!=|\\(?:leq?|geq?|lt|gt|neq?|not)(?![a-z]))")
 _NO_VALUE = re.compile(r"\\(?:n?mid|to|rightarrow|mathbb)(?![a-z])|→|[\d}][-+'*]$|\^\{?[-+*']\}?$")
 """Symbols by which a text is more than a value: `2 \\mid 12`, `3\\mathbb{Z}`, `3+`."""
 
-_CHANGES = re.compile(r"(?<!\\)\b(?:off|plus|more|less|fewer|greater|between|least|most|twice|half)\b", re.IGNORECASE)
+_CHANGES = re.compile(
+    r"(?<!\\)\b(?:hundred|thousand|million|billion|trillion|tens|no|undefined|diverges|converges|off|plus|more|less|fewer|greater|between|least|most|twice|half)\b|\$\s?[\d.,]+\s?[MBK]\b",
+    re.IGNORECASE,
+)
 """Words beside a number that change it."""
 
 _TIME = re.compile(r"(?P<time>\d+(?::\d+)+)(?:\s*(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE)
@@ -151,8 +163,8 @@ def normal_form(answer: str) -> str:
 def list_of(text: str) -> list[str] | None:
     """The elements of a list or set: `1, 2`, `\\{1, 2\\}`, `1 and 2`, `\\pm 3`; None if the text is not one."""
     text = clean_answer(text)
-    if match := re.fullmatch(r"(?:([A-Za-z]\w?)\s?=\s?)?\\pm\s?(.+)", text):
-        return [match[2], f"-{match[2]}"] if number_of(match[2]) else None
+    if text.count("\\pm") == 1 and len(_split(text)) == 1:
+        return [_right_side(text.replace("\\pm", sign)) for sign in "+-"]
     if match := re.fullmatch(r"\\?\{(.*?)\\?\}", text, re.DOTALL):
         text = match[1]
     elif re.match(r"[(\[]|\\left[(\[]", text):
@@ -165,10 +177,20 @@ def list_of(text: str) -> list[str] | None:
     return [_right_side(part) for part in parts]
 
 
+def _value_before_remark(text: str) -> str:
+    """The number at the beginning of a text that goes on with a remark: `16, so Tom needs 16 boxes`; else the text."""
+    for match in _REMARK_BEGINS.finditer(text):
+        value = text[: match.start()]
+        if number_of(value) or (value.count("$") > 1 and number_of(value.replace("$", ""))):
+            return value.replace("$", "") if value.count("$") > 1 else value
+    return text
+
+
 def _answer_in(text: str) -> tuple[str, bool]:
     statement = last_statement(text)
     if statement is not None:
-        return _REMARK.sub("", _REASON.split(ALTERNATIVE.split(statement.text)[0])[0]), True
+        stated = _REMARK.sub("", _REASON.split(ALTERNATIVE.split(statement.text)[0])[0])
+        return _value_before_remark(_AT.split(stated)[0]), True
     text = text.strip()
     first = _REASON.split(text)[0]
     # `6, because 7 is odd` states 6, and no other number counts
@@ -248,6 +270,8 @@ def _is_equal_list(expected: str, answer: str, wanted: list[str] | None, given: 
         # one of them may be a single value that math-verify reads as a set, such as an equation or a matrix
         return (wanted is None) == (given is None) and _compare_by_library(expected, answer)
     names = _names(expected), _names(answer)
+    if names[0] and not names[1] and len(set(names[0])) == len(wanted) > 1:
+        return all(map(_pair, wanted, given))  # the order of the variables
     if names[0] and names[1] and len(set(names[0])) == len(wanted):  # values of several variables
         ordered = [value for _, value in sorted(zip(names[0], wanted, strict=True))]
         return sorted(names[0]) == sorted(names[1]) and all(

@@ -8,7 +8,7 @@ from ng_rollouts.verifiers.answer_extraction import unwrap
 
 NO_UNIT = re.compile(
     r"""\b(?:or|and|if|unless|except|a?sin|a?cos|a?tan|arc\w+|log|ln|exp|sqrt|cbrt|pi|mod|floor|ceil|round|abs
-    |hundred|thousand|million|billion|trillion|dozen|tenths?|hundredths?|thousandths?|halves|thirds?|quarters?
+    |tens|hundred|thousand|million|billion|trillion|dozen|tenths?|hundredths?|thousandths?|halves|thirds?|quarters?
     |squared|cubed|twice|thrice|half|double|triple|minus|plus|negative|least|most|less|more|fewer|greater|between
     |minimum|maximum|off|does|works?|multiples?|impossible|possible|extraneous|undefined|but)\b""",
     re.IGNORECASE | re.VERBOSE,
