@@ -24,6 +24,10 @@ _CONVERTED = frozenset(
 )
 """Fields of a message that its items have under other names."""
 
+_PLAIN_FIELDS = frozenset("id type status role content name annotations".split())
+_CHAT_FIELDS = frozenset("tool_calls function_call refusal audio images".split())
+_CHAT_PARTS = frozenset((*THINKING_TYPES, "tool_use"))
+
 _CALL_FIELDS = ("id", "type", "function", "custom", "index")
 _FUNCTION_FIELDS = ("name", "arguments")
 
@@ -88,14 +92,15 @@ def content_parts(content: Any) -> list[Json]:
 
 def _is_chat_shaped(message: Json) -> bool:
     """Whether a prompt's assistant message has anything for which the Responses API has items, not fields."""
-    fields = {name for name, value in message.items() if value}
+    # Most messages have plain fields only. This runs for every rollout.
+    if not message.keys() <= _PLAIN_FIELDS:
+        fields = {name for name, value in message.items() if value}
+        if fields & _CHAT_FIELDS or any(map(is_sent_back, fields)):
+            return True
     parts = message.get("content")
-    types = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return (
-        bool(fields & {"tool_calls", "function_call", "refusal", "audio", "images"})
-        or any(map(is_sent_back, fields))
-        or any(kind in (*THINKING_TYPES, "tool_use") for kind in types)
-    )
+    if not isinstance(parts, list):
+        return False
+    return any(isinstance(part, dict) and part.get("type") in _CHAT_PARTS for part in parts)
 
 
 def _result(message: Json, items: list[Json]) -> Json:

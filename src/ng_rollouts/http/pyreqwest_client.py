@@ -47,6 +47,8 @@ class PyreqwestClient:
     def __init__(self, limits: TimeLimits, *, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self._client = _client(limits)
         self._max_reply_bytes = max_reply_bytes
+        # A length with fewer digits than the maximum is below it, without a conversion for every reply.
+        self._max_digits = len(str(max_reply_bytes)) - 1
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +82,12 @@ class PyreqwestClient:
         async with request as response:
             check_status(response.status)
             # pyreqwest decompresses, and then removes the length
-            body = ReplyBody(self._max_reply_bytes, response.status, _header(response, "content-length"))
+            length = _header(response, "content-length")
+            if length is not None and len(length) <= self._max_digits and length.isdecimal():
+                # Small enough, and the HTTP library reads no more: the way of most replies.
+                content = await response.bytes()
+                return Reply(response.status, partial(_header, response), partial(_headers, response), bytes(content))
+            body = ReplyBody(self._max_reply_bytes, response.status, length)
             reader = response.body_reader
             while (chunk := await reader.read_chunk()) is not None:
                 body.add(cast("bytes", chunk))  # a buffer, which is not copied here

@@ -7,13 +7,15 @@ than one row in memory. `Plan` takes constant memory, unless rows differ in repe
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.lines import numbered_lines
@@ -25,6 +27,11 @@ from ng_rollouts.types import Json, Rollout, RolloutKey
 
 _MAX_REASONS = 50
 """Number of different reasons in a message about bad lines. Of further lines, only the numbers are listed."""
+
+_BUFFER_BYTES = 1 << 17
+
+_CHECK_EVERY_S = 0.5
+"""How often the input is checked for changes. A system call for every row would cost more than parsing it."""
 
 _INDEX_FIELD = b'"_ng_task_index"'
 _PROMPT_ID_FIELDS = ("prompt_id", "id", "task_id", "uuid")
@@ -187,11 +194,15 @@ class TaskFile:
             InputChanged: the file has other rows.
         """
         with self._open() as file:
+            checked, check_at = -1, 0.0
             for pair in islice(self._lines_of(file), plan.input_rows):
-                # Of the open file: one that was renamed or removed is still read as it was.
-                if (state := _state(os.fstat(file.fileno()))) != plan.input_state:
-                    self._check_unchanged(plan)
-                    plan.input_state = state
+                # After each read from the file, so that no row of another state is used, and regularly, to stop early.
+                # Of the open file, because one that was renamed or removed is still read as it was.
+                if file.raw.reads != checked or time.monotonic() >= check_at:
+                    checked, check_at = file.raw.reads, time.monotonic() + _CHECK_EVERY_S
+                    if (state := _state(os.fstat(file.fileno()))) != plan.input_state:
+                        self._check_unchanged(plan)
+                        plan.input_state = state
                 yield pair
 
     def _is_in_shard(self, ordinal: int, line: bytes) -> bool:
@@ -216,12 +227,28 @@ class TaskFile:
         yield from islice((pair for pair in stripped if pair[1]), self.limit)
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[_CountingReader]:
         try:
-            with self.path.open("rb") as file:
+            with _CountingReader(_CountingFile(self.path), _BUFFER_BYTES) as file:
                 yield file
         except OSError as error:
             raise InputError(f"input_jsonl_fpath {self.name} cannot be read: {error.strerror}") from error
+
+
+class _CountingFile(io.FileIO):
+    """A file that counts how often it is read."""
+
+    reads = 0
+
+    def readinto(self, buffer: Any) -> int | None:
+        self.reads += 1
+        return super().readinto(buffer)
+
+
+class _CountingReader(io.BufferedReader):
+    """A buffered reader whose `raw` counts."""
+
+    raw: _CountingFile
 
 
 def _new_digest() -> hashlib.blake2b:

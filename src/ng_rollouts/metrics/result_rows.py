@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
-
 from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
@@ -87,15 +85,14 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
-        tokens={name: count for name in _TOKEN_COUNTS if _is_count(count := usage.get(name))},
+        # `type(...) is`, because a bool is an int as well.
+        tokens={
+            name: count for name in _TOKEN_COUNTS if type(count := usage.get(name)) is int and 0 <= count <= _MAX_TOKENS
+        },
         truncated=_is_incomplete(response),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
     )
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
 
 
 def _is_incomplete(response: Json) -> bool:

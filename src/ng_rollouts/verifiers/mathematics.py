@@ -178,7 +178,7 @@ def list_of(text: str) -> list[str] | None:
 
 
 def _value_before_remark(text: str) -> str:
-    """The number at the beginning of a text that continues with a remark: `16, so Tom needs 16 boxes`; else the text."""
+    """The number at the beginning of a text that continues with a remark, `16, so Tom needs 16`; else the text."""
     for match in _REMARK_BEGINS.finditer(text):
         value = text[: match.start()]
         if number_of(value) or (value.count("$") > 1 and number_of(value.replace("$", ""))):
