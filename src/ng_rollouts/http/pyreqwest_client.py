@@ -83,8 +83,10 @@ class PyreqwestClient:
             check_status(response.status)
             # pyreqwest decompresses, and then removes the length
             length = _header(response, "content-length")
-            if length is not None and len(length) <= self._max_digits and length.isdecimal():
-                # Small enough, and the HTTP library reads no more: the way of most replies.
+            is_small = length is not None and len(length) <= self._max_digits and length.isdecimal()
+            # With a transfer coding, the length means nothing (RFC 9112, 6.3).
+            if is_small and _header(response, "transfer-encoding") is None:
+                # The HTTP library reads no more than the length. Most replies are read here, in one call.
                 content = await response.bytes()
                 return Reply(response.status, partial(_header, response), partial(_headers, response), bytes(content))
             body = ReplyBody(self._max_reply_bytes, response.status, length)
