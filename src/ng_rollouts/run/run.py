@@ -37,8 +37,10 @@ from ng_rollouts.run.prepare import PreparedRun, prepare
 from ng_rollouts.run.publish import Publisher
 from ng_rollouts.run.signals import Received, handle_signals
 from ng_rollouts.run.state import RowSubscriber, RunState, new_state, restored_state
+from ng_rollouts.run.status_file import remove_stale_status
 from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.stop import Stop
+from ng_rollouts.storage.atomic import remove_leftovers
 from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Rollout
 
@@ -171,6 +173,8 @@ class Run:
         paths, tasks, plan = self.prepared.paths, self.prepared.tasks, self.prepared.plan
         # On a resume, this is the first change to a file: an error before it leaves the output as it was.
         state.journal.open_for_appending()
+        remove_leftovers(*paths.all, paths.status)
+        remove_stale_status(self._status_path)
         state.failures.settle(lambda _: False)
         try:
             write_manifest(paths.manifest, self.prepared.manifest)
