@@ -341,7 +341,7 @@ class Journal:
         self._set_aside_rows = []
         # Synced before the incomplete file is removed. A crash in between leaves rows twice, and the first counts.
         self.sync()
-        self._paths.incomplete.unlink()
+        self._remove_incomplete()
 
     def _rewrite(self, keep: Iterable[bool], new_output_path: Path, new_incomplete_path: Path) -> Finished:
         """Copy the rows in order to a new output and a new incomplete file, which then replace the old ones."""
