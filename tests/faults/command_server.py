@@ -74,7 +74,7 @@ def _run(request: dict[str, Any]) -> NoReturn:
         os._exit(code)
 
 
-def _wait(pid: int, seconds: float) -> int | None:
+def _wait(pid: int, seconds: int) -> int | None:
     """Wait for a process and those that it has left; the exit code, or None if it was killed because it took too long."""
     pidfd = os.pidfd_open(pid)
     ended, _, _ = select.select([pidfd], [], [], seconds)
@@ -82,9 +82,11 @@ def _wait(pid: int, seconds: float) -> int | None:
     if not ended:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    signal.alarm(seconds)  # ends this process, and so the test, if a process that was left hangs
     with suppress(ChildProcessError):
         while True:
             os.wait()
+    signal.alarm(0)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 

@@ -24,7 +24,7 @@ _WRITES = ("half", "torn")
 
 KILLED = -9
 
-_HANGS_AFTER_S = 60.0
+_HANGS_AFTER_S = 60
 """A command takes less than a second."""
 
 
