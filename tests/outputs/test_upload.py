@@ -130,6 +130,20 @@ def test_upload_removes_remote_side_files_that_no_longer_exist(
     assert not remote.files().keys() & {"r_failures.jsonl", "r_incomplete.jsonl"}
 
 
+def test_folder_is_not_written_before_it_is_claimed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails before it has claimed the folder copies nothing to it, and can be resumed."""
+    arguments = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+upload_to=copies"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail_to_write)
+        assert command(*arguments).code == 3
+    assert list((tmp_path / "copies").iterdir()) == []
+    ran = command(*arguments, RESUME)
+    assert ran.code == 0, ran.stderr
+    assert (tmp_path / "copies" / "r.jsonl").read_bytes() == (tmp_path / "r.jsonl").read_bytes()
+
+
 def test_upload_removes_temporary_files_of_a_killed_one(command: Command, tmp_path: Path) -> None:
     """A kill during an upload to a folder leaves a temporary file there, which the next upload removes."""
     (tmp_path / "copies").mkdir()

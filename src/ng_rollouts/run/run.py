@@ -236,9 +236,10 @@ class Run:
         except StorageError as error:
             failure = error
         try:
-            if self.prepared.upload:
+            # After an error before the folder was claimed, it may have files of another run.
+            if (upload := self.prepared.upload) and upload.is_claimed:
                 collected = finalizer.state.counters.collected
-                await publisher.upload(self.prepared.upload, collected, may_be_stopped=not self.consumer)
+                await publisher.upload(upload, collected, may_be_stopped=not self.consumer)
         except UploadFailed as error:
             failure = failure or error
         # The summary is written first, so that the remote copy includes it, and again if publishing changed the result.
