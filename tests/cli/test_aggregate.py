@@ -38,6 +38,17 @@ def test_existing_merged_output_is_renamed_with_its_side_files(command: Callable
     assert (tmp_path / "all_incomplete.jsonl.2").read_text() == "{}\n"
 
 
+def test_temporary_files_of_a_killed_merge_are_removed(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """The next merge into a file removes what a killed one has left, also for side files and while compressing."""
+    write_rewards(tmp_path / "r.jsonl", {(0, 0): 1.0})
+    token = ".0123abcd.writing"
+    for name in ("all.jsonl.gz", f"all.jsonl.gz{token}", "all_manifest.json", "other.jsonl"):
+        (tmp_path / f"{name}{token}").touch()
+    ran = command("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl.gz", script="ng_aggregate_rollouts")
+    assert ran.code == 0, ran.stderr
+    assert [path.name for path in tmp_path.glob("*.writing")] == [f"other.jsonl{token}"]
+
+
 def test_merge_of_files_without_rollouts_is_an_error(command: Callable[..., Ran], tmp_path: Path) -> None:
     """Input files that have no rollouts end with exit code 2."""
     (tmp_path / "empty.jsonl").touch()

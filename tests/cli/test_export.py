@@ -58,6 +58,15 @@ def test_existing_exports_are_renamed(export: Callable[..., Ran], tmp_path: Path
     ]  # fmt: skip
 
 
+def test_temporary_files_of_a_killed_export_are_removed(export: Callable[..., Ran], tmp_path: Path) -> None:
+    """The next export into the same files removes what a killed one has left."""
+    write_rows(tmp_path / "r.jsonl", [rollout_row(task, 0, 1.0) for task in range(2)])
+    for name in ("out.jsonl", "out_validation.jsonl", "other.jsonl"):
+        (tmp_path / f"{name}.0123abcd.writing").touch()
+    assert export("+recipe=sft", "+validation_fraction=0.5").code == 0
+    assert [path.name for path in tmp_path.glob("*.writing")] == ["other.jsonl.0123abcd.writing"]
+
+
 def test_validation_file_must_not_be_the_input(export: Callable[..., Ran], tmp_path: Path) -> None:
     """The input is never replaced, not even if its name is the derived name of the validation file."""
     source = write_rows(tmp_path / "out_validation.jsonl", [rollout_row(task, 0, 1.0) for task in range(10)])

@@ -314,6 +314,62 @@ def test_finished_file_stays_if_it_cannot_be_compressed(tmp_path: Path, monkeypa
     assert files_in(tmp_path) == {"out.jsonl": b'{"p":0}\n{"p":1}\n'}
 
 
+def test_names_that_cannot_be_removed_after_the_compression_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk becomes read-only after the compression, the error names the file that has the rows."""
+    paths = output_paths(str(tmp_path / "out.jsonl.gz"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with open_new(paths, 1, overwrite=False) as journal:
+        journal.append(0, b'{"p":0}')
+        journal.finish([True])
+        monkeypatch.setattr(Path, "unlink", fail)
+        with pytest.raises(StorageError, match=re.escape(f"Read-only file system; all rows are in {paths.finished}")):
+            journal.compress()
+    assert gzip.decompress(paths.finished.read_bytes()) == b'{"p":0}\n'
+
+
+def test_incomplete_file_that_cannot_be_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished output is in order; if its old incomplete file cannot be removed, the error names that file."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with open_new(paths, 1, overwrite=False) as journal:
+        journal.append(0, b'{"p":0}')
+        monkeypatch.setattr(Path, "unlink", fail)
+        with pytest.raises(StorageError, match=r"out_incomplete\.jsonl cannot be removed: Read-only file system"):
+            journal.finish([True])
+    assert paths.output.read_bytes() == b'{"p":0}\n'
+
+
+def test_resume_whose_incomplete_file_cannot_be_removed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If rows were moved back to the output but their file stays, the error names it, and the next resume has each once."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    paths.output.write_bytes(b'{"p":1}\n')
+    paths.incomplete.write_bytes(b'{"p":0}\n')
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with open_for_resume(paths, 2) as journal, monkeypatch.context() as patch:
+        journal.read_back(position_of)
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(StorageError, match=r"out_incomplete\.jsonl cannot be removed: Read-only file system"):
+            journal.open_for_appending()
+    with open_for_resume(paths, 2) as journal:
+        journal.read_back(position_of)
+        journal.open_for_appending()
+        journal.finish([True] * 2)
+    assert files_in(tmp_path) == {"out.jsonl": b'{"p":0}\n{"p":1}\n'}
+
+
 def test_nothing_is_synced_twice(tmp_path: Path, changes: list[str]) -> None:
     """A sync without a new row does nothing."""
     with open_new(OutputPaths(tmp_path / "out.jsonl"), 2, overwrite=False) as journal:

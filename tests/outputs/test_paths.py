@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ng_rollouts.storage.atomic import write_json
-from tests.conftest import EXAMPLE, FILES, ROOT, SCRIPTS, Ran, assert_complete, files_in
+from tests.conftest import EXAMPLE, FILES, RESUME, ROOT, SCRIPTS, Ran, assert_complete, files_in
 from tests.servers import Served
 
 Command = Callable[..., Ran]
@@ -205,12 +205,21 @@ def test_temporary_names_do_not_follow_links(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "r.json").read_text() == "{}\n"
 
 
+@pytest.mark.parametrize("resume", [[], [RESUME]], ids=["new", "resume"])
 def test_leftovers_of_a_crash_are_removed_by_the_next_run(
-    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, resume: list[str]
 ) -> None:
-    """Temporary files of this output are removed by the next run; those of other names stay."""
+    """Temporary files of this output and its status file are removed by the next run, also if nothing remains to do.
+
+    Temporary files of other names stay.
+    """
     tasks(1)
-    for name in ("r.jsonl.0123abcd.writing", "r_summary.json.0123abcd.writing", "other.jsonl.0123abcd.writing"):
-        (tmp_path / name).write_text("x")
-    assert command(*FILES, "+agent_name=a", f"+agent_url={serve().url}").code == 0
-    assert [path.name for path in tmp_path.glob("*.writing")] == ["other.jsonl.0123abcd.writing"]
+    arguments = [*FILES, f"+agent_url={serve().url}"]
+    assert command(*arguments).code == 0
+    token = ".0123abcd.writing"
+    for name in ("r.jsonl", f"r.jsonl.gz{token}", "r_summary.json", "r_status.json", "other.jsonl"):
+        (tmp_path / f"{name}{token}").write_text("x")
+    (tmp_path / "r_status.json").write_text('{"pid": 1}')
+    assert command(*arguments, *resume).code == 0
+    assert [path.name for path in tmp_path.glob("*.writing")] == [f"other.jsonl{token}"]
+    assert not (tmp_path / "r_status.json").exists()

@@ -130,6 +130,30 @@ def test_upload_removes_remote_side_files_that_no_longer_exist(
     assert not remote.files().keys() & {"r_failures.jsonl", "r_incomplete.jsonl"}
 
 
+def test_folder_is_not_written_before_it_is_claimed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that fails before it has claimed the folder copies nothing to it, and can be resumed."""
+    arguments = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+upload_to=copies"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail_to_write)
+        assert command(*arguments).code == 3
+    assert list((tmp_path / "copies").iterdir()) == []
+    ran = command(*arguments, RESUME)
+    assert ran.code == 0, ran.stderr
+    assert (tmp_path / "copies" / "r.jsonl").read_bytes() == (tmp_path / "r.jsonl").read_bytes()
+
+
+def test_upload_removes_temporary_files_of_a_killed_one(command: Command, tmp_path: Path) -> None:
+    """A kill during an upload to a folder leaves a temporary file there, which the next upload removes."""
+    (tmp_path / "copies").mkdir()
+    for name in ("r.jsonl", "other.jsonl"):
+        (tmp_path / "copies" / f"{name}.0123abcd.writing").touch()
+    ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+upload_to=copies")
+    assert ran.code == 0, ran.stderr
+    assert [path.name for path in (tmp_path / "copies").glob("*.writing")] == ["other.jsonl.0123abcd.writing"]
+
+
 def test_killed_run_leaves_no_old_files_in_an_overwritten_folder(
     command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, remote: RemoteFolder
 ) -> None:

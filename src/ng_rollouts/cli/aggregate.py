@@ -21,7 +21,7 @@ from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.path_checks import check_output, writable
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, output_paths
 from ng_rollouts.outputs.reader import groups_of
-from ng_rollouts.storage.atomic import replacing, write_json
+from ng_rollouts.storage.atomic import remove_leftovers, replacing, write_json
 from ng_rollouts.storage.compression import compress_in_place, plain_name
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import RolloutStats
@@ -83,6 +83,7 @@ def run(config: AggregationConfig) -> int:
 
 def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config: AggregationConfig) -> None:
     """Write the merged file with its side files, or only its metrics."""
+    remove_leftovers(*paths.all)
     # An existing output is renamed only after the merged file is complete, and metrics are computed from that file.
     # An error on the way leaves everything as it was.
     with replacing(paths.finished) as temporary:

@@ -107,9 +107,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Removed before it is unlocked, or another process could lock a file that is about to disappear.
+        # Removed before it is unlocked, or another process could lock a file that is about to disappear. A copy that
+        # cannot be removed does no harm: all rows are in the compressed file as well.
         if self._is_decompressed_copy:
-            self._paths.output.unlink(missing_ok=True)
+            discard(self._paths.output)
         os.close(self._fd)
 
     @property
@@ -228,7 +229,7 @@ class Journal:
         self._check_name()
         if not self._end or (self._in_order and self.count == len(self._spans) and self.is_named):
             # Nothing to sort: the output is empty, or has every planned row, in order.
-            self._paths.incomplete.unlink(missing_ok=True)
+            self._remove_incomplete()
             return Finished(kept=self.count, set_aside=0)
         temporaries: list[Path] = []
         try:
@@ -240,6 +241,17 @@ class Journal:
         finally:
             for temporary in temporaries:
                 discard(temporary)
+
+    def _remove_incomplete(self) -> None:
+        """Remove the incomplete file, whose rows are in the output.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            self._paths.incomplete.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._paths.incomplete} cannot be removed: {error.strerror}") from error
 
     def _check_name(self) -> None:
         """Check that no other file has taken the output's name, for example after `rm` or `mv`.
@@ -279,12 +291,15 @@ class Journal:
                 backups = list(map(back_up, self._other_compressed))
             else:
                 backups = self._compress_into(finished)
+        except OSError as error:
+            raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
+        try:
             for path in self._paths.names:
                 if path not in (output, finished):
                     path.unlink(missing_ok=True)
             sync(output.parent)
         except OSError as error:
-            raise StorageError(f"{_storage_message(finished, error)}; all rows are in {output}") from error
+            raise StorageError(f"{_storage_message(output.parent, error)}; all rows are in {finished}") from error
         return backups
 
     def _compress_into(self, finished: Path) -> list[Path]:
@@ -326,7 +341,7 @@ class Journal:
         self._set_aside_rows = []
         # Synced before the incomplete file is removed. A crash in between leaves rows twice, and the first counts.
         self.sync()
-        self._paths.incomplete.unlink()
+        self._remove_incomplete()
 
     def _rewrite(self, keep: Iterable[bool], new_output_path: Path, new_incomplete_path: Path) -> Finished:
         """Copy the rows in order to a new output and a new incomplete file, which then replace the old ones."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from ng_rollouts.errors import OutputError
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, remove
-from ng_rollouts.storage.atomic import remove_leftovers, replacing
+from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.compression import decompress
 from ng_rollouts.storage.lock import lock
 
@@ -38,8 +38,6 @@ def open_new(paths: OutputPaths, rollouts: int, *, overwrite: bool) -> Journal:
             finally:
                 os.close(fd)
             fd = new_fd
-        for path in paths.all:
-            remove_leftovers(path)
         journal = Journal(fd, paths, rollouts)
         journal.backup = backup
         return journal

@@ -48,6 +48,11 @@ class Upload:
     _manifest: bytes = b""
     _progress_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the folder has this run's manifest, so that the run may replace files in it."""
+        return bool(self._manifest)
+
     async def check_reachable(self) -> None:
         """Check that the remote folder can be written, before any local file is changed.
 

@@ -37,8 +37,10 @@ from ng_rollouts.run.prepare import PreparedRun, prepare
 from ng_rollouts.run.publish import Publisher
 from ng_rollouts.run.signals import Received, handle_signals
 from ng_rollouts.run.state import RowSubscriber, RunState, new_state, restored_state
+from ng_rollouts.run.status_file import remove_stale_status
 from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.stop import Stop
+from ng_rollouts.storage.atomic import remove_leftovers
 from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Rollout
 
@@ -171,6 +173,8 @@ class Run:
         paths, tasks, plan = self.prepared.paths, self.prepared.tasks, self.prepared.plan
         # On a resume, this is the first change to a file: an error before it leaves the output as it was.
         state.journal.open_for_appending()
+        remove_leftovers(*paths.all, paths.status)
+        remove_stale_status(self._status_path)
         state.failures.settle(lambda _: False)
         try:
             write_manifest(paths.manifest, self.prepared.manifest)
@@ -232,9 +236,10 @@ class Run:
         except StorageError as error:
             failure = error
         try:
-            if self.prepared.upload:
+            # After an error before the folder was claimed, it may have files of another run.
+            if (upload := self.prepared.upload) and upload.is_claimed:
                 collected = finalizer.state.counters.collected
-                await publisher.upload(self.prepared.upload, collected, may_be_stopped=not self.consumer)
+                await publisher.upload(upload, collected, may_be_stopped=not self.consumer)
         except UploadFailed as error:
             failure = failure or error
         # The summary is written first, so that the remote copy includes it, and again if publishing changed the result.

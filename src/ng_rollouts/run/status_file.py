@@ -39,6 +39,12 @@ def is_replaceable_status(path: Path) -> bool:
         return False
 
 
+def remove_stale_status(path: Path) -> None:
+    """Remove the status file that a crash of an earlier run has left."""
+    if is_replaceable_status(path):
+        _remove(path)
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink(missing_ok=True)

@@ -27,7 +27,8 @@ _TOKEN_BYTES = 4
 SUFFIX_BYTES = len(".") + 2 * _TOKEN_BYTES + len(_SUFFIX)
 """How much longer a temporary name is than the name of the file."""
 
-_TEMPORARY = re.compile(rf"\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(_SUFFIX)}")
+# A temporary file can have one itself, while it is compressed.
+_TEMPORARY = re.compile(rf"(\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(_SUFFIX)})+\Z")
 
 
 def new_temporary(path: Path) -> Path:
@@ -91,16 +92,20 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that a crash has left for `path`. No other process may write it at the same time."""
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        leftovers = [entry.path for entry in entries if _is_temporary_of(entry.name, path.name)]
-        for leftover in leftovers:
-            discard(Path(leftover))
+def remove_leftovers(*paths: Path) -> None:
+    """Remove temporary files that a crash has left for `paths`. No other process may write them at the same time."""
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError), os.scandir(folder) as entries:
+            names = {path.name for path in paths if path.parent == folder}
+            leftovers = [entry.path for entry in entries if _target_of(entry.name) in names]
+            for leftover in leftovers:
+                discard(Path(leftover))
 
 
-def _is_temporary_of(name: str, target: str) -> bool:
-    return name.startswith(target) and _TEMPORARY.fullmatch(name, len(target)) is not None
+def _target_of(name: str) -> str | None:
+    """The name of the file that a temporary name stands for; None for another name."""
+    match = _TEMPORARY.search(name)
+    return name[: match.start()] if match else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.storage.atomic import remove_leftovers
 
 
 def lock(path: Path) -> int:
@@ -38,6 +39,8 @@ def lock(path: Path) -> int:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file while the block replaces it, so that no run writes it at the same time.
 
+    Temporary files that a crash has left for it are removed.
+
     Raises:
         OutputError: another process has locked the file.
         OSError: it cannot be opened.
@@ -45,6 +48,7 @@ def locked(path: Path) -> Iterator[None]:
     existed = path.exists()
     fd = lock(path)
     try:
+        remove_leftovers(path)
         yield
     finally:
         # An empty file that was created for the lock goes again, unless the block has replaced it.

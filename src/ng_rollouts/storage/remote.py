@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from ng_rollouts.errors import ConfigError, NgRolloutsError, install_extra, require_extra
 from ng_rollouts.redaction import redact
-from ng_rollouts.storage.atomic import replacing
+from ng_rollouts.storage.atomic import remove_leftovers, replacing
 
 _BUCKETS = frozenset("s3 s3a gs gcs abfs abfss az oss hf".split())
 """Protocols without real folders. `makedirs` would create a bucket there, even for a mistyped name."""
@@ -148,6 +148,7 @@ def _protocols_of(system: Any) -> frozenset[str]:
 
 def _copy(file: Path, target: Path, on_progress: Callable[[], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
     with replacing(target) as temporary, file.open("rb") as source, temporary.open("wb") as copy:
         while chunk := source.read(_CHUNK_BYTES):
             copy.write(chunk)
