@@ -52,10 +52,10 @@ def test_profile_reports_usage_errors_without_a_traceback(
 
 
 def test_profile_that_fails_writes_no_file(command: Callable[..., Ran], tmp_path: Path) -> None:
-    """A torn line, duplicate rollouts, an unknown score and a negative size of the table leave no output behind."""
+    """A torn line, an unknown score and a negative size of the table leave no output behind."""
     write_rewards(tmp_path / "r.jsonl", {(0, 0): 1.0, (1, 0): 1.0})
     valid = (tmp_path / "r.jsonl").read_text()
-    for content, arguments in ((valid[:-9], []), (valid + valid, []), (valid, ["+score=nope"]), (valid, ["+top=-1"])):
+    for content, arguments in ((valid[:-9], []), (valid, ["+score=nope"]), (valid, ["+top=-1"])):
         (tmp_path / "r.jsonl").write_text(content)
         ran = command("+rollouts_jsonl_fpath=r.jsonl", *arguments, script="ng_reward_profile")
         assert ran.code == 2, ran.stdout
