@@ -11,12 +11,14 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
     ALTERNATIVE,
-    INVISIBLE,
-    bare_answer,
     final_answer,
     final_line,
-    is_same_answer,
     output_text,
+)
+from ng_rollouts.verifiers.answer_markup import (
+    INVISIBLE,
+    bare_answer,
+    is_same_answer,
 )
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.choices import answer_letter, boxed_letter

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from ng_rollouts.verifiers.answer_extraction import (
     ALTERNATIVE,
     DECORATION,
-    INVISIBLE,
     LINE_MARK,
-    MAX_DEPTH,
     Statement,
-    is_same_answer,
     last_boxes,
     last_statement,
+)
+from ng_rollouts.verifiers.answer_markup import (
+    INVISIBLE,
+    MAX_DEPTH,
+    is_same_answer,
     peel,
     strip_markup,
 )

@@ -7,7 +7,10 @@ import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from ng_rollouts.verifiers.answer_extraction import strip_quotes, unwrap
+from ng_rollouts.verifiers.answer_markup import (
+    strip_quotes,
+    unwrap,
+)
 from ng_rollouts.verifiers.units import NEGATED, NO_UNIT, is_same_unit, money_of, unit_of
 
 _CURRENCY = r"(?:\\?\$|\\?€|£|¥|₹|US\$|USD|EUR|GBP|Rs\.?)"

@@ -19,7 +19,13 @@ from ng_rollouts.models.client import ModelClient
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.templates import Template, parse_template
 from ng_rollouts.types import Json, task_index_of
-from ng_rollouts.verifiers.answer_extraction import INVISIBLE, output_text, strip_markup
+from ng_rollouts.verifiers.answer_extraction import (
+    output_text,
+)
+from ng_rollouts.verifiers.answer_markup import (
+    INVISIBLE,
+    strip_markup,
+)
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, json_in, last_match, verdict_fields
 from ng_rollouts.verifiers.process_pool import ProcessPool

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from ng_rollouts.verifiers.answer_extraction import unwrap
+from ng_rollouts.verifiers.answer_markup import (
+    unwrap,
+)
 
 NO_UNIT = re.compile(
     r"""\b(?:or|and|if|unless|except|a?sin|a?cos|a?tan|arc\w+|log|ln|exp|sqrt|cbrt|pi|mod|floor|ceil|round|abs
