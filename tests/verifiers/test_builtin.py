@@ -10,7 +10,8 @@ import pytest
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.verifiers.answer_extraction import output_text
-from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex, remote_reference, schema_error
+from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from tests.conftest import SHARED_DATA

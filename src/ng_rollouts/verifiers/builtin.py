@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -16,12 +15,12 @@ from ng_rollouts.verifiers.answer_extraction import (
     output_text,
 )
 from ng_rollouts.verifiers.answer_markup import (
-    INVISIBLE,
     bare_answer,
     is_same_answer,
 )
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.choices import answer_letter, boxed_letter
+from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
@@ -35,19 +34,6 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _STRICT_MODE = "strict_single_letter_boxed"
 """The value of `grading_mode` in NeMo Gym's rows that allows only a letter alone in a box."""
-
-_FENCE = re.compile(
-    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[A-Za-z0-9+_.-]*)(?:[ \t][^\n`~{\[]*(?=\n))?\s+(?=[\[{\"\d\-tfn])"
-)
-"""The beginning of a fenced block, up to its JSON."""
-
-_WHITE = "".join(map(chr, INVISIBLE)) + " \t\r\n"
-
-_DRAFTS = ("http://json-schema.org/", "https://json-schema.org/")
-"""The schemas of the drafts themselves, which the library brings along."""
-
-_MAX_ERROR_CHARACTERS = 500
-"""A validation error quotes the instance, which may be long."""
 
 
 def verdict_fields(*, correct: bool, extracted: str | None, expected: Any, normalized: str | None = None) -> Json:
@@ -295,83 +281,6 @@ def last_match(pattern: str, text: str) -> str | None:
     groups = match.groupdict()
     answer = groups["answer"] if "answer" in groups else match[1] if match.re.groups else match[0]
     return None if answer is None else str(answer)  # None: the group is optional and did not take part in the match
-
-
-def schema_error(schema: Any, text: str) -> str | None:
-    """Validate the JSON in a text: the whole text, or a fenced block.
-
-    Returns:
-        The error; None if the JSON is valid under the schema.
-    """
-    from jsonschema.exceptions import best_match  # noqa: PLC0415 - runs in a worker process
-    from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
-    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped] # noqa: PLC0415
-
-    try:
-        value = json_in(text)
-    except ValueError as error:
-        return f"not JSON: {error}"
-    # The registry of the drafts retrieves nothing else.
-    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=REGISTRY)
-    found = best_match(validator.iter_errors(value))
-    return f"{found.json_path}: {found.message}"[:_MAX_ERROR_CHARACTERS] if found else None
-
-
-def remote_reference(schema: Any) -> str | None:
-    """The first reference of a JSON schema that leads out of it; None if there is none."""
-    ids, references, values = set(), [], [schema]
-    while values:
-        value = values.pop()
-        if isinstance(value, dict):
-            ids.add(str(value.get("$id")).removesuffix("#"))
-            references += [
-                value[name] for name in ("$ref", "$dynamicRef", "$recursiveRef") if isinstance(value.get(name), str)
-            ]
-            values += value.values()
-        elif isinstance(value, list):
-            values += value
-    outside = (reference for reference in references if not reference.startswith(("#", *_DRAFTS)))
-    return next((reference for reference in outside if reference.partition("#")[0] not in ids), None)
-
-
-def json_in(text: str) -> Any:
-    """The JSON value that a text is, bare or in a fenced block. A block labelled `json` goes before the last other one.
-
-    Raises:
-        ValueError: there is none. Prose before bare JSON is not JSON, nor are NaN and Infinity.
-    """
-    text = text.strip(_WHITE)
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    try:
-        return decoder.decode(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    except ValueError as error:
-        not_bare = error
-    blocks: dict[bool, Any] = {}
-    position = 0
-    # A block is decoded, not searched for its end: fences within JSON strings do not close it.
-    while match := _FENCE.search(text, position):
-        position = match.end()
-        is_json = match["label"].lower().startswith("json")
-        try:
-            value, end = decoder.raw_decode(text, match.end())
-        except (ValueError, RecursionError) as error:
-            # an object that cannot be read is not replaced by an earlier one; other blocks may be anything
-            if is_json or text[position] in "[{":
-                blocks[is_json] = error
-            continue
-        if re.compile(rf"\s*{re.escape(match['fence'])}").match(text, end):
-            blocks[is_json] = value
-            position = end
-    last = blocks.get(True, blocks.get(False, not_bare))
-    if isinstance(last, Exception):
-        raise ValueError(str(last)) from last  # noqa: TRY004 - what is wrong is the text
-    return last
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _answer_text(value: Any) -> str:

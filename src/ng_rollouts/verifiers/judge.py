@@ -27,7 +27,8 @@ from ng_rollouts.verifiers.answer_markup import (
     strip_markup,
 )
 from ng_rollouts.verifiers.base import Verifier
-from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, json_in, last_match, verdict_fields
+from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, last_match, verdict_fields
+from ng_rollouts.verifiers.json_answers import json_in
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 DEFAULT_TEMPLATE = """You grade an answer to a task.
