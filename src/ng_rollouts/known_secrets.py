@@ -21,6 +21,9 @@ _MIN_VARIETY = 4
 """Different characters that a part must have, so that one of `xxxxxxxxxxxxxxxx` is not a line of a table."""
 
 
+_ABRIDGED = re.compile(r"(?P<first>[\w-]{3,64}+)(?:\.{2,64}+|…|\*{2,64}+|•{2,64}+)(?P<last>[\w-]{2,64}+)")
+
+
 class KnownSecrets:
     """Secrets, and an index that finds all of them in one pass over a text."""
 
@@ -29,6 +32,7 @@ class KnownSecrets:
         self._parts: set[str] = set()
         self._wholes: set[str] = set()
         self._words: set[str] = set()
+        self._longs: set[str] = set()
         self._word: re.Pattern[str] | None = None
 
     def __bool__(self) -> bool:
@@ -55,10 +59,15 @@ class KnownSecrets:
         for view in views(text):
             yield from self._words_in(view)
             yield from self._long_in(view.joined())
+            yield from self._long_in(view.dense())
+            yield from self._abridged_in(view)
 
     def _add_long(self, secret: str) -> None:
         data = secret.encode("utf-8", "surrogatepass")
-        for folded in map(_folded, (secret, data.hex(), *_in_base64(data))):
+        self._longs.add(secret.lower())
+        dense = re.sub(r"[\W_]", "", secret)
+        forms = (secret, dense if len(dense) >= _PART else secret, data.hex(), *_in_base64(data))
+        for folded in map(_folded, forms):
             self._wholes.add(folded)
             windows = (folded[at : at + _PART] for at in range(len(folded) - _PART + 1))
             self._parts.update(part for part in windows if len(set(part)) >= _MIN_VARIETY)
@@ -70,6 +79,13 @@ class KnownSecrets:
         self._words.update(form for form in forms if len(form) >= _MIN_CHARACTERS)
         words = "|".join(map(re.escape, sorted(self._words, key=len, reverse=True)))
         self._word = re.compile(rf"(?<!\w)(?:{words})(?!\w)")
+
+    def _abridged_in(self, view: View) -> Iterator[tuple[int, int]]:
+        """Secrets of which a server shows the beginning and the end: `sk-abc...xyz`."""
+        for match in _ABRIDGED.finditer(view.text):
+            first, last = match["first"].lower(), match["last"].lower()
+            if any(secret.startswith(first) and secret.endswith(last) for secret in self._longs):
+                yield view.span(*match.span())
 
     def _words_in(self, view: View) -> Iterator[tuple[int, int]]:
         if self._word:

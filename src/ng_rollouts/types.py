@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+MAX_TOKENS = 2**53
+"""Larger token counts are not counted: JSON readers may not represent them, and sums would overflow."""
+
 Json = dict[str, Any]
 """A JSON object, as parsed."""
 

@@ -30,6 +30,9 @@ _LINE_BREAK = re.compile(r"[ \t]{0,8}\\?[\r\n\u2028\u2029]\s*+|[\u00ad\u200b-\u2
 """What can divide a word: a line break with the indentation of the next line, or an invisible letter."""
 
 
+_SEPARATOR = re.compile(r"[\W_]++")
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """A part of a text, and the part of its source that it comes from.
@@ -70,6 +73,10 @@ class View:
     def joined(self) -> View:
         """The text without line breaks and invisible letters; itself if it has none."""
         return self._replaced(_LINE_BREAK, lambda _: "")
+
+    def dense(self) -> View:
+        """The text without anything but letters and digits: behind `5a:71`, `"a", "b"` and `Z-q-7` are words."""
+        return self._replaced(_SEPARATOR, lambda _: "")
 
     def _source_of(self, position: int) -> tuple[int, int]:
         """Start and end of one letter in the source."""

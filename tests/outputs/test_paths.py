@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ng_rollouts.errors import StorageError
+from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.lock import lock
 from tests.conftest import EXAMPLE, FILES, RESUME, ROOT, SCRIPTS, Ran, assert_complete, files_in
 from tests.servers import Served
 
@@ -223,3 +226,96 @@ def test_leftovers_of_a_crash_are_removed_by_the_next_run(
     assert command(*arguments, *resume).code == 0
     assert [path.name for path in tmp_path.glob("*.writing")] == [f"other.jsonl{token}"]
     assert not (tmp_path / "r_status.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["text", "link", "fifo", "input"])
+def test_default_status_file_replaces_no_other_file(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, kind: str
+) -> None:
+    """A file with the name of the status file that is not one ends the command before anything is sent."""
+    tasks(2, "r_status.json" if kind == "input" else "tasks.jsonl")
+    source = "r_status.json" if kind == "input" else "tasks.jsonl"
+    if kind == "text":
+        (tmp_path / "r_status.json").write_text("precious")
+    elif kind == "link":
+        (tmp_path / "r_status.json").symlink_to("tasks.jsonl")
+    elif kind == "fifo":
+        os.mkfifo(tmp_path / "r_status.json")
+    server = serve()
+    run = [f"+agent_url={server.url}", "+agent_name=a", f"+input_jsonl_fpath={source}", FILES[1]]
+    ran = command(*run)
+    assert (ran.code, len(ran.stderr.splitlines()), server.stats()["total"]) == (2, 1, 0), ran.stderr
+    assert os.path.lexists(tmp_path / "r_status.json")
+
+
+def test_page_that_appears_during_a_run_is_kept(command: Command, tmp_path: Path) -> None:
+    """A page with the output's name that a resume finds is renamed, not replaced."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl"]
+    assert command(*run).code == 0
+    (tmp_path / "r.html").write_text("mine")
+    assert command(*run, "+report=true", "+resume_from_cache=true").code == 0
+    assert (tmp_path / "r.html.1").read_text() == "mine"
+
+
+def test_backup_replaces_no_link(command: Command, tmp_path: Path) -> None:
+    """A link that leads nowhere occupies its name, too."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl"]
+    assert command(*run).code == 0
+    (tmp_path / "r.jsonl.1").symlink_to("nowhere")
+    assert "renamed to r.jsonl.2" in command(*run).stderr
+    assert (tmp_path / "r.jsonl.1").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["r_failures.jsonl", "r_manifest.json", "r_summary.json", "r.jsonl.gz"])
+def test_export_takes_the_place_of_no_file_of_a_run(command: Command, tmp_path: Path, name: str) -> None:
+    """An export with the name of a side file, or of an output that is being written, is rejected."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    before = files_in(tmp_path)
+    fd = lock(tmp_path / "r.jsonl") if name == "r.jsonl.gz" else None
+    ran = command(
+        "+recipe=sft", "+input_jsonl_fpath=r.jsonl", f"+output_jsonl_fpath={name}", script="ng_export_rollouts"
+    )
+    if fd is not None:
+        os.close(fd)
+    assert (ran.code, files_in(tmp_path)) == (2, before), ran.stderr
+
+
+def test_export_removes_no_validation_file_that_it_did_not_write(command: Command, tmp_path: Path) -> None:
+    """A validation file that an export without validation rows finds is renamed, also with `overwrite=true`."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    (tmp_path / "x_validation.jsonl").write_text("mine")
+    export = ["+recipe=sft", "+input_jsonl_fpath=r.jsonl", "+output_jsonl_fpath=x.jsonl", "+overwrite=true"]
+    assert command(*export, script="ng_export_rollouts").code == 0
+    assert (tmp_path / "x_validation.jsonl.1").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "names"),
+    [
+        ("ng_view_rollouts", ["+input_jsonl_fpath=r.jsonl"], ["r_failures.jsonl", "r_manifest.json", "r_summary.json"]),
+        ("ng_aggregate_rollouts", ["+input_glob=r.jsonl", "+output_jsonl_fpath=m.jsonl"], ["r_manifest.json"]),
+        (
+            "ng_collect_rollouts",
+            [*EXAMPLE, "+output_jsonl_fpath=o.jsonl", "+policy_base_url=http://127.0.0.1:9/v1"],
+            ["env.yaml"],
+        ),
+    ],
+)
+def test_pipe_in_place_of_a_file_is_not_waited_for(
+    command: Command, tmp_path: Path, script: str, arguments: list[str], names: list[str]
+) -> None:
+    """A pipe with the name of a file that a command reads is an error, not a wait without end."""
+    for name in names:
+        assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+overwrite=true").code == 0
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        ran = command(*arguments, script=script)
+        assert (ran.code, "is not a regular file" in ran.stderr) == (2, True), ran.stderr
+        (tmp_path / name).unlink()
+
+
+def test_pipe_that_appears_as_failures_file_ends_the_run(tmp_path: Path) -> None:
+    """A failure that cannot be written is an error of storage: a pipe without a reader is not waited for."""
+    os.mkfifo(tmp_path / "f.jsonl")
+    with pytest.raises(StorageError, match=r"f.jsonl cannot be written"):
+        FailuresFile(tmp_path / "f.jsonl")._write({"a": 1})

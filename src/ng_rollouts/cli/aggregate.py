@@ -18,10 +18,10 @@ from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
-from ng_rollouts.outputs.path_checks import check_output, writable
+from ng_rollouts.outputs.path_checks import check_output, check_side_files, writable
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, output_paths
 from ng_rollouts.outputs.reader import groups_of
-from ng_rollouts.storage.atomic import remove_leftovers, replacing, write_json
+from ng_rollouts.storage.atomic import back_up, remove_leftovers, replacing, write_json
 from ng_rollouts.storage.compression import compress_in_place, plain_name
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import RolloutStats
@@ -60,6 +60,8 @@ def run(config: AggregationConfig) -> int:
     paths = output_paths(config.output_jsonl_fpath)
     sources = rollout_files(config.input_glob, exclude=paths.names)
     check_output(paths, sources)
+    for source in sources:
+        check_side_files(output_paths(str(source)))
     index = RolloutIndex(sources)
     if not index.keys:
         raise InputError(f"input_glob {config.input_glob} matches only files without rollouts")
@@ -98,6 +100,8 @@ def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config:
     if config.merge_shards:
         _remove_stale_side_files(paths)
         _write_side_files(paths, sources, index)
+    elif has_content(paths.aggregate_metrics) and not config.overwrite:
+        log(f"{paths.aggregate_metrics} exists: renamed to {back_up(paths.aggregate_metrics)}")
     write_json(paths.aggregate_metrics, metrics)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, NoReturn, cast
@@ -13,11 +14,11 @@ from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.formats import RECIPES, ExportFormat
 from ng_rollouts.export.writer import RowWriter
-from ng_rollouts.outputs.path_checks import check_replaceable, writable
-from ng_rollouts.outputs.paths import has_content
+from ng_rollouts.outputs.path_checks import check_other_runs, check_replaceable, writable
+from ng_rollouts.outputs.paths import has_content, output_paths
 from ng_rollouts.outputs.reader import check_readable, row_groups
 from ng_rollouts.storage.atomic import back_up, replacing
-from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed
+from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed, plain_name
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
@@ -53,6 +54,7 @@ def run(config: ExportConfig) -> int:
 def _check_outputs(source: Path, target: Path) -> None:
     check_replaceable(target)
     check_compression(f"output_jsonl_fpath {target}")
+    check_other_runs(output_paths(str(target)))
     # The validation file has a derived name, which may be that of the input.
     for path in (target, _validation(target)):
         check_replaceable(path)
@@ -88,14 +90,16 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
     if config.validation_fraction:
         parts[_validation(target)] = validation
     for path, positions in parts.items():
-        with locked(path), replacing(path) as temporary:
+        # A run that writes a compressed output locks its plain name.
+        own_lock = nullcontext() if plain_name(path) == path else locked(path)
+        with locked(plain_name(path)), own_lock, replacing(path) as temporary:
             writer.write(positions, temporary)
             compress_in_place(temporary, path)
             # Last, so that an error while writing leaves the existing file where it is.
             if not config.overwrite:
                 _back_up(path)
     if not config.validation_fraction:
-        _remove_stale_validation(target, config)
+        _set_aside_validation(target)
     return {path: len(positions) for path, positions in parts.items()}
 
 
@@ -104,12 +108,9 @@ def _validation(target: Path) -> Path:
     return target.with_name(f"{base_name(target)}_validation.jsonl{compression}")
 
 
-def _remove_stale_validation(target: Path, config: ExportConfig) -> None:
-    """Remove or back up the validation file of an earlier export: its rows are now part of the training file."""
-    if config.overwrite:
-        _validation(target).unlink(missing_ok=True)
-    else:
-        _back_up(_validation(target))
+def _set_aside_validation(target: Path) -> None:
+    """Rename the validation file of an earlier export: its rows are now part of the training file."""
+    _back_up(_validation(target))
 
 
 def _back_up(path: Path) -> None:

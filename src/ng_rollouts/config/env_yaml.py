@@ -37,6 +37,8 @@ def fill_from_env_yaml(config: Any) -> None:
         or not path.exists()
     ):
         return
+    if not path.is_file():
+        raise ConfigError("env.yaml is not a regular file: remove it, or run the command in another folder")
     from omegaconf import OmegaConf  # noqa: PLC0415 - the command has loaded it, the API does not need it
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, cast
@@ -109,6 +110,8 @@ def _check(name: str, value: Any, spec: Spec) -> None:
     if spec.choices and value not in spec.choices:
         wanted = f"one of {', '.join(spec.choices)}" if len(spec.choices) > 1 else f"{spec.choices[0]} or null"
         raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+    if isinstance(value, int) and abs(value) > sys.maxsize:
+        raise ConfigError(f"{name} is too large a number: {value}")
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{name} must be a finite number, got {value}")
     if (wanted := _bounds(spec)) and not _is_within(cast("float", value), spec):

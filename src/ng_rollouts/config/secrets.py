@@ -68,6 +68,8 @@ def remember_values(value: Any, name: str = "") -> None:
 def remember_file(path: Path) -> None:
     """Mask the secrets in a YAML file, which may not be valid, in all later texts."""
     with suppress(OSError):
+        if not path.is_file():  # a pipe would be waited for
+            return
         _remember_pairs(path.read_text(encoding="utf-8", errors="replace"))
 
 

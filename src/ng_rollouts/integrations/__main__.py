@@ -21,7 +21,7 @@ def _run(name: str, output: Path, project: str) -> str:
     if name == "report":
         from ng_rollouts.report.build import ViewConfig, build_page  # noqa: PLC0415
 
-        return f"Page: {build_page(ViewConfig(input_jsonl_fpath=str(output), overwrite=True))}"
+        return f"Page: {build_page(ViewConfig(input_jsonl_fpath=str(output)))}"
     from ng_rollouts.integrations.trackers import TRACKERS, TrackedRun  # noqa: PLC0415
 
     return TRACKERS[name](TrackedRun.of(output_paths(str(output))), project)

@@ -18,12 +18,16 @@ from ng_rollouts.jsonl import dumps
 
 ColumnType: TypeAlias = "str | tuple[str, ColumnType] | dict[str, ColumnType] | None"
 
+_MAX_DEPTH = 50
+
 _MAX_FIELDS = 100
 """An object with more fields is probably a mapping with arbitrary keys; as columns, each key would get its own."""
 
 
-def type_of_value(value: Any) -> ColumnType:
-    """The column type of one value."""
+def type_of_value(value: Any, depth: int = 0) -> ColumnType:
+    """The column type of one value. Deeply nested ones are JSON text."""
+    if depth > _MAX_DEPTH:
+        return "json"
     match value:
         case None:
             return None
@@ -38,10 +42,10 @@ def type_of_value(value: Any) -> ColumnType:
         case list():
             inner: ColumnType = None
             for each in value:
-                inner = unify(inner, type_of_value(each))
+                inner = unify(inner, type_of_value(each, depth + 1))
             return "list", inner
         case _:
-            return _of_fields({name: type_of_value(inner) for name, inner in value.items()})
+            return _of_fields({name: type_of_value(inner, depth + 1) for name, inner in value.items()})
 
 
 def unify(one: ColumnType, other: ColumnType) -> ColumnType:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ng_rollouts.integrations.column_types import ColumnType, coerce, json_columns, type_of_value, unify
 from ng_rollouts.integrations.runner import PRODUCTS
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.storage.atomic import replacing
+from ng_rollouts.storage.atomic import back_up, replacing
 from ng_rollouts.storage.compression import base_name
 
 _ROW_GROUP_SIZE = 1000
@@ -39,6 +39,8 @@ def write_parquet(output: Path) -> str:
     target = output.with_name(base_name(output) + PRODUCTS["parquet"])
     with replacing(target) as temporary:
         _write(output, fields, temporary)
+        if target.exists():
+            back_up(target)
     return f"Parquet: {target} ({rows} rows)"
 
 

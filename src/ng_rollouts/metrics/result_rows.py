@@ -6,16 +6,13 @@ from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import Json, Result, Rollout, RolloutStats
+from ng_rollouts.types import MAX_TOKENS, Json, Result, Rollout, RolloutStats
 
 MAX_SCORE = 1e100
 """Largest absolute value of a score. Sums of squares of larger values would overflow."""
 
 _MAX_VALUE_CHARACTERS = 100
 """Characters of an agent's own failure class, or of a reward that is not valid, that a message keeps."""
-
-_MAX_TOKENS = 2**53
-"""Larger token counts are not counted: JSON readers may not represent them, and sums would overflow."""
 
 _TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
@@ -87,7 +84,7 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
         scores=scores_of_row(row),
         # `type(...) is`, because a bool is an int as well.
         tokens={
-            name: count for name in _TOKEN_COUNTS if type(count := usage.get(name)) is int and 0 <= count <= _MAX_TOKENS
+            name: count for name in _TOKEN_COUNTS if type(count := usage.get(name)) is int and 0 <= count <= MAX_TOKENS
         },
         truncated=_is_incomplete(response),
         empty=_is_empty(response),

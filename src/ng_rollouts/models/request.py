@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ng_rollouts.redaction import MASK
-from ng_rollouts.types import Json
+from ng_rollouts.types import MAX_TOKENS, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ INCLUDE_LOGPROBS = "message.output_text.logprobs"
 """The value of `include` by which a Responses request asks for log probabilities."""
 
 
+_PARTS = ("input_tokens", "output_tokens")
+
+
 def masked(headers: dict[str, str]) -> dict[str, str]:
     """Headers with the bearer token masked, for display."""
     return {name: f"Bearer {MASK}" if name == "authorization" else value for name, value in headers.items()}
@@ -38,9 +41,9 @@ def total_tokens(usage: Any) -> int:
     if not isinstance(usage, dict):
         return 0
     total = usage.get("total_tokens")
-    return int(total if isinstance(total, (int, float)) else sum(_counts(usage)))
+    return _count(total) if isinstance(total, (int, float)) else sum(map(_count, map(usage.get, _PARTS)))
 
 
-def _counts(usage: Json) -> list[float]:
-    values = (usage.get("input_tokens"), usage.get("output_tokens"))
-    return [value for value in values if isinstance(value, (int, float))]
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for anything that is none, such as 1e308."""
+    return int(value) if isinstance(value, (int, float)) and 0 <= value <= MAX_TOKENS else 0

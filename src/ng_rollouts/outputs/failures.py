@@ -6,7 +6,9 @@ It is opened for each failure, because failures are rare and a file should exist
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -121,7 +123,12 @@ class FailuresFile:
 
 def _open_without_links(path: str, flags: int) -> int:
     # A link that another user of the folder has placed here would lead to a file elsewhere.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    # O_NONBLOCK: opening a pipe without a reader fails instead of waiting for one.
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return fd
 
 
 def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:

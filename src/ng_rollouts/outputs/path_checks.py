@@ -10,13 +10,23 @@ from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
-from ng_rollouts.errors import OutputError
+from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.outputs.paths import OutputPaths, is_stream_name, reason_of
 from ng_rollouts.storage.atomic import SUFFIX_BYTES
 from ng_rollouts.storage.compression import check_compression
 
-_JSONL_ENDINGS = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl")
-"""Endings of side files that an output could have as well."""
+_ENDINGS = (
+    "_failures.jsonl",
+    "_incomplete.jsonl",
+    "_materialized_inputs.jsonl",
+    "_manifest.json",
+    "_aggregate_metrics.json",
+    "_summary.json",
+    "_status.json",
+    ".html",
+    ".parquet",
+)
+"""Endings of side files and products, which another output could have as well."""
 
 _STANDARD_STREAMS = (0, 1, 2)
 
@@ -51,7 +61,18 @@ def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
             raise OutputError(
                 f"output_jsonl_fpath {paths.finished} would replace the input {source}: choose a different name"
             )
-    _check_other_runs(paths)
+    check_other_runs(paths)
+
+
+def check_side_files(paths: OutputPaths) -> None:
+    """Check that the side files of an output that is read are regular files. A pipe would be waited for.
+
+    Raises:
+        InputError: one is not.
+    """
+    for path in paths.side_files:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file: remove it")
 
 
 def check_replaceable(path: Path, parameter: str = "output_jsonl_fpath") -> None:
@@ -102,20 +123,20 @@ def _mount_points() -> set[str]:
     return set()
 
 
-def _check_other_runs(paths: OutputPaths) -> None:
+def check_other_runs(paths: OutputPaths) -> None:
     """Check that no file of this run belongs to another run: `r_failures.jsonl` may be a side file, or an output.
 
     Raises:
         OutputError: one does.
     """
-    for ending in _JSONL_ENDINGS:
+    for ending in _ENDINGS:
         if paths.output.name.endswith(ending):
             owner = OutputPaths(paths.output.with_name(paths.output.name.removesuffix(ending) + ".jsonl"))
             if any(path.exists() for path in (*owner.names, owner.manifest)):
                 raise OutputError(
                     f"output_jsonl_fpath {paths.finished} is the name of a side file of {owner.output}: choose another"
                 )
-    for side_file in (paths.side_file(ending) for ending in _JSONL_ENDINGS):
+    for side_file in (paths.side_file(ending) for ending in _ENDINGS):
         other = OutputPaths(side_file)
         if side_file.exists() and (found := next((path for path in other.side_files if path.exists()), None)):
             raise OutputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -152,7 +153,7 @@ def back_up_output(paths: OutputPaths) -> Path:
     # One number for all files, so that an output and its side files stay together.
     for number in itertools.count(1):
         backups = {path: path.with_name(f"{path.name}.{number}") for path in paths.all}
-        if not any(backup.exists() for backup in backups.values()):
+        if not any(map(os.path.lexists, backups.values())):
             break
     for path in existing:
         path.rename(backups[path])

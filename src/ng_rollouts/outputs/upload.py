@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 from ng_rollouts.errors import ConfigError, OutputError, UploadFailed
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.manifest import Manifest, manifest_from
-from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content
 from ng_rollouts.storage.atomic import discard, new_temporary
 from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.remote import Folder, folder
@@ -45,13 +47,18 @@ class Upload:
 
     folder: Folder
     paths: OutputPaths
-    _manifest: bytes = b""
+    _claimed: bytes = b""
     _progress_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_claimed(self) -> bool:
         """Whether the folder has this run's manifest, so that the run may replace files in it."""
-        return bool(self._manifest)
+        return bool(self._claimed)
+
+    @property
+    def _claim_name(self) -> str:
+        """The remote file that says which run writes the folder, until its upload is complete."""
+        return self.paths.side_file("_claim").name
 
     async def check_reachable(self) -> None:
         """Check that the remote folder can be written, before any local file is changed.
@@ -141,8 +148,10 @@ class Upload:
             for name in existing:
                 self.folder.remove(name)
         # If this run is killed, a resume elsewhere finds no rows of another run, and this run's manifest.
-        self._manifest = self.paths.manifest.read_bytes()
         self._put(self.paths.manifest)
+        # Manifests of two runs with the same parameters are equal, so a claim has a random number.
+        self._claimed = secrets.token_bytes(8).hex().encode()
+        self.folder.write(self._claim_name, self._claimed)
         return backup
 
     def _check(self, describe_difference: DescribeDifference, collected: int) -> None:
@@ -226,7 +235,9 @@ class Upload:
             OutputError: another run has claimed it, or has uploaded more since.
         """
         existing = self._existing()
-        if self.paths.manifest.name in existing and self.folder.read(self.paths.manifest.name) != self._manifest:
+        # A run that has completed its upload since has removed its claim, but not its manifest.
+        claim = self.folder.read(self._claim_name) if self.folder.has(self._claim_name) else None
+        if claim != self._claimed and (claim or self.paths.manifest.name in existing):
             raise self._refusal("has been claimed by another run since", f"all files are in {self.paths.output.parent}")
         self._check_not_ahead(existing, collected)
 
@@ -241,6 +252,8 @@ class Upload:
         for path in self.paths.all:
             if path not in local and self.folder.has(path.name):
                 self.folder.remove(path.name)
+        with suppress(OSError):  # a bucket may allow writing but not deleting
+            self.folder.remove(self._claim_name)
         return len(local)
 
     def _put(self, path: Path) -> None:
@@ -251,6 +264,8 @@ class Upload:
         if any(path.exists() for path in self.paths.names) or not (names := self._existing()):
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
+        if any(map(has_content, self.paths.all)):  # side files without their output, which the copies would replace
+            back_up_output(self.paths)
         remote = [path for path in self.paths.all if path.name in names]
         # Every file is downloaded before the first gets its name, and the output gets its name last. It is first in
         # `paths.all`. While it does not exist, a later command repeats the download.

@@ -15,7 +15,7 @@ from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.paired_comparison import difference_of
-from ng_rollouts.outputs.path_checks import check_replaceable
+from ng_rollouts.outputs.path_checks import check_replaceable, check_side_files
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.report.html import NOT_IN_PAGE, Blocks, page_head, write_page
 from ng_rollouts.report.overview import SharedParameters, overview_of
@@ -123,7 +123,10 @@ def _store_offsets_in(offsets: RowOffsets) -> StoreRow:
 
 
 def _paths(config: ViewConfig) -> list[OutputPaths]:
-    return [output_paths(source) for source in (config.input_jsonl_fpath, config.compare_jsonl_fpath) if source]
+    paths = [output_paths(source) for source in (config.input_jsonl_fpath, config.compare_jsonl_fpath) if source]
+    for each in paths:
+        check_side_files(each)
+    return paths
 
 
 class Page:

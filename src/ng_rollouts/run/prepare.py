@@ -65,7 +65,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
         _check_status_file(config, paths, source)
         upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
-        if upload and config.resume_from_cache and upload.fetch():
+        if upload and config.resume_from_cache and not config.dry_run and upload.fetch():
             log(f"{paths.finished} is missing: copied it from {upload.folder.url}")
         prior_manifest = read_manifest(paths.manifest) if config.resume_from_cache else None
         tasks = TaskFile(
@@ -114,13 +114,14 @@ def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) 
         ConfigError: it is the input, the output or a side file, has other content, or cannot be written.
         OutputError: it is a folder, a device or a pipe.
     """
-    if config.status_file is None:
-        return
-    status_file = Path(config.status_file).expanduser()
+    status_file = Path(config.status_file or paths.status).expanduser()
     check_replaceable(status_file, "status_file")
+    if status_file.is_symlink():
+        raise ConfigError(f"status_file {status_file} is a link: choose a different name, or remove it")
     if status_file.resolve() in {path.resolve() for path in (source, *paths.all)}:
-        raise ConfigError(f"status_file {config.status_file} is another file of the run: choose a different name")
-    if not status_file.parent.is_dir() or not os.access(status_file.parent, os.W_OK):
-        raise ConfigError(f"status_file {config.status_file} cannot be written: choose a file in an existing folder")
+        raise ConfigError(f"status_file {status_file} is another file of the run: choose a different name")
+    is_named = config.status_file is not None
+    if is_named and (not status_file.parent.is_dir() or not os.access(status_file.parent, os.W_OK)):
+        raise ConfigError(f"status_file {status_file} cannot be written: choose a file in an existing folder")
     if not is_replaceable_status(status_file):
-        raise ConfigError(f"status_file {config.status_file} exists and is not a status file: choose a different name")
+        raise ConfigError(f"status_file {status_file} exists and is not a status file: choose a different name")

@@ -127,7 +127,7 @@ def back_up(path: Path) -> Path:
 
 def free_name(path: Path) -> Path:
     """The first of `path.1`, `path.2` and so on that does not exist."""
-    return next(name for number in itertools.count(1) if not (name := Path(f"{path}.{number}")).exists())
+    return next(name for number in itertools.count(1) if not os.path.lexists(name := Path(f"{path}.{number}")))
 
 
 def sync(path: Path) -> None:

@@ -78,6 +78,12 @@ class Folder:
         with _as_os_error(self.url):
             return bytes(self._system.cat_file(self._at(name)))
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        with _as_os_error(self.url):
+            self._make_folder()
+            self._system.pipe_file(self._at(name), data)
+
     def put(self, file: Path, on_progress: Callable[[], None]) -> None:
         """Upload a file atomically. It replaces a file with the same name.
 
