@@ -18,7 +18,7 @@ from tests.servers import read_request, serve_connections
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 _JSON = b'{"reward":1}'
-_TOTAL_S = 3.0
+_TOTAL_S = 1.0
 READ = "read"
 """The outcome of a reply that was read."""
 
