@@ -154,8 +154,10 @@ _ABOUT_ANSWER = re.compile(
 """What a sentence may say about an answer without stating one: `The answer is rounded to the nearest integer.`"""
 
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_FENCED_JSON = re.compile(r"\n\s*(?P<fence>`{3,}|~{3,})json\s*\n(?P<inner>\{[^`~]*\})\s*(?P=fence)$", re.IGNORECASE)
-"""A fenced JSON object at the end of a text."""
+_LAST_JSON = re.compile(
+    r"\n\s*(?P<fence>`{3,}|~{3,})json\s*\n(?P<fenced>\{[^`~]*\})\s*(?P=fence)$|\n(?P<inner>\{[^\n]*\})$", re.IGNORECASE
+)
+"""A JSON object at the end of a text, fenced or on its last line."""
 
 _FENCE_LINE = re.compile(r"^\s*(?:`{3,}|~{3,})\s*\w*\s*$")
 LINE_MARK = re.compile(r"^\s*(?:>\s*|→\s*|[-•]\s+(?=\D))+")
@@ -261,8 +263,8 @@ def final_line(text: str) -> str:
 def _json_answer(text: str) -> str | None:
     """The answer of a reply that is a JSON object with `answer` or `final_answer`."""
     text = text[-_MAX_JSON:].strip()
-    if (fence := _FENCED_JSON.search(text)) is not None:
-        text = fence["inner"]
+    if (last := _LAST_JSON.search(text)) is not None:
+        text = last["fenced"] or last["inner"]
     if text[:1] + text[-1:] != "{}":
         return None
     with suppress(ValueError, RecursionError):

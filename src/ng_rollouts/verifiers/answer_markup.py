@@ -135,7 +135,7 @@ def peel(text: str) -> str:
     """Remove one trailing punctuation mark, one pair of quotes or brackets, or a currency sign before a number."""
     if match := _CURRENCY.match(text):
         return match["number"]
-    if len(text) > 1 and text[-1] in _TRAILING:
+    if len(text) > 1 and (text[-1] in _TRAILING or unicodedata.category(text[-1]) == "So"):  # an emoji, a flag
         return strip_markup(text[:-1].rstrip())
     for opening, closing in _PAIRS:
         if len(text) > 2 and text.startswith(opening) and text.endswith(closing):

@@ -67,7 +67,7 @@ _ELEMENT_OF = re.compile(r"^[A-Za-z]\s?\\in\s?(?=\\?\{)")
 """The variable in front of a set of solutions: `x \\in \\{2, 3\\}`."""
 
 _BOUND = re.compile(
-    r"""(?:\d[^.\n]{0,12}\bor|\b(?:not|never|cannot|neither)(?:\sbe)?|n['’]t(?:\sbe)?|\bat\s(?:least|most)|(?<!add\s)(?<!adds\s)(?<!sums\s)\bup\sto|(?<!equal)(?<!close)\bfrom
+    r"""(?:\d[^.\n]{0,12}\bor|\bbetween\s[^.\n]{1,20}\sand|\b(?:not|never|cannot|neither)(?:\sbe)?|n['’]t(?:\sbe)?|\bat\s(?:least|most)|(?<!add\s)(?<!adds\s)(?<!sums\s)\bup\sto|(?<!equal)(?<!close)\bfrom
     |\b(?:than|before|after|below|under|over|above|beyond|within|until|between|without|twice|half|divides|times|plus|minus
     |mod|modulo|rejecting|excluding|except|theorem|lemma|step|case|equation|figure|problem|chapter|section)
     )[\s\\$({]*\Z""",
