@@ -95,7 +95,7 @@ class KnownSecrets:
         folded = _folded(view.text)
         parts = self._parts
         at_parts = (at for at in range(len(folded) - _PART + 1) if folded[at : at + _PART] in parts) if parts else ()
-        yield from (view.span(*span) for span in merged((at, at + _PART) for at in at_parts))
+        yield from (view.span(at, at + _PART) for at in at_parts)
         for whole in self._wholes:
             at = folded.find(whole)
             while at >= 0:

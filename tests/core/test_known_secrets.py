@@ -138,3 +138,27 @@ def test_search_takes_linear_time(unit: str) -> None:
     began = time.process_time()
     list(known.spans(unit * (100_000 // len(unit))))
     assert time.process_time() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Zq7wLm2x...Rk4pHs6d",
+        "Zq7**************6d",
+        "5a:71:37:77:4c:6d:32:78:56:62:39:74:52:6b:34:70:48:73:36:64",
+        '["Z","q","7","w","L","m","2","x","V","b","9","t","R","k","4","p","H","s","6","d"]',
+        "Zq7w Lm2x Vb9t Rk4p Hs6d",
+        'Zq7wLm2xVb" + "9tRk4pHs6d',
+        "Zq7wLm2x\u2063Vb9tRk4pHs6d",
+    ],
+)
+def test_abridged_and_divided_keys_are_found(form: str) -> None:
+    """A key is found by its beginning and end, and with separators between its letters or digits."""
+    secrets = KnownSecrets()
+    secrets.add("Zq7wLm2xVb9tRk4pHs6d")
+    text = f"bad key {form} end"
+    masked = [False] * len(text)
+    for start, end in secrets.spans(text):
+        masked[start:end] = [True] * (end - start)
+    shown = "".join(letter for letter, is_masked in zip(text, masked, strict=True) if not is_masked)
+    assert not any(map(str.isalnum, shown.removeprefix("bad key").removesuffix("end"))), shown

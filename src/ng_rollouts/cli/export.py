@@ -90,9 +90,10 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
     if config.validation_fraction:
         parts[_validation(target)] = validation
     for path, positions in parts.items():
-        # A run that writes a compressed output locks its plain name.
-        own_lock = nullcontext() if plain_name(path) == path else locked(path)
-        with locked(plain_name(path)), own_lock, replacing(path) as temporary:
+        # A run that writes a compressed output has a plain file with its lock.
+        plain = plain_name(path)
+        run_lock = locked(plain) if plain != path and plain.exists() else nullcontext()
+        with run_lock, locked(path), replacing(path) as temporary:
             writer.write(positions, temporary)
             compress_in_place(temporary, path)
             # Last, so that an error while writing leaves the existing file where it is.
