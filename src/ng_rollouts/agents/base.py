@@ -19,7 +19,7 @@ class Agent(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is an HTTP server. It checks its own tasks, and the HTTP client enforces the time limits."""
+        """Whether an HTTP server answers. It checks its tasks itself, and the HTTP client enforces the time limits."""
         ...
 
     @property

@@ -11,7 +11,7 @@ A name is looked up in this order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,13 +87,22 @@ async def resolve_agents(
         listed = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
         agents |= {name: factory.remote_agent([url], is_listed=True) for name, url in listed.items()}
     # packaged examples are remote agents too, but their URLs are served in this process
-    servers = [agent for agent in agents.values() if agent.is_remote and agent not in packaged]
-    load_balancers = [load_balancer for agent in dict.fromkeys(servers) for load_balancer in agent.load_balancers]
+    await _wait_for([agent for agent in agents.values() if agent not in packaged], factory, config)
+    return agents
+
+
+async def _wait_for(agents: Iterable[Agent], factory: AgentFactory, config: CollectConfig) -> None:
+    """Wait until agent servers, resources servers and model servers respond.
+
+    Raises:
+        Unreachable: one does not.
+    """
+    servers = dict.fromkeys(agent for agent in agents if agent.is_remote)
+    load_balancers = [load_balancer for agent in servers for load_balancer in agent.load_balancers]
     load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(factory.resources_urls)]
     await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine)
     for model_server in factory.model_servers:
         await model_server.resolve_model(config.wait_for_agent_s)
-    return agents
 
 
 def check_entry(name: str, entry: Json) -> None:

@@ -6,9 +6,8 @@ and the sum of their usage, `reward`, and the verifier's fields.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.models.client import ModelClient
 from ng_rollouts.models.refusals import is_context_overflow
 from ng_rollouts.models.request import Request
-from ng_rollouts.scheduling.retry import RetryPolicy
+from ng_rollouts.scheduling.retry import RetryPolicy, with_retries
 from ng_rollouts.types import AgentRequest, Json
 from ng_rollouts.verifiers.base import Verifier
 
@@ -138,8 +137,9 @@ class ModelAgent:
             # every request has the whole conversation
             turn = {**params, "input": [*_items(params["input"]), *items]}
             try:
-                respond = self.server.respond if step == 0 else self._respond_with_retries
-                response = await respond(turn, task)
+                # A failure of the first request is retried by the scheduler. A later one would repeat the conversation.
+                request = partial(self.server.respond, turn, task)
+                response = await (request() if step == 0 else with_retries(request, self.retries))
             except AttemptFailed as failure:
                 if step == 0 or not is_context_overflow(failure):
                     raise
@@ -157,22 +157,6 @@ class ModelAgent:
         else:
             response = _incomplete(response, "max_steps")
         return {**response, "output": items, "usage": usage or response.get("usage")}
-
-    async def _respond_with_retries(self, params: Json, task: int) -> Json:
-        """Request a later response of a conversation.
-
-        It is retried here, because a failure would repeat the conversation from its start.
-        """
-        attempts, began = 0, time.monotonic()
-        while True:
-            attempts += 1
-            try:
-                return await self.server.respond(params, task)
-            except AttemptFailed as failure:
-                wait_s = self.retries.wait_s(failure, attempts, time.monotonic() - began)
-                if wait_s is None:
-                    raise
-            await asyncio.sleep(wait_s)
 
     async def _call_output(self, call: Json, session: ResourcesSession | None) -> Json:
         """Run a tool call; arguments that are not valid give an output with `error`, which the model can react to."""

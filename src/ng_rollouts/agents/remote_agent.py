@@ -87,7 +87,7 @@ def _run_url(url: str) -> str:
 
 
 def _refuses_seed(reply: Reply) -> bool:
-    """Whether a reply is a 422 that rejects the key `seed`, such as pydantic's `extra_forbidden`."""
+    """Whether a server has rejected the key `seed` with status 422."""
     if reply.status != 422:
         return False
     try:

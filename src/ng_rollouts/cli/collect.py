@@ -132,7 +132,7 @@ def _command_name() -> str:
     """This command for a resume: its name if the shell finds it under that name, or else the path that was typed."""
     name = Path(sys.argv[0]).name
     on_path = shutil.which(name)
-    return name if on_path and Path(on_path).samefile(sys.argv[0]) else sys.argv[0]
+    return name if on_path and Path(on_path).resolve() == Path(sys.argv[0]).resolve() else sys.argv[0]
 
 
 def _complete(arguments: list[str]) -> int:

@@ -100,18 +100,14 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
             if not config.overwrite:
                 _back_up(path)
     if not config.validation_fraction:
-        _set_aside_validation(target)
+        # Rows of the validation file of an earlier export are now part of the training file.
+        _back_up(_validation(target))
     return {path: len(positions) for path, positions in parts.items()}
 
 
 def _validation(target: Path) -> Path:
     compression = target.suffix if is_compressed(target) else ""
     return target.with_name(f"{base_name(target)}_validation.jsonl{compression}")
-
-
-def _set_aside_validation(target: Path) -> None:
-    """Rename the validation file of an earlier export: its rows are now part of the training file."""
-    _back_up(_validation(target))
 
 
 def _back_up(path: Path) -> None:

@@ -104,12 +104,12 @@ class Keys:
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
     def _is_text(self, name: str) -> bool:
-        """Whether the value of a key below a dict is free text, also in an entry of `agents`."""
+        """Whether the value of a nested key is free text."""
         root, _, key = _without_agent(name).partition(".")
         return key in self.dicts.get(root, ())
 
     def _is_name(self, name: str) -> bool:
-        """Whether a key in an entry of `agents` is a parameter whose value is a path, a name or a key."""
+        """Whether the value of a key of `agents.NAME` is a path, a name or an API key."""
         return self.parameters.get(_without_agent(name)) is str
 
     def _without_value(self, override: str, name: str) -> str:
@@ -212,7 +212,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_sweep(value: str) -> bool:
-    """Whether `--multirun` takes a value as several values."""
+    """Whether `--multirun` splits a value into several."""
     return bool(_SWEEP.fullmatch(value)) or "," in value
 
 

@@ -84,7 +84,7 @@ class Example:
 
     @property
     def has_images_without_data(self) -> bool:
-        """Whether the prompt has an image of which the row has only an address."""
+        """Whether the prompt has an image without data: only its address."""
         return not self.images and bool(image_urls(self._params))
 
     @property

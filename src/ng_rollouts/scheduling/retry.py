@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ng_rollouts.errors import MAX_RETRY_AFTER_S, AttemptFailed
+
+T = TypeVar("T")
 
 OVERLOAD_STATUSES = (429, 503)
 """HTTP statuses of an overloaded server: Too Many Requests (RFC 6585) and Service Unavailable (RFC 9110)."""
@@ -52,3 +57,21 @@ class RetryPolicy:
         # Jitter is added even to a `Retry-After`: otherwise all clients that received it would return at once.
         wait = retry_after + bound * (1 + self.jitter()) / 2
         return None if self.budget_s is not None and spent_s + wait > self.budget_s else wait
+
+
+async def with_retries(call: Callable[[], Awaitable[T]], policy: RetryPolicy) -> T:
+    """Await a call, again as often as the policy allows.
+
+    Raises:
+        AttemptFailed: the last attempt failed.
+    """
+    attempts, began = 0, time.monotonic()
+    while True:
+        attempts += 1
+        try:
+            return await call()
+        except AttemptFailed as failure:
+            wait_s = policy.wait_s(failure, attempts, time.monotonic() - began)
+            if wait_s is None:
+                raise
+        await asyncio.sleep(wait_s)

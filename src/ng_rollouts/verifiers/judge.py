@@ -5,18 +5,17 @@ If the judge cannot be reached or its verdict cannot be read, the attempt fails.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.models.client import ModelClient
-from ng_rollouts.scheduling.retry import RetryPolicy
+from ng_rollouts.scheduling.retry import RetryPolicy, with_retries
 from ng_rollouts.templates import Template, parse_template
 from ng_rollouts.types import Json, task_index_of
 from ng_rollouts.verifiers.answer_extraction import (
@@ -156,19 +155,12 @@ class Judge(Verifier):
         text = output_text(response)
         prompt = self._prompt(row, text)
         policy = RetryPolicy(max_attempts=self.attempts, budget_s=_RETRY_BUDGET_S)
-        attempts, began = 0, time.monotonic()
-        while True:
-            attempts += 1
-            try:
-                reward, judgement = await self._grade(prompt, task_index_of(row))
-                break
-            except AttemptFailed as failure:
-                wait_s = policy.wait_s(failure, attempts, time.monotonic() - began)
-                if wait_s is None:
-                    # `judge_timeout` and the like: a failure of the judge, not of the agent
-                    name = "judge_" + failure.failure_class.removeprefix("judge_")
-                    raise AttemptFailed(name, failure.message, status=failure.status) from failure
-            await asyncio.sleep(wait_s)
+        try:
+            reward, judgement = await with_retries(partial(self._grade, prompt, task_index_of(row)), policy)
+        except AttemptFailed as failure:
+            # `judge_timeout` and the like: a failure of the judge, not of the agent
+            name = "judge_" + failure.failure_class.removeprefix("judge_")
+            raise AttemptFailed(name, failure.message, status=failure.status) from failure
         expected = ExpectedAnswer(answer_field=self.answer_field).of(row) if self._has_answer(row) else None
         return {
             **verdict_fields(correct=reward >= _CORRECT_FROM, extracted=text, expected=expected),
