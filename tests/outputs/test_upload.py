@@ -21,10 +21,11 @@ import fsspec
 import pytest
 
 from ng_rollouts import collect
-from ng_rollouts.errors import UploadFailed
+from ng_rollouts.errors import OutputError, UploadFailed
 from ng_rollouts.outputs import upload as upload_module
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.upload import Upload, upload_of
+from ng_rollouts.storage.remote import Folder
 from tests.conftest import (
     EXAMPLE,
     FILES,
@@ -415,32 +416,62 @@ def test_resume_after_a_kill_during_an_upload_replaces_what_is_there(command: Co
     assert files_in(tmp_path / "remote") == files_in(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("manifests", "collected", "message"),
-    [
-        (('{"run": 1}', '{"run": 2}'), (10, 10), "has been claimed by another run since: all files are in"),
-        (('{"run": 1}', '{"run": 1}'), (10, 10), "has been claimed by another run since: all files are in"),
-    ],
-    ids=["other tasks", "same tasks"],
-)
-def test_copy_that_would_replace_the_work_of_another_run_fails(
-    tmp_path: Path, manifests: tuple[str, str], collected: tuple[int, int], message: str
-) -> None:
+@pytest.mark.parametrize("manifest", ['{"run": 1}', '{"run": 2}'], ids=["same tasks", "other tasks"])
+def test_copy_that_would_replace_the_work_of_another_run_fails(tmp_path: Path, manifest: str) -> None:
     """Of two runs with one remote folder, the one that claimed it first replaces nothing, also with equal manifests."""
 
     async def upload_both() -> None:
-        uploads = []
-        for name, manifest in zip("ab", manifests, strict=True):
-            (tmp_path / name).mkdir()
-            paths = OutputPaths(tmp_path / name / "r.jsonl")
-            paths.output.write_text(name)
-            paths.manifest.write_text(manifest)
-            uploads.append(upload_of(str(tmp_path / "remote"), paths, "t.jsonl"))
-            await uploads[-1].claim(is_resumed=False, overwrite=False)
-        (tmp_path / "b" / "r_summary.json").write_text(json.dumps({"collected": collected[1]}))
-        await uploads[1].copy(collected[1])
-        with pytest.raises(UploadFailed, match=message):
-            await uploads[0].copy(collected[0])
+        first = upload_from(tmp_path / "a", str(tmp_path / "remote"))
+        second = upload_from(tmp_path / "b", str(tmp_path / "remote"), manifest)
+        for upload in (first, second):
+            await upload.claim(is_resumed=False, overwrite=False)
+        await second.copy(10)
+        with pytest.raises(UploadFailed, match="has been claimed by another run since: all files are in"):
+            await first.copy(10)
 
     asyncio.run(upload_both())
     assert (tmp_path / "remote" / "r.jsonl").read_text() == "b"
+
+
+def test_of_two_runs_that_claim_a_folder_at_the_same_moment_one_is_refused(
+    tmp_path: Path, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store creates a claim once, also if each run has seen the folder without one."""
+    first, second = upload_from(tmp_path / "a", remote.url), upload_from(tmp_path / "b", remote.url)
+    asyncio.run(first.claim(is_resumed=False, overwrite=False))
+    written = remote.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(Upload, "_existing", lambda _: [])
+        patch.setattr(Upload, "_read_claim", lambda _: None)
+        with pytest.raises(OutputError, match="is being claimed by another run at this moment"):
+            asyncio.run(second.claim(is_resumed=False, overwrite=False))
+    assert remote.files() == written
+    assert not second.is_claimed
+    asyncio.run(first.copy(10))
+
+
+def test_folder_claimed_during_an_upload_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim is read again after every file, so that a mix of two runs is never reported as complete."""
+    first, second = (upload_from(tmp_path / name, str(tmp_path / "remote")) for name in "ab")
+    asyncio.run(first.claim(is_resumed=False, overwrite=False))
+    put = Folder.put
+
+    def put_and_lose_the_claim(folder: Folder, file: Path, on_progress: Callable[[], None]) -> None:
+        put(folder, file, on_progress)
+        if file == first.paths.summary:
+            second.folder.write("r_claim", b"second")
+
+    monkeypatch.setattr(Folder, "put", put_and_lose_the_claim)
+    with pytest.raises(UploadFailed, match="has been claimed by another run since"):
+        asyncio.run(first.copy(10))
+    assert (tmp_path / "remote" / "r_claim").read_bytes() == b"second"
+
+
+def upload_from(folder: Path, url: str, manifest: str = '{"run": 1}') -> Upload:
+    """The upload of a finished run in a new local folder; the output is the folder's name."""
+    folder.mkdir()
+    paths = OutputPaths(folder / "r.jsonl")
+    paths.output.write_text(folder.name)
+    paths.manifest.write_text(manifest)
+    paths.summary.write_text(json.dumps({"collected": 10}))
+    return upload_of(url, paths, "t.jsonl")

@@ -143,16 +143,36 @@ class Upload:
 
     def _claim(self, *, is_resumed: bool, overwrite: bool) -> str | None:
         existing = [] if is_resumed else self._existing()
+        claim = self._write_claim()
         backup = self._back_up(existing) if existing and not overwrite else None
         if overwrite:
             for name in existing:
                 self.folder.remove(name)
         # If this run is killed, a resume elsewhere finds no rows of another run, and this run's manifest.
         self._put(self.paths.manifest)
-        # Manifests of two runs with the same parameters are equal, so a claim has a random number.
-        self._claimed = secrets.token_bytes(8).hex().encode()
-        self.folder.write(self._claim_name, self._claimed)
+        if self._read_claim() != claim:
+            raise self._refusal("is being claimed by another run at this moment")
+        self._claimed = claim
         return backup
+
+    def _write_claim(self) -> bytes:
+        """Write the claim, and return it.
+
+        A claim that exists is replaced: its run may have been killed, and a live one notices before its upload.
+
+        Raises:
+            OutputError: another run has created its claim at the same moment.
+        """
+        # Manifests of two runs with the same parameters are equal, so a claim has a random number.
+        claim = secrets.token_hex(8).encode()
+        if self._read_claim() is not None:
+            self.folder.write(self._claim_name, claim)
+        elif not self.folder.create(self._claim_name, claim):
+            raise self._refusal("is being claimed by another run at this moment")
+        return claim
+
+    def _read_claim(self) -> bytes | None:
+        return self.folder.read(self._claim_name) if self.folder.has(self._claim_name) else None
 
     def _check(self, describe_difference: DescribeDifference, collected: int) -> None:
         existing = self._existing()
@@ -228,26 +248,27 @@ class Upload:
             self._mark_progress()
         return f"{existing[0]}.{number}"
 
-    def _check_still_own(self, collected: int) -> None:
-        """Check, before files are replaced, that the folder is still this run's, and has no more rollouts.
+    def _check_still_own(self) -> None:
+        """Check that no other run has claimed the folder since.
 
         Raises:
-            OutputError: another run has claimed it, or has uploaded more since.
+            OutputError: another run has claimed it.
         """
-        existing = self._existing()
+        claim = self._read_claim()
         # A run that has completed its upload since has removed its claim, but not its manifest.
-        claim = self.folder.read(self._claim_name) if self.folder.has(self._claim_name) else None
-        if claim != self._claimed and (claim or self.paths.manifest.name in existing):
+        if claim != self._claimed and (claim or self.folder.has(self.paths.manifest.name)):
             raise self._refusal("has been claimed by another run since", f"all files are in {self.paths.output.parent}")
-        self._check_not_ahead(existing, collected)
 
     def _copy(self, collected: int) -> int:
-        self._check_still_own(collected)
+        self._check_still_own()
+        self._check_not_ahead(self._existing(), collected)
         local = self.paths.existing
         # The summary last: where it exists, the copy is complete.
         local.sort(key=lambda path: path == self.paths.summary)
         for path in local:
+            self._check_still_own()
             self._put(path)
+        self._check_still_own()
         # Removed after the copies: a failures file, for example, of rollouts that this run has collected.
         for path in self.paths.all:
             if path not in local and self.folder.has(path.name):

@@ -84,6 +84,26 @@ class Folder:
             self._make_folder()
             self._system.pipe_file(self._at(name), data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless it exists; whether it was written.
+
+        The store decides where its driver has conditional writes (S3: `If-None-Match`, Google Cloud: generation 0, a
+        local folder: `O_EXCL`). Elsewhere, two calls at the same moment may both succeed.
+        """
+        try:
+            with _as_os_error(self.url):
+                self._make_folder()
+                if "file" in self._protocols:
+                    with Path(self._at(name)).open("xb") as file:
+                        file.write(data)
+                else:
+                    self._system.pipe_file(self._at(name), data, mode="create")
+        except OSError as error:
+            if isinstance(error.__cause__, FileExistsError) or self.has(name):
+                return False
+            self.write(name, data)  # a store that rejects the condition; what else failed fails again
+        return True
+
     def put(self, file: Path, on_progress: Callable[[], None]) -> None:
         """Upload a file atomically. It replaces a file with the same name.
 
