@@ -6,6 +6,7 @@ A run writes messages from its event loop. A write to a pipe without a reader wo
 from __future__ import annotations
 
 import io
+import math
 import os
 import select
 import stat
@@ -13,8 +14,8 @@ import time
 from collections import deque
 from typing import TextIO
 
-_MAX_PENDING_BYTES = 1 << 20
-"""How much is kept for a stream without a reader. Beyond it, the oldest texts are dropped."""
+_MAX_MESSAGE_BYTES = 1 << 20
+"""How many bytes of messages are kept for a reader. Beyond them, the oldest texts are dropped. Results are all kept."""
 
 _CHUNK_BYTES = 512
 """Written at once to a descriptor that blocks: POSIX requires that a pipe which is ready takes as much (PIPE_BUF)."""
@@ -28,10 +29,11 @@ class PatientStream(io.TextIOBase):
     Characters that the encoding does not have are written as escape sequences.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, keeps_all: bool = False) -> None:
         self._stream = stream
         self._fd = _reopened(stream.fileno())
-        self._pending: deque[bytes] = deque()
+        self._max_pending = math.inf if keeps_all else _MAX_MESSAGE_BYTES
+        self._pending: deque[memoryview] = deque()
         self._is_broken = False
 
     @property
@@ -63,10 +65,10 @@ class PatientStream(io.TextIOBase):
             OSError: the stream is broken, such as a pipe without a reader; only once.
         """
         if not self._is_broken and text:
-            self._pending.append(text.encode(self.encoding, "backslashreplace"))
+            self._pending.append(memoryview(text.encode(self.encoding, "backslashreplace")))
             self._drain()
             # Not the first one, which may have been written in part.
-            while len(self._pending) > 2 and sum(map(len, self._pending)) > _MAX_PENDING_BYTES:
+            while len(self._pending) > 2 and self._pending_bytes > self._max_pending:
                 del self._pending[1]
         return len(text)
 
@@ -75,13 +77,25 @@ class PatientStream(io.TextIOBase):
         if not self._is_broken:
             self._drain()
 
-    def finish(self, seconds: float) -> None:
-        """Write what is kept, and wait for a slow reader for a while."""
+    def finish(self, seconds: float) -> int:
+        """Write what is kept, and wait until a slow reader has taken nothing for some seconds.
+
+        Returns:
+            The number of bytes that it has not taken.
+        """
         deadline = time.monotonic() + seconds
         while self._pending and time.monotonic() < deadline:
+            before = self._pending_bytes
             self.flush()
-            if self._pending:
+            if self._pending_bytes < before:
+                deadline = time.monotonic() + seconds
+            elif self._pending:
                 _is_ready(self._fd, _POLL_S)
+        return self._pending_bytes
+
+    @property
+    def _pending_bytes(self) -> int:
+        return sum(map(len, self._pending))
 
     def _drain(self) -> None:
         try:
@@ -104,8 +118,12 @@ class PatientStream(io.TextIOBase):
             raise
 
 
-def patient(stream: TextIO) -> TextIO:
-    """A stream that never blocks in place of one over a pipe, a terminal or a socket; others are returned."""
+def patient(stream: TextIO, *, keeps_all: bool = False) -> TextIO:
+    """A stream that never blocks in place of one over a pipe, a terminal or a socket; others are returned.
+
+    Args:
+        keeps_all: whether all texts are kept for a reader, such as results, or only the latest megabyte.
+    """
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except (OSError, ValueError):  # not over a descriptor
@@ -113,15 +131,15 @@ def patient(stream: TextIO) -> TextIO:
     if isinstance(stream, io.TextIOWrapper) and stat.S_ISREG(mode):
         stream.reconfigure(errors="backslashreplace")
         return stream
-    return PatientStream(stream)  # type: ignore[return-value] # it has the methods that printing needs
+    return PatientStream(stream, keeps_all=keeps_all)  # type: ignore[return-value] # it has the methods that printing needs
 
 
-def finish(stream: TextIO, seconds: float) -> None:
-    """Write what a stream has kept; its reader may take a while."""
+def finish(stream: TextIO, seconds: float) -> int:
+    """Write what a stream has kept, as `PatientStream.finish` does; the number of bytes that were not taken."""
     if isinstance(stream, PatientStream):
-        stream.finish(seconds)
-    else:
-        stream.flush()
+        return stream.finish(seconds)
+    stream.flush()
+    return 0
 
 
 def _reopened(fd: int) -> int:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,9 @@ def fill(end: int) -> int:
     return filled
 
 
-def over(end: int, encoding: str = "utf-8") -> PatientStream:
+def over(end: int, encoding: str = "utf-8", *, keeps_all: bool = False) -> PatientStream:
     """A stream that does not block over the write end of a pipe."""
-    stream = patient(io.TextIOWrapper(io.FileIO(end, "w", closefd=False), encoding=encoding))
+    stream = patient(io.TextIOWrapper(io.FileIO(end, "w", closefd=False), encoding=encoding), keeps_all=keeps_all)
     assert isinstance(stream, PatientStream)
     return stream
 
@@ -56,6 +57,30 @@ def test_texts_for_a_full_pipe_are_kept_in_order(pipe: tuple[int, int]) -> None:
     finish(stream, 5)  # type: ignore[arg-type]
     assert not stream.is_stalled
     assert os.read(pipe[0], 4096) == b"".join(b"%d\n" % number for number in range(100))
+
+
+def test_results_are_all_kept_and_the_exit_waits_for_a_slow_reader(pipe: tuple[int, int]) -> None:
+    """Several megabytes of results arrive whole, although the reader takes some of them only now and then."""
+    fill(pipe[1])
+    stream = over(pipe[1], keeps_all=True)
+    text = "".join(f"{number:08}\n" for number in range(400_000))
+    for start in range(0, len(text), 100_000):
+        stream.write(text[start : start + 100_000])
+    with ThreadPoolExecutor() as pool:
+        finished = pool.submit(finish, stream, 5)  # type: ignore[arg-type]
+        received = b""
+        while not received.endswith(b"00399999\n"):
+            received += os.read(pipe[0], 1 << 16)
+        assert finished.result() == 0
+    assert received.lstrip(b".").decode() == text
+
+
+def test_exit_does_not_wait_for_a_reader_that_takes_nothing(pipe: tuple[int, int]) -> None:
+    """After the given seconds without progress, the number of bytes that were not taken is returned."""
+    fill(pipe[1])
+    stream = over(pipe[1], keeps_all=True)
+    stream.write("x" * 3_000_000)
+    assert finish(stream, 0.01) == 3_000_000  # type: ignore[arg-type]
 
 
 def test_what_is_kept_is_bounded_and_ends_with_the_latest(pipe: tuple[int, int]) -> None:

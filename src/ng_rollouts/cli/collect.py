@@ -23,7 +23,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
@@ -49,7 +48,7 @@ _JOBS_FOLDER = "ng_rollouts_jobs"
 """Folder for the logs of a launcher's jobs, in the working folder. On a cluster, all nodes have to see it."""
 
 _LAST_WRITES_S = 5.0
-"""How long a reader may take for the last results and messages. Without a reader, the command must end as well."""
+"""How long the exit waits for a reader that takes no results or messages. Without a reader, the command must end."""
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
@@ -57,7 +56,7 @@ COMPLETION_FLAGS = ("-sc", "--shell-completion")
 def main() -> NoReturn:
     """Run `ng_collect_rollouts`."""
     open_closed_streams()
-    sys.stdout, sys.stderr = patient(sys.stdout), patient(sys.stderr)
+    sys.stdout, sys.stderr = patient(sys.stdout, keeps_all=True), patient(sys.stderr)
     _handle_early_signals()
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _early_signals:
@@ -67,10 +66,11 @@ def main() -> NoReturn:
             else "interrupted before anything was sent"
         )
         code = 128 + _early_signals[0]
-    deadline = time.monotonic() + _LAST_WRITES_S
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            finish(stream, deadline - time.monotonic())
+    with suppress(OSError):
+        if not_taken := finish(sys.stdout, _LAST_WRITES_S):
+            log(f"warning: the last {not_taken} bytes of stdout were not read, so they are missing")
+    with suppress(OSError):
+        finish(sys.stderr, _LAST_WRITES_S)
     # All files and connections are closed. A regular exit would also finalize the interpreter while the threads of the
     # HTTP engine still run, which sometimes ends in an abort (https://github.com/PyO3/pyo3-async-runtimes/issues/40).
     # os._exit skips that. It flushes nothing, hence the loop above.
