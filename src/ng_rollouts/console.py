@@ -71,6 +71,14 @@ def print_json(value: Any, *, title: str = "") -> None:
     _print_result("\n".join([*heading, *json_lines(value)]))
 
 
+def print_text(text: str) -> None:
+    """Print this program's own text to stdout as it is, such as the help. A reader such as `| head` may stop early."""
+    try:
+        print(text, end="", flush=True)
+    except OSError:
+        _redirect_to_devnull(1)
+
+
 def _print_result(result: str) -> None:
     if _quiet.get():
         _log.info("%s", result)

@@ -248,7 +248,9 @@ def did_you_mean(name: object, known: Iterable[str], *, form: str = "{}", otherw
     """
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
 
-    near = get_close_matches(str(name), list(known), n=1)
+    known = list(known)
+    # `input` for `input_jsonl_fpath` is too short for difflib's ratio.
+    near = [each for each in known if each.startswith(f"{name}_")] or get_close_matches(str(name), known, n=1)
     return f", did you mean {form.format(near[0])}?" if near else otherwise
 
 

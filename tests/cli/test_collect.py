@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from ng_rollouts.cli.hydra_errors import message_of
 from tests.agent_server import reward_of
-from tests.conftest import ROOT, Ran, keys_of, read_rows, sums
+from tests.conftest import ROOT, SCRIPTS, Ran, keys_of, read_rows, sums
 from tests.servers import Served
 
 INPUT_AND_OUTPUT = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
@@ -382,3 +384,27 @@ def test_command_imports_only_the_modules_it_needs(
     assert done.returncode == code, done.stderr
     assert "ng_rollouts.cli.collect" in loaded, done.stderr
     assert not loaded & set(unneeded.split())
+
+
+@pytest.mark.parametrize("name", ["ng_collect_rollouts", "ng_view_rollouts"])
+def test_help_for_a_reader_that_stops_early_is_silent(name: str) -> None:
+    """`--help | head -1` prints no error, also without buffering."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        [SCRIPTS / name, "--help"], stdout=writing, stderr=subprocess.PIPE, env=environment, check=True
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "text", ["Could not load 'hydra/launcher/submitit_slurm'.", "Could not find 'hydra/launcher/submitit_local'"]
+)
+def test_missing_launcher_is_a_message_with_its_pip_command(text: str) -> None:
+    """Hydra's message about the launcher's plugin becomes the name of the extra."""
+    assert (
+        message_of(ValueError(text))
+        == "hydra/launcher=slurm needs hydra-submitit-launcher: pip install 'ng_rollouts[slurm]'"
+    )

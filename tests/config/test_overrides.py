@@ -141,6 +141,7 @@ def test_structured_values_keep_their_meaning_in_hydra() -> None:
         ("limt", "did you mean +limit=?"),
         ("--limit=3", "parameters are written +limit=3"),
         ("--wat", "unknown flag --wat: parameters are written +wat=VALUE"),
+        ("--input=x.jsonl", "parameters are written +input=x.jsonl, did you mean +input_jsonl_fpath=? (see --help)"),
         ("+temperature=0.7", "did you mean +responses_create_params.temperature=?"),
     ],
 )

@@ -36,7 +36,7 @@ from ng_rollouts.config.literal_text import unmark_values, unmarked
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
-from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
+from ng_rollouts.console import log, log_error, log_lines, open_closed_streams, print_text
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.redaction import display_command, redact
 from ng_rollouts.streams import finish, patient
@@ -115,10 +115,10 @@ def _main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         from ng_rollouts.config.help import collect_help  # noqa: PLC0415 - not needed to collect
 
-        print(collect_help(conf_folder()))
+        print_text(collect_help(conf_folder()))
         return 0
     if "--version" in arguments:
-        print(f"ng_rollouts {__version__}")
+        print_text(f"ng_rollouts {__version__}\n")
         return 0
     if not arguments:
         raise ConfigError(
@@ -149,7 +149,7 @@ def _complete(arguments: list[str]) -> int:
     # Without `query=`, the output is a script that installs the completion.
     querying = any("query=" in argument for argument in arguments)
     text = output.getvalue()
-    print(" ".join(pluses + option for option in text.split()) if querying and pluses else text, end="")
+    print_text(" ".join(pluses + option for option in text.split()) if querying and pluses else text)
     return code
 
 
@@ -241,7 +241,7 @@ def _unmarked_stdout() -> Iterator[None]:
     """Print what Hydra prints, with free text as it was typed."""
     with redirect_stdout(io.StringIO()) as output:
         yield
-    print(unmarked(output.getvalue()), end="")
+    print_text(unmarked(output.getvalue()))
 
 
 def _hydra_message(error: BaseException) -> str:

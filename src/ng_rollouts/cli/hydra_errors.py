@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from ng_rollouts.config.groups import unknown_member
+from ng_rollouts.errors import install_extra
 
 _WANTED = (
     ("could not be converted to Integer", "an integer"),
@@ -26,7 +27,10 @@ _DICT_EXAMPLES = {
 
 _UNSET_VARIABLE = re.compile(r"Environment variable '(.+?)' not found")
 _UNKNOWN_REFERENCE = re.compile(r"Interpolation key '(.+?)' not found")
-_UNKNOWN_MEMBER = re.compile(r"Could not find '(\w+)/(.*?)'\s+Available options in '\w+':\s+(.*)", re.DOTALL)
+_UNKNOWN_MEMBER = re.compile(
+    r"Could not find '((?:hydra/)?\w+)/(.*?)'\s+Available options in '[\w/]+':\s+(.*)", re.DOTALL
+)
+_SLURM_PLUGIN = re.compile(r"Could not (?:load|find) 'hydra/launcher/submitit_")
 _TYPES_AND_KEYS = ("object_type=", "reference_type=", "full_key:")
 """Beginnings of lines in OmegaConf's messages that only its developers need."""
 
@@ -36,6 +40,8 @@ def message_of(error: BaseException) -> str:
     # Hydra's OverrideParseException has the override that could not be parsed.
     if override := getattr(error, "override", None):
         return f"{override}: the value cannot be parsed: close each bracket and quote once, and quote text in brackets"
+    if _SLURM_PLUGIN.search(str(error)):
+        return f"hydra/launcher=slurm needs hydra-submitit-launcher: {install_extra('slurm')}"
     if unknown := _UNKNOWN_MEMBER.search(_without_search_path(error)):
         group, name, options = unknown.groups()
         return unknown_member(group, name, options.split())

@@ -13,8 +13,8 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from ng_rollouts._version import __version__
 from ng_rollouts.config.build import build
 from ng_rollouts.config.secrets import remember_arguments
-from ng_rollouts.console import log, log_error, log_lines, open_closed_streams
-from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.console import log, log_error, log_lines, open_closed_streams, print_text
+from ng_rollouts.errors import ConfigError, NgRolloutsError, did_you_mean
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
-        if not equals:
+        if not equals or argument.startswith("-"):
             raise ConfigError(f"{argument!r} is not a parameter: write {_as_parameter(argument, hints)} (see --help)")
         if key.endswith("fpath") and "://" in value:
             raise ConfigError(f"{key} {value}: this command reads local files only: copy the file here first")
@@ -77,10 +77,10 @@ def _run(name: str, config: type[T], run: Callable[[T], int], example: str) -> i
     if {"--help", "-h"} & set(sys.argv[1:]):
         from ng_rollouts.config.help import command_help  # noqa: PLC0415 - only help needs it
 
-        sys.stdout.write(command_help(name, config, example))
+        print_text(command_help(name, config, example))
         return 0
     if "--version" in sys.argv[1:]:
-        sys.stdout.write(f"ng_rollouts {__version__}\n")
+        print_text(f"ng_rollouts {__version__}\n")
         return 0
     remember_arguments(sys.argv[1:])
     return run(parse_args(config, sys.argv[1:]))
@@ -109,8 +109,9 @@ def _value(key: str, text: str, hint: Any) -> Any:
 
 
 def _as_parameter(argument: str, hints: Mapping[str, Any]) -> str:
-    """How an argument without a value is probably meant: `--serve` as `+serve=true`."""
-    name = argument.lstrip("+-").replace("-", "_")
+    """How an argument without plus signs or a value is probably meant: `--serve` as `+serve=true`."""
+    flag, _, value = argument.partition("=")
+    name = flag.lstrip("+-").replace("-", "_")
     if name not in hints:
-        return "+key=value"
-    return f"+{name}={'true' if hints[name] is bool else 'VALUE'}"
+        return "+key=value" + did_you_mean(name, hints, form="+{}=")
+    return f"+{name}={value or ('true' if hints[name] is bool else 'VALUE')}"

@@ -73,7 +73,7 @@ class Keys:
         Raises:
             ConfigError: a key or a flag is unknown, or an override has no value.
         """
-        flags, overrides = _split(list(arguments))
+        flags, overrides = self._split(list(arguments))
         sweep = bool({"-m", "--multirun"} & set(flags))
         rewritten = [self._rewrite(override, sweep=sweep) for override in overrides]
         return [*flags, *(override for override in rewritten if override)]
@@ -103,6 +103,30 @@ class Keys:
             return f"++{name}={_value(value, text=False, sweep=sweep)}"
         raise ConfigError(f"unknown parameter {name!r}{self._nearest(name)}")
 
+    def _split(self, arguments: list[str]) -> tuple[list[str], list[str]]:
+        """Flags with their values, and overrides.
+
+        Raises:
+            ConfigError: a flag is unknown.
+        """
+        flags: list[str] = []
+        overrides: list[str] = []
+        while arguments:
+            argument = arguments.pop(0)
+            if not argument.startswith("-"):
+                overrides.append(argument)
+                continue
+            name, equals, value = argument.partition("=")
+            if name not in _FLAGS and name not in _FLAGS_WITH_VALUE:
+                following = arguments[0] if arguments and not equals and "=" not in arguments[0] else ""
+                raise ConfigError(_flag_message(name, value or following, [*self.parameters, *self.groups]))
+            flags.append(argument)
+            if (argument in _FLAGS_WITH_VALUE and arguments) or (
+                argument in ("--info", "-i") and arguments and arguments[0] in _INFO_TOPICS
+            ):
+                flags.append(arguments.pop(0))
+        return flags, overrides
+
     def _is_text(self, name: str) -> bool:
         """Whether the value of a nested key is free text."""
         root, _, key = _without_agent(name).partition(".")
@@ -124,6 +148,19 @@ class Keys:
             return f": did you mean +responses_create_params.{name}=?"
         known = [*self.parameters, *self.groups]
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
+
+
+def _flag_message(flag: str, value: str, known: Collection[str]) -> str:
+    """The message about a parameter that was typed as a flag.
+
+    Args:
+        flag: such as `--input`, without its value.
+        value: its value; empty if it has none.
+        known: the names of all parameters.
+    """
+    name = flag.lstrip("-").replace("-", "_")
+    nearest = "" if name in known else did_you_mean(name, known, form="+{}=")
+    return f"unknown flag {flag}: parameters are written +{name}={value or 'VALUE'}{nearest} (see --help)"
 
 
 def _without_agent(name: str) -> str:
@@ -183,32 +220,6 @@ def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
             yield from _parameters(kind, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, str if kind in (str, str | None) else kind
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Flags with their values, and overrides.
-
-    Raises:
-        ConfigError: a flag is unknown.
-    """
-    flags: list[str] = []
-    overrides: list[str] = []
-    while arguments:
-        argument = arguments.pop(0)
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        name = argument.partition("=")[0]
-        if name not in _FLAGS and name not in _FLAGS_WITH_VALUE:
-            form = argument if "=" in argument else f"{argument}=VALUE"
-            hint = f": parameters are written +{form.lstrip('-')} (see --help)"
-            raise ConfigError(f"unknown flag {name}{hint}")
-        flags.append(argument)
-        if (argument in _FLAGS_WITH_VALUE and arguments) or (
-            argument in ("--info", "-i") and arguments and arguments[0] in _INFO_TOPICS
-        ):
-            flags.append(arguments.pop(0))
-    return flags, overrides
 
 
 def _is_sweep(value: str) -> bool:
