@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -252,6 +253,12 @@ def assert_complete(folder: Path, tasks: int, repeats: int = 1) -> None:
         assert row["reward"] == reward_of(row["_ng_task_index"], row["_ng_rollout_index"])
     assert not (folder / "r_incomplete.jsonl").exists()
     assert not (folder / "r_failures.jsonl").exists()
+
+
+def needs(*tools: str) -> pytest.MarkDecorator:
+    """Skip a test on a machine without these programs."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)} on the PATH")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -12,12 +12,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ng_rollouts.config.parameters import SECTIONS
 from ng_rollouts.errors import FailureClass
-from tests.conftest import ROOT, SCRIPTS
+from tests.conftest import ROOT, SCRIPTS, needs
 from tests.servers import Served
 
 PACKAGE = ROOT / "src" / "ng_rollouts"
@@ -51,7 +52,12 @@ def shell_blocks() -> Iterator[tuple[str, str]]:
             yield f"{path.name}-{number}", block
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=name) for name, block in shell_blocks()])
+def with_tools(name: str, block: str) -> Any:
+    """A shell block as a parameter of a test, which is skipped without the programs that it runs."""
+    return pytest.param(block, id=name, marks=needs(*sorted(set(re.findall(r"\b(?:jq|shuf|bc)\b", block)))))
+
+
+@pytest.mark.parametrize("block", [with_tools(name, block) for name, block in shell_blocks()])
 def test_shell_blocks_run(block: str, tmp_path: Path, serve_model: Callable[..., Served]) -> None:
     """Every shell block of the documentation runs, in a folder with the examples and with a model server."""
     if "scripts/" in block:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SCRIPTS, Ran, read_rows
+from tests.conftest import SCRIPTS, Ran, needs, read_rows
 from tests.example_runs import AGENT, TASKS, collect_examples
 from tests.rollout_files import write_rows
 
-pytestmark = pytest.mark.skipif(not (shutil.which("jq") and shutil.which("shuf")), reason="needs jq and coreutils")
+pytestmark = needs("jq", "shuf")
 
 TOLERANCE = 0.05
 """How far a documented share may be missed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.metrics.score_table import ScoreTable
+from tests.conftest import needs
 
 
 @given(
@@ -46,7 +46,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
     assert [name for name in averages if name != "b"] == [name for name in ("reward", "accuracy") if name in averages]
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@needs("jq")
 def test_averages_equal_those_of_jq() -> None:
     """The mean of a score equals that of `jq 'map(.reward) | add/length'` to the last digit."""
     rewards = [random.Random(5).random() for _ in range(1)] + [random.Random(seed).random() for seed in range(500)]
