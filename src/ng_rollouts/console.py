@@ -14,14 +14,20 @@ import re
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 from ng_rollouts.errors import NgRolloutsError
 from ng_rollouts.redaction import mask_known, mask_values, redact
 
 # a context variable, so that a run of the Python API is quiet while other code of the process is not
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_only_json: ContextVar[bool] = ContextVar("only_json", default=False)
 _log = logging.getLogger("ng_rollouts")
+
+_bars: list[Bar] = []
+"""The progress bar on the last line of the terminal, if there is one. Messages are printed above it."""
+
+_COLORS = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 # Unicode's categories Cc, Cf, Cs, Zl and Zp: controls, invisible format characters such as those for bidirectional
 # text, surrogates, and separators of lines. Written out, because a loop over all characters takes a third of a second.
@@ -44,9 +50,80 @@ def quietly() -> Iterator[None]:
         _quiet.reset(token)
 
 
+class Bar(Protocol):
+    """A progress bar."""
+
+    def clear(self) -> None:
+        """Erase it from its line."""
+        ...
+
+    def show(self) -> None:
+        """Draw it."""
+        ...
+
+
+@contextlib.contextmanager
+def above(bar: Bar) -> Iterator[None]:
+    """Print messages and results above a progress bar while the block runs."""
+    _bars.append(bar)
+    try:
+        yield
+    finally:
+        _bars.remove(bar)
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    for bar in _bars:
+        bar.clear()
+    try:
+        yield
+    finally:
+        for bar in _bars:
+            bar.show()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width_of(stream: TextIO) -> int:
+    """The number of columns of a terminal; 0 if it is not known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # not a terminal, or not over a descriptor
+        return 0
+
+
+def colored(text: str, color: str, stream: TextIO) -> str:
+    """Text in a color (or bold), if the stream shows colors.
+
+    `NO_COLOR` and `FORCE_COLOR` take precedence over the kind of stream (https://no-color.org, https://force-color.org).
+    """
+    if os.environ.get("NO_COLOR") or not (os.environ.get("FORCE_COLOR") or is_terminal(stream)):
+        return text
+    return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
+
+
+@contextlib.contextmanager
+def only_json(*, wanted: bool = True) -> Iterator[None]:
+    """Print JSON alone to stdout, and errors alone to stderr, within the block."""
+    token = _only_json.set(wanted)
+    try:
+        yield
+    finally:
+        _only_json.reset(token)
+
+
+def prints_only_json() -> bool:
+    """Whether lines for people are left out."""
+    return _only_json.get()
+
+
 def is_quiet() -> bool:
-    """Whether output goes to the logger instead of the terminal."""
-    return _quiet.get()
+    """Whether progress is left out: output goes to the logger, or is JSON alone."""
+    return _quiet.get() or _only_json.get()
 
 
 def shown(text: str) -> str:
@@ -61,13 +138,14 @@ def json_lines(value: Any, *, indent: int = 4, in_ascii: bool = True) -> list[st
 
 
 def print_result(result: str) -> None:
-    """Print a line to stdout."""
-    _print_result(shown(mask_known(result)))
+    """Print a line for people to stdout."""
+    if not _only_json.get():
+        _print_result(shown(mask_known(result)))
 
 
 def print_json(value: Any, *, title: str = "") -> None:
     """Print indented JSON to stdout, below an empty line and a title if there is one."""
-    heading = ["", shown(mask_known(title))] if title else []
+    heading = ["", shown(mask_known(title))] if title and not _only_json.get() else []
     _print_result("\n".join([*heading, *json_lines(value)]))
 
 
@@ -84,22 +162,25 @@ def _print_result(result: str) -> None:
         _log.info("%s", result)
         return
     try:
-        print(f"{result}\n", end="", flush=True)  # one write, so that no other program writes into the line
+        with _without_bar():
+            print(f"{result}\n", end="", flush=True)  # one write, so that no other program writes into the line
     except OSError as error:
         _redirect_to_devnull(1)  # the interpreter flushes stdout when it exits, and would report the error again
         log(f"warning: stdout cannot be written ({error.strerror}): further results are not printed")
 
 
 def log(message: str) -> None:
-    """Print a line to stderr."""
-    _print_message(shown(redact(message)))
+    """Print a line to stderr. With `only_json`, only errors are printed."""
+    if message.startswith("error: ") or not _only_json.get():
+        _print_message(shown(redact(message)))
 
 
 def log_error(error: NgRolloutsError) -> None:
     """Print the message of an error to stderr."""
     message, *details = error.lines
-    for line in (f"error: {message}", *details):
-        log(line)
+    with only_json(wanted=False):
+        for line in (f"error: {message}", *details):
+            log(line)
 
 
 def log_lines(text: str) -> None:
@@ -112,7 +193,8 @@ def _print_message(message: str) -> None:
         _log.warning("%s", message) if message.startswith("warning") else _log.info("%s", message)
         return
     try:
-        print(f"{message}\n", end="", file=sys.stderr, flush=True)
+        with _without_bar():
+            print(f"{message}\n", end="", file=sys.stderr, flush=True)
     except OSError:
         _redirect_to_devnull(2)
 

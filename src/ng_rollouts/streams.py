@@ -5,6 +5,7 @@ A run writes messages from its event loop. A write to a pipe without a reader wo
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import os
@@ -14,8 +15,18 @@ import time
 from collections import deque
 from typing import TextIO
 
+LOOKALIKES = "ng_rollouts.lookalikes"
+"""Name of an encoding error handler: similar ASCII characters for some characters, escape sequences for the others."""
+
 _MAX_MESSAGE_BYTES = 1 << 20
 """How many bytes of messages are kept for a reader. Beyond them, the oldest texts are dropped. Results are all kept."""
+
+_LOOKALIKES = (
+    {"±": "+-", "…": "...", "–": "-", "μ": "mean", "σ": "sd", "—": "-", "→": "->"}
+    | dict(zip("▏▎▍▌▋▊▉", "1234567", strict=True))
+    | dict(zip("▁▂▃▄▅▆▇█", ".:-=+*%#", strict=True))
+)
+"""Characters of this program's messages, and what a terminal or log without them shows."""
 
 _CHUNK_BYTES = 512
 """Written at once to a descriptor that blocks: POSIX requires that a pipe which is ready takes as much (PIPE_BUF)."""
@@ -65,7 +76,7 @@ class PatientStream(io.TextIOBase):
             OSError: the stream is broken, such as a pipe without a reader; only once.
         """
         if not self._is_broken and text:
-            self._pending.append(memoryview(text.encode(self.encoding, "backslashreplace")))
+            self._pending.append(memoryview(text.encode(self.encoding, LOOKALIKES)))
             self._drain()
             # Not the first one, which may have been written in part.
             while len(self._pending) > 2 and self._pending_bytes > self._max_pending:
@@ -129,7 +140,7 @@ def patient(stream: TextIO, *, keeps_all: bool = False) -> TextIO:
     except (OSError, ValueError):  # not over a descriptor
         return stream
     if isinstance(stream, io.TextIOWrapper) and stat.S_ISREG(mode):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors=LOOKALIKES)
         return stream
     return PatientStream(stream, keeps_all=keeps_all)  # type: ignore[return-value] # it has the methods that printing needs
 
@@ -140,6 +151,19 @@ def finish(stream: TextIO, seconds: float) -> int:
         return stream.finish(seconds)
     stream.flush()
     return 0
+
+
+def _lookalike(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The error handler of `LOOKALIKES`, for one character at a time."""
+    if isinstance(error, UnicodeEncodeError):
+        lookalike = _LOOKALIKES.get(error.object[error.start])
+        if lookalike is not None:
+            return lookalike, error.start + 1
+        error.end = error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(LOOKALIKES, _lookalike)
 
 
 def _reopened(fd: int) -> int:

@@ -189,7 +189,7 @@ def test_sigterm_drains_the_rollouts_in_flight(
     os.kill(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "SIGTERM: stopping: 4 rollouts in flight have 10 s to finish" in stderr
+    assert "interrupted by SIGTERM: 4 rollouts in flight have 10 s to finish" in stderr
     assert server.stats()["total"] == len(read_rows(tmp_path / "r.jsonl")) < TASKS
 
 

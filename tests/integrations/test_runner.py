@@ -51,7 +51,7 @@ def test_signal_ends_an_integration_that_hangs(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     ran = ended(process)
     assert json.loads(ran.stdout[ran.stdout.rindex("\n{") :])
-    assert "SIGINT: all rollouts are collected; remaining steps are skipped" in ran.stderr
+    assert "interrupted by SIGINT: all rollouts are collected; remaining steps are skipped" in ran.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

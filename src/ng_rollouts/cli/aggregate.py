@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
-from ng_rollouts.console import log, print_result
+from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
@@ -39,6 +39,7 @@ class AggregationConfig:
     merge_shards: bool = param(True, "Write the merged file; false writes only the metrics.")
     answer_key: str | None = param(None, "Field whose majority counts for majority@k (null: extracted_answer).")
     overwrite: bool = param(False, "Replace an existing output. By default it is renamed to <output>.1, .2 and so on.")
+    quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,6 +74,8 @@ def run(config: AggregationConfig) -> int:
         print_result(f"Rollouts: {paths.finished}")
     print_result(f"Aggregate metrics: {paths.aggregate_metrics}")
     problems = list(index.problems())
+    if prints_only_json():
+        print_json({"rollouts": len(index.keys), "files": len(sources), "problems": problems})
     for outcome, path in (("were set aside", paths.incomplete), ("failed", paths.failures)):
         if problems and config.merge_shards and path.exists():
             log(f"some of the missing rollouts {outcome}: they are in {path}")

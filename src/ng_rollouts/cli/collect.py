@@ -36,7 +36,7 @@ from ng_rollouts.config.literal_text import unmark_values, unmarked
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
-from ng_rollouts.console import log, log_error, log_lines, open_closed_streams, print_text
+from ng_rollouts.console import log, log_error, log_lines, only_json, open_closed_streams, print_text
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.redaction import display_command, redact
 from ng_rollouts.streams import finish, patient
@@ -362,9 +362,8 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
     # thresholds, that was a fifth of the CPU time of a run with 16,000 rollouts in flight.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    if typed.dry_run:
-        return _dry_run(lambda: run(typed, command))
-    return run(typed, command)
+    with only_json(wanted=typed.quiet and not typed.dry_run):
+        return _dry_run(lambda: run(typed, command)) if typed.dry_run else run(typed, command)
 
 
 def _dry_run(run: Callable[[], int]) -> int:

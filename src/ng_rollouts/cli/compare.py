@@ -34,6 +34,7 @@ class ComparisonConfig:
     intersection: bool = param(False, "Compare the tasks that all files have, and ignore the others.")
     output_json_fpath: str | None = param(None, "File to write the results to, as JSON.")
     seed: int = param(0, "Seed of the bootstrap.")
+    quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         if len(self.paths) < 2 or len(set(self.paths)) < len(self.paths):

@@ -16,7 +16,7 @@ from typing import NoReturn
 from ng_rollouts.chat import chat_input, last_user_text
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
-from ng_rollouts.console import log, print_result
+from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
@@ -47,6 +47,7 @@ class ProfileConfig:
     sort_by: str = param("hardest", "Order of the table.", choices=("hardest", "easiest", "variable"))
     top: int = param(10, "Rows of the table on the terminal (0: no table).", minimum=0)
     score: str = param("reward", "Score to sort the table by.")
+    quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -102,6 +103,8 @@ def run(config: ProfileConfig) -> int:
         print_result(line)
     print_result(f"Reward profiling outputs: {per_task}")
     print_result(f"Agent-level metrics: {agents}")
+    if prints_only_json():
+        print_json(profile.of_agents())
     if (missing := profile.missing) and not config.allow_partial_rollouts:
         log(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
         return 1

@@ -13,8 +13,9 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from ng_rollouts._version import __version__
 from ng_rollouts.config.build import build
 from ng_rollouts.config.secrets import remember_arguments
-from ng_rollouts.console import log, log_error, log_lines, open_closed_streams, print_text
+from ng_rollouts.console import log, log_error, log_lines, only_json, open_closed_streams, print_text
 from ng_rollouts.errors import ConfigError, NgRolloutsError, did_you_mean
+from ng_rollouts.streams import LOOKALIKES
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def run_command(name: str, config: type[T], run: Callable[[T], int], *, example:
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names and rows may have characters that the terminal lacks
+            stream.reconfigure(errors=LOOKALIKES)  # names and rows may have characters that the terminal lacks
     try:
         code = _run(name, config, run, example)
     except NgRolloutsError as error:
@@ -83,7 +84,9 @@ def _run(name: str, config: type[T], run: Callable[[T], int], example: str) -> i
         print_text(f"ng_rollouts {__version__}\n")
         return 0
     remember_arguments(sys.argv[1:])
-    return run(parse_args(config, sys.argv[1:]))
+    parsed = parse_args(config, sys.argv[1:])
+    with only_json(wanted=getattr(parsed, "quiet", False)):
+        return run(parsed)
 
 
 def _value(key: str, text: str, hint: Any) -> Any:

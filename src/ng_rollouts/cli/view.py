@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
-from ng_rollouts.console import print_result
+from ng_rollouts.console import print_json, print_result, prints_only_json
 from ng_rollouts.outputs.reader import check_readable
 from ng_rollouts.report.build import ViewConfig, build_page, serve_page
 
@@ -25,7 +25,10 @@ def run(config: ViewConfig) -> int:
     if config.serve:
         serve_page(config)
     else:
-        print_result(f"Page: {build_page(config)}")
+        page = build_page(config)
+        print_result(f"Page: {page}")
+        if prints_only_json():
+            print_json({"page": str(page)})
     return 0
 
 

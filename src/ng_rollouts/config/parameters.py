@@ -362,7 +362,7 @@ class MetricsAndReports:
     status_file: str | None = param(
         None, "Live status file (null: <stem>_status.json). Deleted when the run ends.", kind="path"
     )
-    quiet: bool = param(False, "Do not print the histogram of rewards.")
+    quiet: bool = param(False, "Print the averages alone to stdout, as JSON, and errors alone to stderr.")
     report: bool = param(False, "Write an HTML report of the run, as ng_view_rollouts does.", doc="[View](view.md).")
     export: Any = param(
         None,

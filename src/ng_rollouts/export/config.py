@@ -81,6 +81,7 @@ class ExportConfig:
     )
     seed: int = param(0, "Seed for shuffling, splitting and random pairs.")
     overwrite: bool = param(False, "Replace existing outputs. By default they are renamed to <output>.1, .2 and so on.")
+    quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)

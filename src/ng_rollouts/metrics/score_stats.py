@@ -218,16 +218,21 @@ class ScoreStats:
         residuals = self.sum_ss - 2 * self.mean * self.sum_ns + self.mean**2 * self.sum_nn
         return math.sqrt(max(0.0, residuals) * self.tasks / (self.tasks - 1)) / self.sum_n
 
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the 95 % confidence interval of the mean, by t over tasks; None for a single task."""
+        error = self.standard_error
+        return None if error is None else t_quantile(self.tasks - 1) * error
+
     def statistics(self) -> Json:
         """The statistics beyond NeMo Gym's metrics."""
-        error = self.standard_error
-        half_width = None if error is None else t_quantile(self.tasks - 1) * error
+        half_width = self.half_width
         degrees_within = self.sum_n - self.tasks
         return {
             "mean": self.mean,
             "tasks": self.tasks,
             "rollouts": self.sum_n,
-            "standard_error": error,
+            "standard_error": self.standard_error,
             "interval_95": None if half_width is None else [self.mean - half_width, self.mean + half_width],
             "variance_between_tasks": self.task_means.sd**2,
             "variance_within_tasks": self.sum_squared_within / degrees_within if degrees_within else None,

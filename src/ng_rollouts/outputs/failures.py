@@ -46,12 +46,14 @@ class FailuresFile:
 
     Attributes:
         by_class, by_agent: number of failed rollouts by failure class, and by agent.
+        examples: the message of the first failure of each class that this command wrote.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.by_class: Counter[str] = Counter()
         self.by_agent: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
 
     def append(self, failure: Failure, earlier_attempts: int = 0) -> None:
         """Write a failure, unless its agent set `_ng_no_persist`, and count it.
@@ -64,7 +66,9 @@ class FailuresFile:
         """
         if failure.persist:
             self._write(failure_row(failure, earlier_attempts))
-        self.count(failure.attempts[-1].failure_class, failure.rollout.agent)
+        last = failure.attempts[-1]
+        self.examples.setdefault(last.failure_class, last.message)
+        self.count(last.failure_class, failure.rollout.agent)
 
     def count(self, failure_class: str, agent: str) -> None:
         """Count a failed rollout."""

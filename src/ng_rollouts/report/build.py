@@ -43,6 +43,7 @@ class ViewConfig:
     max_page_mb: float = param(
         200.0, "Maximum size of the page in MB; further rollouts are listed without their messages.", above=0
     )
+    quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from ng_rollouts.console import print_result
+from ng_rollouts.console import print_json, print_result, prints_only_json
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.report.row_view import row_view, searchable_text
@@ -137,5 +137,8 @@ def serve(page: bytes, row_offsets: list[RowOffsets], port: int) -> None:
         fix = "choose another port with +port=, or 0 for any free one"
         raise ConfigError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}: {fix}") from error
     with listening as server:
-        print_result(f"http://127.0.0.1:{server.server_address[1]}/{token}/ (Ctrl-C stops the server)")
+        url = f"http://127.0.0.1:{server.server_address[1]}/{token}/"
+        print_result(f"{url} (Ctrl-C stops the server)")
+        if prints_only_json():
+            print_json({"url": url})
         server.serve_forever()

@@ -120,12 +120,14 @@ class Dispatcher:
             raise StoppedEarly(f"a canary rollout failed, so the rest was not sent{reason}")
 
     def _progress_notes(self) -> Iterator[str]:
-        """The items that progress shows next to the counters, as `key=value`."""
+        """The items that progress shows next to the counters, as `key=value`, the most important first."""
         counters = self.state.counters
-        if counters.waiting:
-            yield f"waiting_for={counters.waiting_for}"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
+        if counters.in_flight:
+            yield f"in_flight={counters.in_flight}"
+        if counters.waiting:
+            yield f"waiting={counters.waiting} waiting_for={counters.waiting_for}"
         if counters.output_tokens:
             yield f"tokens={counters.output_tokens / (time.monotonic() - self._began):.0f}/s"
         if isinstance(self._limit, AdaptiveLimit):

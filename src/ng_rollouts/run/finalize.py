@@ -14,6 +14,7 @@ from ng_rollouts.console import log, print_json
 from ng_rollouts.errors import RolloutsFailed, StorageError
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
+from ng_rollouts.redaction import display_command
 from ng_rollouts.run.gates import check_gates
 from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.run.state import RunState
@@ -57,16 +58,21 @@ class Finalizer:
         self._log_summary()
         await self._write_aggregates()
         self._print_averages()
-        self._log_resume_command()
+        self._log_next_command()
         self._check_gates()
         self._check_failures()
 
     def leave_unfinished(self) -> None:
-        """Report on a run that ended early. Its output stays a journal, which a resume continues."""
+        """Report on a run that ended early. Its output stays a journal, which a resume continues.
+
+        The averages are those of the collected rollouts.
+        """
         with suppress(StorageError):
             self._settle_failures()
         self._log_summary()
-        self._log_resume_command()
+        if self.state.counters.collected:
+            print_json(self.averages())
+        self._log_next_command()
 
     def write_summary(self, exit_code: int) -> None:
         """Write the summary file, whether the run is finished or not."""
@@ -103,10 +109,15 @@ class Finalizer:
         for line in summary_lines(self.state, self.prepared.paths, self.prepared.budget, self.report):
             log(line)
 
-    def _log_resume_command(self) -> None:
+    def _log_next_command(self) -> None:
+        if not self.command:  # a Python program
+            return
         # An unfinished output is resumed even if all rollouts are collected, to put it in order.
-        if self.command and (self.state.is_resumable or self.state.finished is None):
+        if self.state.is_resumable or self.state.finished is None:
             log(f"to resume: {resume_command(self.command)}")
+        elif self.state.finished.kept and not self.config.report:
+            view = display_command(["ng_view_rollouts", f"+input_jsonl_fpath={self.prepared.paths.finished}"])
+            log(f"to read the rollouts: {view}")
 
     async def _write_aggregates(self) -> None:
         if self.config.disable_aggregation:
@@ -117,8 +128,6 @@ class Finalizer:
         speed = {agent: counters.statistics(wall_s) for agent, counters in self.state.counters.by_agent.items()}
         with _as_warning(path):
             write_json(path, aggregate_metrics(agents, agent_side, speed))
-        if self.config.quiet:
-            return
         for agent, metrics in agents.items():
             if histogram := format_histogram(metrics.stats):
                 log(f"{agent}: {histogram}" if len(agents) > 1 else histogram)

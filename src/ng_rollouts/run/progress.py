@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol, TextIO
 
-from ng_rollouts.console import is_quiet, shown
+from ng_rollouts.console import above, colored, is_quiet, is_terminal, shown, width_of
 from ng_rollouts.redaction import redact
 from ng_rollouts.scheduling.counters import RunCounters
 
@@ -27,8 +27,25 @@ _LATE_S = 10.0
 _LATE_TIMES = 5.0
 """A rollout is late after ten seconds or five times the mean, whichever is more."""
 
+_BRACKETS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_FORMATS = (
+    "{desc}: {percentage:3.0f}%|{bar:12}| " + _BRACKETS,
+    "{percentage:3.0f}%|{bar:12}| " + _BRACKETS,
+    "{percentage:3.0f}%|{bar:6}| " + _BRACKETS,
+    _BRACKETS,
+)
+"""Formats of tqdm, for wide to narrow terminals."""
+
+_NARROW_FORMATS = (
+    "{n_fmt}/{total_fmt} {rate_fmt} {remaining} left",
+    "{n_fmt}/{total_fmt} {rate_fmt}",
+    "{n_fmt}/{total_fmt}",
+)
+"""For terminals that are too narrow for the number of failed rollouts and the reward in brackets."""
+
 
 Notes = Callable[[], Iterable[str]]
+"""Makes the items of a progress line, as `key=value`, the most important first."""
 
 
 class _Display(Protocol):
@@ -44,14 +61,25 @@ async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO |
     """Show the counters while the block runs, and their final state at its end.
 
     Args:
-        notes: further items to show, as `key=value`.
+        notes: further items to show, the most important first.
         stream: where to show them; stderr by default.
     """
     if is_quiet():
         yield
         return
     stream = stream or sys.stderr
-    display: _Display = _Bar(counters, notes, stream) if stream.isatty() else _Lines(counters, notes, stream)
+    if is_terminal(stream):
+        bar = _Bar(counters, notes, stream)
+        with above(bar):
+            async with _shown(bar, stream):
+                yield
+    else:
+        async with _shown(_Lines(counters, notes, stream), stream):
+            yield
+
+
+@asynccontextmanager
+async def _shown(display: _Display, stream: TextIO) -> AsyncIterator[None]:
     ticking = asyncio.create_task(_tick(display, stream))
     try:
         yield
@@ -74,29 +102,74 @@ class _Bar:
     def __init__(self, counters: RunCounters, notes: Notes, stream: TextIO) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
 
-        size = os.get_terminal_size(stream.fileno())
         self._counters = counters
         self._notes = notes
+        self._stream = stream
         self._bar = tqdm(
             total=counters.planned,
             initial=counters.settled,
             desc=TITLE,
             file=stream,
-            bar_format="{l_bar}{bar:12}{r_bar}",
-            ncols=None if size.columns else _COLUMNS_UNKNOWN,
-            nrows=None if size.lines else _LINES_UNKNOWN,
+            ncols=self._columns(),
+            nrows=None if os.get_terminal_size(stream.fileno()).lines else _LINES_UNKNOWN,
+            bar_format=_FORMATS[0],
+            delay=1e-9,  # the first line is drawn by `show`
         )
+        self._bar.sp = self._draw
 
     def show(self) -> None:
-        failed = [f"failed={self._counters.failed}"] if self._counters.failed else []
-        notes = " ".join([*failed, *self._notes(), *_lateness(self._counters)])
-        self._bar.set_postfix_str(shown(redact(notes)), refresh=False)
         self._bar.n = self._counters.settled
+        # The terminal may have been resized. Its last column stays empty: some terminals wrap a line that fills it.
+        columns = self._bar.ncols = self._columns() - 1
+        failed = f"failed={self._counters.failed}" if self._counters.failed else ""
+        notes = [shown(redact(note)) for note in [*self._notes(), *_lateness(self._counters)]]
+        line = fitting_line(self._render, failed, notes, columns)
+        if failed:
+            line = line.replace(failed, colored(failed, "red", self._stream), 1)
+        # Escaped, because tqdm formats it again.
+        self._bar.bar_format = line.replace("{", "{{").replace("}", "}}")
         self._bar.refresh()
+
+    def _render(self, form: str, notes: list[str]) -> str:
+        meter = {**self._bar.format_dict, "bar_format": form, "postfix": " ".join(notes), "ncols": None}
+        return str(self._bar.format_meter(**meter))
+
+    def _draw(self, line: str) -> None:
+        # tqdm would erase the rest of a longer line by spaces, which a terminal that was made narrower wraps.
+        self._stream.write(f"\r{line}\x1b[K")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        # To the end of the line: the terminal may have shown `^C` after the bar.
+        self._draw("")
 
     def close(self) -> None:
         self.show()
         self._bar.close()
+
+    def _columns(self) -> int:
+        return width_of(self._stream) or _COLUMNS_UNKNOWN
+
+
+def fitting_line(render: Callable[[str, list[str]], str], failed: str, notes: Sequence[str], columns: int) -> str:
+    """The richest progress line that fits the terminal.
+
+    Args:
+        render: makes a line from a format of tqdm and the items after the rate.
+        failed: the number of failed rollouts, which is in every line; empty if there are none.
+        notes: further items, the most important first. A line with brackets has the first one at least.
+    """
+    kept = [*filter(None, [failed]), *notes[:1]]
+    for form in _FORMATS:
+        line = render(form, kept)
+        if len(line) <= columns:
+            for note in notes[1:]:
+                longer = render(form, [*kept, note])
+                if len(longer) <= columns:
+                    line, kept = longer, [*kept, note]
+            return line
+    lines = [f"{failed} {render(form, [])}".lstrip() for form in _NARROW_FORMATS]
+    return next((line for line in lines if len(line) <= columns), lines[-1][:columns])
 
 
 class _Lines:
@@ -133,7 +206,6 @@ class _Lines:
         notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counters)])
         self._stream.write(
             f"{TITLE}: collected={counters.collected} failed={counters.failed} planned={counters.planned} "
-            f"in_flight={counters.in_flight} waiting={counters.waiting} "
             f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{shown(redact(notes))}\n"
         )
         self._stream.flush()

@@ -102,8 +102,8 @@ def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) ->
         if counters.in_flight or counters.settled < counters.planned:
             again = "Ctrl-C again" if number == signal.SIGINT else f"{name} again"
             drain = f"{counters.in_flight} rollouts in flight have {stop.drain_s:g} s to finish"
-            log(f"{name}: stopping: {drain} ({again} to stop now)")
+            log(f"interrupted by {name}: {drain} ({again} to stop now)")
         else:
-            log(f"{name}: all rollouts are collected; remaining steps are skipped")
+            log(f"interrupted by {name}: all rollouts are collected; remaining steps are skipped")
     else:
         stop.at_once.set()

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from textwrap import shorten
 
 from ng_rollouts._version import __version__
@@ -23,7 +24,12 @@ _NOT_RESUMED = ("resume_from_cache=", "overwrite=", "retry_failed=", "canary=")
 """Parameters that the resume command leaves out: they contradict a resume, or were for the first command only."""
 
 _MAX_MESSAGE_CHARACTERS = 200
-"""How much of a failure's message is in the message of the run: the failures file has all of it."""
+_MAX_EXAMPLE_CHARACTERS = 100
+"""How much of a failure's message is in the message of the run, and in the summary. The failures file has all of it."""
+
+_MAX_CLASSES = 3
+_MAX_SCORES = 4
+"""How many failure classes and scores the summary lists."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,11 +48,13 @@ class DispatchReport:
 
 
 def summary_lines(state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport) -> Iterator[str]:
-    """The outcome of a run, its servers, tokens and load."""
+    """The outcome of a run for people: counts and files, failures, servers, scores with intervals, tokens, load."""
     yield from _outcome_lines(state, paths)
+    yield from _failure_lines(state)
     yield from _server_lines(report.load_balancers)
+    yield from _score_lines(state)
     yield from budget.summary_lines(state.counters)
-    if report.load:
+    if report.load and report.load.is_bottleneck:
         yield report.load.describe()
 
 
@@ -173,24 +181,64 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     counters, finished = state.counters, state.finished
     line = f"collected {counters.collected} of {counters.planned} planned rollouts"
     if counters.failed:
-        classes = ", ".join(f"{name}: {count}" for name, count in state.failures.by_class.most_common())
-        line += f", failed {counters.failed} ({classes})"
-    if finished and finished.set_aside:
-        line += f", set aside {finished.set_aside} of the {counters.collected} collected"
+        line += f", failed {counters.failed}"
     if remaining := counters.planned - counters.settled:
         line += f", not done {remaining}"
-    yield line
+    yield f"{line}, in {_duration(state.wall_s)}"
+    if finished:
+        yield f"output: {paths.output} ({_rows(finished.kept)})"
+        if finished.set_aside:
+            yield f"rollouts of incomplete groups: {paths.incomplete} ({_rows(finished.set_aside)})"
+    else:
+        yield f"output: {paths.output} ({_rows(counters.collected)}, in completion order: the run is not finished)"
     # Both lower the averages, and both are a matter of settings rather than of the model.
     if counters.truncated:
         yield f"truncated: {counters.truncated} of {counters.collected} responses"
     if counters.empty:
         yield f"empty: {counters.empty} of {counters.collected} complete responses have no text or tool call"
-    if counters.failed and state.failures.path.exists():
-        yield f"failures: {state.failures.path}"
-    if finished and finished.set_aside:
-        yield f"rollouts of incomplete groups: {paths.incomplete}"
-    if not finished:
-        yield f"collected rollouts, in completion order: {paths.output}"
+
+
+def _failure_lines(state: RunState) -> Iterator[str]:
+    """The most frequent classes of failures, each with a message."""
+    failures = state.failures
+    if not state.counters.failed:
+        return
+    yield f"failures: {failures.path}" if failures.path.exists() else "failures:"
+    for failure_class, count in failures.by_class.most_common(_MAX_CLASSES):
+        # Failures of earlier commands that are not retried are only counted.
+        example = failures.examples.get(failure_class, "")
+        shortened = shorten(redact(example), _MAX_EXAMPLE_CHARACTERS, placeholder=" …")
+        yield f"  {count} {failure_class}" + (f", such as: {shortened}" if shortened else "")
+    if more := len(failures.by_class) - _MAX_CLASSES:
+        yield from [f"  and {more} more classes"] * (more > 0)
+
+
+def _score_lines(state: RunState) -> Iterator[str]:
+    """Mean and interval of the first scores, over complete groups; the mean reward of a run that is not finished."""
+    agents, reward = state.aggregator.agents, state.counters.reward
+    if not state.finished:
+        if reward.count:
+            yield f"reward {reward.mean:.3f} over the {reward.count} rollouts that are collected"
+        return
+    for agent, metrics in agents.items():
+        means = [
+            f"{name} {score.mean:.3f}" + ("" if score.half_width is None else f" ± {score.half_width:.3f}")
+            for name, score in islice(metrics.stats.scores.items(), _MAX_SCORES)
+        ]
+        if means:
+            of_agent = f"{agent}: " if len(agents) > 1 else ""
+            yield f"{of_agent}{', '.join(means)} (95 % interval, over {metrics.stats.tasks} tasks)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
