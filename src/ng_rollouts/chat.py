@@ -227,7 +227,8 @@ _AS_TEXT = Conversion(
 _PROMPT_AS_TEXT = replace(_AS_TEXT, unknown=warn_of_unknown_in_prompt)
 
 
-def tool_names(tools: Iterable[Any]) -> set[Any]:
+def tool_names(tools: Iterable[Any]) -> set[str]:
     """The names of tools in the form of either API."""
     objects = [tool for tool in tools if isinstance(tool, dict)]
-    return {(tool["function"] if isinstance(tool.get("function"), dict) else tool).get("name") for tool in objects}
+    names = ((tool["function"] if isinstance(tool.get("function"), dict) else tool).get("name") for tool in objects)
+    return {name for name in names if isinstance(name, str)}

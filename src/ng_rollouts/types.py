@@ -142,13 +142,11 @@ def task_index_of(row: Json) -> int:
 
 
 def key_of(row: Json) -> RolloutKey | None:
-    """The key in a row of a file; None if the row has no valid key."""
+    """The key in a row of a file; None if the row has no valid key: two indices of 0 or more."""
     task_index, rollout_index = row.get("_ng_task_index"), row.get("_ng_rollout_index")
-    return (
-        RolloutKey(task_index, rollout_index)
-        if isinstance(task_index, int) and isinstance(rollout_index, int)
-        else None
-    )
+    if isinstance(task_index, int) and isinstance(rollout_index, int) and task_index >= 0 and rollout_index >= 0:
+        return RolloutKey(task_index, rollout_index)
+    return None
 
 
 _NO_AGENT = "agent"

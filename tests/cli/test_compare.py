@@ -50,3 +50,18 @@ def test_equal_task_indices_with_other_questions_are_not_common_tasks(
     write_rewards(tmp_path / "d.jsonl", BETTER_REWARDS, question="other")
     ran = command("+rollouts_jsonl_fpaths=a.jsonl,d.jsonl", script="ng_compare_rollouts")
     assert "no task in common" in ran.stderr
+
+
+def test_result_of_an_earlier_comparison_is_replaced_and_another_file_is_renamed(
+    command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """A comparison can be repeated into the same file; a file of other content gets a number first."""
+    write_rewards(tmp_path / "a.jsonl", REWARDS)
+    write_rewards(tmp_path / "b.jsonl", BETTER_REWARDS)
+    (tmp_path / "c.json").write_text('{"precious": 1}')
+    for _ in range(2):
+        arguments = ["+rollouts_jsonl_fpaths=a.jsonl,b.jsonl", "+output_json_fpath=c.json"]
+        assert command(*arguments, script="ng_compare_rollouts").code == 0
+    assert json.loads((tmp_path / "c.json").read_text())[0]["wins"] == 10
+    assert sorted(path.name for path in tmp_path.glob("c.json*")) == ["c.json", "c.json.1"]
+    assert (tmp_path / "c.json.1").read_text() == '{"precious": 1}'

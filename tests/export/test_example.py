@@ -110,6 +110,8 @@ def test_tool_calls_are_duplicates_if_their_arguments_are_equal() -> None:
         ({"response": {"output": [RESULT, MESSAGE]}}, "tool results without a call"),
         ({"response": {"output": [CALL, RESULT, RESULT, MESSAGE]}}, "tool results without a call"),
         ({"response": {"output": [{**CALL, "name": "other"}]}}, "calls of undefined tools"),
+        ({"response": {"output": [{**CALL, "name": [None]}]}}, "calls of undefined tools"),
+        ({"response": {"output": [{**CALL, "name": {}}]}}, "calls of undefined tools"),
         ({"response": {"output": [CALL, RESULT, THOUGHT]}}, "last message without an answer"),
         (
             {"responses_create_params": {"input": [CALL, {**RESULT, "output": [IMAGE]}], **TOOLS}},

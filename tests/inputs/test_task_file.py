@@ -120,9 +120,10 @@ def test_input_that_changes_before_it_is_read_again_is_an_error(tmp_path: Path, 
         list(file.rollouts(plan))
 
 
+@pytest.mark.parametrize("is_dated_back", [False, True], ids=["", "time set back"])
 @pytest.mark.parametrize("rows", [3, 3000])
 def test_no_row_of_an_input_that_is_rewritten_in_place_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, *, is_dated_back: bool
 ) -> None:
     """After a rewrite in place, at most rows of the old content follow, and then an error."""
     if rows == 3:  # all rows are in the buffer already
@@ -132,7 +133,10 @@ def test_no_row_of_an_input_that_is_rewritten_in_place_is_used(
     seen = []
     rollouts = file.rollouts(file.plan())
     seen.append(next(rollouts))
+    state = path.stat()
     path.write_text(lines([{**PLAIN, "id": "new"}] * rows))
+    if is_dated_back:
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(InputChanged):
         seen.extend(rollouts)
     assert {rollout.prompt_id for rollout in seen} == {"old"}

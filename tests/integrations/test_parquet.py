@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.integrations.column_types import ColumnType, type_of_value, unify
 from ng_rollouts.integrations.parquet import write_parquet
+from ng_rollouts.jsonl import dumps
 from tests.conftest import ROOT, SHARED_DATA, Ran, read_rows
 from tests.rollout_files import write_rows
 
@@ -113,3 +114,11 @@ def test_duckdb_polars_and_datasets_read_the_parquet_file(
     assert polars.read_parquet(path)["reward"].len() == 10
     loaded = datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded[0]["output"][-1]["role"] == "assistant"
+
+
+def test_field_name_that_is_not_unicode_becomes_an_escape_sequence(tmp_path: Path) -> None:
+    """A lone surrogate in the name of a score, which Parquet cannot hold, does not cost the file."""
+    output = tmp_path / "r.jsonl"
+    output.write_bytes(dumps({"reward": 1.0, "\ud800s": 2.0}) + b"\n")
+    write_parquet(output)
+    assert pq.read_table(tmp_path / "r.parquet").to_pylist() == [{"reward": 1.0, "\\ud800s": 2.0}]

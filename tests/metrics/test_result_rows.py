@@ -47,6 +47,13 @@ def test_fields_of_the_reply_are_not_replaced_by_the_training_view() -> None:
     assert (row["_ng_task_index"], row["_ng_rollout_index"], row["agent_ref"]) == (3, 1, {"name": "a"})
 
 
+@pytest.mark.parametrize("reference", [{"name": "another"}, "x", None, {}, {"name": "a", "type": "t"}])
+def test_agent_of_a_row_is_the_one_that_was_asked(reference: Any) -> None:
+    """A reply cannot change the agent's name, by which metrics are computed; other fields of the reference are kept."""
+    row = output_row(ROLLOUT, {"reward": 1.0, "agent_ref": reference}, training_view=False)
+    assert row["agent_ref"] == ({"name": "a", "type": "t"} if reference and "type" in reference else {"name": "a"})
+
+
 def test_row_without_training_view_adds_only_key_agent_and_request() -> None:
     """With `training_view=false`, a row is the reply with the rollout's key, agent and request."""
     row = output_row(ROLLOUT, {"reward": 1.0, "accuracy": True}, training_view=False)

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -590,6 +591,49 @@ def test_output_that_lost_its_name_is_written_again(tmp_path: Path, order: tuple
         assert not journal.is_named
         assert journal.finish([True] * 2) == Finished(kept=2, set_aside=0)
     assert paths.output.read_bytes() == b'{"p":0}\n{"p":1}\n'
+
+
+@pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "interrupted"])
+def test_output_whose_folder_was_removed_is_written_again(tmp_path: Path, *, is_finished: bool) -> None:
+    """After `rm -r` of the folder, the output has all rows at the end of a finished and of an interrupted run."""
+    paths = OutputPaths(tmp_path / "deep" / "folder" / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        for position in (1, 0):
+            journal.append(position, b'{"p":%d}' % position)
+        shutil.rmtree(tmp_path / "deep")
+        if is_finished:
+            assert journal.finish([True] * 2) == Finished(kept=2, set_aside=0)
+    assert sorted(paths.output.read_bytes().splitlines()) == [b'{"p":0}', b'{"p":1}']
+
+
+@pytest.mark.parametrize("foreign", [b'{"note": "from elsewhere"}\n', b"x"])
+def test_output_that_another_program_appends_to_keeps_every_row(tmp_path: Path, foreign: bytes) -> None:
+    """The run ends with an error and leaves the file as it is; a resume finds all rows, and leaves out the others."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        journal.append(1, b'{"p":1}')
+        with paths.output.open("ab") as file:
+            file.write(foreign if foreign.endswith(b"\n") else b"\n" + foreign + b"\n")
+        journal.append(0, b'{"p":0}')
+        with pytest.raises(StorageError, match="another program has changed it"):
+            journal.finish([True] * 2)
+    with open_for_resume(paths, 2) as journal:
+        journal.read_back(lambda row: row.get("p"))
+        journal.open_for_appending()
+        assert journal.finish([True] * 2) == Finished(kept=2, set_aside=0)
+    assert paths.output.read_bytes() == b'{"p":0}\n{"p":1}\n'
+
+
+def test_output_that_another_program_cuts_off_is_an_error(tmp_path: Path) -> None:
+    """A file that is shorter than what the run wrote is not put in order; the message says how to collect the rest."""
+    paths = OutputPaths(tmp_path / "out.jsonl")
+    with open_new(paths, 2, overwrite=False) as journal:
+        for position in (1, 0):
+            journal.append(position, b'{"p":%d}' % position)
+        os.truncate(paths.output, 8)
+        with pytest.raises(StorageError, match=r"has 8 bytes instead of 16.*resume_from_cache=true"):
+            journal.finish([True] * 2)
+    assert paths.output.read_bytes() == b'{"p":1}\n'
 
 
 def test_file_that_took_the_outputs_name_is_left_alone(tmp_path: Path) -> None:

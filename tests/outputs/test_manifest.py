@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ng_rollouts.outputs.manifest import Manifest, differences
+from ng_rollouts.errors import OutputError
+from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, write_manifest
 from tests.conftest import FILES, RESUME, Ran
 from tests.servers import Served
 
@@ -61,3 +64,24 @@ def test_resume_needs_the_same_model_but_not_the_same_address_or_key(
     ran = collect_sums(second.url, *resume, "+policy_model_name=b")
     assert ran.code == 2
     assert 'policy_model_name: "a" then, "b" now' in ran.stderr
+
+
+@pytest.mark.parametrize("value", [None, "x", 1.5, True, [], {"a": "b"}], ids=repr)
+@pytest.mark.parametrize(
+    "field", ["rows", "rows_digest", "num_repeats", "model", "rollouts", "input_rows", "num_shards"]
+)
+def test_manifest_with_a_field_of_the_wrong_type_is_an_error(tmp_path: Path, field: str, value: Any) -> None:
+    """Whoever may write the folder cannot cause a traceback: a field of a wrong type is named, or has a valid value."""
+    path = tmp_path / "r_manifest.json"
+    write_manifest(path, manifest())
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    is_valid = (field, value) in [("rows_digest", "x"), ("model", {"a": "b"}), ("num_shards", None)]
+    with nullcontext() if is_valid else pytest.raises(OutputError, match=r"r_manifest\.json cannot be read"):
+        read_manifest(path)
+
+
+def test_manifest_that_is_nested_too_deeply_is_an_error(tmp_path: Path) -> None:
+    """A hundred thousand brackets are not a valid manifest, and no traceback."""
+    (tmp_path / "r_manifest.json").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match="cannot be read"):
+        read_manifest(tmp_path / "r_manifest.json")

@@ -319,3 +319,86 @@ def test_pipe_that_appears_as_failures_file_ends_the_run(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "f.jsonl")
     with pytest.raises(StorageError, match=r"f.jsonl cannot be written"):
         FailuresFile(tmp_path / "f.jsonl")._write({"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("r.jsonl", "r"), ("r", "r.jsonl"), ("r.jsonl", "r.gz"), ("r.gz", "r.jsonl")]
+)
+@pytest.mark.parametrize("option", ["+overwrite=true", RESUME])
+def test_outputs_whose_side_files_have_the_same_names_are_not_mixed(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path, first: str, second: str, option: str
+) -> None:
+    """`r` and `r.jsonl` would share their side files: the second is rejected, and the files of the first stay."""
+    tasks(3)
+    run = [FILES[0], "+agent_name=a", "+num_repeats=2", "+max_attempts=1"]
+    server = serve(faults={"500": 0.5}, sticky=True)
+    assert command(*run, f"+agent_url={server.url}", f"+output_jsonl_fpath={first}").code == 1
+    before = files_in(tmp_path)
+    ran = command(*run, f"+agent_url={serve().url}", f"+output_jsonl_fpath={second}", option)
+    assert (ran.code, "would share its side files with" in ran.stderr) == (2, True), ran.stderr
+    assert files_in(tmp_path) == before
+
+
+def test_input_may_have_the_name_of_the_output_with_another_extension(command: Command, tasks: Tasks) -> None:
+    """The input is not another output: `tasks.jsonl` can be collected into `tasks`."""
+    tasks(1)
+    ran = command("+agent_name=example_math_agent", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=tasks")
+    assert ran.code == 0, ran.stderr
+
+
+@pytest.mark.parametrize("parameter", ["prompt_config", "tools", "verifier.function"])
+def test_output_must_not_replace_a_file_that_the_run_reads(
+    command: Command, tasks: Tasks, tmp_path: Path, parameter: str
+) -> None:
+    """A template, tools and a verifier are not replaced by an output of their name."""
+    tasks(1)
+    (tmp_path / "mine.py").write_text("def verify(row, answer):\n    return 1.0\n")
+    value = "mine.py:verify" if parameter == "verifier.function" else "mine.py"
+    verifier = ["+verifier=python"] if parameter == "verifier.function" else ["+verifier=exact_match"]
+    ran = command(
+        "+policy_base_url=http://127.0.0.1:9/v1", *verifier, f"+{parameter}={value}", FILES[0],
+        "+output_jsonl_fpath=mine.py", "+overwrite=true",
+    )  # fmt: skip
+    assert (ran.code, "would replace mine.py, which this run reads" in ran.stderr) == (2, True), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (
+            "ng_compare_rollouts",
+            ["+rollouts_jsonl_fpaths=r.jsonl,z.jsonl", "+output_json_fpath=z.jsonl"],
+            "output_json_fpath z.jsonl is not a .json file",
+        ),
+        (
+            "ng_compare_rollouts",
+            ["+rollouts_jsonl_fpaths=r.jsonl,z.jsonl", "+output_json_fpath=z_summary.json"],
+            "output_json_fpath z_summary.json is the name of a side file of z.jsonl",
+        ),
+        (
+            "ng_reward_profile",
+            ["+rollouts_jsonl_fpath=r.jsonl"],
+            "r_reward_profiling.jsonl is the output of a run (it has r_reward_profiling_manifest.json)",
+        ),
+        (
+            "ng_export_rollouts",
+            ["+recipe=sft", "+input_jsonl_fpath=r.jsonl", "+output_jsonl_fpath=z.jsonl", "+overwrite=true"],
+            "output_jsonl_fpath z.jsonl is the output of a run",
+        ),
+        (
+            "ng_export_rollouts",
+            ["+recipe=sft", "+input_jsonl_fpath=r.jsonl", "+output_jsonl_fpath=v.jsonl", "+overwrite=true"],
+            "output_jsonl_fpath v_validation.jsonl is the output of a run",
+        ),
+    ],
+)
+def test_no_command_replaces_the_output_of_a_run(
+    command: Command, tmp_path: Path, script: str, arguments: list[str], message: str
+) -> None:
+    """Results of the commands that read rollouts have names like an output: such an output is left alone."""
+    for name in ("r", "z", "r_reward_profiling", "v_validation"):
+        assert command(*EXAMPLE, f"+output_jsonl_fpath={name}.jsonl").code == 0
+    before = files_in(tmp_path)
+    ran = command(*arguments, script=script)
+    assert (ran.code, message in ran.stderr) == (2, True), ran.stderr
+    assert files_in(tmp_path) == before

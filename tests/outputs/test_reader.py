@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from ng_rollouts import read_rollouts
 from ng_rollouts.errors import InputError
+from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.reader import groups_of, row_groups, scan
+from ng_rollouts.storage.lock import lock
 from tests.conftest import EXAMPLE, Ran, files_in
 from tests.rollout_files import rollout_row, write_rewards, write_rows
 
@@ -115,3 +118,65 @@ def test_rows_without_keys_are_tasks_by_input_or_id(command: Callable[..., Ran],
     write_rows(tmp_path / "3.jsonl", [{"_ng_task_index": 0, "_ng_rollout_index": 0, "reward": 1.0}])
     mixed = command("+input_glob=[123].jsonl", "+output_jsonl_fpath=n.jsonl", script="ng_aggregate_rollouts")
     assert (mixed.code, "and others do not: merge them apart" in mixed.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)], ids=["in order", "in completion order"])
+def test_file_that_is_replaced_between_two_passes_is_an_error(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """A file of other rows with equally long lines would be read at the wrong offsets."""
+    path = write_rewards(tmp_path / "a.jsonl", {(task, 0): float(task) for task in order})
+    scanned = scan(path)
+    groups = groups_of(path, scanned=scanned)
+    other = write_rewards(tmp_path / "b.jsonl", {(task, 0): float(task) for task in reversed(order)})
+    if scanned.in_order:
+        other.replace(path)
+        with pytest.raises(InputError, match="was changed while it was read"):
+            list(groups)
+        return
+    index = RolloutIndex([path])
+    other.replace(path)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        index.write(tmp_path / "merged.jsonl")
+
+
+def test_rows_that_a_live_run_appends_are_left_out(tmp_path: Path) -> None:
+    """A file that has grown since its first pass is read as it was then."""
+    path = write_rewards(tmp_path / "a.jsonl", {(task, 0): 1.0 for task in range(3)})
+    scanned = scan(path)
+    with path.open("a") as file:
+        file.write(json.dumps(rollout_row(0, 0, 0.0)) + "\n")
+    assert [group.task_index for group in groups_of(path, scanned=scanned)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("ng_reward_profile", ["+rollouts_jsonl_fpath=p.jsonl"]),
+        ("ng_view_rollouts", ["+input_jsonl_fpath=p.jsonl"]),
+        ("ng_export_rollouts", ["+recipe=sft", "+input_jsonl_fpath=p.jsonl", "+output_jsonl_fpath=s.jsonl"]),
+        ("ng_compare_rollouts", ["+rollouts_jsonl_fpaths=p.jsonl,p2.jsonl"]),
+        ("ng_aggregate_rollouts", ["+input_glob=p.jsonl", "+output_jsonl_fpath=m.jsonl"]),
+    ],
+)
+def test_pipe_is_rejected_by_commands_that_read_twice(
+    command: Callable[..., Ran], tmp_path: Path, script: str, arguments: list[str]
+) -> None:
+    """A named pipe can be read once, and without a writer it would be waited for."""
+    os.mkfifo(tmp_path / "p.jsonl")
+    ran = command(*arguments, script=script)
+    assert (ran.code, "p.jsonl is not a regular file" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_reader_of_an_output_that_is_being_written_gets_a_warning(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """An export of a live run says that it has a part of the rows."""
+    assert command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl").code == 0
+    fd = lock(tmp_path / "r.jsonl")
+    ran = command("+rollouts_jsonl_fpath=r.jsonl", script="ng_reward_profile")
+    os.close(fd)
+    assert (ran.code, "warning: r.jsonl is being written by process" in ran.stderr) == (0, True), ran.stderr
+
+
+def test_negative_index_is_not_a_key(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """Rows whose `_ng_rollout_index` is negative are grouped by their prompt, as rows without keys."""
+    write_rows(tmp_path / "r.jsonl", [{**rollout_row(0, 0, 1.0), "_ng_rollout_index": -1} for _ in range(2)])
+    ran = command("+rollouts_jsonl_fpath=r.jsonl", script="ng_reward_profile")
+    assert (ran.code, "2/2 rollout rows" in ran.stdout) == (0, True), ran.stderr

@@ -416,6 +416,44 @@ def test_resume_after_a_kill_during_an_upload_replaces_what_is_there(command: Co
     assert files_in(tmp_path / "remote") == files_in(tmp_path)
 
 
+def test_copy_that_is_cut_off_is_not_taken_for_an_older_one(
+    command: Command, tmp_path: Path, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If an upload ends before the summary, that of an earlier copy is not believed: the rows are counted."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", f"+upload_to={remote.url}"]
+    assert command(*run).code == 0
+    few_rows = (tmp_path / "r.jsonl").read_bytes()
+    put = Folder.put
+
+    def put_all_but_the_summary(folder: Folder, file: Path, on_progress: Callable[[], None]) -> None:
+        if file.name == "r_summary.json":
+            raise OSError(errno.EIO, "cut off")
+        put(folder, file, on_progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put", put_all_but_the_summary)
+        assert command(*run, "+num_repeats=3", RESUME).code == 1
+    (tmp_path / "r.jsonl").write_bytes(few_rows)
+    ran = command(*run, "+num_repeats=3", RESUME)
+    assert (ran.code, "has 30 rollouts of this run, but the local output has 10" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_resume_fetches_the_output_with_the_most_rollouts(
+    command: Command, tmp_path: Path, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A complete compressed copy counts, although a plain one of an interrupted command was not removed yet."""
+    run = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl.gz", f"+upload_to={remote.url}"]
+    assert command(*run).code == 0
+    with gzip.open(tmp_path / "r.jsonl.gz") as rows:
+        part = b"".join(rows.readlines()[:4])
+    system, path = fsspec.url_to_fs(remote.url, use_listings_cache=False)
+    system.pipe_file(f"{path}/r.jsonl", part)
+    remove_local_files(tmp_path)
+    ran = command(*run, RESUME)
+    assert (ran.code, "10 of 10 rollouts are collected" in ran.stderr) == (0, True), ran.stderr
+    assert remote.files().keys() == files_in(tmp_path).keys()
+
+
 @pytest.mark.parametrize("manifest", ['{"run": 1}', '{"run": 2}'], ids=["same tasks", "other tasks"])
 def test_copy_that_would_replace_the_work_of_another_run_fails(tmp_path: Path, manifest: str) -> None:
     """Of two runs with one remote folder, the one that claimed it first replaces nothing, also with equal manifests."""

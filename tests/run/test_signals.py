@@ -161,7 +161,7 @@ def test_sigusr1_reports_the_rollouts_in_flight(
     ran = ended(process)
     assert "in_flight=3" in ran.stderr
     assert "task 0, rollout 0: " in ran.stderr
-    assert "  3 timeout, such as: operation timed out" in ran.stderr
+    assert "  timeout, for example: operation timed out" in ran.stderr
     assert ran.code == 1
 
 

@@ -20,7 +20,7 @@ from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.path_checks import check_output, check_side_files, writable
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, output_paths
-from ng_rollouts.outputs.reader import groups_of
+from ng_rollouts.outputs.reader import check_regular, groups_of
 from ng_rollouts.storage.atomic import back_up, remove_leftovers, replacing, write_json
 from ng_rollouts.storage.compression import compress_in_place, plain_name
 from ng_rollouts.storage.lock import locked
@@ -62,6 +62,7 @@ def run(config: AggregationConfig) -> int:
     sources = rollout_files(config.input_glob, exclude=paths.names)
     check_output(paths, sources)
     for source in sources:
+        check_regular("input_glob", source)
         check_side_files(output_paths(str(source)))
     index = RolloutIndex(sources)
     if not index.keys:

@@ -13,12 +13,15 @@ from typing import NoReturn
 from ng_rollouts.chat import question_of
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, param
-from ng_rollouts.console import print_json, print_result
-from ng_rollouts.errors import ConfigError, InputError
-from ng_rollouts.jsonl import digest_of
+from ng_rollouts.console import log, print_json, print_result
+from ng_rollouts.errors import ConfigError, InputError, OutputError
+from ng_rollouts.jsonl import digest_of, loads
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
+from ng_rollouts.outputs.path_checks import check_other_runs, check_replaceable, writable
+from ng_rollouts.outputs.paths import OutputPaths, has_content
 from ng_rollouts.outputs.reader import check_readable, groups_of
-from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.atomic import back_up, write_json
+from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
 _MAX_FLIPS = 10
@@ -72,6 +75,7 @@ def run(config: ComparisonConfig) -> int:
     """
     for path in config.paths:
         check_readable("rollouts_jsonl_fpaths", Path(path).expanduser())
+    target = _target_of(config)
     files = {path: _tasks_of(Path(path).expanduser(), config.score) for path in config.paths}
     first, *others = files
     compared: list[Json] = []
@@ -84,9 +88,40 @@ def run(config: ComparisonConfig) -> int:
         for line in _summary_lines(first, other, config.score, difference):
             print_result(line)
     print_json(compared)
-    if config.output_json_fpath:
-        write_json(Path(config.output_json_fpath).expanduser(), compared)
+    if target:
+        with writable(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with locked(target):
+                if has_content(target) and not _is_comparison(target):
+                    log(f"{target} exists: renamed to {back_up(target)}")
+                write_json(target, compared)
     return 0
+
+
+def _target_of(config: ComparisonConfig) -> Path | None:
+    """The file for the results, if one is asked for.
+
+    Raises:
+        OutputError: it is not a .json file, cannot be replaced, or is a side file of a run.
+    """
+    if config.output_json_fpath is None:
+        return None
+    target = Path(config.output_json_fpath).expanduser()
+    check_replaceable(target, "output_json_fpath")
+    # A swapped parameter must not replace rollouts by the result.
+    if target.suffix.lower() != ".json":
+        raise OutputError(f"output_json_fpath {target} is not a .json file: choose a name that ends in .json")
+    check_other_runs(OutputPaths(target), "output_json_fpath")
+    return target
+
+
+def _is_comparison(path: Path) -> bool:
+    """Whether a file is the result of an earlier comparison, which is replaced as expected."""
+    try:
+        content = loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, list) and all(isinstance(each, dict) and "mean_second" in each for each in content)
 
 
 def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:

@@ -14,7 +14,7 @@ from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.formats import RECIPES, ExportFormat
 from ng_rollouts.export.writer import RowWriter
-from ng_rollouts.outputs.path_checks import check_other_runs, check_replaceable, writable
+from ng_rollouts.outputs.path_checks import check_not_an_output, check_other_runs, check_replaceable, writable
 from ng_rollouts.outputs.paths import has_content, output_paths
 from ng_rollouts.outputs.reader import check_readable, row_groups
 from ng_rollouts.storage.atomic import back_up, replacing
@@ -58,6 +58,7 @@ def _check_outputs(source: Path, target: Path) -> None:
     # The validation file has a derived name, which may be that of the input.
     for path in (target, _validation(target)):
         check_replaceable(path)
+        check_not_an_output(path, "output_jsonl_fpath")
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(
                 f"output_jsonl_fpath {target} would replace {path}, which is the input: name another file"
@@ -101,7 +102,8 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
                 _back_up(path)
     if not config.validation_fraction:
         # Rows of the validation file of an earlier export are now part of the training file.
-        _back_up(_validation(target))
+        with locked(_validation(target)):
+            _back_up(_validation(target))
     return {path: len(positions) for path, positions in parts.items()}
 
 

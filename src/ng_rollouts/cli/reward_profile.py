@@ -23,9 +23,11 @@ from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
+from ng_rollouts.outputs.path_checks import check_not_an_output, check_replaceable, writable
 from ng_rollouts.outputs.reader import Group, check_readable, groups_of, scan
 from ng_rollouts.storage.atomic import replacing, write_json
 from ng_rollouts.storage.compression import base_name
+from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
 _ROLLOUT_FIELDS = frozenset({"_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "response", "output"})
@@ -86,12 +88,15 @@ def run(config: ProfileConfig) -> int:
     """
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     check_readable("rollouts_jsonl_fpath", source)
-    scanned = scan(source)
-    profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
     agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
+    for derived in (per_task, agents):
+        check_replaceable(derived, "the profile")
+        check_not_an_output(derived, "the profile")
+    scanned = scan(source)
+    profile = Profile(expected_counts(source, config.materialized_inputs_jsonl_fpath, scanned))
     table = Table(config)
-    with replacing(per_task) as temporary:
+    with writable(per_task), locked(per_task), replacing(per_task) as temporary:
         with temporary.open("wb") as file:
             for group in groups_of(source, config.answer_key, scanned, with_last_messages=True):
                 file.write(dumps(profile.of_task(group)) + b"\n")

@@ -136,7 +136,9 @@ class Example:
     def has_calls_of_undefined_tools(self) -> bool:
         """Whether a tool is called that is not among the row's tools."""
         names = tool_names(self._tools)
-        return any(call.get("name") not in names for call in self.calls if isinstance(call, dict))
+        # A name may be any JSON value, such as a list, which cannot be in a set.
+        called = [call.get("name") for call in self.calls if isinstance(call, dict)]
+        return any(not isinstance(name, str) or name not in names for name in called)
 
     @cached_property
     def mismatch(self) -> str | None:

@@ -30,7 +30,7 @@ class Plan:
         agents: number of rows by agent name.
         rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
-        input_state: inode, size and time of the last change of the input file when it was checked.
+        input_state: inode, size and times of the last changes of the input file when it was checked.
         first_digest: digest of the number of first rows that `TaskFile.plan` was called with; None if there are fewer.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     agents: Counter[str] = field(default_factory=Counter)
     rows_with_equal_repeats: int = 0
     digest: str = ""
-    input_state: tuple[int, int, int] | None = None
+    input_state: tuple[int, ...] | None = None
     first_digest: str | None = None
     # One number while all rows have the same repeats, then one per row.
     _repeats: int | array[int] = 0

@@ -255,9 +255,12 @@ def _new_digest() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
 
 
-def _state(state: os.stat_result) -> tuple[int, int, int]:
-    """Inode, size and time of the last change in ns, which change when a file is written or replaced."""
-    return state.st_ino, state.st_size, state.st_mtime_ns
+def _state(state: os.stat_result) -> tuple[int, ...]:
+    """Inode, size and times in ns, which change when a file is written or replaced.
+
+    A program can set the modification time back (utime(2)), but not the time of the last change of the inode.
+    """
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _drop_bom(line: bytes) -> bytes:

@@ -47,12 +47,20 @@ def write_parquet(output: Path) -> str:
 def _write(output: Path, fields: dict[str, ColumnType], target: Path) -> None:
     # the schema's metadata names the columns of JSON text, so that readers know which strings to parse
     json_text = [name for field, column_type in fields.items() for name in json_columns(column_type, field)]
-    columns = [(name, _arrow_type(column_type)) for name, column_type in fields.items()]
+    columns = [(_column_name(name), _arrow_type(column_type)) for name, column_type in fields.items()]
     schema = pa.schema(columns, {"json_text": dumps(json_text)})
     with output.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
         while chunk := list(map(loads, islice(lines, _ROW_GROUP_SIZE))):
-            rows = [{name: coerce(row.get(name), column_type) for name, column_type in fields.items()} for row in chunk]
+            rows = [
+                {_column_name(name): coerce(row.get(name), column_type) for name, column_type in fields.items()}
+                for row in chunk
+            ]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _column_name(field: str) -> str:
+    """A field as the name of a column, which has to be valid Unicode: lone surrogates as escape sequences."""
+    return field.encode("utf-8", "backslashreplace").decode()
 
 
 def _arrow_type(column_type: ColumnType) -> Any:

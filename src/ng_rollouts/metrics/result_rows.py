@@ -53,7 +53,10 @@ def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bo
     # An agent cannot change the key: resume and file order depend on it.
     row["_ng_task_index"] = rollout.key.task_index
     row["_ng_rollout_index"] = rollout.key.rollout_index
-    row.setdefault("agent_ref", {"name": rollout.agent})
+    # Nor its name: metrics by agent would differ after a resume, which reads them from the rows.
+    reference = row.get("agent_ref")
+    if not (isinstance(reference, dict) and reference.get("name") == rollout.agent):
+        row["agent_ref"] = {"name": rollout.agent}
     if training_view:
         _add_training_view(row, rollout)
     return row

@@ -77,6 +77,7 @@ class FailuresFile:
 
     def _write(self, row: Json) -> None:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed during the run
             with open(self.path, "ab", buffering=0, opener=_open_without_links) as file:
                 end = file.seek(0, os.SEEK_END)
                 line = dumps(row) + b"\n"

@@ -94,6 +94,8 @@ class Journal:
         self._needs_newline = False
         self._unsynced = False
         self._sync_error: StorageError | None = None
+        # Whether the rows are in another file, because the output has lost its name.
+        self._is_saved = False
         # Whether the file holds nothing but planned rows, in order. If all are there, `finish` has nothing to do.
         self._in_order = True
         self._last_position = -1
@@ -107,6 +109,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(StorageError):
+            self.restore_name()
         # Removed before it is unlocked, or another process could lock a file that is about to disappear. A copy that
         # cannot be removed does no harm: all rows are in the compressed file as well.
         if self._is_decompressed_copy:
@@ -186,9 +190,7 @@ class Journal:
         try:
             write_all(self._fd, line + b"\n")
         except OSError as error:
-            # A full disk may have taken a part of the row. If truncating fails too, the next command cuts it off.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._end)
+            self._cut_off_part_of(line)
             raise StorageError(_storage_message(self._paths.output, error)) from error
         self._in_order = self._in_order and position > self._last_position
         self._last_position = position
@@ -196,6 +198,13 @@ class Journal:
         self._spans[position] = encode_span(self._end, len(line) + 1)
         self._end += len(line) + 1
         self._unsynced = True
+
+    def _cut_off_part_of(self, line: bytes) -> None:
+        """Cut off the part of a row that a full disk has taken. If this fails too, the next command does it."""
+        with contextlib.suppress(OSError):
+            # Not if another program has appended to the file: that would cut off rows of this run.
+            if os.fstat(self._fd).st_size <= self._end + len(line):
+                os.ftruncate(self._fd, self._end)
 
     def sync(self) -> None:
         """Write the appended rows to the disk.
@@ -226,6 +235,7 @@ class Journal:
             StorageError: a file could not be written; the journal is unchanged.
         """
         self.sync()
+        self._check_size()
         self._check_name()
         if not self._end or (self._in_order and self.count == len(self._spans) and self.is_named):
             # Nothing to sort: the output is empty, or has every planned row, in order.
@@ -233,11 +243,12 @@ class Journal:
             return Finished(kept=self.count, set_aside=0)
         temporaries: list[Path] = []
         try:
+            self._paths.output.parent.mkdir(parents=True, exist_ok=True)
             temporaries += [new_temporary(self._paths.output), new_temporary(self._paths.incomplete)]
             return self._rewrite(keep, *temporaries)
         except OSError as error:
-            message = f"{_storage_message(self._paths.output, error)}; all rows are in it, in completion order"
-            raise StorageError(message) from error
+            where = "; all rows are in it, in completion order" if self.is_named else ""
+            raise StorageError(f"{_storage_message(self._paths.output, error)}{where}") from error
         finally:
             for temporary in temporaries:
                 discard(temporary)
@@ -253,6 +264,19 @@ class Journal:
         except OSError as error:
             raise StorageError(f"{self._paths.incomplete} cannot be removed: {error.strerror}") from error
 
+    def _check_size(self) -> None:
+        """Check that the file has what this run wrote and nothing else: offsets of rows would be wrong otherwise.
+
+        Raises:
+            StorageError: another program has appended to the file, or has cut it off.
+        """
+        size = os.fstat(self._fd).st_size
+        if size != self._end:
+            raise StorageError(
+                f"{self._paths.output} has {size} bytes instead of {self._end}, so another program has changed it: it "
+                "stays as it is, and +resume_from_cache=true keeps its valid rows and collects the others"
+            )
+
     def _check_name(self) -> None:
         """Check that no other file has taken the output's name, for example after `rm` or `mv`.
 
@@ -262,17 +286,41 @@ class Journal:
         output = self._paths.output
         if self.is_named or not output.exists():
             return
-        try:
-            kept = free_name(output.with_name(f"{output.name}.saved"))
-            with replacing(kept) as temporary, temporary.open("wb") as file:
-                for offset in range(0, self._end, COPY_BUFFER_BYTES):
-                    file.write(read_at(self._fd, offset, min(COPY_BUFFER_BYTES, self._end - offset)))
-        except OSError as error:
-            raise StorageError(_storage_message(output, error)) from error
+        kept = free_name(output.with_name(f"{output.name}.saved"))
+        self._copy_rows_to(kept)
+        self._is_saved = True
         raise OutputTaken(
             f"{output} is another file now, so this run leaves it alone: the {self.count} rollouts of this run are in "
             f"{kept}, in completion order"
         )
+
+    def restore_name(self) -> None:
+        """Write the rows under the output's name again, if the output or its folder was removed or renamed.
+
+        Raises:
+            OutputTaken: another file has the name; all rows are in a new file, in completion order.
+            StorageError: the file cannot be written.
+        """
+        if not self._end or self._is_saved or self.is_named:
+            return
+        self._check_name()
+        with contextlib.suppress(OSError):  # the copy reports it
+            self._paths.output.parent.mkdir(parents=True, exist_ok=True)
+        self._copy_rows_to(self._paths.output)
+        self._is_saved = True
+
+    def _copy_rows_to(self, path: Path) -> None:
+        """Copy everything that this run wrote, also if the file has no name any more.
+
+        Raises:
+            StorageError: the copy cannot be written.
+        """
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                for offset in range(0, self._end, COPY_BUFFER_BYTES):
+                    file.write(read_at(self._fd, offset, min(COPY_BUFFER_BYTES, self._end - offset)))
+        except OSError as error:
+            raise StorageError(_storage_message(path, error)) from error
 
     def compress(self) -> list[Path]:
         """Compress the finished file if its name asks for it, and remove it under all other names.

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ng_rollouts.errors import OutputError
+from ng_rollouts.jsonl import loads
 from ng_rollouts.redaction import mask_settings
 from ng_rollouts.storage.atomic import write_json
 
@@ -56,6 +58,23 @@ class Manifest:
     num_shards: int | None = None
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "rows": (int,),
+    "rows_digest": (str,),
+    "num_repeats": (int, dict),
+    "agent_name": (str, NoneType),
+    "responses_create_params": (dict,),
+    "num_repeats_add_seed": (bool,),
+    "training_view": (bool,),
+    "model": (dict,),
+    "rollouts": (int,),
+    "input_rows": (int,),
+    "shard_index": (int, NoneType),
+    "num_shards": (int, NoneType),
+}
+"""The types of the fields in JSON. Other users of the folder may have written the file."""
+
+
 def read_manifest(path: Path) -> Manifest | None:
     """Read a manifest; None if the file does not exist.
 
@@ -63,7 +82,7 @@ def read_manifest(path: Path) -> Manifest | None:
         OutputError: the file is not a valid manifest.
     """
     try:
-        return manifest_from(json.loads(path.read_text(encoding="utf-8")))
+        return manifest_from(loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,12 +157,16 @@ def manifest_from(content: Any) -> Manifest:
         "num_shards": None,
         **content,
     }
+    for name, kinds in _TYPES.items():
+        # `type(...) in`, because a bool is an int as well
+        if type(content[name]) not in kinds:
+            raise TypeError(f"{name} has the wrong type")
+    repeats = content["num_repeats"]
+    if isinstance(repeats, dict) and not all(type(each) is int for each in repeats.values()):
+        raise TypeError("num_repeats has a value of the wrong type")
     # Masked as those of this run are, because earlier versions wrote them as they were.
     content |= {name: mask_settings(content[name], name) for name in ("responses_create_params", "model")}
-    manifest = Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
-    if not isinstance(manifest.responses_create_params, dict) or not isinstance(manifest.rows, int):
-        raise TypeError("a field has the wrong type")
-    return manifest
+    return Manifest(**{field.name: content[field.name] for field in fields(Manifest)})
 
 
 def _rollouts(content: dict[str, Any]) -> int:

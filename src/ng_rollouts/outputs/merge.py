@@ -14,7 +14,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import is_torn
 from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, repeats_for
 from ng_rollouts.outputs.paths import output_paths
-from ng_rollouts.outputs.reader import open_rollouts, parse_row, task_value, value_digest
+from ng_rollouts.outputs.reader import FileState, open_rollouts, parse_row, task_value, value_digest
 from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import RolloutKey, agent_of, key_of
@@ -42,6 +42,7 @@ class RolloutIndex:
         self._agents = array("i")
         self._agent_numbers: dict[str, int] = {}
         self._manifests = [read_manifest(output_paths(str(file)).manifest) for file in files]
+        self._states: list[FileState] = []
         self._duplicates: list[RolloutKey] = []
         self._file_problems: list[str] = []
         # For files without keys: the tasks by the digest of their value, and how many rollouts each has.
@@ -53,6 +54,8 @@ class RolloutIndex:
     def write(self, target: Path) -> None:
         """Write the rows to a file, ordered by key."""
         with ExitStack() as stack:
+            for file, state in zip(self._files, self._states, strict=True):
+                state.check(file)
             handles = [stack.enter_context(open_decompressed(file)) for file in self._files]
             output = stack.enter_context(target.open("wb"))
             for key in sorted(self.keys):
@@ -171,6 +174,7 @@ class RolloutIndex:
     def _read(self, number: int, file: Path) -> None:
         offset = 0
         with open_rollouts(file) as lines:
+            self._states.append(FileState.of(file))
             if holder := holder_of(lines.fileno()):
                 self._file_problems.append(f"{file} is still being written by {holder}")
             for line_number, line in enumerate(lines, 1):

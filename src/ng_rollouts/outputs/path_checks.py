@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ng_rollouts.errors import InputError, OutputError
 from ng_rollouts.outputs.paths import OutputPaths, is_stream_name, reason_of
 from ng_rollouts.storage.atomic import SUFFIX_BYTES
-from ng_rollouts.storage.compression import check_compression
+from ng_rollouts.storage.compression import base_name, check_compression, compressed_names, plain_name
 
 _ENDINGS = (
     "_failures.jsonl",
@@ -34,13 +34,14 @@ _MAX_NAME_BYTES = 255
 """Limit of a file name in bytes: NAME_MAX of ext4, XFS, Btrfs and tmpfs."""
 
 
-def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
+def check_output(paths: OutputPaths, sources: Collection[Path], other_files: Collection[Path] = ()) -> None:
     """Check that the output can be written, and replaces neither the input nor files of another run.
 
     No file is changed.
 
     Args:
         sources: the input, and its decompressed copy.
+        other_files: further files that the run reads, such as a prompt template.
 
     Raises:
         OutputError: one of the files cannot be replaced, its name is too long, or it belongs to something else.
@@ -56,12 +57,19 @@ def check_output(paths: OutputPaths, sources: Iterable[Path]) -> None:
         )
     for path in paths.all:
         check_replaceable(path)
-    for path, source in product(paths.all, sources):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(
-                f"output_jsonl_fpath {paths.finished} would replace the input {source}: choose a different name"
-            )
+    for path, source in product(paths.all, (*sources, *other_files)):
+        if _is_same(path, source):
+            replaced = f"the input {source}" if source in sources else f"{source}, which this run reads"
+            raise OutputError(f"output_jsonl_fpath {paths.finished} would replace {replaced}: choose a different name")
+    if twin := next((path for path in _twins(paths) if not any(_is_same(path, source) for source in sources)), None):
+        raise OutputError(
+            f"output_jsonl_fpath {paths.finished} would share its side files with {twin}: choose a different name"
+        )
     check_other_runs(paths)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def check_side_files(paths: OutputPaths) -> None:
@@ -123,7 +131,7 @@ def _mount_points() -> set[str]:
     return set()
 
 
-def check_other_runs(paths: OutputPaths) -> None:
+def check_other_runs(paths: OutputPaths, parameter: str = "output_jsonl_fpath") -> None:
     """Check that no file of this run belongs to another run: `r_failures.jsonl` may be a side file, or an output.
 
     Raises:
@@ -134,15 +142,35 @@ def check_other_runs(paths: OutputPaths) -> None:
             owner = OutputPaths(paths.output.with_name(paths.output.name.removesuffix(ending) + ".jsonl"))
             if any(path.exists() for path in (*owner.names, owner.manifest)):
                 raise OutputError(
-                    f"output_jsonl_fpath {paths.finished} is the name of a side file of {owner.output}: choose another"
+                    f"{parameter} {paths.finished} is the name of a side file of {owner.output}: choose another"
                 )
     for side_file in (paths.side_file(ending) for ending in _ENDINGS):
         other = OutputPaths(side_file)
         if side_file.exists() and (found := next((path for path in other.side_files if path.exists()), None)):
             raise OutputError(
-                f"output_jsonl_fpath {paths.finished} would replace {side_file}, which is an output itself (it has "
+                f"{parameter} {paths.finished} would replace {side_file}, which is an output itself (it has "
                 f"{found.name}): choose a different name"
             )
+
+
+def _twins(paths: OutputPaths) -> Iterator[Path]:
+    """Existing files that are another output with the same side files: `r` and `r.jsonl`."""
+    name = base_name(paths.output)
+    for plain in (paths.output.with_name(name), paths.output.with_name(f"{name}.jsonl")):
+        for path in (plain, *compressed_names(plain)):
+            if path not in paths.names and path.is_file():
+                yield path
+
+
+def check_not_an_output(path: Path, parameter: str) -> None:
+    """Check that a file that a command replaces is not the output of a run.
+
+    Raises:
+        OutputError: it is one, because it has side files or a run is writing it.
+    """
+    found = next((each for each in OutputPaths(plain_name(path)).side_files if each.exists()), None)
+    if path.exists() and found:
+        raise OutputError(f"{parameter} {path} is the output of a run (it has {found.name}): choose a different name")
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def output_paths(path: str, products: Iterable[str] = ()) -> OutputPaths:
     try:
         name = Path(path).expanduser()
         output = name.resolve() if name.is_symlink() and not is_stream_name(name) else name
+        if is_compressed(plain_name(output)):
+            raise ValueError("it has two compression extensions")
         paths = OutputPaths(plain_name(output), output) if is_compressed(output) else OutputPaths(output)
         return replace(paths, products=tuple(map(paths.side_file, products)))
     except (OSError, RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from ng_rollouts.chat import chat_output, question_of
 from ng_rollouts.console import log
@@ -26,7 +26,8 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_names import ScoreNames
-from ng_rollouts.storage.compression import open_decompressed
+from ng_rollouts.storage.compression import is_compressed, open_decompressed
+from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
 
 _TASK_INDEX, _ROLLOUT_INDEX, _AGENT_REF = b'"_ng_task_index"', b'"_ng_rollout_index"', b'"agent_ref"'
@@ -70,6 +71,30 @@ class Group:
         return by_agent(zip(self.agents, self.stats, strict=True))
 
 
+class FileState(NamedTuple):
+    """The state of a file: its inode, its size in bytes, and the time of its last modification in ns."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The current state of a file."""
+        state = path.stat()
+        return cls(state.st_ino, state.st_size, state.st_mtime_ns)
+
+    def check(self, path: Path) -> None:
+        """Check that a file is unchanged, or has only grown, as that of a live run does.
+
+        Raises:
+            InputError: offsets in the file may be those of other rows now.
+        """
+        now = FileState.of(path)
+        if now != self and not (now.inode == self.inode and now.size > self.size):
+            raise InputError(f"{path} was changed while it was read: run the command again")
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """The result of `scan`.
@@ -77,10 +102,12 @@ class Scan:
     Attributes:
         in_order: whether each key is larger than the one before, as in a finished file.
         max_repeats: largest `_ng_rollout_index` plus one, by agent.
+        state: the file as it was.
     """
 
     in_order: bool
     max_repeats: dict[str, int]
+    state: FileState
 
 
 def groups_of(
@@ -150,13 +177,14 @@ def scan(path: Path) -> Scan:
     """
     in_order, previous, max_repeats = True, (-1, -1), dict[str, int]()
     with open_rollouts(path) as file:
+        state = FileState.of(path)
         for number, line in enumerate(file, 1):
             if line.strip():
                 key, agent = _match_key(line) or _read_key(parse_row(path, number, line))
                 in_order, previous = in_order and key > previous, key
                 if key[1] >= max_repeats.get(agent, 0):
                     max_repeats[agent] = key[1] + 1
-    return Scan(in_order, max_repeats)
+    return Scan(in_order, max_repeats, state)
 
 
 def _match_key(line: bytes) -> tuple[tuple[int, int], str] | None:
@@ -193,7 +221,7 @@ def _first(path: Path) -> Json:
 def _rows_by_key(path: Path, scanned: Scan) -> Iterator[tuple[RolloutKey, RowAt]]:
     """The rows of a file with their keys, ordered by key."""
     previous: RolloutKey | None = None
-    for row_at in _rows(path) if scanned.in_order else _rows_at(path, _offsets_by_key(path)):
+    for row_at in _rows(path, scanned.state) if scanned.in_order else _rows_at(path, *_offsets_by_key(path)):
         key = _key(path, row_at.number, row_at.row)
         if key == previous:
             _report_duplicates(path, path.resolve())
@@ -228,6 +256,7 @@ def _rows_by_value(path: Path, value_of: Callable[[Json], Any]) -> Iterator[tupl
     offsets: dict[bytes, array[int]] = {}
     offset = 0
     with open_rollouts(path) as file:
+        state = FileState.of(path)
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -240,7 +269,7 @@ def _rows_by_value(path: Path, value_of: Callable[[Json], Any]) -> Iterator[tupl
                 offsets.setdefault(digest, array("q")).append(offset)
             offset += len(line)
     for task_index, group_offsets in enumerate(offsets.values()):
-        for rollout_index, row_at in enumerate(_rows_at(path, iter(group_offsets))):
+        for rollout_index, row_at in enumerate(_rows_at(path, iter(group_offsets), state)):
             yield RolloutKey(task_index, rollout_index), row_at
 
 
@@ -263,8 +292,26 @@ def check_readable(parameter: str, path: Path) -> None:
     elif not os.access(path, os.R_OK):
         problem = errno.EACCES
     else:
+        check_regular(parameter, path)
+        _report_writer(path)
         return
     raise InputError(f"{parameter} {path} cannot be read: {os.strerror(problem)}")
+
+
+def check_regular(parameter: str, path: Path) -> None:
+    """Check that a file is not a pipe or a device.
+
+    Raises:
+        InputError: it is.
+    """
+    if not path.is_file():
+        raise InputError(f"{parameter} {path} is not a regular file: copy its content to one, because it is read twice")
+
+
+def _report_writer(path: Path) -> None:
+    with path.open("rb") as file:
+        if holder := holder_of(file.fileno()):
+            log(f"warning: {path} is being written by {holder}: what is written from now on is left out")
 
 
 @contextmanager
@@ -281,31 +328,38 @@ def open_rollouts(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _offsets_by_key(path: Path) -> Iterator[int]:
-    """The offsets of all rows, ordered by key."""
+def _offsets_by_key(path: Path) -> tuple[Iterator[int], FileState]:
+    """The offsets of all rows, ordered by key, and the state of the file that they are in."""
     keys: list[tuple[int, int, int]] = []
     offset = 0
     with open_rollouts(path) as file:
+        state = FileState.of(path)
         for number, line in enumerate(file, 1):
             if line.strip():
                 keys.append((*_key(path, number, parse_row(path, number, line)), offset))
             offset += len(line)
     keys.sort()
     # Only the offsets stay in memory while the rows are read; the list of keys is more than ten times as large.
-    return iter(array("q", [row_offset for _, _, row_offset in keys]))
+    return iter(array("q", [row_offset for _, _, row_offset in keys])), state
 
 
-def _rows_at(path: Path, offsets: Iterator[int]) -> Iterator[RowAt]:
+def _rows_at(path: Path, offsets: Iterator[int], state: FileState) -> Iterator[RowAt]:
     with open_rollouts(path) as file:
+        state.check(path)
         for offset in offsets:
             file.seek(offset)
             yield RowAt(0, offset, parse_row(path, 0, file.readline()))
 
 
-def _rows(path: Path) -> Iterator[RowAt]:
+def _rows(path: Path, state: FileState | None = None) -> Iterator[RowAt]:
+    """The rows in the order of the file. With a state, only those that the file had then."""
     offset = 0
     with open_rollouts(path) as file:
+        if state:
+            state.check(path)
         for number, line in enumerate(file, 1):
+            if state and offset >= state.size and not is_compressed(path):
+                return
             if line.strip():
                 yield RowAt(number, offset, parse_row(path, number, line))
             offset += len(line)

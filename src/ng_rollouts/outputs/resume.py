@@ -89,27 +89,50 @@ def _agent_settings(config: CollectConfig) -> Json:
 def _entry_settings(entry: Json, config: CollectConfig) -> Json:
     """The settings of one entry of `agents`; the parameters of the command are its defaults."""
     settings = {name: entry.get(name, getattr(config, name, None)) for name in _PARAMETERS_IN_MODEL_FIELD}
+    files = _code_of(settings)
     verifier = settings.get("verifier")
-    options = verifier if isinstance(verifier, dict) else {}
-    if options:
+    if isinstance(verifier, dict) and verifier:
         settings["verifier"] = {
-            name: value for name, value in options.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT
+            name: value for name, value in verifier.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT
         }
     settings["agent_params"] = entry.get("responses_create_params")
     settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
     # The user's code counts as a setting: a changed file would give different results under the same name.
-    files = (settings["tools"], settings["_target_"], options.get("function"), options.get("template"))
     settings["files"] = [digest for digest in map(_file_digest, files) if digest]
     return {name: value for name, value in settings.items() if value}
 
 
-def _file_digest(name: Any) -> str | None:
-    """Digest of the file that a value such as `x.py` or `x.py:function` names; None if it does not name a file."""
+def files_of(config: CollectConfig) -> list[Path]:
+    """The files that a run reads in addition to its input, as far as they exist: template, code, env.yaml."""
+    names: list[Any] = [config.prompt_config, "env.yaml"]
+    for entry in ({}, *(entry for entry in config.agents.values() if isinstance(entry, dict))):
+        names += _code_of({name: entry.get(name, getattr(config, name, None)) for name in _PARAMETERS_IN_MODEL_FIELD})
+    return [path for path in map(_file_of, names) if path and path.is_file()]
+
+
+def _code_of(settings: Json) -> list[Any]:
+    """The names of the user's code and files in the settings of an agent."""
+    verifier = settings.get("verifier")
+    options = verifier if isinstance(verifier, dict) else {}
+    return [settings["tools"], settings["_target_"], options.get("function"), options.get("template")]
+
+
+def _file_of(name: Any) -> Path | None:
+    """The file that a value such as `x.py` or `x.py:function` names; None if it is not a path."""
     if not isinstance(name, str):
         return None
     path = name.partition(".py:")[0] + ".py" if ".py:" in name else name
     try:
-        return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=8).hexdigest()
+        return Path(path).expanduser()
+    except RuntimeError:  # `~user` of an unknown user
+        return None
+
+
+def _file_digest(name: Any) -> str | None:
+    """Digest of the file that a value names; None if it does not name a file."""
+    try:
+        path = _file_of(name)
+        return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path else None
     except (OSError, ValueError):
         return None
 

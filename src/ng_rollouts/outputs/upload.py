@@ -11,7 +11,7 @@ import itertools
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,8 +263,11 @@ class Upload:
         self._check_still_own()
         self._check_not_ahead(self._existing(), collected)
         local = self.paths.existing
-        # The summary last: where it exists, the copy is complete.
+        # The summary last: where it has counts, the copy is complete. That of an earlier copy is emptied first, and not
+        # removed, because a bucket may allow writing but not deleting.
         local.sort(key=lambda path: path == self.paths.summary)
+        if self.folder.has(self.paths.summary.name):
+            self.folder.write(self.paths.summary.name, b"{}\n")
         for path in local:
             self._check_still_own()
             self._put(path)
@@ -287,7 +290,8 @@ class Upload:
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
         if any(map(has_content, self.paths.all)):  # side files without their output, which the copies would replace
             back_up_output(self.paths)
-        remote = [path for path in self.paths.all if path.name in names]
+        outdated = self._outdated_outputs(names)
+        remote = [path for path in self.paths.all if path.name in names and path not in outdated]
         # Every file is downloaded before the first gets its name, and the output gets its name last. It is first in
         # `paths.all`. While it does not exist, a later command repeats the download.
         downloads: dict[Path, Path] = {}
@@ -302,6 +306,17 @@ class Upload:
             for temporary in downloads.values():
                 discard(temporary)
         return True
+
+    def _outdated_outputs(self, names: Collection[str]) -> list[Path]:
+        """The remote outputs except the one with the most rollouts.
+
+        An upload that was cut off may have left a plain output of an earlier command beside the compressed one.
+        """
+        outputs = [path for path in self.paths.names if path.name in names]
+        if len(outputs) < 2:
+            return []
+        newest = max(outputs, key=self._rows_of)
+        return [path for path in outputs if path != newest]
 
     def _mark_progress(self) -> None:
         self._progress_at = time.monotonic()

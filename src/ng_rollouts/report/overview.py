@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.report.task_index import FAILED, FINISHED, INCOMPLETE, TaskIndex
@@ -131,7 +131,7 @@ def _curves(aggregate: AgentStats, score: str) -> Iterator[Json]:
 def _read(path: Path) -> Json:
     """A side file; empty if it does not exist or cannot be read, because the page is useful without it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, print_json
-from ng_rollouts.errors import RolloutsFailed, StorageError
+from ng_rollouts.errors import OutputTaken, RolloutsFailed, StorageError
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
+from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.redaction import display_command
 from ng_rollouts.run.gates import check_gates
 from ng_rollouts.run.prepare import PreparedRun
@@ -67,8 +68,13 @@ class Finalizer:
 
         The averages are those of the collected rollouts.
         """
-        with suppress(StorageError):
+        try:
+            self.state.journal.restore_name()
             self._settle_failures()
+        except OutputTaken:
+            raise
+        except StorageError as error:
+            log(f"warning: {error}")
         self._log_summary()
         if self.state.counters.collected:
             print_json(self.averages())
@@ -100,6 +106,10 @@ class Finalizer:
 
     async def _order_output(self) -> None:
         await asyncio.to_thread(self.state.finish, self._kept())
+        manifest = self.prepared.paths.manifest
+        if not manifest.exists():  # removed during the run, for example with the folder
+            with _as_warning(manifest):
+                write_manifest(manifest, self.prepared.manifest)
 
     def _settle_failures(self) -> None:
         if self.state.failures.path.exists():

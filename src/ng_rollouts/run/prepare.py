@@ -21,7 +21,7 @@ from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_replaceable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
-from ng_rollouts.outputs.resume import check_same_run, manifest_of
+from ng_rollouts.outputs.resume import check_same_run, files_of, manifest_of
 from ng_rollouts.outputs.upload import Upload, upload_of
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.status_file import is_replaceable_status
@@ -62,7 +62,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
     paths = output_paths(output, products_of(config.export, report=config.report))
     with local_input(config.input_jsonl_fpath) as source:
-        check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()))
+        check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()), files_of(config))
         _check_status_file(config, paths, source)
         upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
         if upload and config.resume_from_cache and not config.dry_run and upload.fetch():

@@ -181,14 +181,17 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     counters, finished = state.counters, state.finished
     line = f"collected {counters.collected} of {counters.planned} planned rollouts"
     if counters.failed:
-        line += f", failed {counters.failed}"
+        classes = ", ".join(f"{name}: {count}" for name, count in state.failures.by_class.most_common())
+        line += f", failed {counters.failed} ({classes})"
+    if finished and finished.set_aside:
+        line += f", set aside {finished.set_aside} of the {counters.collected} collected"
     if remaining := counters.planned - counters.settled:
         line += f", not done {remaining}"
     yield f"{line}, in {_duration(state.wall_s)}"
     if finished:
         yield f"output: {paths.output} ({_rows(finished.kept)})"
         if finished.set_aside:
-            yield f"rollouts of incomplete groups: {paths.incomplete} ({_rows(finished.set_aside)})"
+            yield f"rollouts of incomplete groups: {paths.incomplete}"
     else:
         yield f"output: {paths.output} ({_rows(counters.collected)}, in completion order: the run is not finished)"
     # Both lower the averages, and both are a matter of settings rather than of the model.
@@ -203,14 +206,13 @@ def _failure_lines(state: RunState) -> Iterator[str]:
     failures = state.failures
     if not state.counters.failed:
         return
-    yield f"failures: {failures.path}" if failures.path.exists() else "failures:"
-    for failure_class, count in failures.by_class.most_common(_MAX_CLASSES):
-        # Failures of earlier commands that are not retried are only counted.
-        example = failures.examples.get(failure_class, "")
-        shortened = shorten(redact(example), _MAX_EXAMPLE_CHARACTERS, placeholder=" …")
-        yield f"  {count} {failure_class}" + (f", such as: {shortened}" if shortened else "")
-    if more := len(failures.by_class) - _MAX_CLASSES:
-        yield from [f"  and {more} more classes"] * (more > 0)
+    if failures.path.exists():
+        yield f"failures: {failures.path}"
+    # Failures of earlier commands that are not retried are only counted.
+    frequent = (name for name, _ in failures.by_class.most_common() if name in failures.examples)
+    for failure_class in islice(frequent, _MAX_CLASSES):
+        message = shorten(redact(failures.examples[failure_class]), _MAX_EXAMPLE_CHARACTERS, placeholder=" …")
+        yield f"  {failure_class}, for example: {message}"
 
 
 def _score_lines(state: RunState) -> Iterator[str]:
