@@ -144,7 +144,7 @@ def test_each_rollout_is_counted_once(tmp_path: Path) -> None:
         (b"[1]\n", 1),
         (b"\n", 0),
         (b'{"p":0,"again":true}\n', 0),
-        (b'{"p":3}\n', 0),
+        (b'{"p":3}\n', 1),
     ],
     ids=["not JSON", "not an object", "blank", "second row", "not planned"],
 )

@@ -229,3 +229,18 @@ def test_sampling_parameters_of_nemo_gym_are_compared(
     ran = command(*FILES, f"+agent_url={serve().url}", RESUME, *now)
     assert ran.code == (2 if message else 0), ran.stderr
     assert not message or f"has responses_create_params.{message}" in ran.stderr
+
+
+def test_line_of_another_program_does_not_keep_an_output_from_being_resumed(
+    command: Command, serve: Serve, tasks: Tasks, tmp_path: Path
+) -> None:
+    """A manifest shows that the output is of this run: lines that are not its rows are left out with a warning."""
+    tasks(4)
+    server = serve()
+    assert command(*FILES, f"+agent_url={server.url}", "+limit=2").code == 0
+    with (tmp_path / "r.jsonl").open("a") as file:
+        file.write('{"note": "from elsewhere"}\nnot JSON\n')
+    ran = command(*FILES, f"+agent_url={server.url}", RESUME)
+    assert (ran.code, server.stats()["total"]) == (0, 4), ran.stderr
+    assert "warning: 2 lines of r.jsonl are not rows of this run and are left out" in ran.stderr
+    assert_complete(tmp_path, 4)

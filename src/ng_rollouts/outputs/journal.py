@@ -73,7 +73,7 @@ class Journal:
     Attributes:
         backup: the new name of an existing output, if it was renamed.
         count: number of rollouts that are written.
-        unreadable: number of existing lines that are not valid rows.
+        unreadable: number of existing lines that are not rows of this run.
     """
 
     def __init__(
@@ -145,7 +145,9 @@ class Journal:
             row = _parse_row(line)
             if row is not None:
                 # The span includes the newline that `open_for_appending` will add.
-                self._index(position_of(row), encode_span(offset, len(line) + (not is_terminated)))
+                position = position_of(row)
+                self.unreadable += position is None
+                self._index(position, encode_span(offset, len(line) + (not is_terminated)))
             else:
                 # Not a JSON object, or a blank line. `finish` leaves it out, so the file must be rewritten.
                 self.unreadable += bool(line.strip())

@@ -154,10 +154,12 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
         raise OutputError(f"cannot resume: the output {paths.output} is of a different run: {listed}: {fix}")
 
 
-def read_back(journal: Journal, locate: Locate, record: Record) -> None:
+def read_back(journal: Journal, locate: Locate, record: Record, *, has_manifest: bool) -> None:
     """Read the rows of an existing output into the journal.
 
     Args:
+        has_manifest: whether a manifest shows that the output is of this run. A row without a key is then one that
+            another program has appended.
         locate: maps a key to its position; None if it is not planned.
         record: called once for each row, without duplicates.
 
@@ -167,6 +169,8 @@ def read_back(journal: Journal, locate: Locate, record: Record) -> None:
 
     def position_of(row: Json) -> int | None:
         key = key_of(row)
+        if key is None and has_manifest:
+            return None
         position = None if key is None else locate(key)
         if key is None or position is None:
             row_name = "a row without _ng_task_index and _ng_rollout_index" if key is None else _format_key(key)

@@ -108,7 +108,7 @@ class RunState:
             OutputError: a row does not belong to this run.
         """
         locate = prepared.plan.locator()
-        read_back(self.journal, locate, self._restore_row)
+        read_back(self.journal, locate, self._restore_row, has_manifest=prepared.prior_manifest is not None)
         # An output of NeMo Gym has no manifest: its rows themselves have to show that they belong to this input.
         if prepared.prior_manifest is None:
             check_rows(self.journal, prepared.plan, prepared.tasks, prepared.paths.materialized_inputs)
@@ -218,7 +218,7 @@ def restored_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExi
         message += f", {len(state.prior.not_retried)} failed and are not retried"
     log(message)
     if journal.unreadable:
-        log(f"warning: {journal.unreadable} lines of {paths.output} are not valid JSON and are left out")
+        log(f"warning: {journal.unreadable} lines of {paths.output} are not rows of this run and are left out")
     return state
 
 
