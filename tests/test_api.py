@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import runpy
 import sys
 import traceback
@@ -107,6 +108,29 @@ def test_resume_after_leaving_early_yields_earlier_rows_first(
     assert sorted(map(key, rows)) == [(task, 0) for task in range(60)]
     assert {key(row)[0] for row in rows[:earlier]} != {key(row)[0] for row in rows[earlier:]}
     assert server.stats()["total"] < 60 + 10
+
+
+def test_summary_is_reachable_when_a_run_has_ended(
+    serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A program learns counts and failures without reading files; before the end, the summary is empty."""
+    server = serve(faults={"400": 0.5}, sticky=True)
+    parameters: dict[str, Any] = {
+        "agent_url": server.url,
+        "input_jsonl_fpath": str(tasks(20)),
+        "output_jsonl_fpath": str(tmp_path / "r.jsonl"),
+    }
+
+    async def run() -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        async with collect(**parameters) as rows:
+            before = dict(rows.summary)
+            return [row async for row in rows], before, rows.summary
+
+    rows, before, summary = asyncio.run(run())
+    assert before == {}
+    assert summary["collected"] == len(rows) < 20
+    assert summary["failed_by_class"] == {"http_400": 20 - len(rows)}
+    assert summary == json.loads((tmp_path / "r_summary.json").read_text())
 
 
 def test_requests_wait_for_a_slow_consumer(

@@ -78,6 +78,23 @@ def test_shell_blocks_run(block: str, tmp_path: Path, serve_model: Callable[...,
     assert done.returncode == 0, done.stderr
 
 
+def python_programs() -> Iterator[Any]:
+    """The Python blocks of each page of the documentation that has any, in their order."""
+    for path in documents():
+        if blocks := re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+            yield pytest.param(blocks, id=path.name)
+
+
+@pytest.mark.parametrize("blocks", list(python_programs()))
+def test_python_programs_run(blocks: list[str], tmp_path: Path) -> None:
+    """Every Python program of a page runs as it stands, after those before it."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for block in blocks:
+        command = [sys.executable, "-c", block]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_relative_links_lead_to_files() -> None:
     """Every relative link of the documentation names an existing file."""
     for path in documents():

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Generic, Self, TypeVar, Unpack
 
 from ng_rollouts.config.kwargs import Parameters, config_of
 from ng_rollouts.config.secrets import remember_values
@@ -66,7 +66,37 @@ class _RowQueue:
         return row
 
 
-async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None]:
+class Collection(Generic[T]):
+    """Rows or groups of a run while they are collected: iterate over it with `async for`.
+
+    With `async with`, a loop that is left early ends the run: its output can then be resumed.
+
+    Attributes:
+        summary: the content of the summary file, such as `failed` and `failed_by_class`; empty until the run has ended.
+    """
+
+    def __init__(self, items: Callable[[Json], AsyncGenerator[T, None]]) -> None:
+        self.summary: Json = {}
+        self._items = items(self.summary)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        return await anext(self._items)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the run, if it has not ended."""
+        await self._items.aclose()
+
+
+def collect(**parameters: Unpack[Parameters]) -> Collection[Json]:
     """Collect rollouts, and yield each row as it completes.
 
     With `resume_from_cache`, the rows of earlier runs are yielded first.
@@ -74,9 +104,9 @@ async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None
     Args:
         parameters: the parameters of the command as keywords: nested ones as dicts, config groups by name.
 
-    Yields:
-        Rows as they are in the output; each is on disk already. After the last one, the output is the finished file.
-        To stop early, wrap the iterator in `contextlib.aclosing`: the output can then be resumed.
+    Returns:
+        An iterator over rows as they are in the output; each is on disk already. After the last one, the output is the
+        finished file, and `summary` has the outcome. To stop early, use it in `async with`.
 
     Raises:
         UsageError: something is wrong that can be known before the first request.
@@ -85,16 +115,24 @@ async def collect(**parameters: Unpack[Parameters]) -> AsyncGenerator[Json, None
         RolloutsFailed: more rollouts failed than `max_failed_rollouts` allows, if that was given.
         GateMissed: a mean or the coverage is below its minimum.
     """
-    async with _running(parameters, lambda _: None) as (rows, _), aclosing(rows):
-        async for row in rows:
-            yield row
+    return Collection(lambda summary: _rows_of_run(parameters, summary))
 
 
-async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[list[Json], None]:
+def collect_groups(**parameters: Unpack[Parameters]) -> Collection[list[Json]]:
     """Collect rollouts, and yield each complete group with its rows in order, as group-relative methods need them.
 
     A task of which a rollout failed yields no group. Parameters and exceptions are those of `collect`.
     """
+    return Collection(lambda summary: _groups_of_run(parameters, summary))
+
+
+async def _rows_of_run(parameters: Parameters, summary: Json) -> AsyncGenerator[Json, None]:
+    async with _running(parameters, lambda _: None, summary) as (rows, _), aclosing(rows):
+        async for row in rows:
+            yield row
+
+
+async def _groups_of_run(parameters: Parameters, summary: Json) -> AsyncGenerator[list[Json], None]:
     incomplete: dict[int, list[Json]] = {}
     dropped: set[int] = set()
 
@@ -102,7 +140,7 @@ async def collect_groups(**parameters: Unpack[Parameters]) -> AsyncGenerator[lis
         dropped.add(task_index)
         incomplete.pop(task_index, None)
 
-    async with _running(parameters, drop_task) as (rows, plan), aclosing(rows):
+    async with _running(parameters, drop_task, summary) as (rows, plan), aclosing(rows):
         size = plan.group_size()
         async for row in rows:
             task_index = row["_ng_task_index"]
@@ -136,14 +174,14 @@ def read_groups(path: str | Path) -> Iterator[list[Json]]:
 
 @asynccontextmanager
 async def _running(
-    parameters: Parameters, drop_task: Callable[[int], None]
+    parameters: Parameters, drop_task: Callable[[int], None], summary: Json
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
     """Run in the background, and yield the rows and the plan. The run has ended when the block is left."""
     with _redacted_errors():
         remember_values(parameters)
         config = config_of(parameters)
         queue = _RowQueue(drop_task)
-        consumer = Consumer(stop=Stop(config.drain_s), rows=queue)
+        consumer = Consumer(stop=Stop(config.drain_s), rows=queue, summary=summary)
         with ExitStack() as stack:
             with quietly():  # the task copies the context, so it stays quiet
                 check_integrations(config.export)

@@ -228,6 +228,36 @@ def test_sweep_runs_each_combination(command: Callable[..., Ran], tasks: Callabl
     assert ran.stdout.count("Found 2 rows!") == 2
 
 
+def test_sweep_ends_with_a_table_of_its_runs(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The table has what was swept, each mean with its interval, failures, exit code and file; a run may have none."""
+    tasks(4)
+    ran = command(
+        "-m",
+        PACKAGED_AGENT,
+        "input_jsonl_fpath=tasks.jsonl",
+        "num_repeats=2,0,3",
+        "output_jsonl_fpath=out_${num_repeats}.jsonl",
+    )
+    assert ran.code == 2, ran.stderr
+    header, *rows = [line.split("  ") for line in ran.stderr.splitlines()[-4:]]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in (header, *rows)]
+    assert cells[0] == ["num_repeats", "reward", "accuracy", "failed", "exit", "output"]
+    assert [row[0] for row in cells[1:]] == ["2", "0", "3"]
+    assert cells[2][1:] == ["-", "-", "-", "2", "-"]
+    for row in (cells[1], cells[3]):
+        summary = json.loads((tmp_path / f"out_{row[0]}_summary.json").read_text())
+        low, high = summary["intervals_95"]["reward"]
+        assert row[1:] == [
+            f"{summary['means']['reward']:.3f} ± {(high - low) / 2:.3f}",
+            row[2],
+            "0",
+            "0",
+            f"out_{row[0]}.jsonl",
+        ]
+
+
 def test_sweep_continues_after_an_error_and_returns_the_highest_exit_code(
     command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
 ) -> None:

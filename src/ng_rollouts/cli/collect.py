@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
+from ng_rollouts.cli.sweep import SweptRun, table_lines
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.literal_text import unmark_values, unmarked
@@ -174,6 +175,7 @@ def _run_hydra(arguments: list[str]) -> int:
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
     command = [_command_name(), *sys.argv[1:]]
     codes: list[int] = []
+    runs: list[SweptRun] = []
 
     sweep = bool({"-m", "--multirun"} & set(arguments))
     if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
@@ -184,11 +186,20 @@ def _run_hydra(arguments: list[str]) -> int:
     def job(config: DictConfig) -> None:
         # submitit sets this variable in the process of a job.
         if executor := os.environ.get("SUBMITIT_EXECUTOR"):
-            _run_as_job(lambda: _collect(config, command), executor)
+            _run_as_job(lambda: _collect(_typed(config, command), command), executor)
             return
         if sweep:
-            log(f"run {len(codes) + 1} of the sweep: {_overrides_of_job()}")
-        codes.append(_guarded(lambda: _collect(config, command)))
+            log(f"run {len(codes) + 1} of the sweep: {display_command(_overrides_of_job())}")
+            runs.append(SweptRun(dict(override.split("=", 1) for override in _overrides_of_job())))
+        configs: list[CollectConfig] = []
+
+        def collect() -> int:
+            configs.append(_typed(config, command))
+            return _collect(configs[0], command)
+
+        codes.append(_guarded(collect))
+        if sweep:
+            runs[-1].end(codes[-1], next(iter(configs), None))
         # A signal ends the sweep, not only the current run.
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
@@ -202,6 +213,9 @@ def _run_hydra(arguments: list[str]) -> int:
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
+        finally:
+            if len(runs) > 1 and not any(run.is_quiet for run in runs):
+                log_lines("\n".join(["", *table_lines(runs)]))
     return max(codes, default=0)
 
 
@@ -301,7 +315,7 @@ def _run_as_job(action: Callable[[], int], executor: str) -> None:
     if code == 128 + signal.SIGUSR2 and callable(requeue):
         requeue(signal.SIGUSR2, None)
     if code:
-        raise JobFailedError(f"{executor}, {_overrides_of_job()}", code)
+        raise JobFailedError(f"{executor}, {display_command(_overrides_of_job())}", code)
 
 
 def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
@@ -318,11 +332,11 @@ def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:
         raise ConfigError(_hydra_message(error)) from error
 
 
-def _overrides_of_job() -> str:
-    """The overrides of the current run of a sweep, as they were typed and with secrets masked."""
+def _overrides_of_job() -> list[str]:
+    """The overrides of the current run of a sweep, as they were typed."""
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
-    return display_command([unmarked(_unquoted(override)) for override in HydraConfig.get().overrides.task])
+    return [unmarked(_unquoted(override)) for override in HydraConfig.get().overrides.task]
 
 
 def _unquoted(override: str) -> str:
@@ -331,8 +345,8 @@ def _unquoted(override: str) -> str:
     return f"{key}={value[1:-1]}" if value[:1] == value[-1:] == "'" else f"{key}={value}"
 
 
-def _collect(config: DictConfig, command: Sequence[str]) -> int:
-    """Make the typed configuration and collect; the exit code.
+def _typed(config: DictConfig, command: Sequence[str]) -> CollectConfig:
+    """The configuration that Hydra composed as the program's own type.
 
     Raises:
         ConfigError: a value has the wrong type, is out of range, or contradicts another.
@@ -353,6 +367,11 @@ def _collect(config: DictConfig, command: Sequence[str]) -> int:
         unmark_values(vars(typed))
     except OmegaConfBaseException as error:
         raise ConfigError(_hydra_message(error)) from error
+    return typed
+
+
+def _collect(typed: CollectConfig, command: Sequence[str]) -> int:
+    """Collect, and return the exit code."""
     from ng_rollouts.run.run import run  # noqa: PLC0415 - loads the HTTP engine, which a wrong value should not cost
 
     # A signal during the imports, whose exception a library has caught.

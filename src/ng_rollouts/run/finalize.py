@@ -32,6 +32,7 @@ class Finalizer:
     Attributes:
         command: the command that was typed, for the resume command.
         report: measurements of the dispatch.
+        summary: receives the content of the summary file.
     """
 
     config: CollectConfig
@@ -41,6 +42,7 @@ class Finalizer:
     agents: Mapping[str, Agent]
     stop: Stop
     report: DispatchReport
+    summary: Json
     _averages: Json | None = field(default=None, init=False)
 
     async def finish(self) -> None:
@@ -91,8 +93,9 @@ class Finalizer:
             averages=self.averages(),
             sums=self.state.scores.sums(_positions_of(self._collected)),
         )
+        self.summary.update(summary.content(exit_code))
         with _as_warning(self.prepared.paths.summary):
-            write_json(self.prepared.paths.summary, summary.content(exit_code))
+            write_json(self.prepared.paths.summary, self.summary)
 
     def averages(self) -> Json:
         """Means over the finished rows; over the collected rows, if the run ended before it was finished."""

@@ -42,7 +42,7 @@ from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.storage.atomic import remove_leftovers
 from ng_rollouts.threads import run_in_thread
-from ng_rollouts.types import Rollout
+from ng_rollouts.types import Json, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,13 @@ class Consumer:
 
     Attributes:
         began: set once there is an output that has to be finished; before that, the run can be cancelled.
+        summary: receives the content of the summary file when the run ends.
     """
 
     stop: Stop
     rows: RowSubscriber
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    summary: Json = field(default_factory=dict)
 
 
 def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
@@ -166,6 +168,7 @@ class Run:
             agents=agents,
             stop=stop,
             report=DispatchReport(load_balancers=list(balancers.values())),
+            summary=self.consumer.summary if self.consumer else {},
         )
 
     async def _begin(self, state: RunState) -> None:

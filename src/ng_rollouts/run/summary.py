@@ -134,8 +134,21 @@ class SummaryFile:
         with_zeros = {name: total / (n + self.state.failed_with_score(name)) for name, (total, n) in self.sums.items()}
         return {
             "means": self.averages,
+            "intervals_95": self._intervals(),
             "means_collected": {name: total / n for name, (total, n) in self.sums.items()},
             "means_with_failures_as_zero": with_zeros,
+        }
+
+    def _intervals(self) -> Json:
+        """The 95 % interval of each mean, clustered by task; empty with several agents, and for an unfinished run."""
+        agents = self.state.aggregator.agents
+        if not self.state.finished or len(agents) != 1:
+            return {}
+        scores = next(iter(agents.values())).stats.scores
+        return {
+            name: [score.mean - score.half_width, score.mean + score.half_width]
+            for name, score in scores.items()
+            if score.half_width is not None
         }
 
     def _speed(self, wall_s: float) -> Json:

@@ -1,0 +1,87 @@
+"""The table at the end of a sweep: what was swept, the means with intervals, failures and the file of each run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.errors import NgRolloutsError
+from ng_rollouts.jsonl import loads
+from ng_rollouts.types import Json
+
+_MAX_SCORES = 3
+_NOT_SWEPT = "output_jsonl_fpath"
+"""The output differs between runs as a consequence of what is swept. It has its own column."""
+
+_WITHOUT_SUMMARY = (2, 4)
+"""Exit codes of runs that end before they write a summary."""
+
+
+@dataclass(slots=True)
+class SweptRun:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: its parameters as they were typed, by name.
+        output: the path of its output.
+        summary: the content of its summary file; empty if it has none.
+        is_quiet: whether it prints JSON alone.
+    """
+
+    overrides: dict[str, str]
+    code: int | None = None
+    output: str = ""
+    summary: Json = field(default_factory=dict)
+    is_quiet: bool = False
+
+    def end(self, code: int, config: CollectConfig | None) -> None:
+        """Store the outcome.
+
+        Args:
+            config: its configuration; None if that was not valid.
+        """
+        self.code, self.is_quiet = code, bool(config and config.quiet)
+        if config is None or code in _WITHOUT_SUMMARY:
+            return
+        # Imported late, because a mistyped parameter should not wait for it.
+        from ng_rollouts.inputs.shards import shard_of  # noqa: PLC0415
+        from ng_rollouts.outputs.paths import output_paths  # noqa: PLC0415
+
+        with suppress(NgRolloutsError, OSError, ValueError):
+            shard = shard_of(config, os.environ)
+            output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
+            paths = output_paths(output)
+            self.output = str(paths.finished)
+            content = loads(Path(paths.summary).read_bytes())
+            self.summary = content if isinstance(content, dict) else {}
+
+    def mean_of(self, score: str) -> str:
+        """The mean of a score with half of its 95 % interval, as far as they are known."""
+        mean = (self.summary.get("means") or {}).get(score)
+        interval = (self.summary.get("intervals_95") or {}).get(score)
+        if mean is None:
+            return "-"
+        return f"{mean:.3f}" + (f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else "")
+
+
+def table_lines(runs: Sequence[SweptRun]) -> Iterator[str]:
+    """The runs of a sweep as aligned lines, with a header."""
+    names = [name for name in _names(runs) if len({run.overrides.get(name) for run in runs}) > 1]
+    scores = list(dict.fromkeys(name for run in runs for name in run.summary.get("means") or {}))[:_MAX_SCORES]
+    rows = [[*names, *scores, "failed", "exit", "output"]]
+    for run in runs:
+        values = [run.overrides.get(name, "-") for name in names]
+        means = [run.mean_of(score) for score in scores]
+        rows.append([*values, *means, str(run.summary.get("failed", "-")), str(run.code), run.output or "-"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _names(runs: Sequence[SweptRun]) -> Iterator[str]:
+    """The names of all overrides but the output's, in order."""
+    return (name for name in dict.fromkeys(name for run in runs for name in run.overrides) if name != _NOT_SWEPT)
