@@ -163,7 +163,7 @@ class SummaryFile:
             "attempts_per_s": round(counters.attempts_done / wall_s, 3) if wall_s > 0 else None,
             "output_tokens_per_s": round(counters.output_tokens / wall_s, 3) if wall_s > 0 else None,
             "latency_s": counters.latencies.percentiles(),
-            "latency_histogram": counters.latencies.histogram(),
+            "latency_histogram": list(map(list, counters.latencies.histogram())),
             "most_in_flight": counters.most_in_flight,
             "client_busy": round(load.busy, 6) if load else None,
             "event_loop_lag_s": lag,
