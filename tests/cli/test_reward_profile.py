@@ -21,7 +21,7 @@ def test_profile_counts_missing_rollouts_and_distinct_answers(command: Callable[
     ran = command("+rollouts_jsonl_fpath=r.jsonl", "+top=1", script="ng_reward_profile")
     assert ran.code == 1
     assert "1 rollouts are missing" in ran.stderr
-    assert "Distinct answers: 4/5 (80.0%), 2 ignoring" in ran.stdout
+    assert "Distinct answers within tasks: 4/5 (80.0%), 2 ignoring" in ran.stdout
     assert ran.stdout.splitlines()[1].split()[0] == "1"
     lines = read_rows(tmp_path / "r_reward_profiling.jsonl")
     assert [line["missing_num_rollouts"] for line in lines] == [0, 0, 1]

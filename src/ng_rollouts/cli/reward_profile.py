@@ -143,7 +143,7 @@ class Profile:
 
     planned: ExpectedCounts
     aggregates: dict[str, AgentStats] = field(default_factory=dict)
-    answers: Diversity = field(default_factory=lambda: Diversity("answers"))
+    answers: Diversity = field(default_factory=lambda: Diversity("answers", is_within_groups=True))
     completions: Diversity = field(default_factory=lambda: Diversity("completions"))
     missing_in_groups: int = 0
 

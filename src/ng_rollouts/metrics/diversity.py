@@ -21,17 +21,23 @@ class Diversity:
 
     Attributes:
         label: the name of the texts, as a plural, such as `answers`.
+        is_within_groups: whether equal texts of different groups count as distinct: answers of different tasks do.
     """
 
     label: str
+    is_within_groups: bool = False
     _exact: array[int] = field(default_factory=lambda: array("q"))
     _normalised: array[int] = field(default_factory=lambda: array("q"))
+    _distinct: int = 0
+    _distinct_normalised: int = 0
 
     def add_group(self, texts: Sequence[str]) -> Json:
         """Add the texts of a group; the shares within the group."""
         if not texts:
             return {}
         normalised = [" ".join(text.casefold().split()) for text in texts]
+        self._distinct += len(set(texts))
+        self._distinct_normalised += len(set(normalised))
         # `hash` differs between processes, which is fine: these hashes are never stored.
         self._exact.extend(map(hash, texts))
         self._normalised.extend(map(hash, normalised))
@@ -48,9 +54,12 @@ class Diversity:
     def summary_line(self) -> Iterator[str]:
         """One line for the terminal; none without texts."""
         if total := self.count:
-            exact, normalised = _count_distinct(self._exact), _count_distinct(self._normalised)
+            exact, normalised = self._distinct, self._distinct_normalised
+            if not self.is_within_groups:
+                exact, normalised = _count_distinct(self._exact), _count_distinct(self._normalised)
             share = f"{exact}/{total} ({100 * exact / total:.1f}%)"
-            yield f"Distinct {self.label}: {share}, {normalised} ignoring case and white space"
+            label = f"{self.label} within tasks" if self.is_within_groups else self.label
+            yield f"Distinct {label}: {share}, {normalised} ignoring case and white space"
 
 
 def _count_distinct(hashes: array[int]) -> int:

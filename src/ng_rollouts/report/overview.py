@@ -112,7 +112,7 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
         if share := statistics.get(f"share_{name}"):
             yield [name, f"{100 * share:.1f} %"]
     if "share_distinct_answers" in statistics:
-        yield ["distinct answers", f"{100 * statistics['share_distinct_answers']:.0f} %"]
+        yield ["distinct answers within tasks", f"{100 * statistics['share_distinct_answers']:.1f} %"]
     if summary.get("cost"):
         yield ["cost", summary["cost"]]
 
