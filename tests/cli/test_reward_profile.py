@@ -14,14 +14,14 @@ from tests.rollout_files import write_rewards
 def test_profile_counts_missing_rollouts_and_distinct_answers(command: Callable[..., Ran], tmp_path: Path) -> None:
     """Missing rollouts end with exit code 1 unless they are allowed, and the table begins with the hardest task.
 
-    Distinct answers are counted exactly, and again without regard to case and white space.
+    Distinct answers are counted within each task: exactly, and again without regard to case and white space.
     """
     rewards = {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 0.0, (1, 1): 0.0, (2, 0): 1.0}
     write_rewards(tmp_path / "r.jsonl", rewards)
     ran = command("+rollouts_jsonl_fpath=r.jsonl", "+top=1", script="ng_reward_profile")
     assert ran.code == 1
     assert "1 rollouts are missing" in ran.stderr
-    assert "Distinct answers within tasks: 4/5 (80.0%), 2 ignoring" in ran.stdout
+    assert "Distinct answers within tasks: 5/5 (100.0%), 3 ignoring" in ran.stdout
     assert ran.stdout.splitlines()[1].split()[0] == "1"
     lines = read_rows(tmp_path / "r_reward_profiling.jsonl")
     assert [line["missing_num_rollouts"] for line in lines] == [0, 0, 1]
