@@ -45,21 +45,39 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
-def shell_blocks() -> Iterator[tuple[str, str]]:
-    """The shell blocks of the documentation, each with a name."""
+def blocks_of(path: Path) -> list[tuple[str, str]]:
+    """The language and the text of each block of code of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def shell_blocks() -> Iterator[tuple[str, str, str]]:
+    """The shell blocks of the documentation, each with a name and the output that the page shows for it."""
     for path in documents():
-        for number, block in enumerate(re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)):
-            yield f"{path.name}-{number}", block
+        blocks = [*blocks_of(path), ("", "")]
+        shells = [number for number, (language, _) in enumerate(blocks) if language == "bash"]
+        for number, at in enumerate(shells):
+            next_language, next_text = blocks[at + 1]
+            yield f"{path.name}-{number}", blocks[at][1], next_text if next_language == "text" else ""
 
 
-def with_tools(name: str, block: str) -> Any:
+def with_tools(name: str, block: str, shown: str) -> Any:
     """A shell block as a parameter of a test, which is skipped without the programs that it runs."""
-    return pytest.param(block, id=name, marks=needs(*sorted(set(re.findall(r"\b(?:jq|shuf|bc)\b", block)))))
+    scripts = [(ROOT / script).read_text() for script in re.findall(r"examples/\w+\.sh", block)]
+    programs = set(re.findall(r"\b(?:jq|shuf|bc)\b", "\n".join([block, *scripts])))
+    return pytest.param(block, shown, id=name, marks=needs(*sorted(programs)))
 
 
-@pytest.mark.parametrize("block", [with_tools(name, block) for name, block in shell_blocks()])
-def test_shell_blocks_run(block: str, tmp_path: Path, serve_model: Callable[..., Served]) -> None:
-    """Every shell block of the documentation runs, in a folder with the examples and with a model server."""
+def comparable(line: str) -> str:
+    """A line of output without what differs from run to run, or between versions of jq: 1 or 1.0."""
+    return re.sub(r"\b(\d+)\.0\b", r"\1", re.sub(r", in [\d.]+ s$", ", in 1 s", line))
+
+
+@pytest.mark.parametrize(("block", "shown"), [with_tools(*each) for each in shell_blocks()])
+def test_shell_blocks_run(block: str, shown: str, tmp_path: Path, serve_model: Callable[..., Served]) -> None:
+    """Every shell block of the documentation runs, in a folder with the examples and with a model server.
+
+    A text block after it is its output. `...` stands for lines that are left out. A terminal has a progress bar as well.
+    """
     if "scripts/" in block:
         pytest.skip("these set up the environment that runs this test")
     if MODEL_SERVER in block:
@@ -76,6 +94,9 @@ def test_shell_blocks_run(block: str, tmp_path: Path, serve_model: Callable[...,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    printed = {comparable(line) for line in (done.stdout + done.stderr).splitlines()}
+    left_out = re.compile(r"\.\.\.$|.*it/s, ")
+    assert [line for line in shown.splitlines() if comparable(line) not in printed and not left_out.match(line)] == []
 
 
 def python_programs() -> Iterator[Any]:

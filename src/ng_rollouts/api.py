@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, Self, TypeVar, Unpack
 
 from ng_rollouts.config.kwargs import Parameters, config_of
-from ng_rollouts.config.secrets import remember_values
+from ng_rollouts.config.secrets import remember_proxies, remember_values
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
 from ng_rollouts.inputs.plan import Plan
@@ -178,6 +178,7 @@ async def _running(
 ) -> AsyncIterator[tuple[AsyncGenerator[Json, None], Plan]]:
     """Run in the background, and yield the rows and the plan. The run has ended when the block is left."""
     with _redacted_errors():
+        remember_proxies()
         remember_values(parameters)
         config = config_of(parameters)
         queue = _RowQueue(drop_task)

@@ -7,6 +7,7 @@ characters that control a terminal are shown as escape sequences.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -197,6 +198,45 @@ def _print_message(message: str) -> None:
             print(f"{message}\n", end="", file=sys.stderr, flush=True)
     except OSError:
         _redirect_to_devnull(2)
+
+
+class MaskedStream(io.TextIOBase):
+    """A stream in front of another one, for text of libraries: secrets are masked, line by line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._line = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a writeable attribute of the base class
+        """The encoding of the other stream."""
+        return self._stream.encoding
+
+    def fileno(self) -> int:
+        """The descriptor of the other stream."""
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the other stream is a terminal."""
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write complete lines, and keep the rest."""
+        *lines, self._line = f"{self._line}{text}".split("\n")
+        for line in lines:
+            self._stream.write(f"{redact(line)}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Write everything to the other stream."""
+        if self._line:
+            self._stream.write(redact(self._line))
+            self._line = ""
+        self._stream.flush()
 
 
 def open_closed_streams() -> None:

@@ -62,7 +62,7 @@ _TOKEN_OF_TEXT = re.compile(
 _USER_KEY = re.compile(r"[A-Za-z0-9_+/=-]{16,}")
 """The user in a URL, if it may be a credential: a token, or the id of an access key."""
 
-_SECRET_QUERIES = frozenset({"key", "sig", "sign", "x-amz-signature", "x-goog-signature"})
+_SECRET_QUERIES = frozenset({"key", "code", "sig", "sign", "x-amz-signature", "x-goog-signature"})
 """Fields of the query of a URL that hold a secret, in addition to those whose names say so."""
 
 _HOST = re.compile(r"[\w.-]*(?::\d{0,5})?|\[[0-9a-fA-F:.]*\](?::\d{0,5})?")
@@ -169,8 +169,8 @@ def _masked(argument: str) -> str:
 def _split(url: str) -> tuple[str, str, str]:
     """Scheme with `://`, user part, and the rest of a URL, which may have no scheme."""
     scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "", url
+    if not separator:  # `//host` is a relative reference with an authority (RFC 3986, section 4.2)
+        scheme, rest = "", url.removeprefix("//")
     at = _end_of_user(rest)
     return scheme + separator, rest[: max(at, 0)], rest[at + 1 :]
 

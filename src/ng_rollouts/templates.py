@@ -49,8 +49,11 @@ def load_template(path: str) -> Template:
     """
     import yaml  # noqa: PLC0415 - only runs with a template need it
 
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file():  # a device may have no end
+        raise ConfigError(f"prompt_config {path} cannot be read: it is not a regular file")
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         # The text of an OSError has the error number and the name again.
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())

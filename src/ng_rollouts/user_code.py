@@ -15,6 +15,9 @@ from ng_rollouts.threads import run_in_thread
 
 T = TypeVar("T")
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""The environment variable for `python -P`, which imports nothing from the working folder."""
+
 
 def import_callable(name: str) -> Callable[..., Any]:
     """Import a function by its name.
@@ -48,10 +51,16 @@ def import_module(path: str) -> Any:
             return _load_file(Path(path).expanduser().resolve())
         # the folder of a console script is in sys.path, but not the working folder
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+            sys.path.insert(_first_of_packages(), str(Path.cwd()))
         return importlib.import_module(path)
     except (Exception, SystemExit) as error:  # the module runs when it is imported, and may raise anything
         raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _first_of_packages() -> int:
+    """The position in `sys.path` behind the standard library, which a module of the same name does not replace."""
+    folders = ("site-packages", "dist-packages")
+    return next((place for place, path in enumerate(sys.path) if path.endswith(folders)), len(sys.path))
 
 
 async def guarded(call: Awaitable[T], failure_class: FailureClass, name: str) -> T:

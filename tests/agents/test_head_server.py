@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import respx
 
-from ng_rollouts.agents.head_server import fetch_agent_urls, listed_agents
+from ng_rollouts.agents.head_server import _parsed_yaml, fetch_agent_urls, listed_agents
 from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.errors import Unreachable
 
@@ -99,3 +99,19 @@ def test_nested_aliases_of_a_head_server_take_no_time(reference: str) -> None:
         respx.get("http://127.0.0.1:7/global_config_dict_yaml").respond(json="\n".join(lines))
         with suppress(Unreachable):
             assert fetch(port=7, engine="httpx") == {"one": "http://h:5"}
+
+
+@pytest.mark.parametrize("port", ["7", "'7'"])
+def test_port_of_an_agent_may_be_text(port: str) -> None:
+    """Scalars are read as text: a port is one with or without quotes, and a missing value is none."""
+    text = f"one: {{responses_api_agents: {{a: {{host: h, port: {port}}}}}}}\n"
+    text += "two: {responses_api_agents: {a: {host: null, port: 7}}}\n"
+    text += "three: {responses_api_agents: {a: {host: h, port: ~}}}\n"
+    assert listed_agents(_parsed_yaml(text), HeadServer(host="head")) == {"one": "http://h:7"}
+
+
+def test_host_that_is_a_list_of_aliases_is_left_out() -> None:
+    """The text of nested aliases would take gigabytes, so a value that is not text is never formatted."""
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    lines.append("one: {responses_api_agents: {a: {host: *a11, port: 7}}}")
+    assert listed_agents(_parsed_yaml("\n".join(lines)), HeadServer(host="head")) == {}

@@ -10,9 +10,10 @@ import pytest
 
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.errors import Unreachable
+from ng_rollouts.http.client import TimeLimits
 from ng_rollouts.http.load_balancer import LoadBalancer
 from tests.conftest import FILES, Ran, assert_complete, ended, start
-from tests.servers import Served
+from tests.servers import Served, serve_connections
 
 
 def test_untrusted_certificate_ends_the_wait_at_once(tls_port: int) -> None:
@@ -52,3 +53,19 @@ def test_run_waits_for_a_server_that_starts_late(
     serve(port=port)
     assert ended(process).code == 0
     assert_complete(tmp_path, 5)
+
+
+@pytest.mark.parametrize("engine", ["pyreqwest", "httpx"])
+def test_server_with_an_endless_reply_is_reachable(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """A reply to the check that has no end, such as an event stream, does not hold up the run."""
+    monkeypatch.setattr("ng_rollouts.agents.health_check._LIMITS", TimeLimits(connect_s=5.0, idle_s=0.3, total_s=0.5))
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b":\n")
+            await asyncio.sleep(0.05)
+
+    with serve_connections(trickle) as port:
+        asyncio.run(wait_for_servers([LoadBalancer([f"http://127.0.0.1:{port}"])], 0, engine))

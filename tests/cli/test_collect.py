@@ -291,9 +291,14 @@ def test_launcher_runs_shards_as_jobs(command: Callable[..., Ran], tmp_path: Pat
     merge = ["+input_glob=r_shard_*.jsonl", "+output_jsonl_fpath=all.jsonl"]
     assert command(*merge, script="ng_aggregate_rollouts").code == 0
     assert keys_of(tmp_path / "all.jsonl") == [(task, index) for task in range(10) for index in range(2)]
+    # Hydra prints the overrides of a job that fails. A module in the working folder is not run by a job's interpreter.
+    (tmp_path / "random.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     unreachable = ["+output_jsonl_fpath=n.jsonl", "+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0"]
+    unreachable.append("+policy_api_key=jU8kq2Xw9pLmN4")
     ran = command(*shards, *run, *unreachable)
     assert (ran.code, "a job of the sweep ended with exit code 3" in ran.stderr) == (3, True), ran.stderr
+    assert "jU8kq2Xw9pLmN4" not in ran.stderr
+    assert not (tmp_path / "executed").exists()
     assert list((tmp_path / "ng_rollouts_jobs").rglob("*_log.err"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
+from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_proxies, remember_values
 from ng_rollouts.redaction import display_command, redact
 from tests.conftest import EXAMPLE, FILES, Ran
 from tests.servers import Served
@@ -205,3 +205,35 @@ def test_traceback_and_sweep_lines_are_masked(command: Callable[..., Ran]) -> No
     ran = command("-m", *files, f"+responses_create_params.user={KEY},b", f"+head_server.host=me:{OTHER}@h,b")
     assert "run 1 of the sweep" in ran.stderr
     assert OTHER not in ran.stderr
+
+
+def test_passwords_of_proxies_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy may quote the credentials that it got from the environment, decoded."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pa%2Fs:Wq9x7Lm2@127.0.0.1:8")
+    remember_proxies()
+    assert redact("denied: user:pa/s:Wq9x7Lm2") == "denied: user:***"
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        f"+agent_url=//me:{KEY}@host/v1",
+        f"+policy_api_key@x={KEY}",
+        f"+policy_api_key=${{oc.env:{KEY}}}",
+        f"+policy_api_key=${{{KEY}}}",
+        f"+agent_url=https://h/api/run?code={KEY}",
+    ],
+)
+def test_secret_in_a_wrong_place_is_masked(argument: str) -> None:
+    """A key without scheme, in a package, as the name of a variable or in a query is known once it is typed."""
+    remember_arguments([argument])
+    assert KEY not in redact(f"cannot use {KEY}")
+
+
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg", "all"], ["--info", "config"]], ids=" ".join)
+def test_printed_configuration_is_masked(command: Callable[..., Ran], flags: list[str]) -> None:
+    """Hydra prints the composed configuration without keys and passwords."""
+    ran = command(*EXAMPLE, *flags, f"+policy_api_key={KEY}", f"+head_server.host=me:{OTHER}@h")
+    assert ran.code == 0, ran.stderr
+    assert "input_jsonl_fpath" in ran.stdout
+    assert not {secret for secret in (KEY, OTHER) if secret in ran.stdout + ran.stderr}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.models.chat_deltas import completion_of
 from tests.models.helpers import ScriptedHttp, client_of, response_of, stream_of
 
 PARTS = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=5)
@@ -177,3 +178,21 @@ def test_time_for_a_long_stream_is_linear() -> None:
     response = respond(body, "chat_completions")
     assert time.monotonic() - began < 4
     assert [len(item.get("arguments") or item["content"][0]["text"]) for item in response["output"]] == [500_000] * 2
+
+
+@pytest.mark.parametrize("kind", ["parts", "parts without index", "calls", "calls without index", "one chunk"])
+def test_many_parts_and_calls_take_linear_time(kind: str) -> None:
+    """A hundred thousand parts or calls of a message are put together without blocking the event loop."""
+    numbers = range(100_000)
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    deltas: dict[str, list[Any]] = {
+        "parts": [{"content": [{"index": n, "type": "text", "text": "x"}]} for n in numbers],
+        "parts without index": [{"content": [{"type": "text", "text": "x", "signature": "s"}]} for n in numbers],
+        "calls": [{"tool_calls": [{**call, "index": n, "id": f"c{n}"}]} for n in numbers],
+        "calls without index": [{"tool_calls": [{**call, "id": f"c{n}"}]} for n in numbers],
+        "one chunk": [{"content": [{"index": n, "type": "text", "text": "x"} for n in numbers]}],
+    }
+    chunks = [{"choices": [{"delta": delta}]} for delta in deltas[kind]]
+    completion = completion_of([*chunks, {"choices": [{"delta": {}, "finish_reason": "stop"}]}])
+    message = completion["choices"][0]["message"]
+    assert len(message.get("content") or message["tool_calls"]) == len(numbers)

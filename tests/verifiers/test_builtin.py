@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.verifiers.answer_extraction import output_text
-from ng_rollouts.verifiers.builtin import ExactMatch, JsonSchema, Math, Mcqa, Regex
+from ng_rollouts.verifiers.answer_markup import without_fence
+from ng_rollouts.verifiers.builtin import ExactMatch, ExpectedAnswer, JsonSchema, Math, Mcqa, Regex
 from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
@@ -159,3 +162,78 @@ def test_references_within_a_schema_are_followed(schema: Any) -> None:
     assert remote_reference(schema) is None
     assert schema_error(schema, "1") is None
     assert schema_error(schema, '"x"') is not None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": "a{99999999999999999999}"},
+        {"$schema": ["x"], "type": "object"},
+        {"$schema": "http://json-schema.org/draft-04/schema#", "enum": [{"a": number} for number in range(8000)]},
+        json.loads('{"not":' * 200 + "{}" + "}" * 200),
+    ],
+    ids=["pattern", "draft", "long enum", "nested"],
+)
+def test_odd_schema_of_a_row_is_a_bad_line(process_pool: ProcessPool, schema: Any) -> None:
+    """A schema on which the library fails or takes too long costs its row, not the command."""
+    with pytest.raises(InputError, match="the row's JSON schema"):
+        JsonSchema(process_pool=process_pool, seconds=1.0).check({"schema": schema})
+
+
+LONG = 200_000
+"""Characters or items for which a search in quadratic time would take minutes or hours."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`" * LONG,
+        "~" * LONG,
+        "The answer is 4" + "\n" * LONG + "Hope this helps",
+        "~~~\n" + " " * LONG + "x",
+        "```json\n" + " " * LONG,
+        "#" * LONG + "\nx",
+    ],
+    ids=["backticks", "tildes", "newlines", "spaces in a fence", "spaces behind a fence", "hashes"],
+)
+def test_long_texts_take_linear_time(text: str) -> None:
+    """Neither an answer nor an expected answer of one repeated character blocks the event loop."""
+    script = (
+        "import asyncio, sys\n"
+        "from ng_rollouts.verifiers.builtin import ExactMatch, Mcqa\n"
+        "from ng_rollouts.verifiers.judge import _json_verdict\n"
+        "text = sys.stdin.read()\n"
+        "content = [{'type': 'output_text', 'text': text}]\n"
+        "response = {'output': [{'type': 'message', 'role': 'assistant', 'content': content}]}\n"
+        "asyncio.run(ExactMatch().verify({'answer': '4'}, response))\n"
+        "asyncio.run(ExactMatch().verify({'answer': text}, response))\n"
+        "asyncio.run(Mcqa().verify({'answer': 'A'}, response))\n"
+        "_json_verdict(text)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], input=text, text=True, check=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```\n42\n```", "42"),
+        ("```python\n42\n```\n", "42"),
+        ("~~~~\n42\n~~~~", "42"),
+        ("```\n42", "```\n42"),
+        ("```\n```", ""),
+        ("```\n1\n```\n2\n```", "```\n1\n```\n2\n```"),
+        ("`42`", "`42`"),
+    ],
+)
+def test_only_one_whole_fence_is_removed(text: str, expected: str) -> None:
+    """A text that is one fenced block is its content; others stay as they are."""
+    assert without_fence(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [("so 6 * 7\n#### 42", "42"), ("####\n42\n", "42"), ("#### 1 #### 2", "1 #### 2"), ("42", "42"), ("a\nb", "a\nb")],
+)
+def test_result_of_a_worked_solution_is_behind_its_mark(answer: str, result: str) -> None:
+    """GSM8K's expected answers end with `####` and the result, on one line or on two."""
+    assert ExpectedAnswer().text_of({"answer": answer}) == result

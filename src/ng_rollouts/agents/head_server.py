@@ -21,6 +21,9 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 
 _MAX_REFERENCES = 20
 
+_NULLS = ("", "~", "null", "Null", "NULL")
+"""The forms of a missing value in YAML."""
+
 _MAX_REPLY_BYTES = 16_000_000
 """The global config of many servers has less than one megabyte. YAML is slow to parse."""
 
@@ -71,14 +74,14 @@ def listed_agents(global_config: Any, head: HeadServer) -> dict[str, str]:
 
 
 def _parsed_yaml(text: Any) -> Any:
-    """The value of a YAML text of another program, without merge keys: a few of them, nested, stand for gigabytes."""
+    """The value of a YAML text of another program, with every scalar as text.
+
+    Merge keys stay keys: a few of them, nested, stand for gigabytes. Integers stay text: some take quadratic time.
+    """
     import yaml  # noqa: PLC0415 - only runs that use a head server need it
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml's, where it is built in
-        def flatten_mapping(self, node: Any) -> None:
-            """Leave merge keys as they are."""
-
-    return yaml.load(text, Loader)  # noqa: S506 - a subclass of the safe loader
+    # libyaml's, where it is built in
+    return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # noqa: S506 - constructs text only
 
 
 def _resolved(server: Any, field: str, global_config: Json) -> Any:
@@ -89,7 +92,10 @@ def _resolved(server: Any, field: str, global_config: Json) -> Any:
     """
     value = server.get(field) if isinstance(server, dict) else None
     for _ in range(_MAX_REFERENCES):
-        if not isinstance(value, str) or "${" not in value:
+        # A list may refer to itself many times: even its text would take gigabytes.
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or value in _NULLS:
+            return None
+        if isinstance(value, int) or "${" not in value:
             return value
         match = _REFERENCE.search(value)
         if match is None:

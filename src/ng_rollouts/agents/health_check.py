@@ -11,8 +11,8 @@ from ng_rollouts.errors import UNREACHABLE, AttemptFailed, FailureClass, Unreach
 from ng_rollouts.http.client import POLL_EVERY_S, Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 
-_LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3)
-"""A server counts as reachable when it accepts the connection, so a slow reply is not waited for."""
+_LIMITS = TimeLimits(connect_s=5.0, idle_s=0.3, total_s=6.0)
+"""A server counts as reachable when it accepts the connection, so a slow or endless reply is not waited for."""
 
 _MAX_REPLY_BYTES = 1_000_000
 """More of a reply is not read. It does not matter: the server is reachable."""

@@ -197,11 +197,12 @@ def _with_unique_call_ids(items: list[Json], call_ids: set[str]) -> list[Json]:
     Some servers send no ids, or the same ones with each response. The output of a call has to name its call.
     """
     unique = []
+    numbers = count()  # continued from call to call, so that many calls take linear time
     for item in items:
         if item.get("type") in _CALL_TYPES:
             call_id = item.get("call_id")
             if not call_id or call_id in call_ids:
-                call_id = next(each for n in count() if (each := f"call_{n}") not in call_ids)
+                call_id = next(each for n in numbers if (each := f"call_{n}") not in call_ids)
                 item = {**item, "call_id": call_id}  # noqa: PLW2901 - a reply may not be changed
             call_ids.add(call_id)
         unique.append(item)

@@ -25,19 +25,18 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
-from ng_rollouts.cli.sweep import SweptRun, table_lines
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.literal_text import unmark_values, unmarked
 from ng_rollouts.config.overrides import Keys
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_values
-from ng_rollouts.console import log, log_error, log_lines, only_json, open_closed_streams, print_text
+from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_proxies, remember_values
+from ng_rollouts.console import MaskedStream, log, log_error, log_lines, only_json, open_closed_streams, print_text
 from ng_rollouts.errors import ConfigError, Interrupted, NgRolloutsError, Unreachable, UsageError
 from ng_rollouts.redaction import display_command, redact
 from ng_rollouts.streams import finish, patient
@@ -109,6 +108,7 @@ def _exit_early(number: int, _: object) -> None:
 
 
 def _main(arguments: list[str]) -> int:
+    remember_proxies()
     remember_arguments(arguments)
     remember_file(Path("env.yaml"))
     if any(argument.startswith(COMPLETION_FLAGS) for argument in arguments):
@@ -172,6 +172,8 @@ def _run_hydra(arguments: list[str]) -> int:
     import hydra  # noqa: PLC0415 - takes a third of a second, which a mistyped parameter should not cost
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
+    from ng_rollouts.cli.sweep import SweptRun, table_lines  # noqa: PLC0415 - after the mistakes that need no JSON
+
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
     command = [_command_name(), *sys.argv[1:]]
     codes: list[int] = []
@@ -186,6 +188,9 @@ def _run_hydra(arguments: list[str]) -> int:
     def job(config: DictConfig) -> None:
         # submitit sets this variable in the process of a job.
         if executor := os.environ.get("SUBMITIT_EXECUTOR"):
+            from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
+
+            os.environ.pop(SAFE_PATH, None)  # programs that the user's code starts behave as usual
             _run_as_job(lambda: _collect(_typed(config, command), command), executor)
             return
         if sweep:
@@ -208,7 +213,11 @@ def _run_hydra(arguments: list[str]) -> int:
         # hydra.main takes its arguments from sys.argv.
         sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
         try:
-            with _unmarked_stdout() if {"--cfg", "-c"} & set(arguments) else nullcontext():
+            with (
+                _unmarked_stdout() if {"--cfg", "-c", "--info", "-i"} & set(arguments) else nullcontext(),
+                # Hydra prints the overrides of a job that failed.
+                redirect_stderr(MaskedStream(sys.stderr)) if _has_launcher(arguments) else nullcontext(),
+            ):
                 _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
@@ -222,6 +231,9 @@ def _run_hydra(arguments: list[str]) -> int:
 def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
     """The folder for the files that Hydra writes during a sweep: temporary, unless jobs of a launcher need it."""
     if _has_launcher(arguments):
+        from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
+
+        os.environ[SAFE_PATH] = "1"  # a `random.py` in the working folder must not be run by a job's interpreter
         return _private_folder(Path(_JOBS_FOLDER))
     return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
 
@@ -252,10 +264,10 @@ def _mask_file(path: Path) -> None:
 
 @contextmanager
 def _unmarked_stdout() -> Iterator[None]:
-    """Print what Hydra prints, with free text as it was typed."""
+    """Print what Hydra prints, with free text as it was typed and secrets masked."""
     with redirect_stdout(io.StringIO()) as output:
         yield
-    print_text(unmarked(output.getvalue()))
+    print_text(redact(unmarked(output.getvalue())))
 
 
 def _hydra_message(error: BaseException) -> str:
@@ -354,7 +366,9 @@ def _typed(config: DictConfig, command: Sequence[str]) -> CollectConfig:
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
-    remember_arguments(command)  # again in the process of a launcher's job
+    # Again in the process of a launcher's job.
+    remember_proxies()
+    remember_arguments(command)
     remember_file(Path("env.yaml"))
     try:
         # First, because an interpolation that cannot be resolved is only here reported with its parameter.

@@ -23,7 +23,8 @@ from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
-from ng_rollouts.outputs.path_checks import check_not_an_output, check_replaceable, writable
+from ng_rollouts.outputs.path_checks import check_not_an_output, check_replaceable, check_side_files, writable
+from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.outputs.reader import Group, check_readable, groups_of, scan
 from ng_rollouts.storage.atomic import replacing, write_json
 from ng_rollouts.storage.compression import base_name
@@ -88,6 +89,7 @@ def run(config: ProfileConfig) -> int:
     """
     source = Path(config.rollouts_jsonl_fpath).expanduser()
     check_readable("rollouts_jsonl_fpath", source)
+    check_side_files(output_paths(str(source)))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
     agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
     for derived in (per_task, agents):

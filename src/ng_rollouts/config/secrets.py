@@ -31,6 +31,11 @@ _PAIR = re.compile(
 """`name: value`, in YAML, JSON or Hydra's grammar."""
 
 _VARIABLE = re.compile(r"\$\{oc\.env:(?P<name>\w+)(?:,(?P<default>[^}]*))?\}")
+_REFERENCE = re.compile(r"\$\{(?:oc\.env:)?([^${},]+)")
+_VARIABLE_NAME = re.compile(r"[A-Z][A-Z0-9_]*|[a-z_.]+")
+"""What is probably the name of an environment variable or of a parameter, and not a secret."""
+
+_MIN_SECRET_CHARACTERS = 8
 _SWEEP = re.compile(r"^(?:choice|shuffle|sort|tag)\(")
 _SEPARATORS = re.compile(r"[\[\](){},]+")
 _HTTP_SCHEME = re.compile(
@@ -39,13 +44,31 @@ _HTTP_SCHEME = re.compile(
 _NOT_SECRET = frozenset({"null", "none", "true", "false"})
 
 
+def remember_proxies() -> None:
+    """Mask the credentials of the proxies in the environment in all later texts."""
+    for name, url in os.environ.items():
+        if name.lower().endswith("_proxy") and name.lower() != "no_proxy":
+            remember_url(url)
+
+
 def remember_arguments(arguments: Sequence[str]) -> None:
     """Mask the secrets of a command line, as it was typed, in all later texts."""
     for argument, following in pairwise([*arguments, ""]):
         name, equals, value = argument.lstrip("+-~").partition("=")
         if not equals:  # a mistake that the message about it quotes, such as `--api_key KEY`
             name, value = (name, following) if is_secret_name(name) else ("", argument)
+        name = name.partition("@")[0]  # a package of Hydra's grammar
+        if is_secret_name(name):
+            _remember_mistyped(value)
         _remember_typed(name, value)
+
+
+def _remember_mistyped(value: str) -> None:
+    """Remember a secret that was typed in place of a variable's name, as in `${oc.env:KEY}` or `${KEY}`."""
+    for reference in _REFERENCE.findall(value):
+        is_variable = reference in os.environ or _VARIABLE_NAME.fullmatch(reference)
+        if not is_variable and len(reference) >= _MIN_SECRET_CHARACTERS:
+            remember_secret(reference)
 
 
 def remember_values(value: Any, name: str = "") -> None:

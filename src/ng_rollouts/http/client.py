@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -98,10 +99,13 @@ def open_http(
         app: an ASGI app to call within the process, instead of the network. It always uses httpx.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: the engine is not installed, or `SSL_CERT_FILE` is a pipe.
     """
     if engine == "pyreqwest" and not _installed("pyreqwest"):
         raise ConfigError("http_engine=pyreqwest needs pyreqwest: pip install pyreqwest, or use http_engine=httpx")
+    # An engine would wait for it, without an end and without signals.
+    if (path := os.environ.get("SSL_CERT_FILE")) and Path(path).is_fifo():
+        raise ConfigError(f"SSL_CERT_FILE={path} in the environment is a pipe: set it to a file")
     if app is None and _uses_pyreqwest(engine):
         from ng_rollouts.http.pyreqwest_client import PyreqwestClient  # noqa: PLC0415 - one engine is loaded
 
@@ -142,6 +146,8 @@ def check_authorities(url: str) -> None:
 @lru_cache(1)
 def _unreadable(path: str) -> str:
     """The reason that the certificates in a file cannot be read; empty if they can."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        return "it is not a regular file"
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:

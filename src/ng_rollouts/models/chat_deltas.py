@@ -22,10 +22,6 @@ _PIECES = frozenset(
 """Types of parts that continue the part before them, without an index that says so."""
 
 
-_MAX_CALLS = 10_000
-"""Upper bound of the tool calls of one message. For each delta, its call is searched among them."""
-
-
 def completion_of(chunks: list[Json]) -> Json:
     """The completion whose deltas these chunks are.
 
@@ -68,7 +64,7 @@ def _add_delta(message: Json, delta: Json) -> None:
     for name, value in delta.items():
         if name == "tool_calls":
             for call in [value] if isinstance(value, dict) else value or []:
-                _add_call(message.setdefault("tool_calls", []), call)
+                message.setdefault("tool_calls", _Calls()).add(call)
         elif name == "function_call" and isinstance(value, dict):
             _add_function(message.setdefault("function_call", {}), value)
         elif value == message.get(name) and name not in (*_TEXTS, *REASONING_FIELDS):
@@ -84,9 +80,9 @@ def _joined(old: Any, new: Any) -> Any:
         return _text(old, new)
     old = _without_buffers(old) if isinstance(old, StringIO) else old
     if isinstance(old, list) or isinstance(new, list):
-        joined: list[Any] = []
-        for part in [*_parts(old), *_parts(new)]:
-            _add_part(joined, part)
+        joined = old if isinstance(old, _Parts) else _Parts()
+        for part in [*([] if joined is old else _parts(old)), *_parts(new)]:
+            joined.add(part)
         return joined
     if isinstance(old, dict) and isinstance(new, dict):
         return _joined_part(old, new)
@@ -99,23 +95,32 @@ def _parts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _add_part(parts: list[Any], part: Any) -> None:
-    """Add a part to the one that it continues: the one with its index, or else the last one if that is still open."""
-    if isinstance(part, str):
-        part = {"type": "text", "text": part}
-    if part.get("index") is not None:
-        place = next((n for n, each in enumerate(parts) if _key(each) == _key(part)), None)
-    else:
-        is_open = bool(parts) and _key(parts[-1]) == _key(part) and not parts[-1].get("signature")
-        place = len(parts) - 1 if is_open and part.get("type") in _PIECES else None
-    if place is None:
-        parts.append(part)
-    else:
-        parts[place] = _joined_part(parts[place], part)
+class _Parts(list[Any]):
+    """The parts of a message. A delta adds to them in place, and finds its part by a key: both take constant time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[str, int] = {}
+
+    def add(self, part: Any) -> None:
+        """Add a part to the one that it continues: the one with its index, or else the last one if that is open."""
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        if part.get("index") is not None:
+            place = self._places.get(_key(part))
+        else:
+            is_open = bool(self) and _key(self[-1]) == _key(part) and not self[-1].get("signature")
+            place = len(self) - 1 if is_open and part.get("type") in _PIECES else None
+        if place is None:
+            self._places.setdefault(_key(part), len(self))
+            self.append(part)
+        else:
+            self[place] = _joined_part(self[place], part)
 
 
-def _key(part: Json) -> tuple[Any, Any]:
-    return part.get("index"), part.get("type")
+def _key(part: Json) -> str:
+    """Index and type of a part. As text, because a server may send lists, which cannot be keys."""
+    return repr((part.get("index"), part.get("type")))
 
 
 def _joined_part(old: Json, new: Json) -> Json:
@@ -123,35 +128,42 @@ def _joined_part(old: Json, new: Json) -> Json:
     return {**old, **{name: value for name, value in joined.items() if value is not None}}
 
 
-def _add_call(calls: list[Json], delta: Json) -> None:
-    """Add a part of a tool call to its call, or a new call."""
-    call = _call_of(calls, delta)
-    if call is None:
-        if len(calls) >= _MAX_CALLS:
-            raise ValueError(f"it has more than {_MAX_CALLS} tool calls")
-        calls.append(call := {})
-    whole = {name: value for name, value in delta.items() if name not in ("function", "custom")}
-    call |= {name: value for name, value in whole.items() if value not in (None, "")}
-    for name in ("function", "custom"):
-        if isinstance(delta.get(name), dict):
-            _add_function(call.setdefault(name, {}), delta[name])
+class _Calls(list[Json]):
+    """The tool calls of a message. A delta finds its call by index or id, in constant time."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_index: dict[str, Json] = {}
+        self._by_id: dict[str, Json] = {}
 
-def _call_of(calls: list[Json], delta: Json) -> Json | None:
-    """The call that a delta continues: the one with its index or id; without both, the last one. None for a new call.
+    def add(self, delta: Json) -> None:
+        """Add a part of a tool call to its call, or a new call."""
+        call = self._call_of(delta)
+        if call is None:
+            self.append(call := {})
+        whole = {name: value for name, value in delta.items() if name not in ("function", "custom")}
+        call |= {name: value for name, value in whole.items() if value not in (None, "")}
+        # The last call with an index, and the first with an id.
+        self._by_index[repr(call.get("index"))] = call
+        self._by_id.setdefault(repr(call.get("id")), call)
+        for name in ("function", "custom"):
+            if isinstance(delta.get(name), dict):
+                _add_function(call.setdefault(name, {}), delta[name])
 
-    Some servers give every call the index 0: another id is another call.
-    """
-    index, call_id = delta.get("index"), delta.get("id")
-    if index is not None:
-        same = [call for call in calls if call.get("index") == index]
-        continued = same[-1] if same else None
-        is_other = continued is not None and call_id and continued.get("id") not in (None, call_id)
-        return None if is_other else continued
-    if call_id:
-        return next((call for call in calls if call.get("id") == call_id), None)
-    has_name = any((delta.get(kind) or {}).get("name") for kind in ("function", "custom"))
-    return calls[-1] if calls and not has_name else None
+    def _call_of(self, delta: Json) -> Json | None:
+        """The call that a delta continues: the one with its index or id; without both, the last one. None: a new call.
+
+        Some servers give every call the index 0: another id is another call.
+        """
+        index, call_id = delta.get("index"), delta.get("id")
+        if index is not None:
+            continued = self._by_index.get(repr(index))
+            is_other = continued is not None and call_id and continued.get("id") not in (None, call_id)
+            return None if is_other else continued
+        if call_id:
+            return self._by_id.get(repr(call_id))
+        has_name = any((delta.get(kind) or {}).get("name") for kind in ("function", "custom"))
+        return self[-1] if self and not has_name else None
 
 
 def _add_function(function: Json, delta: Json) -> None:

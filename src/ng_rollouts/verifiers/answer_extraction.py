@@ -35,7 +35,7 @@ from ng_rollouts.verifiers.answer_markup import (
 )
 
 _CLOSED_REASONING = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_OPEN_REASONING = re.compile(r"^\s*<(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.MULTILINE)
+_OPEN_REASONING = re.compile(r"^[^\S\n]*+<(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.MULTILINE)
 """Only at the start of a line: a tag within a sentence is quoted, not opened."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\b\s{0,3}")
@@ -155,7 +155,8 @@ _ABOUT_ANSWER = re.compile(
 
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _LAST_JSON = re.compile(
-    r"\n\s*(?P<fence>`{3,}|~{3,})json\s*\n(?P<fenced>\{[^`~]*\})\s*(?P=fence)$|\n(?P<inner>\{[^\n]*\})$", re.IGNORECASE
+    r"\n[ \t]*+(?P<fence>`{3,}+|~{3,}+)json[ \t]*+\n(?P<fenced>\s*+\{[^`~]*\})\s*(?P=fence)$|\n(?P<inner>\{[^\n]*\})$",
+    re.IGNORECASE,
 )
 """A JSON object at the end of a text, fenced or on its last line."""
 
@@ -347,6 +348,8 @@ def _last_label(text: str, *, is_choice: bool) -> tuple[Statement | None, int]:
 
 def _stated_in(line: str, lines: list[str], number: int, *, is_choice: bool = False) -> Statement | None:
     """The answer that a line states, on it or on the next line with text; None if it states none."""
+    if line.isspace():
+        return None
     plain = unwrap(" ".join(line.split()))
     if match := _HASHES.match(line):
         return _hash_answer(match["rest"], lines, number)

@@ -21,8 +21,8 @@ INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 
 _TAGS = re.compile(r"</?(?:b|i|u|em|strong|code|mark)>", re.IGNORECASE)
 
-_FENCED = re.compile(r"\s*(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<inner>.*?)\s*(?P=fence)\s*", re.DOTALL)
-"""A text that is one fenced block."""
+_FENCE_LINE = re.compile(r"(?P<fence>`{3,}+|~{3,}+)[^\n`]*+\n")
+"""The first line of a fenced block."""
 
 _OUTER = "*` \t\r\n"
 
@@ -67,8 +67,12 @@ def unwrap(text: str) -> str:
 
 def without_fence(text: str) -> str:
     """The content of a text that is one fenced block; every other text as it is."""
-    match = _FENCED.fullmatch(text)
-    return match["inner"] if match and match["fence"] not in match["inner"] else text
+    stripped = text.strip()
+    first = _FENCE_LINE.match(stripped)
+    if first is None or not stripped.endswith(first["fence"]) or len(stripped) < first.end() + len(first["fence"]):
+        return text
+    inner = stripped[first.end() : -len(first["fence"])]
+    return text if first["fence"] in inner else inner.rstrip()
 
 
 def strip_markup(text: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-from ng_rollouts.errors import InputError
+from ng_rollouts.errors import AttemptFailed, InputError
+from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_extraction import (
     ALTERNATIVE,
@@ -20,15 +21,20 @@ from ng_rollouts.verifiers.answer_markup import (
 )
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.choices import answer_letter, boxed_letter
-from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
+from ng_rollouts.verifiers.json_answers import check_schema, remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
 from ng_rollouts.verifiers.process_pool import ProcessPool
 
 ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label", "solution", "gold")
 """Fields that may hold the expected answer, in order of preference. `answer_field` replaces them."""
 
-_GSM8K = re.compile(r"####\s*(.+)\s*$")
+_GSM8K_MARK = "####"
 """GSM8K's answers are worked solutions that end with `####` and the result."""
+
+_MAX_SCHEMA_BYTES = 10_000
+"""A larger schema is checked by a worker process, which has a time limit."""
+
+_MAX_REASON_CHARACTERS = 300
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -225,9 +231,6 @@ class JsonSchema(Verifier):
     seconds: float = 5.0
 
     def check(self, row: Json) -> None:
-        from jsonschema import SchemaError  # noqa: PLC0415 - an extra
-        from jsonschema.validators import validator_for  # noqa: PLC0415
-
         schema = self._schema(row)
         if not isinstance(schema, (dict, bool)):
             raise InputError(
@@ -235,9 +238,17 @@ class JsonSchema(Verifier):
                 "+verifier.schema_field=FIELD, or +verifier.schema={...} for all rows"
             )
         try:
-            validator_for(schema).check_schema(cast("Any", schema))
-        except SchemaError as error:
-            raise InputError(f"the row's JSON schema is not valid: {error.message}") from error
+            # A long list of values takes quadratic time.
+            if len(dumps(schema)) > _MAX_SCHEMA_BYTES:
+                self.process_pool.run_now(check_schema, schema, seconds=self.seconds)
+            else:
+                check_schema(schema)
+        except AttemptFailed as error:
+            raise InputError(f"the row's JSON schema cannot be checked: {error.message}") from error
+        except Exception as error:
+            # jsonschema raises errors of many types for odd schemas
+            reason = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+            raise InputError(f"the row's JSON schema is not valid: {reason[:_MAX_REASON_CHARACTERS]}") from error
         # A reference of a row must make this program neither fetch a URL nor read a file.
         if remote := remote_reference(schema):
             raise InputError(
@@ -251,8 +262,6 @@ class JsonSchema(Verifier):
 
     def _schema(self, row: Json) -> Any:
         """The schema for a row, parsed if it is text; None if no schema can be parsed."""
-        from ng_rollouts.jsonl import loads  # noqa: PLC0415
-
         value = row.get(self.schema_field) if self.schema is None else self.schema
         if isinstance(value, str):
             try:
@@ -285,8 +294,14 @@ def last_match(pattern: str, text: str) -> str | None:
 
 def _answer_text(value: Any) -> str:
     text = _number_text(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-    match = _GSM8K.search(text)
-    return (match[1] if match else text).strip()
+    return (_gsm8k_result(text) or text).strip()
+
+
+def _gsm8k_result(text: str) -> str | None:
+    """What follows `####` on the last line, or on the line before it."""
+    before, _, last = text.rstrip().rpartition("\n")
+    result = last.partition(_GSM8K_MARK)[2].strip() or None
+    return last if result is None and before.rstrip().endswith(_GSM8K_MARK) else result
 
 
 def _letter_of_expected(expected: str, options: dict[str, str]) -> str:
