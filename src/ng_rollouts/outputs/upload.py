@@ -7,6 +7,7 @@ belong to it, and never replaces a copy that has more rollouts than the local ou
 from __future__ import annotations
 
 import asyncio
+import filecmp
 import itertools
 import secrets
 import tempfile
@@ -288,8 +289,6 @@ class Upload:
         if any(path.exists() for path in self.paths.names) or not (names := self._existing()):
             return False
         self.paths.output.parent.mkdir(parents=True, exist_ok=True)
-        if any(map(has_content, self.paths.all)):  # side files without their output, which the copies would replace
-            back_up_output(self.paths)
         outdated = self._outdated_outputs(names)
         remote = [path for path in self.paths.all if path.name in names and path not in outdated]
         # Every file is downloaded before the first gets its name, and the output gets its name last. It is first in
@@ -300,6 +299,9 @@ class Upload:
                 downloads[path] = new_temporary(path)
             for path, temporary in downloads.items():
                 self.folder.get(path.name, temporary)
+            # Side files without their output would be replaced. Those that a download left, which was cut off, may be.
+            if any(has_content(path) and not _is_equal(path, downloads.get(path)) for path in self.paths.all):
+                back_up_output(self.paths)
             for path, temporary in downloads.items():
                 temporary.replace(path)
         finally:
@@ -336,6 +338,10 @@ class Upload:
             if time.monotonic() - self._progress_at > MAX_IDLE_S:
                 raise TimeoutError(0, f"no progress for {MAX_IDLE_S:g} s")
         return outcome.result()
+
+
+def _is_equal(path: Path, other: Path | None) -> bool:
+    return other is not None and filecmp.cmp(path, other, shallow=False)
 
 
 def _key_of(line: bytes) -> RolloutKey | None:
