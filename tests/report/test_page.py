@@ -35,6 +35,10 @@ ATTACKS = [
     "</style></title></textarea></noscript><iframe srcdoc='<script>parent.pwned=1</script>'>",
     "```<script>window.pwned=1</script>``` `<b onmouseover=window.pwned=1>` \\(<img src=x onerror=window.pwned=1>\\)",
     "__proto__",
+    "![x](http://127.0.0.1:1/x.png) [y](javascript:window.pwned=1) <http://127.0.0.1:1/z>",
+    "# <img src=x onerror=window.pwned=1>\n\n| a |\n|---|\n| <svg onload=window.pwned=1> |\n\n> <script>window.pwned=1</script>",
+    "$\\href{javascript:window.pwned=1}{x}$ $$\\text{<img src=x onerror=window.pwned=1>}$$ \\(\\class{x}{y}\\)",
+    "```html\n<script>window.pwned=1</script><img src=x onerror=window.pwned=1>\n```",
     "\u2028\u2029\ud800",
 ]
 
@@ -133,7 +137,7 @@ def test_page_of_a_run_shows_its_counts_and_failures(
     assert cards["mean reward"].startswith(f"{summary['means']['reward']:.3f} ± ")
     failures = page.locator("#failures").inner_text().split()
     assert failures == ["Failures", "by", "class", "class", "rollouts", "http_400", str(failed)]
-    assert "wall_s" in page.locator("#facts").inner_text()
+    assert "wall time" in page.locator("#facts").inner_text()
     page.goto(page.url + "#/tasks")
     page.select_option("#only", "failed")
     failed_tasks = {row["_ng_task_index"] for row in read_rows(tmp_path / "r_failures.jsonl")}
@@ -233,7 +237,9 @@ def test_messages_of_a_rollout_are_shown_as_a_chat(tmp_path: Path, visit: Callab
     page.keyboard.press("e")
     assert page.get_by_text("secretly thinking").is_visible()
     assert page.locator("article pre").all_inner_texts()[:2] == ['{\n  "a": 1\n}', "print(1)\n"]
-    assert page.locator(".math").inner_text() == "\\boxed{2}"
+    assert page.locator("article math").text_content() == "2"
+    page.keyboard.press("m")
+    expect(page.locator(".math")).to_have_text("\\boxed{2}")
     page.get_by_text("raw JSON").click()
     assert json.loads(page.locator("article > details:last-child pre").inner_text()) == row
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.console import print_json, print_result, prints_only_json
+from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.outputs.reader import check_readable
 from ng_rollouts.report.build import ViewConfig, build_page, serve_page
+from ng_rollouts.report.task_index import source_of
 
 
 def main() -> NoReturn:
@@ -19,9 +20,12 @@ def main() -> NoReturn:
 
 def run(config: ViewConfig) -> int:
     """Write or serve the page, and return the exit code."""
-    check_readable("input_jsonl_fpath", Path(config.input_jsonl_fpath).expanduser())
-    if config.compare_jsonl_fpath:
-        check_readable("compare_jsonl_fpath", Path(config.compare_jsonl_fpath).expanduser())
+    for parameter, path in (
+        ("input_jsonl_fpath", config.input_jsonl_fpath),
+        ("compare_jsonl_fpath", config.compare_jsonl_fpath),
+    ):
+        if path:
+            check_readable(parameter, source_of(output_paths(path)), follows=config.serve)
     if config.serve:
         serve_page(config)
     else:

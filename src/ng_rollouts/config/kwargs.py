@@ -75,6 +75,7 @@ class Parameters(TypedDict, total=False):
     status_file: _Path | None
     quiet: bool
     report: bool
+    serve: bool
     export: str | Sequence[str] | None
     export_project: str
     # end of generated lines

@@ -364,6 +364,11 @@ class MetricsAndReports:
     )
     quiet: bool = param(False, "Print the averages alone to stdout, as JSON, and errors alone to stderr.")
     report: bool = param(False, "Write an HTML report of the run, as ng_view_rollouts does.", doc="[View](view.md).")
+    serve: bool = param(
+        False,
+        "Serve a page that follows the run, on this machine; its address is printed.",
+        doc="[View](view.md#follow-a-run).",
+    )
     export: Any = param(
         None,
         "Send the finished run to `wandb`, `mlflow`, `trackio` or `parquet`, or a list of them; each is an extra.",

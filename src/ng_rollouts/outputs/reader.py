@@ -71,12 +71,13 @@ class Group:
         return by_agent(zip(self.agents, self.stats, strict=True))
 
 
-class FileState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileState:
     """The state of a file: its inode, its size in bytes, and the time of its last modification in ns."""
 
     inode: int
     size: int
-    modified_ns: int
+    _modified_ns: int
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -279,8 +280,11 @@ def _prompt_id(row: Json) -> Any:
     return row["prompt_id"]
 
 
-def check_readable(parameter: str, path: Path) -> None:
+def check_readable(parameter: str, path: Path, *, follows: bool = False) -> None:
     """Check that a file can be read, without opening it: a pipe can be opened only once.
+
+    Args:
+        follows: whether what a live run writes from now on is read as well.
 
     Raises:
         InputError: it cannot; the message names the parameter.
@@ -293,7 +297,8 @@ def check_readable(parameter: str, path: Path) -> None:
         problem = errno.EACCES
     else:
         check_regular(parameter, path)
-        _report_writer(path)
+        if not follows:
+            _report_writer(path)
         return
     raise InputError(f"{parameter} {path} cannot be read: {os.strerror(problem)}")
 

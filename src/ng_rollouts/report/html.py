@@ -65,16 +65,16 @@ class Blocks:
 def page_head(title: str, overview: Json, indices: list[Json], *, served: bool) -> bytes:
     """The page without its blocks, which follow at its end."""
     script, style = _part("page.js"), _part("page.css")
-    # The Content-Security-Policy allows this one script, by its hash. Text of a rollout that became markup by mistake
-    # could not run.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # The Content-Security-Policy allows one script and style, by their hashes. Text of a rollout that became markup
+    # by mistake could not run.
     compressed = "\n".join(
         f'<script type="text/plain" id="index-{number}">{_compressed(dumps(index)).decode()}</script>'
         for number, index in enumerate(indices)
     )
     values = {
         "@TITLE@": html.escape(title),
-        "@SCRIPT_HASH@": digest,
+        "@SCRIPT_HASH@": _hash_of(script),
+        "@STYLE_HASH@": _hash_of(style),
         "@CONNECT@": "'self'" if served else "'none'",
         "@STYLE@": style,
         "@SCRIPT@": script,
@@ -106,6 +106,10 @@ def write_page(target: Path, head: bytes, blocks: BinaryIO) -> None:
         blocks.seek(0)
         shutil.copyfileobj(blocks, file)
         file.write(b"</body>\n</html>\n")
+
+
+def _hash_of(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _compressed(data: bytes) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.report.live_index import LiveIndex
+from ng_rollouts.report.run_state import side_file
 from ng_rollouts.report.task_index import FAILED, FINISHED, INCOMPLETE, TaskIndex
 from ng_rollouts.types import Json
 
@@ -74,7 +74,7 @@ def overview_of(
         failures: number of failed rollouts by failure class.
         score: the score that the cards and curves show.
     """
-    summary, manifest = _read(paths.summary), _read(paths.manifest)
+    summary, manifest = side_file(paths.summary), side_file(paths.manifest)
     statistics = aggregate.statistics()
     latency = summary.get("latency_s") or {}
     return {
@@ -90,6 +90,25 @@ def overview_of(
             *([name, manifest[name]] for name in _MANIFEST_KEYS if manifest.get(name)),
             *parameters.lines(),
         ],
+        "raw": {"summary": summary, "manifest": manifest},
+    }
+
+
+def live_overview(paths: OutputPaths, live: LiveIndex) -> Json:
+    """The overview of a run that is being collected, with the same keys. What needs whole groups follows at its end."""
+    status = side_file(paths.status)
+    return {
+        "name": paths.finished.name,
+        "cards": list(live.cards()),
+        "scores": {},
+        "curves": [],
+        "latency_histogram": [],
+        "latency": [],
+        "failures": {},
+        "facts": [
+            [name, value] for name, value in side_file(paths.manifest).items() if name in _MANIFEST_KEYS and value
+        ],
+        "raw": {"manifest": side_file(paths.manifest), "status": status},
     }
 
 
@@ -126,12 +145,3 @@ def _curves(aggregate: AgentStats, score: str) -> Iterator[Json]:
             values.append(metrics[key])
         if values:
             yield {"name": template.format("k"), "values": values}
-
-
-def _read(path: Path) -> Json:
-    """A side file; empty if it does not exist or cannot be read, because the page is useful without it."""
-    try:
-        value = loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -19,6 +19,8 @@
   function put(node, properties, children) {
     for (const [name, value] of Object.entries(properties || {})) {
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      // The Content-Security-Policy allows no style attributes, but scripts may set styles.
+      else if (name === "style") node.style.cssText = value;
       else if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : String(value));
     }
     node.append(...children.flat().filter((child) => child !== null && child !== undefined).map((child) => child instanceof Node ? child : String(child)));
@@ -26,6 +28,22 @@
   }
   const el = (tag, properties, ...children) => put(document.createElement(tag), properties, children);
   const svg = (tag, properties, ...children) => put(document.createElementNS(SVG, tag), properties, children);
+  // Rendered Markdown is a tree of rendered_text.py: text, or a list of tag, optional attributes and children. Only these
+  // tags and attributes become elements.
+  const HTML_TAGS = new Set("p h1 h2 h3 h4 h5 h6 em strong s code pre ul ol li blockquote table thead tbody tr th td hr br span div".split(" "));
+  const MATH_TAGS = new Set("math mrow mi mo mn ms mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle mpadded mphantom menclose".split(" "));
+  const TREE_ATTRIBUTES = new Set("class start display mathvariant stretchy fence form columnalign rowspan columnspan linethickness accent lspace rspace width height depth".split(" "));
+  function treeNode(tree) {
+    if (!Array.isArray(tree)) return String(tree);
+    const [tag, ...rest] = tree, is_math = MATH_TAGS.has(tag);
+    if (!is_math && !HTML_TAGS.has(tag)) return rest.filter((each) => typeof each === "string").join("");
+    const node = is_math ? document.createElementNS("http://www.w3.org/1998/Math/MathML", tag) : document.createElement(/^h[1-6]$/.test(tag) ? "h4" : tag);
+    if (rest[0] && typeof rest[0] === "object" && !Array.isArray(rest[0]))
+      for (const [name, value] of Object.entries(rest.shift())) if (TREE_ATTRIBUTES.has(name)) node.setAttribute(name, String(value));
+    if (tag === "pre") node.tabIndex = 0;
+    node.append(...rest.map(treeNode));
+    return node;
+  }
   const number = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "–"
     : Number.isInteger(value) ? value.toLocaleString("en")
     : Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : Number(value.toPrecision(digits + 1)).toString();
@@ -57,15 +75,18 @@
   // their source text (https://github.com/tc39/proposal-json-parse-with-source). Older browsers show them changed.
   const keepSource = (_, value, context) => typeof value === "number" && context && context.source !== undefined && context.source !== String(value)
     ? Object.assign(new Number(value), { source: context.source }) : value;
-  // A line of row_view.py: the row, a tab, and its chat messages if the row does not contain them.
+  // A line of row_view.py: the row, its chat messages if the row does not contain them, and their rendered texts. JSON
+  // escapes tabs, which separate the parts.
   function parseRow(line) {
     if (!line) return null;
-    const tab = line.indexOf("\t"), row = JSON.parse(line.slice(0, tab), keepSource), view = JSON.parse(line.slice(tab + 1));
+    const [text, messages, trees] = line.split("\t"), row = JSON.parse(text, keepSource), view = JSON.parse(messages);
     const input = (view || row).input || [], images = imagesOf(row);
     // The messages have the place of each image, and the request has its data.
     for (const part of input.flatMap((each) => Array.isArray(each.content) ? each.content : []))
       if (part?.type === "image") part.url = images.shift();
-    return { raw: line.slice(0, tab), row, input, output: (view || row).output || [] };
+    const output = (view || row).output || [], rendered = JSON.parse(trees || "null") || [];
+    const withTree = (each, position) => ({ ...each, tree: rendered[position] });
+    return { raw: text, row, input: input.map(withTree), output: output.map((each, position) => withTree(each, input.length + position)) };
   }
   // The addresses of the images of a request, in order. image_urls in messages.py finds the same.
   function imagesOf(row) {
@@ -78,8 +99,13 @@
   async function rowsOf(file, task) {
     const index = files[file], from = index.starts[task], to = index.starts[task + 1];
     if (data.served) {
-      const reply = await fetch(`rows?file=${file}&from=${from}&to=${to}`);
-      return (await reply.text()).split("\n").map(parseRow);
+      // A live run may have added rows that the index of this page does not have yet: rows are matched by their keys.
+      const reply = await fetch(`rows?file=${file}&task=${index.tasks[task]}`), byKey = new Map();
+      for (const line of (await reply.text()).split("\n").filter(Boolean)) {
+        const [kind, rollout, ...parts] = line.split("\t");
+        byKey.set(`${kind} ${rollout}`, [...(byKey.get(`${kind} ${rollout}`) || []), parts.join("\t")]);
+      }
+      return range(from, to).map((position) => parseRow((byKey.get(`${index.kinds[position]} ${index.rollout_indices[position]}`) || []).shift()));
     }
     const rows = [];
     for (let position = from; position < to; position++) rows.push(index.blocks[position] < 0 ? null : parseRow((await block(file, index.blocks[position]))[index.lines[position]]));
@@ -92,9 +118,13 @@
     return [...input, ...output].flatMap((each) => [each.reasoning_content, ...textsOf(each.content), ...(Array.isArray(each.tool_calls) ? each.tool_calls : []).flatMap((call) => [call?.function?.name, call?.function?.arguments])])
       .filter((part) => typeof part === "string").join("\n").toLowerCase();
   }
+  const range = (from, to) => Array.from({ length: Math.max(0, to - from) }, (_, each) => from + each);
   async function load(number) {
-    const index = JSON.parse(await inflate($(`index-${number}`).textContent));
-    // Counted once, because the filters and the list read them often.
+    prepare(number, JSON.parse(await inflate($(`index-${number}`).textContent)));
+  }
+  // Adds to an index what the filters and the list read often.
+  function prepare(number, index) {
+    index.positions = new Map(index.tasks.map((taskIndex, task) => [taskIndex, task]));
     index.flags = [];
     for (let task = 0; task < index.tasks.length; task++) {
       const flags = { failed: 0, incomplete: 0, truncated: 0, mixed: (index.sds[task] || 0) > 0 };
@@ -106,82 +136,173 @@
       index.flags.push(flags);
     }
     index.notInPage = data.served ? 0 : index.blocks.filter((position) => position < 0).length;
+    const scores = index.scores.filter((score) => score !== null);
+    // The range of the colours: that of the score, at least from 0 to 1.
+    index.low = Math.min(0, scores.reduce((low, score) => Math.min(low, score), 0));
+    index.high = Math.max(1, scores.reduce((high, score) => Math.max(high, score), 1));
     files[number] = index;
   }
 
-  // ---- charts: SVG with a viewBox of 320 by 168, and bars above y = 140
-  function chart(id, title, draw) {
-    const graphic = svg("svg", { viewBox: "0 0 320 168", preserveAspectRatio: "none", role: "img" });
-    $(id).replaceChildren(el("figcaption", {}, title), graphic);
-    draw(graphic);
+  // ---- a live run
+  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "kinds", "agents", "previews"];
+  // Adds rows of LiveIndex.add to an index. The rollouts of a task are adjacent in all columns, so these are made again.
+  function merge(index, added) {
+    const byTask = new Map();
+    for (const row of added) byTask.set(row[0], [...(byTask.get(row[0]) || []), row]);
+    const tasks = [...new Set([...index.tasks, ...byTask.keys()])].sort((a, b) => a - b);
+    const merged = { tasks, prompts: [], questions: [], means: [], sds: [], starts: [0] };
+    for (const name of [...ROLLOUT_COLUMNS, "blocks", "lines"]) merged[name] = [];
+    for (const taskIndex of tasks) {
+      const task = index.positions.get(taskIndex), rows = byTask.get(taskIndex) || [];
+      merged.prompts.push(task === undefined ? rows[0][1] : index.prompts[task]);
+      merged.questions.push(task === undefined ? rows[0][2] : index.questions[task]);
+      if (task !== undefined)
+        for (let position = index.starts[task]; position < index.starts[task + 1]; position++)
+          for (const name of ROLLOUT_COLUMNS) merged[name].push(index[name][position]);
+      for (const row of rows) ROLLOUT_COLUMNS.forEach((name, column) => merged[name].push(row[3 + column]));
+      if (rows.length) {
+        const values = range(merged.starts[merged.starts.length - 1], merged.kinds.length).filter((position) => merged.kinds[position] === FINISHED && merged.scores[position] !== null).map((position) => merged.scores[position]);
+        const mean = values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+        merged.means.push(mean);
+        merged.sds.push(values.length > 1 ? Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1)) : null);
+      } else { merged.means.push(index.means[task]); merged.sds.push(index.sds[task]); }
+      merged.starts.push(merged.kinds.length);
+    }
+    merged.blocks = merged.lines = new Array(merged.kinds.length).fill(-1);
+    return merged;
+  }
+  // What the server has sent since the page was last drawn. Rows may arrive faster than a large page can be drawn.
+  let pending = [], drawing = null;
+  function follow() {
+    const events = new EventSource("events");
+    events.addEventListener("rows", (event) => {
+      const { file, rows, agents } = JSON.parse(event.data);
+      data.agents = agents;
+      if (file === 0) pending.push(...rows);
+      drawing = drawing || setTimeout(redraw, 300);
+    });
+    events.addEventListener("status", (event) => {
+      const { file, heading, cards } = JSON.parse(event.data);
+      Object.assign(data.files[file], { heading, cards });
+      headings(); showCards();
+    });
+    events.addEventListener("reload", reload);
+    // A connection that was lost is opened again by the browser; what was missed in between is in the index.
+    let lost = false;
+    events.addEventListener("error", () => { lost = true; document.body.classList.add("lost"); headings(); });
+    events.addEventListener("open", () => { document.body.classList.remove("lost"); if (lost) reload(); lost = false; });
+  }
+  function redraw() {
+    drawing = null;
+    const added = pending, shown = openTask === null ? null : files[0].tasks[openTask];
+    pending = [];
+    prepare(0, merge(files[0], added));
+    refresh(shown, added.some((row) => row[0] === shown));
+  }
+  async function reload() {
+    pending = [];
+    const reply = await fetch("index"), { files: overviews, columns, agents } = await reply.json();
+    const shown = openTask === null ? null : files[0].tasks[openTask];
+    pending = [];
+    Object.assign(data, { files: overviews, agents });
+    columns.forEach((index, number) => prepare(number, index));
+    overview();
+    refresh(shown, true);
+    document.body.dataset.generation = String(Number(document.body.dataset.generation || 0) + 1);  // for tests
+  }
+  // Draws everything that depends on the index, and keeps the open task, by its index: positions have moved.
+  function refresh(shown, hasChanged) {
+    openTask = shown === null || !files[0].positions.has(shown) ? null : files[0].positions.get(shown);
+    agentOptions(); distributions(); filter();
+    if (openTask !== null && hasChanged && !$("tasks").hidden) show(openTask, true);
+  }
+  function headings() {
+    $("run").replaceChildren(...data.files.map(({ name, heading }) => el("p", {},
+      el("b", { class: `state ${heading.state}` }, heading.text),
+      data.files.length > 1 ? ` · ${name}` : null,
+      heading.description.filter(Boolean).map((each) => ` · ${each}`),
+      document.body.classList.contains("lost") ? el("span", { class: "warn" }, " · the server has stopped: this is what it sent last") : null)));
+  }
+
+  // ---- charts: SVG in pixels, so that texts keep their shape. They are drawn again when the window changes its size.
+  const LEFT = 34, BOTTOM = 22, TOP = 8, RIGHT = 8;
+  const compact = (value) => Math.abs(value) >= 10000 ? new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(value) : number(value);
+  function chart(id, title, isEmpty, draw) {
+    const figure = $(id), graphic = svg("svg", { role: "img" });
+    figure.replaceChildren(el("figcaption", {}, isEmpty ? `${title}: no data` : title), graphic);
+    const width = graphic.clientWidth || 300, height = graphic.clientHeight || 150;
+    graphic.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    if (!isEmpty) draw(graphic, width, height);
     // A screen reader reads the label, because the titles of single bars are for the mouse.
     const values = [...graphic.querySelectorAll("title")].map((each) => each.textContent).filter((each) => !each.endsWith(": 0"));
     graphic.setAttribute("aria-label", [title, ...values].join("; "));
   }
-  function histogram(id, title, values) {
-    const finite = values.filter((value) => value !== null && value !== undefined);
-    chart(id, finite.length ? title : `${title}: no data`, (graphic) => {
-      if (!finite.length) return;
-      let low = Infinity, high = -Infinity;
-      for (const value of finite) { low = Math.min(low, value); high = Math.max(high, value); }
-      // Rewards are mostly from 0 to 1: a fixed axis makes runs comparable.
-      if (low >= 0 && high <= 1) { low = 0; high = 1; }
-      if (low === high) high = low + 1;
-      const counts = new Array(20).fill(0);
-      for (const value of finite) counts[Math.min(19, Math.floor((value - low) / (high - low) * 20))]++;
-      const maxCount = Math.max(...counts);
+  // Round numbers from low to high, about as many as asked for.
+  function ticks(low, high, count) {
+    const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw);
+    return range(Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9) + 1).map((each) => Number((each * step).toPrecision(12)));
+  }
+  function axes(graphic, width, height, xs, ys, toX, toY, format = compact) {
+    for (const y of ys) graphic.append(svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: toY(y), y2: toY(y) }), svg("text", { x: LEFT - 4, y: toY(y) + 4, "text-anchor": "end" }, compact(y)));
+    for (const x of xs) graphic.append(svg("text", { x: toX(x), y: height - 6, "text-anchor": toX(x) > width - 24 ? "end" : "middle" }, format(x)));
+  }
+  // Bars of counts over equal bins. A bar that is clicked filters the list to the tasks with such a rollout.
+  function histogramBars(id, title, counts, edge, labels, onPick) {
+    chart(id, title, !counts.some(Boolean), (graphic, width, height) => {
+      const most = Math.max(...counts), step = (width - LEFT - RIGHT) / counts.length, toY = (count) => height - BOTTOM - count / most * (height - BOTTOM - TOP);
+      axes(graphic, width, height, labels.map(([bin]) => bin), ticks(0, most, 3).filter(Number.isInteger), (bin) => LEFT + bin * step, toY, (bin) => labels.find(([each]) => each === bin)[1]);
       counts.forEach((count, bin) => {
-        const height = count / maxCount * 130;
-        graphic.append(svg("rect", { class: "bar", x: 2 + bin * 15.8, y: 140 - height, width: 14.4, height },
-          svg("title", {}, `${number(low + bin * (high - low) / 20)} to ${number(low + (bin + 1) * (high - low) / 20)}: ${count}`)));
+        const bar = svg("rect", { class: onPick ? "bar pick" : "bar", x: LEFT + bin * step + .5, y: toY(count), width: Math.max(1, step - 1), height: Math.max(0, height - BOTTOM - toY(count)) }, svg("title", {}, `${edge(bin)} to ${edge(bin + 1)}: ${number(count)}`));
+        if (onPick && count) bar.addEventListener("click", () => onPick(bin));
+        graphic.append(bar);
       });
-      axis(graphic, number(low), number(high), number(maxCount));
     });
+  }
+  const BINS = 20;
+  function histogram(id, title, values, column) {
+    let low = Infinity, high = -Infinity;
+    for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
+    // Rewards are mostly from 0 to 1: a fixed axis makes runs comparable.
+    if (low >= 0 && high <= 1) { low = 0; high = 1; }
+    if (low === high) high = low + 1;
+    const counts = new Array(BINS).fill(0), edge = (bin) => low + bin * (high - low) / BINS;
+    for (const value of values) counts[Math.min(BINS - 1, Math.floor((value - low) / (high - low) * BINS))]++;
+    const whole = values.every(Number.isInteger) && high - low > BINS;
+    const labels = [0, 5, 10, 15, 20].map((bin) => [bin, compact(whole ? Math.round(edge(bin)) : edge(bin))]);
+    histogramBars(id, title, counts, (bin) => number(edge(bin)), labels, (bin) => pick({ column, from: edge(bin), to: bin === BINS - 1 ? Infinity : edge(bin + 1) }));
   }
   // Buckets are pairs of lower bound in seconds and count, 5 % apart; 20 bars of equal width on a logarithmic axis.
   function latencyHistogram(id, title, buckets) {
-    chart(id, buckets.length ? title : `${title}: no data`, (graphic) => {
-      if (!buckets.length) return;
-      const logMin = Math.log(buckets[0][0]), logRange = Math.max(.05, Math.log(buckets[buckets.length - 1][0]) + .05 - logMin), counts = new Array(20).fill(0);
-      for (const [seconds, count] of buckets) counts[Math.min(19, Math.floor((Math.log(seconds) - logMin) / logRange * 20))] += count;
-      const maxCount = Math.max(...counts), time = (bin) => duration(Math.exp(logMin + bin * logRange / 20));
-      counts.forEach((count, bin) => {
-        const height = count / maxCount * 130;
-        graphic.append(svg("rect", { class: "bar", x: 2 + bin * 15.8, y: 140 - height, width: 14.4, height }, svg("title", {}, `${time(bin)} to ${time(bin + 1)}: ${count}`)));
-      });
-      axis(graphic, time(0), `${time(20)}, logarithmic`, number(maxCount));
-    });
+    if (!buckets.length) { chart(id, title, true); return; }
+    const first = Math.log(buckets[0][0]), spread = Math.max(.05, Math.log(buckets[buckets.length - 1][0]) + .05 - first), counts = new Array(BINS).fill(0);
+    for (const [seconds, count] of buckets) counts[Math.min(BINS - 1, Math.floor((Math.log(seconds) - first) / spread * BINS))] += count;
+    const time = (bin) => duration(Math.exp(first + bin * spread / BINS));
+    histogramBars(id, `${title} (logarithmic)`, counts, time, [0, 10, 20].map((bin) => [bin, time(bin)]));
   }
-  const duration = (seconds) => seconds < 1 ? `${number(seconds * 1000, 2)} ms` : `${number(seconds, 2)} s`;
-  function axis(graphic, left, right, top) {
-    if (top !== undefined) graphic.append(svg("text", { x: 318, y: 10, "text-anchor": "end" }, top));
-    graphic.append(svg("line", { class: "grid", x1: 0, x2: 320, y1: 140.5, y2: 140.5 }),
-      svg("text", { x: 2, y: 158 }, left), svg("text", { x: 318, y: 158, "text-anchor": "end" }, right));
-  }
+  const duration = (seconds) => seconds < 1 ? `${number(seconds * 1000, 2)} ms` : seconds < 60 ? `${number(seconds, 2)} s` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
   function curves(id, title, series) {
     const maxK = Math.max(0, ...series.map((curve) => curve.values.length));
-    chart(id, maxK ? title : `${title}: no data`, (graphic) => {
-      if (!maxK) return;
+    chart(id, title, !maxK, (graphic, width, height) => {
       const all = series.flatMap((curve) => curve.values), low = Math.min(0, ...all), high = Math.max(1, ...all);
+      const toX = (k) => maxK > 1 ? LEFT + 6 + (k - 1) / (maxK - 1) * (width - LEFT - RIGHT - 12) : width / 2, toY = (value) => height - BOTTOM - (value - low) / (high - low) * (height - BOTTOM - TOP - 14);
+      axes(graphic, width, height, maxK > 1 ? ticks(1, maxK, Math.min(4, maxK - 1)).filter(Number.isInteger) : [1], ticks(low, high, 3), toX, toY, (k) => `k=${k}`);
       const colours = ["var(--accent)", "var(--warn)", "var(--good)"];
       series.filter((curve) => curve.values.length).forEach((curve, order) => {
-        const at = (value, k) => [maxK > 1 ? 8 + k / (maxK - 1) * 300 : 160, 140 - (value - low) / (high - low) * 120];
-        const points = curve.values.map((value, k) => at(value, k));
+        const points = curve.values.map((value, k) => [toX(k + 1), toY(value)]);
         graphic.append(svg("path", { d: "M" + points.map((point) => point.join(",")).join("L"), style: `stroke:${colours[order]}` }));
         points.forEach(([x, y], k) => graphic.append(svg("circle", { cx: x, cy: y, r: 3, style: `fill:${colours[order]}` },
           svg("title", {}, `${curve.name.replace("k", k + 1)}: ${number(curve.values[k])}`))));
-        graphic.append(svg("text", { x: 8 + order * 100, y: 11, style: `fill:${colours[order]}` }, curve.name));
+        graphic.append(svg("text", { x: LEFT + 6 + order * 86, y: 11, style: `fill:${colours[order]}` }, curve.name));
       });
-      axis(graphic, `k = 1, from ${number(low)} to ${number(high)}`, maxK > 1 ? `k = ${maxK}` : "");
     });
   }
   function bars(id, title, named) {
-    chart(id, named.length ? title : `${title}: no data`, (graphic) => {
-      const maxValue = Math.max(...named.map(([, value]) => value), 1e-9);
+    chart(id, title, !named.length, (graphic, width, height) => {
+      const most = Math.max(...named.map(([, value]) => value), 1e-9), step = Math.min(44, (height - TOP) / named.length);
       named.forEach(([name, value], position) => {
-        const y = 12 + position * 48;
-        graphic.append(svg("rect", { class: "bar", x: 50, y, width: Math.max(1, value / maxValue * 190), height: 26 }, svg("title", {}, `${name}: ${duration(value)}`)),
-          svg("text", { x: 2, y: y + 17 }, name), svg("text", { x: 56 + value / maxValue * 190, y: y + 17 }, duration(value)));
+        const y = TOP + position * step;
+        graphic.append(svg("rect", { class: "bar", x: 44, y, width: Math.max(1, value / most * (width - 120)), height: step * .6 }, svg("title", {}, `${name}: ${duration(value)}`)),
+          svg("text", { x: 2, y: y + step * .4 }, name), svg("text", { x: 50 + value / most * (width - 120), y: y + step * .4 }, duration(value)));
       });
     });
   }
@@ -192,6 +313,14 @@
     if (order !== "index") tasks.sort((a, b) => value[a] === value[b] ? a - b : (value[a] ?? Infinity) - (value[b] ?? Infinity) || a - b);
     return tasks;
   }
+  // From red over yellow to green by the place of a value in the range of the score, on light and dark backgrounds.
+  function colourOf(value) {
+    const { low, high } = files[0], share = Math.min(1, Math.max(0, (value - low) / (high - low)));
+    return `hsl(${Math.round(4 + share * 136)} 60% ${matchMedia("(prefers-color-scheme: dark)").matches ? 62 : 36}%)`;
+  }
+  const scored = (value) => el("b", { class: "score", style: value === null || value === undefined ? "" : `color:${colourOf(value)}` }, number(value));
+  // Accuracy is another score than the one in the list, so it has a sign instead of a colour.
+  const correctness = (value) => value === null || value === undefined ? null : el("span", { class: "correct", title: `accuracy ${number(value)}` }, value >= 1 ? "✓" : value <= 0 ? "✗" : `accuracy ${number(value)}`);
   // The chart of all tasks is a canvas: one SVG element per task is slow for large files.
   let cursor = 0;
   function moveCursor(event) {
@@ -213,7 +342,7 @@
     const step = width / Math.max(1, order.length);
     order.forEach((task, position) => {
       const mean = index.means[task], barHeight = mean === null ? height : Math.max(2, (mean - low) / (high - low) * height);
-      context2d.fillStyle = style.getPropertyValue(mean === null ? "--bad" : "--bar");
+      context2d.fillStyle = mean === null ? style.getPropertyValue("--bad") : colourOf(mean);
       context2d.globalAlpha = mean === null ? .35 : 1;
       context2d.fillRect(position * step, height - barHeight, Math.max(step - (step > 3 ? 1 : 0), .5), barHeight);
     });
@@ -236,33 +365,53 @@
   function table(caption, heads, rows) {
     if (!rows.length) return "";
     const numeric = heads.map((_, column) => rows.every((row) => typeof row[column] === "number" || row[column] === null));
+    // On a phone, each row becomes a block, and the head of a column stands before its cell (see page.css).
     return el("table", {}, el("caption", {}, caption),
       el("thead", {}, el("tr", {}, heads.map((head, column) => el("th", { scope: "col", class: numeric[column] && "number" }, head)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, column) =>
-        el(column ? "td" : "th", { scope: column ? undefined : "row", class: numeric[column] && "number" },
+        el(column ? "td" : "th", { scope: column ? undefined : "row", class: numeric[column] && "number", "data-head": heads[column] || undefined },
           typeof cell === "number" || cell === null ? number(cell) : cell))))));
   }
   function card(name, value) {
     const formatted = typeof value === "string" ? value : number(value);
     return el("div", { class: "card" }, el("b", { class: formatted.length > 9 ? "long" : "" }, formatted), el("span", {}, name));
   }
+  const LABELS = { began: "began", wall_s: "wall time", attempts_per_s: "attempts per second", latency_s: "attempt latency", output_tokens_per_s: "output tokens per second", num_repeats: "repeats", responses_create_params: "sampling parameters", rows: "input rows", rows_digest: "digest of the input" };
   const failed = (file) => table("Failures by class", ["class", "rollouts"], Object.entries(data.files[file].failures));
-  const facts = (file) => table("Run", ["", ""], data.files[file].facts.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+  const folded = (title, value) => el("details", {}, el("summary", {}, title), el("pre", { tabindex: 0 }, JSON.stringify(value, null, 2)));
+  function facts(file) {
+    const { facts: rows, raw } = data.files[file];
+    return el("div", {}, table("Run", ["", ""], rows.map(([name, value]) => [LABELS[name] || name.replace(/_/g, " "), typeof value === "string" ? value : fact(name, value)])), folded("as JSON", raw));
+  }
+  // A value of the summary or the manifest as people write it.
+  function fact(name, value) {
+    if (typeof value === "number") return name.endsWith("_s") && !name.endsWith("per_s") ? duration(value) : name === "coverage" ? `${number(value * 100, 3)} %` : number(value);
+    if (Array.isArray(value)) return el("pre", {}, JSON.stringify(value, null, 1));
+    if (value && typeof value === "object") return el("div", {}, Object.entries(value).map(([each, inner]) => el("div", {}, `${each}: ${inner !== null && typeof inner === "object" ? JSON.stringify(inner) : fact(name.endsWith("_s") ? name : each, inner)}`)));
+    return String(value);
+  }
+  const showCards = () => $("cards").replaceChildren(...data.files[0].cards.map(([name, value]) => card(name, value)));
+  // An interval by t can leave the range of a score: no mean of shares is above 1.
+  function interval(each) {
+    if (!each.interval_95) return "–";
+    const inShares = files[0] && files[0].low >= 0 && files[0].high <= 1;
+    return each.interval_95.map((end) => number(inShares ? Math.min(1, Math.max(0, end)) : end)).join(" to ");
+  }
   function overview() {
     const first = data.files[0], scores = Object.entries(first.scores);
-    $("cards").append(...first.cards.map(([name, value]) => card(name, value)));
+    headings(); showCards();
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
     if (first.latency_histogram.length) latencyHistogram("chart-latency", `attempt latency, ${first.latency.filter(([name]) => name === "p50").map(([, value]) => `median ${duration(value)}`)}`, first.latency_histogram);
     else bars("chart-latency", "attempt latency", first.latency);
-    $("scores").append(table("Scores", ["score", "mean", "95 % interval", "tasks", "all 0", "all 1"],
-      scores.map(([name, each]) => [name, each.mean, each.interval_95 ? each.interval_95.map((end) => number(end)).join(" to ") : "–", each.tasks, each.share_all_zero, each.share_all_one])));
-    $("failures").append(failed(0));
-    $("facts").append(facts(0));
+    $("scores").replaceChildren(table("Scores", ["score", "mean", "95 % interval", "tasks", "all 0", "all 1"],
+      scores.map(([name, each]) => [name, each.mean, interval(each), each.tasks, each.share_all_zero, each.share_all_one])));
+    $("failures").replaceChildren(failed(0));
+    $("facts").replaceChildren(facts(0));
   }
   function distributions() {
-    const index = files[0], finished = (values) => values.filter((_, position) => index.kinds[position] === FINISHED);
-    histogram("chart-reward", `${data.score} of rollouts`, finished(index.scores));
-    histogram("chart-tokens", "output tokens of rollouts", finished(index.tokens));
+    const index = files[0], finished = (values) => values.filter((value, position) => index.kinds[position] === FINISHED && value !== null);
+    histogram("chart-reward", `${data.score} of rollouts`, finished(index.scores), "scores");
+    histogram("chart-tokens", "output tokens of rollouts", finished(index.tokens), "tokens");
     strip();
   }
 
@@ -286,14 +435,25 @@
     const positions = [];
     for (let position = index.starts[task]; position < index.starts[task + 1]; position++) positions.push(position);
     if (filters.agent !== "" && !positions.some((position) => index.agents[position] === Number(filters.agent))) return false;
+    if (picked && !positions.some((position) => index.kinds[position] === FINISHED && index[picked.column][position] !== null && index[picked.column][position] >= picked.from && index[picked.column][position] < picked.to)) return false;
     if (hits && hits.has(task)) return true;
     if (!filters.text) return true;
     return String(index.tasks[task]) === filters.text || index.prompts[task].toLowerCase().includes(filters.text)
       || positions.some((position) => (index.previews[position] || "").toLowerCase().includes(filters.text));
   }
   const numberIn = (id) => $(id).value.trim() === "" || Number.isNaN(Number($(id).value)) ? null : Number($(id).value);
+  // The bar of a chart that the list is filtered to: a column of the index and a range of its values.
+  let picked = null;
+  function pick(range_of_bar) {
+    picked = range_of_bar;
+    location.hash = "/tasks";
+    filter();
+  }
   function filter() {
     const index = files[0];
+    $("picked").hidden = !picked;
+    if (picked) $("picked").replaceChildren(`${picked.column === "scores" ? data.score : "output tokens"} from ${number(picked.from)} ${picked.to === Infinity ? "up" : `to below ${number(picked.to)}`}`, " ✕");
+    remember();
     const filters = { text: $("query").value.trim().toLowerCase(), low: numberIn("low"), high: numberIn("high"), agent: $("agent").value, only: $("only").value };
     const compareBy = { hardest: (a, b) => (index.means[a] ?? 2e9) - (index.means[b] ?? 2e9), easiest: (a, b) => (index.means[b] ?? -2e9) - (index.means[a] ?? -2e9), variable: (a, b) => (index.sds[b] ?? -1) - (index.sds[a] ?? -1) }[$("order").value];
     displayed = index.tasks.map((_, task) => task).filter((task) => matchesFilters(task, filters));
@@ -319,7 +479,7 @@
             flags.incomplete ? el("span", { class: "warn" }, `${flags.incomplete} set aside `) : null,
             flags.truncated ? el("span", { class: "warn" }, `${flags.truncated} truncated `) : null,
             flipped(task) ? el("span", { class: "warn" }, "flipped ") : null,
-            el("b", { class: mean === null ? "" : mean >= .5 ? "good" : "bad" }, number(mean)))),
+            scored(mean))),
         el("div", { class: "text" }, index.prompts[task] || "(no prompt)")));
     }
     $("space").replaceChildren(...items);
@@ -345,7 +505,7 @@
     const found = new Set(), index = files[0];
     if (data.served) {
       const reply = await fetch(`search?q=${encodeURIComponent(text)}`);
-      for (const task of await reply.json()) found.add(task);
+      for (const taskIndex of await reply.json()) if (index.positions.has(taskIndex)) found.add(index.positions.get(taskIndex));
     } else {
       // By block, so that each block is decompressed once.
       const rowsByBlock = new Map();
@@ -412,18 +572,65 @@
   function image(url) {
     return typeof url === "string" && url.startsWith("data:image/") ? el("img", { src: url, alt: "image of the prompt" }) : "<image>";
   }
+  let plain = false;
+  const LONG = 600;
+  // The text of a message: rendered, unless it has no markup or the plain text is asked for.
+  const textOf = (content, tree) => tree && !plain ? el("div", { class: "rendered" }, tree.map(treeNode)) : el("div", { class: "plain" }, formatText(content));
   function message(each) {
     const role = text(each.role) || "message", roleClass = ["user", "system", "developer", "tool", "assistant"].includes(role) ? role : "";
-    const calls = Array.isArray(each.tool_calls) ? each.tool_calls : [];
-    const content = text(each.content), long = role === "tool" && content.length > 160;
+    const calls = Array.isArray(each.tool_calls) ? each.tool_calls : [], tree = each.tree || {};
+    const content = text(each.content), foldedAt = role === "tool" ? 160 : ["system", "developer"].includes(role) ? LONG : Infinity;
+    const body = Array.isArray(each.content) ? each.content.map((part, position) => part?.type === "image" ? image(part.url) : textOf(text(part?.text), tree.parts?.[position]))
+      : content ? textOf(role === "tool" ? pretty(content) : content, role === "tool" ? null : tree.content) : null;
     return el("div", { class: `message ${roleClass}` }, el("div", { class: "role" }, role),
-      each.reasoning_content ? collapsible(`reasoning · ${number(text(each.reasoning_content).length)} characters`, el("div", {}, ...formatText(text(each.reasoning_content)))) : null,
-      Array.isArray(each.content) ? each.content.flatMap((part) => part?.type === "image" ? image(part.url) : formatText(text(part?.text))) :
-      long ? collapsible(`result · ${content.slice(0, 80)}…`, el("pre", { tabindex: 0 }, pretty(content))) : formatText(content),
+      each.reasoning_content ? collapsible(`reasoning · ${number(text(each.reasoning_content).length)} characters`, textOf(text(each.reasoning_content), tree.reasoning)) : null,
+      content.length > foldedAt ? collapsible(`${role === "tool" ? "result" : role} · ${content.slice(0, 80)}…`, role === "tool" ? el("pre", { tabindex: 0 }, pretty(content)) : body) : body,
       calls.map((call) => {
         const called = (call && call.function) || {};
         return collapsible(`tool call: ${text(called.name) || "(no name)"}(${text(called.arguments).slice(0, 60)}${text(called.arguments).length > 60 ? "…" : ""})`, el("pre", { tabindex: 0 }, pretty(called.arguments ?? call)));
       }));
+  }
+  // The tools that a request offers, by name, with their schemas folded.
+  function offered(row) {
+    const tools = row?.responses_create_params?.tools;
+    if (!Array.isArray(tools) || !tools.length) return null;
+    const names = tools.map((tool) => text(tool?.function?.name ?? tool?.name) || "(no name)");
+    return el("div", { class: "message system" }, el("div", { class: "role" }, "tools offered"), collapsible(names.join(", "), el("pre", { tabindex: 0 }, JSON.stringify(tools, null, 2))));
+  }
+  // ---- the difference of two answers: their longest common sequence of words
+  const MAX_WORDS = 3000;
+  function words(value) { return value.match(/\s+|[^\s]+/g) || []; }
+  function difference(one, other) {
+    const a = words(one), b = words(other);
+    if (a.length > MAX_WORDS || b.length > MAX_WORDS) return null;
+    const width = b.length + 1, lengths = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i--)
+      for (let j = b.length - 1; j >= 0; j--)
+        lengths[i * width + j] = a[i] === b[j] ? lengths[(i + 1) * width + j + 1] + 1 : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
+    const parts = [], add = (kind, word) => { const last = parts[parts.length - 1]; if (last && last[0] === kind) last[1] += word; else parts.push([kind, word]); };
+    let i = 0, j = 0;
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { add("same", a[i++]); j++; }
+      else if (j >= b.length || (i < a.length && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])) add("del", a[i++]);
+      else add("ins", b[j++]);
+    }
+    return parts;
+  }
+  const answerOf = (parsedRow) => { const last = [...(parsedRow?.output || [])].reverse().find((each) => text(each.content) || textsOf(each.content).some(Boolean)); return last ? textsOf(last.content).map(text).join("\n") : ""; };
+  function showDifference() {
+    const [first, second] = comparing, parts = difference(answerOf(first.row), answerOf(second.row));
+    $("difference").replaceChildren(el("h3", {}, `Final answers: ${first.name}, ${second.name}`),
+      parts === null ? el("p", { class: "muted" }, "These answers are too long to compare.") :
+      el("div", { class: "message" }, parts.map(([kind, value]) => kind === "same" ? value : el(kind, {}, value))));
+    $("difference").hidden = false;
+    $("difference").scrollIntoView({ block: "nearest" });
+  }
+  // The rollouts whose answers are compared: the last two that were chosen.
+  let comparing = [];
+  function chooseToCompare(box, chosen) {
+    comparing = box.checked ? [...comparing, { ...chosen, box }].slice(-2) : comparing.filter((each) => each.box !== box);
+    for (const other of $("detail").querySelectorAll("article input[type=checkbox]")) other.checked = comparing.some((each) => each.box === other);
+    if (comparing.length === 2) showDifference(); else $("difference").hidden = true;
   }
   function raw(json) {
     const box = el("details", {}, el("summary", {}, "raw JSON"));
@@ -435,9 +642,10 @@
   }
   function rollout(index, position, parsedRow, prompt) {
     const kind = index.kinds[position], score = index.scores[position];
-    const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", { class: score === null ? "" : score >= .5 ? "good" : "bad" }, number(score));
+    const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", {}, scored(score), " ", correctness(index.correct[position]));
     const name = index.rollout_indices[position] === null ? "rollout" : `rollout ${index.rollout_indices[position]}`;
-    const box = el("article", { "aria-label": name }, el("h3", {}, el("span", {}, name), title));
+    const choice = el("input", { type: "checkbox", "aria-label": `compare the answer of ${name}`, title: "compare two answers", onchange: (event) => chooseToCompare(event.target, { name, row: parsedRow }) });
+    const box = el("article", { "aria-label": name }, el("h3", {}, el("label", {}, kind === FAILED || !parsedRow ? null : choice, ` ${name}`), title));
     const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));
     if (!parsedRow) return put(box, {}, [el("p", { class: "muted" }, "The text of this rollout is not in this page: ng_view_rollouts +serve=true shows it.")]);
@@ -447,7 +655,7 @@
       if (Array.isArray(row.attempts)) box.append(el("p", { class: "muted" }, `${row.attempts.length} attempts`));
     } else {
       // The prompt is above all rollouts; a rollout repeats it only if its own is different.
-      if (JSON.stringify(parsedRow.input) !== prompt) box.append(...parsedRow.input.map(message));
+      if (promptOf(parsedRow) !== prompt) box.append(...parsedRow.input.map(message));
       box.append(...parsedRow.output.map(message));
       const scores = Object.entries(row).filter(([key, value]) => !key.startsWith("_") && !["input", "output", "response", "responses_create_params", "agent_ref", "prompt_id"].includes(key) && value !== null);
       if (scores.length) box.append(table("Fields", ["field", "value"], scores.map(([key, value]) => [key, text(value instanceof Number || typeof value !== "number" ? value : String(value)).slice(0, 2000)])));
@@ -461,28 +669,80 @@
   }
   // As with searching: only the latest opened task may fill the page.
   let opening = 0;
-  async function show(task) {
-    const current = ++opening, index = files[0], counterpart = counterpartOf(task);
+  const promptOf = (parsedRow) => JSON.stringify(parsedRow.input.map(({ tree, ...each }) => each));
+  async function show(task, keepsPlace = false) {
+    const current = ++opening, index = files[0], counterpart = counterpartOf(task), top = $("detail").scrollTop;
     openTask = task; selected = displayed.indexOf(task);
-    draw(); scrollToSelected();
+    draw(); if (!keepsPlace) scrollToSelected();
     $("tasks").classList.add("open");
     const rows = await rowsOf(0, task), counterpartRows = counterpart === undefined ? [] : await rowsOf(1, counterpart);
     if (current !== opening) return;
     const first = rows.find((row, position) => row && index.kinds[index.starts[task] + position] !== FAILED);
-    const input = first ? first.input : [], prompt = JSON.stringify(input);
+    const input = first ? first.input : [], prompt = first ? promptOf(first) : "";
+    comparing = [];
     $("detail").replaceChildren(...[
-      el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = "/tasks"; } }, "← list"),
-        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, `mean ${number(index.means[task])}, sd ${number(index.sds[task])}`)),
+      el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = `/tasks${place()}`; } }, "← list"),
+        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, "mean ", scored(index.means[task]), `, sd ${number(index.sds[task])}`),
+        el("button", { type: "button", id: "plain", "aria-pressed": String(plain), title: "plain text or rendered (m)", onclick: togglePlain }, plain ? "plain text" : "rendered"),
+        el("button", { type: "button", id: "wide", title: "hide or show the list (w)", onclick: toggleWide }, "wide")),
+      first ? offered(first.row) : null,
       input.length ? input.map(message) : el("div", { class: "message user" }, index.prompts[task]),
       ...rolloutsOf(0, task, rows, prompt, files[1] ? data.files[0].name : null),
       ...(counterpart === undefined ? [] : rolloutsOf(1, counterpart, counterpartRows, prompt, data.files[1].name)),
+      el("section", { id: "difference", "aria-label": "Difference of two answers", hidden: true }),
     ].flat().filter(Boolean));
-    $("detail").scrollTop = 0;
+    mark();
+    $("detail").scrollTop = keepsPlace ? top : 0;
+    document.body.dataset.shown = String(index.tasks[task]);  // for tests
+  }
+  function togglePlain() { plain = !plain; remember(); if (openTask !== null) show(openTask, true); }
+  function toggleWide() { $("tasks").classList.toggle("wide-detail"); draw(); }
+  // Marks what was searched for in the open task, also within elements. The text between the marks stays as it is.
+  function mark() {
+    const wanted = $("query").value.trim().toLowerCase();
+    if (wanted.length < 2) return;
+    const walker = document.createTreeWalker($("detail"), NodeFilter.SHOW_TEXT), found = [];
+    while (walker.nextNode()) if (walker.currentNode.data.toLowerCase().includes(wanted)) found.push(walker.currentNode);
+    for (const node of found) {
+      const parts = [], lower = node.data.toLowerCase();
+      // Lower case can have another length than the text, for example of "İ": such a text is not marked.
+      if (lower.length !== node.data.length || node.parentElement.closest("math, button, svg")) continue;
+      let last = 0;
+      for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, last)) {
+        parts.push(node.data.slice(last, at), el("mark", {}, node.data.slice(at, at + wanted.length)));
+        last = at + wanted.length;
+      }
+      node.replaceWith(...parts, node.data.slice(last));
+    }
+    for (const box of $("detail").querySelectorAll(".message details")) if (box.querySelector("mark")) box.open = true;
   }
   // Opens a task by its address, so that the back button and links work. route() then shows it.
   function open(task) {
     openTask = task; selected = displayed.indexOf(task);
-    location.hash = `/task-${files[0].tasks[task]}`;
+    location.hash = `/task-${files[0].tasks[task]}${place()}`;
+  }
+  // ---- the place in the page: the view is in the fragment of the address, and the filters behind a question mark
+  const FILTERS = ["query", "low", "high", "agent", "only", "order"];
+  function place() {
+    const fields = new URLSearchParams();
+    for (const id of FILTERS) if ($(id).value && !(id === "order" && $(id).value === "index")) fields.set(id, $(id).value);
+    if ($("whole").checked) fields.set("whole", "1");
+    if (plain) fields.set("plain", "1");
+    if (picked) fields.set("picked", [picked.column, picked.from, picked.to].join(","));
+    return String(fields) && `?${fields}`;
+  }
+  // Without an entry in the history for each key press.
+  function remember() {
+    const hash = `${location.hash.replace(/\?.*$/, "") || "#/overview"}${place()}`;
+    if (location.hash !== hash && files[0] && (location.hash || place())) history.replaceState(null, "", hash);
+  }
+  function restore() {
+    const fields = new URLSearchParams(location.hash.replace(/^[^?]*\??/, ""));
+    for (const id of FILTERS) if (fields.has(id)) $(id).value = fields.get(id);
+    $("whole").checked = fields.has("whole");
+    plain = fields.has("plain");
+    const [column, from, to] = (fields.get("picked") || "").split(",");
+    picked = ["scores", "tokens"].includes(column) && to !== undefined ? { column, from: Number(from), to: Number(to) } : null;
   }
 
   // ---- compare
@@ -504,13 +764,14 @@
 
   // ---- navigation: the view is in the fragment of the address
   function route() {
-    const hash = location.hash.replace(/^#\/?/, "") || "overview", of_task = hash.match(/^task-(-?\d+)$/);
+    const hash = location.hash.replace(/^#\/?/, "").replace(/\?.*$/, "") || "overview", of_task = hash.match(/^task-(-?\d+)$/);
     const view = of_task ? "tasks" : ["tasks", ...(files[1] ? ["compare"] : [])].includes(hash) ? hash : "overview";
     for (const each of ["overview", "tasks", "compare"]) $(each).hidden = each !== view;
+    for (const link of document.querySelectorAll("nav a")) link.href = `#/${link.dataset.view}${place()}`;
     for (const link of document.querySelectorAll("nav a"))
       if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
     // A hidden canvas has no size, and a hidden list no height: both are drawn when they become visible.
-    if (view === "overview") strip();
+    if (view === "overview") { overview(); distributions(); }
     if (view === "tasks") { draw(); if (!of_task) $("tasks").classList.remove("open"); }
     if (of_task) { const task = files[0].positions.get(Number(of_task[1])); if (task !== undefined) show(task); }
   }
@@ -520,7 +781,7 @@
     if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
     const in_list = event.target === $("list"), page = Math.max(1, Math.floor($("list").clientHeight / ROW_HEIGHT) - 1);
     const action = { j: () => move(1), k: () => move(-1), o: () => { location.hash = "/overview"; }, r: () => { location.hash = "/tasks"; }, c: () => { if (files[1]) location.hash = "/compare"; },
-      "/": () => { location.hash = location.hash.startsWith("#/task") ? location.hash : "/tasks"; setTimeout(() => $("query").focus()); }, "?": () => $("help").showModal(), e: expandAll,
+      "/": () => { location.hash = location.hash.startsWith("#/task") ? location.hash : "/tasks"; setTimeout(() => $("query").focus()); }, "?": () => $("help").showModal(), e: expandAll, m: togglePlain, w: toggleWide,
       Escape: () => { if (location.hash.startsWith("#/task-")) { location.hash = "/tasks"; $("list").focus(); } },
       ...(in_list ? { ArrowDown: () => move(1), ArrowUp: () => move(-1), PageDown: () => move(page), PageUp: () => move(-page), Home: () => move(-1e9), End: () => move(1e9), Enter: () => $("detail").focus() } : {}) }[event.key];
     if (action) { event.preventDefault(); action(); }
@@ -529,15 +790,22 @@
     const all = [...$("detail").querySelectorAll(".message details")], expanding = all.some((each) => !each.open);
     for (const each of all) each.open = expanding;
   }
+  function agentOptions() {
+    const chosen = $("agent").value;
+    $("agent").replaceChildren(el("option", { value: "" }, "all"), ...data.agents.map((name, position) => el("option", { value: position }, name)));
+    $("agent").value = chosen;
+  }
   async function start() {
     // The overview is in the page as plain JSON, so it is displayed before the index is decompressed.
     overview();
     await Promise.all(data.files.map((_, position) => load(position)));
-    for (const index of files) index.positions = new Map(index.tasks.map((taskIndex, task) => [taskIndex, task]));
-    data.agents.forEach((name, position) => $("agent").append(el("option", { value: position }, name)));
+    agentOptions();
     if (files[1]) document.querySelector("[data-view=compare]").hidden = false;
     else $("only").querySelector("[value=flipped]").remove();
-    distributions(); compare(); filter(); route();
+    restore(); distributions(); compare(); filter(); route();
+    if ($("whole").checked) search();
+    if (data.served) follow();
+    $("picked").addEventListener("click", () => { picked = null; filter(); });
     for (const id of ["low", "high", "agent", "only", "order"]) $(id).addEventListener("input", filter);
     // A search starts 120 ms after the last key press.
     let timer;
@@ -551,8 +819,8 @@
     $("help-button").addEventListener("click", () => $("help").showModal());
     document.addEventListener("keydown", keys);
     window.addEventListener("hashchange", route);
-    window.addEventListener("resize", () => { strip(); draw(); });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", strip);
+    window.addEventListener("resize", () => { if (!$("overview").hidden) { overview(); distributions(); } draw(); });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { strip(); draw(); });
     document.body.dataset.ready = "true";  // for tests
   }
   start();

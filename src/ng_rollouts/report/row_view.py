@@ -6,19 +6,49 @@ from collections.abc import Iterator
 
 from ng_rollouts.export.example import Example
 from ng_rollouts.jsonl import dumps
+from ng_rollouts.report.rendered_text import render
 from ng_rollouts.types import Json
 
 
-def row_view(row: Json) -> bytes:
-    """The row as JSON, a tab, and the chat messages to show as JSON; null if they are the row's own fields.
+def row_view(row: Json, *, renders: bool = True) -> bytes:
+    """Three JSON texts with tabs between them: the row, its chat messages, and their rendered texts.
 
-    JSON text escapes tabs and newlines, so the first tab is the separator, and a view is always one line.
+    The messages are null if they are the row's own fields, and the rendered texts if there is nothing to render. JSON
+    text escapes tabs and newlines, so a view is always one line.
+
+    Args:
+        renders: whether to render Markdown, code and formulas.
     """
     example = Example(row)
     view = {"input": example.prompt, "output": example.completion}
     # With training_view=true, the row has the same messages: they are not stored twice.
     in_row = all(row.get(name) == messages for name, messages in view.items())
-    return dumps(row) + b"\t" + dumps(None if in_row else view)
+    trees = [_rendered(message) for message in [*example.prompt, *example.completion]] if renders else []
+    return b"\t".join((dumps(row), dumps(None if in_row else view), dumps(trees if any(trees) else None)))
+
+
+def text_length(row: Json) -> int:
+    """The number of characters that `row_view` would render."""
+    example = Example(row)
+    return sum(len(text) for message in [*example.prompt, *example.completion] for text in _parts(message))
+
+
+def _rendered(message: Json) -> Json | None:
+    """The trees of a message's texts, as page.js reads them; None if it has no markup. Results of tools are data."""
+    if message.get("role") == "tool":
+        return None
+    content, reasoning = message.get("content"), message.get("reasoning_content")
+    trees: Json = {}
+    if isinstance(content, str) and (tree := render(content)):
+        trees["content"] = tree
+    if isinstance(reasoning, str) and (tree := render(reasoning)):
+        trees["reasoning"] = tree
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        parts = [render(text) if isinstance(text, str) else None for text in texts]
+        if any(parts):
+            trees["parts"] = parts
+    return trees or None
 
 
 def searchable_text(row: Json) -> str:

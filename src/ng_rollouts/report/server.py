@@ -1,117 +1,172 @@
-"""Serves the page on this machine. Rows are read from their files on request."""
+"""Serves a page and the rows that it requests, on this machine only. Open pages follow a run that writes the file."""
 
 from __future__ import annotations
 
+import json
+import queue
 import secrets
-from array import array
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import print_json, print_result, prints_only_json
-from ng_rollouts.errors import ConfigError
-from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.report.row_view import row_view, searchable_text
-from ng_rollouts.storage.compression import open_decompressed
+from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.jsonl import dumps
+from ng_rollouts.report.page import head_of
+from ng_rollouts.report.served_file import ServedFile
+from ng_rollouts.report.task_index import AgentNumbers
+from ng_rollouts.types import Json
 
 _HOSTS = ("127.0.0.1", "localhost")
 
+_POLL_S = 0.5
+"""How often a file is checked for changes."""
 
-@dataclass(slots=True)
-class RowOffsets:
-    """The file and offset of each row, in the order of the rollouts in a `TaskIndex`.
+_KEEP_ALIVE_S = 10.0
+"""How often an idle page is sent a comment, which fails once the page is closed."""
 
-    The columns are arrays, which take 17 bytes per row: files can have millions of rows.
+_GRACE_S = 5.0
+"""How long a server whose run has ended waits for a page to be opened, or opened again."""
 
-    Attributes:
-        paths: the files that the rows are in.
-        files: for each row, the position of its file in `paths`.
-        offsets: for each row, its offset in bytes; in the decompressed file, if that is compressed.
-        tasks: for each row, the position of its task in the index.
-    """
+_MAX_PENDING = 1000
+"""Events that wait for a page which does not read them. Beyond them, it has to load the index again."""
 
-    paths: list[Path] = field(default_factory=list)
-    files: array[int] = field(default_factory=lambda: array("b"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    tasks: array[int] = field(default_factory=lambda: array("q"))
 
-    def add(self, path: Path, offset: int, task: int) -> None:
-        """Add the next row."""
-        if path not in self.paths:
-            self.paths.append(path)
-        self.files.append(self.paths.index(path))
-        self.offsets.append(offset)
-        self.tasks.append(task)
+class ServedPage:
+    """The files of a page, and the open pages that follow them."""
 
-    def rows(self, start: int, end: int) -> bytes:
-        """The views of the rows from `start` to `end`, exclusive, one per line."""
-        positions = range(max(0, start), min(end, len(self.offsets)))
-        return b"\n".join(row_view(loads(self._line(position))) for position in positions)
+    def __init__(self, files: Sequence[ServedFile], agent_numbers: AgentNumbers, score: str) -> None:
+        self.files = files
+        self._agent_numbers = agent_numbers
+        self._score = score
+        self._followers: set[queue.Queue[bytes]] = set()
+        self._lock = threading.Lock()
 
-    def search(self, text: str) -> list[int]:
-        """The tasks with a message that contains a text, ignoring case."""
-        matches: dict[int, None] = {}
-        for position, task in enumerate(self.tasks):
-            # One matching row is enough: the other rows of its task are not read.
-            if task not in matches and text.lower() in searchable_text(loads(self._line(position))):
-                matches[task] = None
-        return list(matches)
+    @property
+    def follower_count(self) -> int:
+        """Number of open pages."""
+        return len(self._followers)
 
-    def _line(self, position: int) -> bytes:
-        with open_decompressed(self.paths[self.files[position]]) as file:
-            file.seek(self.offsets[position])
-            return file.readline()
+    def html(self) -> bytes:
+        """The page as it is at this moment."""
+        return head_of([file.data() for file in self.files], self._agent_numbers, self._score, served=True)
+
+    def index(self) -> Json:
+        """What a page needs to start again when a file was read anew."""
+        data = [file.data() for file in self.files]
+        return {
+            "files": [each.overview for each in data],
+            "columns": [each.columns for each in data],
+            "agents": list(self._agent_numbers.numbers),
+        }
+
+    @contextmanager
+    def followed(self) -> Any:
+        """A queue of events for one open page."""
+        events: queue.Queue[bytes] = queue.Queue()
+        with self._lock:
+            self._followers.add(events)
+        try:
+            yield events
+        finally:
+            with self._lock:
+                self._followers.discard(events)
+
+    def poll(self) -> None:
+        """Send what has changed to all open pages."""
+        for number, file in enumerate(self.files):
+            try:
+                was_read, additions = file.poll()
+            except (NgRolloutsError, OSError):
+                continue  # such as a file that is being replaced; the next poll reads it
+            if was_read:
+                self._send("reload", {"file": number})
+            elif additions:
+                self._send("rows", {"file": number, "rows": additions, "agents": list(self._agent_numbers.numbers)})
+            if status := file.status():
+                self._send("status", {"file": number, **status})
+
+    def _send(self, name: str, value: Json) -> None:
+        event = f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
+        with self._lock:
+            for events in self._followers:
+                if events.qsize() < _MAX_PENDING:
+                    events.put(event)
+                elif events.qsize() == _MAX_PENDING:
+                    events.put(b'event: reload\ndata: {"file": 0}\n\n')
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers requests for the page, for rows and for searches.
+    """Answers requests for the page, for rows, searches and events.
 
     Rollouts are private, and other users and web pages can reach a local port. A request therefore needs the secret
     token in its path, and a Host header of this machine. The Host header stops DNS rebinding: a web page whose own
     name is made to resolve to 127.0.0.1 still sends that name.
     """
 
-    def __init__(self, page: bytes, row_offsets: list[RowOffsets], token: str, *request: object) -> None:
+    def __init__(self, page: ServedPage, token: str, *request: object) -> None:
         # Set first: the base class handles the request in its constructor.
-        self._page, self._row_offsets, self._token = page, row_offsets, token
+        self._page, self._token = page, token
         super().__init__(*request)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        """Answer with the page, with rows, or with the tasks that a search finds."""
+        """Answer with the page, its index, rows, the tasks that a search finds, or events."""
         host = self.headers.get("host", "").rpartition(":")[0]
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        answers: dict[str, Callable[[], None]] = {
+            "": lambda: self._send(self._page.html(), "text/html; charset=utf-8"),
+            "index": lambda: self._send(dumps(self._page.index()), "application/json"),
+            "rows": lambda: self._send_rows(query),
+            "search": lambda: self._send(dumps(self._page.files[0].search(query.get("q", ""))), "application/json"),
+            "events": self._send_events,
+        }
+        token, _, name = url.path.removeprefix("/").partition("/")
         if host not in _HOSTS:
             self.send_error(403)
-        elif url.path == f"/{self._token}/":
-            self._send(self._page, "text/html; charset=utf-8")
-        elif url.path == f"/{self._token}/rows":
-            self._send_rows(query)
-        elif url.path == f"/{self._token}/search":
-            self._send(dumps(self._row_offsets[0].search(query.get("q", ""))), "application/json")
-        else:
+        elif not secrets.compare_digest(token, self._token) or name not in answers or url.path == f"/{token}":
             self.send_error(404)
+        else:
+            answers[name]()
 
     def _send_rows(self, query: dict[str, str]) -> None:
         try:
-            offsets = self._row_offsets[int(query["file"])]
-            rows = offsets.rows(int(query["from"]), int(query["to"]))
-        except (KeyError, ValueError, IndexError, OSError):
+            file, task = self._page.files[int(query["file"])], int(query["task"])
+        except (KeyError, ValueError, IndexError):
             self.send_error(404)
         else:
-            self._send(rows, "text/plain; charset=utf-8")
+            self._send(file.rows_of(task), "text/plain; charset=utf-8")
+
+    def _send_events(self) -> None:
+        """Server-sent events (HTML, "Server-sent events") until the page is closed."""
+        self._send_head("text/event-stream", None)
+        with self._page.followed() as events, suppress(OSError):
+            while True:
+                try:
+                    event = events.get(timeout=_KEEP_ALIVE_S)
+                except queue.Empty:
+                    event = b": \n\n"
+                self.wfile.write(event)
+                self.wfile.flush()
 
     def _send(self, body: bytes, content_type: str) -> None:
+        self._send_head(content_type, len(body))
+        self.wfile.write(body)
+
+    def _send_head(self, content_type: str, length: int | None) -> None:
         self.send_response(200)
         self.send_header("content-type", content_type)
-        self.send_header("content-length", str(len(body)))
+        if length is not None:
+            self.send_header("content-length", str(length))
         # Browsers must not keep rollouts on disk, and must not take the text of one for HTML.
         self.send_header("cache-control", "no-store")
         self.send_header("x-content-type-options", "nosniff")
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Discard the log of requests: the terminal shows only the address."""
@@ -124,15 +179,18 @@ class _Server(ThreadingHTTPServer):
         """Ignore errors of a connection: a browser may close one at any time."""
 
 
-def serve(page: bytes, row_offsets: list[RowOffsets], port: int) -> None:
+def serve(page: ServedPage, port: int, *, has_ended: Callable[[], bool] | None = None) -> None:
     """Serve until interrupted.
+
+    Args:
+        has_ended: whether the run that the page belongs to has ended. Then the last open page is waited for.
 
     Raises:
         ConfigError: the port is taken.
     """
     token = secrets.token_urlsafe(12)
     try:
-        listening = _Server(("127.0.0.1", port), partial(_Handler, page, row_offsets, token))
+        listening = _Server(("127.0.0.1", port), partial(_Handler, page, token))
     except OSError as error:
         fix = "choose another port with +port=, or 0 for any free one"
         raise ConfigError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}: {fix}") from error
@@ -141,4 +199,10 @@ def serve(page: bytes, row_offsets: list[RowOffsets], port: int) -> None:
         print_result(f"{url} (Ctrl-C stops the server)")
         if prints_only_json():
             print_json({"url": url})
-        server.serve_forever()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        needed_until = time.monotonic() + _GRACE_S
+        while time.monotonic() < needed_until:
+            page.poll()
+            if has_ended is None or not has_ended() or page.follower_count:
+                needed_until = time.monotonic() + _GRACE_S
+            time.sleep(_POLL_S)

@@ -21,8 +21,8 @@ from ng_rollouts.types import Json, agent_of
 FINISHED, INCOMPLETE, FAILED = range(3)
 """Kinds of rollouts: in the output, set aside because their group is incomplete, or failed. page.js uses the same."""
 
-_PROMPT_CHARACTERS = 300
-_PREVIEW_CHARACTERS = 160
+PROMPT_CHARACTERS = 300
+PREVIEW_CHARACTERS = 160
 """The index is in memory as a whole, so texts in it are short. The page searches these texts first."""
 
 
@@ -70,6 +70,7 @@ class TaskIndex:
         starts: the first rollout of each task, and the number of rollouts.
         rollout_indices: the `_ng_rollout_index` of each rollout.
         scores: the score that the page sorts by.
+        correct: the accuracy, if the row has one.
         tokens: output tokens.
         truncated: 1 if the response was truncated, else 0.
         kinds: `FINISHED`, `INCOMPLETE` or `FAILED`.
@@ -86,6 +87,7 @@ class TaskIndex:
     starts: list[int] = field(default_factory=lambda: [0])
     rollout_indices: list[int | None] = field(default_factory=list)
     scores: list[float | None] = field(default_factory=list)
+    correct: list[float | None] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
@@ -98,19 +100,19 @@ class TaskIndex:
         """Add a task with its rollouts. The caller appends `blocks` and `lines`, once it has stored the rows."""
         self.tasks.append(entries[0].task_index)
         prompt = next((example.prompt for example in examples if example.prompt), [])
-        self.prompts.append(_shortened(last_user_text(prompt), _PROMPT_CHARACTERS))
+        self.prompts.append(shortened(last_user_text(prompt), PROMPT_CHARACTERS))
         self.questions.append(digest_of(question_of(examples[0].row)))
         for entry, example in zip(entries, examples, strict=True):
             failed, row = entry.kind == FAILED, entry.row_at.row
             number = row.get("_ng_rollout_index")
             self.rollout_indices.append(number if isinstance(number, int) else None)
             self.scores.append(None if failed else example.stats.scores.get(score))
+            self.correct.append(None if failed else example.stats.scores.get("accuracy"))
             self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
             self.truncated.append(0 if failed else int(example.stats.truncated))
             self.kinds.append(entry.kind)
             self.agents.append(agent_numbers.number(agent_of(row)))
-            text = f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
-            self.previews.append(_shortened(text, _PREVIEW_CHARACTERS))
+            self.previews.append(shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS))
         self.starts.append(len(self.kinds))
         self._add_mean()
 
@@ -130,11 +132,16 @@ class TaskIndex:
 
 def entries_of(paths: OutputPaths) -> Iterator[list[Entry]]:
     """The rows of each task, with those set aside and those that failed, by task index."""
-    files = [(FINISHED, paths.finished), (INCOMPLETE, paths.incomplete), (FAILED, paths.failures)]
+    files = [(FINISHED, source_of(paths)), (INCOMPLETE, paths.incomplete), (FAILED, paths.failures)]
     streams = [_entries(kind, path) for kind, path in files if kind == FINISHED or path.exists()]
     # Each stream is in order of task index, so merging needs memory for one group per file only.
     for _, entries in groupby(merge(*streams, key=lambda entry: entry.task_index), key=lambda entry: entry.task_index):
         yield list(entries)
+
+
+def source_of(paths: OutputPaths) -> Path:
+    """The file with the rollouts: the finished one, or the journal of a run that compresses it at its end."""
+    return paths.finished if paths.finished.exists() or not paths.output.exists() else paths.output
 
 
 def add_stats(aggregate: AgentStats, entries: list[Entry], examples: list[Example]) -> None:
@@ -159,7 +166,12 @@ def _entries(kind: int, path: Path) -> Iterator[Entry]:
             yield Entry(index if isinstance(index, int) else number, kind, path, row_at)
 
 
-def _shortened(text: str, maximum: int) -> str:
+def preview_of(row: Json, *, failed: bool) -> str:
+    """The last message of a row; of a failure, its class and message."""
+    return f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
+
+
+def shortened(text: str, maximum: int) -> str:
     """The beginning of a text on one line, with an ellipsis if there is more of it."""
     # A slice first, because a text can be megabytes long: four times the maximum, since white space collapses.
     text = " ".join(text[: 4 * maximum].split())

@@ -31,6 +31,7 @@ from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
 from ng_rollouts.redaction import mask_settings
+from ng_rollouts.report.live_page import live_page
 from ng_rollouts.run.dispatch import Dispatcher
 from ng_rollouts.run.finalize import Finalizer
 from ng_rollouts.run.prepare import PreparedRun, prepare
@@ -117,7 +118,8 @@ class Run:
                 if self.consumer:
                     self.consumer.began.set()
                 state = state or new_state(self.config, self.prepared, stack)
-                return await self._collect_into(state, agents, opened)
+                with live_page(self.prepared.paths.output) if self.config.serve else nullcontext():
+                    return await self._collect_into(state, agents, opened)
 
     @property
     def _status_path(self) -> Path:

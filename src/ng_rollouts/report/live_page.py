@@ -1,0 +1,38 @@
+"""Starts the page that follows a run, in a process of its own: reading rows must not delay the rollouts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ng_rollouts.console import log
+from ng_rollouts.threads import run_in_thread
+
+
+@contextmanager
+def live_page(output: Path) -> Iterator[None]:
+    """Serve the page of an output while the block runs, and afterwards as long as it is open in a browser."""
+    # -P: a module in the working folder must not be run in place of Python's own.
+    command = [sys.executable, "-P", "-m", "ng_rollouts.report", str(output)]
+    # In its own session, so that Ctrl-C ends the run and not the page that shows its end.
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, and a path that is not run
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin  # noqa: S101 - both are pipes
+    assert process.stdout  # noqa: S101
+    announced = run_in_thread(process.stdout.readline)
+    announced.add_done_callback(lambda line: _announce(line.result()))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            process.stdin.close()
+
+
+def _announce(line: str) -> None:
+    url = line.partition(" ")[0].strip()
+    log(f"page: {url}" if url else "warning: the page of serve=true could not be started")
