@@ -381,11 +381,12 @@
   const folded = (title, value) => el("details", {}, el("summary", {}, title), el("pre", { tabindex: 0 }, JSON.stringify(value, null, 2)));
   function facts(file) {
     const { facts: rows, raw } = data.files[file];
-    return el("div", {}, table("Run", ["", ""], rows.map(([name, value]) => [LABELS[name] || name.replace(/_/g, " "), typeof value === "string" ? value : fact(name, value)])), folded("as JSON", raw));
+    return el("div", {}, table("Run", ["", ""], rows.map(([name, value]) => [LABELS[name] || name.replace(/_/g, " "), fact(name, value)])), folded("as JSON", raw));
   }
   // A value of the summary or the manifest as people write it.
   function fact(name, value) {
     if (typeof value === "number") return name.endsWith("_s") && !name.endsWith("per_s") ? duration(value) : name === "coverage" ? `${number(value * 100, 3)} %` : number(value);
+    if (name === "began") return new Date(value).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" }) + " UTC";
     if (Array.isArray(value)) return el("pre", {}, JSON.stringify(value, null, 1));
     if (value && typeof value === "object") return el("div", {}, Object.entries(value).map(([each, inner]) => el("div", {}, `${each}: ${inner !== null && typeof inner === "object" ? JSON.stringify(inner) : fact(name.endsWith("_s") ? name : each, inner)}`)));
     return String(value);
