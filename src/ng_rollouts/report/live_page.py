@@ -1,4 +1,4 @@
-"""Starts the page that follows a run, in a process of its own: reading rows must not delay the rollouts."""
+"""Starts the page that follows a run, in another process: reading rows must not delay the rollouts."""
 
 from __future__ import annotations
 

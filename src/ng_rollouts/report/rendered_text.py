@@ -17,6 +17,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from time import thread_time
 from typing import Any, TypeAlias
 from xml.etree.ElementTree import Element
 
@@ -50,6 +51,8 @@ MAX_FORMULA_DEPTH = 40
 # A formula takes about 0.1 ms, so a text of nothing but formulas would take seconds.
 MAX_FORMULAS_CHARACTERS = 50_000
 MAX_CODE_CHARACTERS = 20_000
+# Some lexers take quadratic time for odd code. Ordinary code of 20_000 characters takes about 0.03 s.
+MAX_HIGHLIGHTING_SECONDS = 0.5
 # How far to look for the end of a formula. Longer than a formula may be, so that its source is not read as Markdown.
 _FORMULA_WINDOW = 2 * MAX_FORMULA_CHARACTERS
 
@@ -137,7 +140,7 @@ class _Tree:
         self._open: list[list[Any]] = [[]]
         self._urls: list[str] = []
         self._formula_characters = 0
-        self._code_characters = 0
+        self._highlighting_seconds = MAX_HIGHLIGHTING_SECONDS
 
     def build(self, tokens: Iterable[Token]) -> list[Node]:
         for token in _flat(tokens):
@@ -201,11 +204,16 @@ class _Tree:
         info = token.info.strip()
         if info:
             yield ["div", {"class": "code-info"}, info]
-        self._code_characters += len(token.content)
+        yield ["pre", ["code", *(self._highlighted(token.content, info) or [token.content])]]
+
+    def _highlighted(self, code: str, info: str) -> list[Node] | None:
         language = _LANGUAGE.match(info)
-        plain = language is None or self._code_characters > MAX_CODE_CHARACTERS
-        highlighted = None if plain or language is None else _highlighted(token.content, language[0].lower())
-        yield ["pre", ["code", *(highlighted or [token.content])]]
+        if language is None or len(code) > MAX_CODE_CHARACTERS:
+            return None
+        start = thread_time()
+        nodes = _highlighted(code, language[0].lower(), start + self._highlighting_seconds)
+        self._highlighting_seconds -= thread_time() - start
+        return nodes
 
 
 def _flat(tokens: Iterable[Token]) -> Iterator[Token]:
@@ -236,18 +244,20 @@ def _address(link: Token) -> str:
 # Code
 
 
-def _highlighted(code: str, language: str) -> list[Node] | None:
-    """Return the code as texts and spans with Pygments' short class names after "hl-"; None for unknown languages."""
+def _highlighted(code: str, language: str, deadline: float) -> list[Node] | None:
+    """Return the code as texts and spans with Pygments' short class names after "hl-".
+
+    None for unknown languages, and if the CPU time of the thread passes the deadline.
+    """
     if language not in LANGUAGES:
-        return None
-    try:
-        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
-        tokens = [(_short_name(kind), value) for _, kind, value in lexer.get_tokens_unprocessed(code)]
-    except Exception:  # code that a lexer cannot read is shown without colours
         return None
     nodes: list[Any] = ["code"]
     last = ""
-    for name, value in tokens:
+    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    for _, kind, value in lexer.get_tokens_unprocessed(code):
+        if thread_time() > deadline:
+            return None
+        name = _short_name(kind)
         if name in _PLAIN_TYPES:
             _append(nodes, value)
         elif name == last:

@@ -55,7 +55,7 @@ class ServedFile:
         with self._lock:
             self._places, self._read = {}, {}
             running = is_running(self._paths)
-            # While a run writes it, the output is the plain file, whatever its final name is.
+            # While a run writes it, the output is the plain file, also if its final name is that of a compressed one.
             source = self._paths.output if running else source_of(self._paths)
             self._files = {FINISHED: source, INCOMPLETE: self._paths.incomplete, FAILED: self._paths.failures}
             if running:
