@@ -261,7 +261,11 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)} on the PATH")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+SLOW_MACHINE_S = 300
+"""How long tests wait for what happens within a second on a machine that has time."""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = SLOW_MACHINE_S) -> None:
     """Poll a condition; fail if it does not become true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -271,7 +275,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Start `ng_collect_rollouts` as a process in a folder, and leave it running; `options` go to Popen."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(SCRIPTS / "ng_collect_rollouts"), *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -280,9 +284,29 @@ def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str
         text=True,
         **options,
     )
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[str]] = []
+"""The processes of the current test."""
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """End the processes of a test, also if it fails: their pipes would otherwise fail a later test."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
 
 
 def ended(process: subprocess.Popen[str]) -> Ran:
     """Wait for a started command to end; its exit code and output."""
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=SLOW_MACHINE_S)
     return Ran(process.returncode, stdout, stderr)

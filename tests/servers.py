@@ -47,7 +47,7 @@ class _Served:
 
     def stats(self) -> Any:
         """What the server has been asked for."""
-        with urllib.request.urlopen(f"{self.url}/stats", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.url}/stats", timeout=300) as reply:
             return json.load(reply)
 
 
@@ -59,13 +59,13 @@ class ThreadServer(_Served):
         self._started: Future[int] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(options.get("port", 0))), daemon=True)
         self._thread.start()
-        self.port = self._started.result(timeout=10)
+        self.port = self._started.result(timeout=300)
 
     def stop(self) -> None:
         """Close the server and its connections; does nothing the second time."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=300)
 
     async def _serve(self, port: int) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -121,7 +121,7 @@ def test_run_finishes_although_nobody_reads_its_pipe(
     fill(pipe[1])
     streams = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL) | dict.fromkeys(names, pipe[1])
     command = [str(SCRIPTS / "ng_collect_rollouts"), *EXAMPLE, "+output_jsonl_fpath=r.jsonl"]
-    assert subprocess.run(command, cwd=tmp_path, check=False, timeout=60, **streams).returncode == 0  # type: ignore[call-overload]
+    assert subprocess.run(command, cwd=tmp_path, check=False, timeout=300, **streams).returncode == 0  # type: ignore[call-overload]
     assert len(read_rows(tmp_path / "r.jsonl")) == 10
 
 
@@ -139,7 +139,7 @@ def test_signals_end_a_run_whose_pipe_nobody_reads(
     wait_until(lambda: server.stats()["total"] > 0)
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=300) == 143
 
 
 def test_signal_before_the_run_is_ready_does_not_kill_it(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_signal_before_the_run_is_ready_does_not_kill_it(tmp_path: Path) -> None
     assert process.stderr
     assert "waiting" in process.stderr.readline()
     process.send_signal(signal.SIGUSR2)
-    assert (process.wait(timeout=30), process.stderr.read().endswith("interrupted before anything was sent\n")) == (
+    assert (process.wait(timeout=300), process.stderr.read().endswith("interrupted before anything was sent\n")) == (
         140,
         True,
     )

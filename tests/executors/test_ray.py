@@ -134,7 +134,7 @@ def test_killed_driver_is_resumed(
     driver = start_and_collect_some(tmp_path, *words)
     actors = actor_pids(driver.pid)
     os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=300)
     collected = len(read_rows(tmp_path / "r.jsonl"))
     ran = process(*words, "+resume_from_cache=true", env=RAY)
     assert ran.code == 0, ran.stderr
@@ -187,7 +187,7 @@ def test_sigterm_drains_the_rollouts_in_flight(
         tmp_path, *arguments(server), "+executor.num_actors=1", "+num_samples_in_parallel=4"
     )
     os.kill(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert "interrupted by SIGTERM: 4 rollouts in flight have 10 s to finish" in stderr
     assert server.stats()["total"] == len(read_rows(tmp_path / "r.jsonl")) < TASKS

@@ -89,7 +89,7 @@ def test_page_follows_a_run_from_its_start_to_its_ordered_end(
         assert len(set(seen)) > 3
         ran = ended(process)
         assert ran.code == 0, ran.stderr
-        page.wait_for_selector("#run:has-text('finished')", timeout=10_000)
+        page.wait_for_selector("#run:has-text('finished')", timeout=120_000)
         expected: dict[int, list[Any]] = defaultdict(list)
         for name in ("r.jsonl", "r_incomplete.jsonl", "r_failures.jsonl"):
             for row in read_rows(tmp_path / name):
@@ -126,7 +126,7 @@ def test_open_task_keeps_its_place_while_rollouts_arrive(
             assert "Task 5" in page.locator("#detail h2").first.inner_text()
             page.wait_for_timeout(100)
         assert ended(process).code == 0
-        page.wait_for_selector("#run:has-text('finished')", timeout=10_000)
+        page.wait_for_selector("#run:has-text('finished')", timeout=120_000)
         page.wait_for_function("document.querySelectorAll('article').length === 3")
         assert {row[0] for row in rows_in_page(page, 5)} == {5}
         page.close()
@@ -157,7 +157,7 @@ def test_run_serves_its_page(serve: Callable[..., Served], tasks: Callable[..., 
     assert process.stderr
     line = process.stderr.readline()
     assert line.startswith("page: http://127.0.0.1:"), line
-    with urllib.request.urlopen(line.split()[1], timeout=30) as reply:
+    with urllib.request.urlopen(line.split()[1], timeout=300) as reply:
         assert b"running, " in reply.read()
     assert ended(process).code == 0
     assert len(read_rows(tmp_path / "r.jsonl")) == 20

@@ -98,9 +98,9 @@ def show(page: Page, fragment: str) -> None:
     """Navigate within the page, and wait for the view or the task."""
     page.evaluate(f"location.hash = '/{fragment}'")
     if fragment.startswith("task-"):
-        page.wait_for_selector(f"#detail :text('Task {fragment.removeprefix('task-')}')", timeout=3000)
+        page.wait_for_selector(f"#detail :text('Task {fragment.removeprefix('task-')}')", timeout=60_000)
     else:
-        page.wait_for_selector(f"#{fragment}:not([hidden])", timeout=3000)
+        page.wait_for_selector(f"#{fragment}:not([hidden])", timeout=60_000)
 
 
 def cards_of(page: Page, view: str) -> dict[str, str]:
@@ -377,7 +377,7 @@ def test_unusual_rows_are_shown(tmp_path: Path, visit: Callable[..., Page]) -> N
         },
     ]
     page = visit(built(write_rows(tmp_path / "r.jsonl", rows)), "#/task-0")
-    page.wait_for_selector("article", timeout=3000)
+    page.wait_for_selector("article", timeout=60_000)
     for task, text in ((1, "12345678901234567890"), (2, "rollout 0")):
         show(page, f"task-{task}")
         assert text in page.locator("#detail").inner_text()

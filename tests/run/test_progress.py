@@ -98,7 +98,7 @@ def test_message_does_not_share_a_line_with_the_bar(
     wait_until(lambda: server.stats()["total"] == 20)
     termios.tcsetwinsize(theirs, (24, 41))
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=300) == 130
     assert process.stdout
     process.stdout.close()
     os.close(theirs)

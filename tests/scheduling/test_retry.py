@@ -61,7 +61,7 @@ def test_retries_outlast_the_restart_of_a_server(
     server = cast("ProcessServer", serve(process=True, die_after=120))
 
     def restart() -> None:
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=300) == 0
         serve(port=server.port)
 
     with ThreadPoolExecutor(1) as threads:

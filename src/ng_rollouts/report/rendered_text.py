@@ -388,7 +388,7 @@ def _inline_formula(state: StateInline, silent: bool) -> bool:  # noqa: FBT001 -
 
 
 def _block_formula(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:  # noqa: FBT001
-    """Keep the lines of a display formula in one paragraph: lines such as "=" and "- x" are no headings or lists."""
+    """Keep the lines of a display formula in one paragraph: lines such as "=" and "- x" stay text."""
     start = state.bMarks[start_line] + state.tShift[start_line]
     if not state.src.startswith(("$$", r"\[", r"\begin{"), start) or state.is_code_block(start_line):
         return False
