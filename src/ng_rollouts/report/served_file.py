@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.errors import NgRolloutsError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.report.html import NOT_IN_PAGE
@@ -46,27 +47,34 @@ class ServedFile:
         self.load()
 
     def load(self) -> None:
-        """Read the file from its beginning.
+        """Read the file from its beginning. After an error, everything is as it was.
 
         Raises:
             InputError: it cannot be read, or has no rollouts.
             ConfigError: no rollout has the score.
         """
         with self._lock:
-            self._places, self._read = {}, {}
-            running = is_running(self._paths)
-            # While a run writes it, the output is the plain file, also if its final name is that of a compressed one.
-            source = self._paths.output if running else source_of(self._paths)
-            self._files = {FINISHED: source, INCOMPLETE: self._paths.incomplete, FAILED: self._paths.failures}
-            if running:
-                self._live, self._finished = LiveIndex(self._agent_numbers, self._score), None
-                list(self._additions())
-                return
-            # Before the rows: what is appended or replaced while they are read is noticed by the next `poll`.
-            states = {path: _state(path) for path in self._files.values()}
-            self._live = None
-            self._finished = read_file(self._paths, self._score, self._agent_numbers, self._store)
-            self._read = states
+            before = self._live, self._finished, self._places, self._files, self._read
+            try:
+                self._load()
+            except BaseException:
+                self._live, self._finished, self._places, self._files, self._read = before
+                raise
+
+    def _load(self) -> None:
+        running = is_running(self._paths)
+        # While a run writes it, the output is the plain file, also if its final name is that of a compressed one.
+        source = self._paths.output if running else source_of(self._paths)
+        self._files = {FINISHED: source, INCOMPLETE: self._paths.incomplete, FAILED: self._paths.failures}
+        self._places, self._read = {}, {}
+        if running:
+            self._live, self._finished = LiveIndex(self._agent_numbers, self._score), None
+            list(self._additions())
+            return
+        # Before the rows: what is appended or replaced while they are read is noticed by the next `poll`.
+        states = {path: _state(path) for path in self._files.values()}
+        self._live, self._finished = None, read_file(self._paths, self._score, self._agent_numbers, self._store)
+        self._read = states
 
     @property
     def is_live(self) -> bool:
@@ -112,7 +120,8 @@ class ServedFile:
             for _ in range(2):
                 with suppress(OSError, ValueError):
                     return b"\n".join(self._lines_of(task_index))
-                self.load()
+                with suppress(NgRolloutsError):  # such as a file that is being replaced
+                    self.load()
             return b""
 
     def search(self, text: str) -> list[int]:
