@@ -28,7 +28,7 @@ _log = logging.getLogger("ng_rollouts")
 _bars: list[Bar] = []
 """The progress bar on the last line of the terminal, if there is one. Messages are printed above it."""
 
-_COLORS = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+_COLORS = {"red": "31", "yellow": "33"}
 
 # Unicode's categories Cc, Cf, Cs, Zl and Zp: controls, invisible format characters such as those for bidirectional
 # text, surrogates, and separators of lines. Written out, because a loop over all characters takes a third of a second.
@@ -98,7 +98,7 @@ def width_of(stream: TextIO) -> int:
 
 
 def colored(text: str, color: str, stream: TextIO) -> str:
-    """Text in a color (or bold), if the stream shows colors.
+    """Text in a color, if the stream shows colors.
 
     `NO_COLOR` and `FORCE_COLOR` take precedence over the kind of stream (https://no-color.org, https://force-color.org).
     """
@@ -195,7 +195,7 @@ def _print_message(message: str) -> None:
         return
     try:
         with _without_bar():
-            print(f"{message}\n", end="", file=sys.stderr, flush=True)
+            print(f"{_with_colored_label(message)}\n", end="", file=sys.stderr, flush=True)
     except OSError:
         _redirect_to_devnull(2)
 
@@ -237,6 +237,13 @@ class MaskedStream(io.TextIOBase):
             self._stream.write(redact(self._line))
             self._line = ""
         self._stream.flush()
+
+
+def _with_colored_label(message: str) -> str:
+    for label, color in (("error:", "red"), ("warning:", "yellow")):
+        if message.startswith(label):
+            return colored(label, color, sys.stderr) + message.removeprefix(label)
+    return message
 
 
 def open_closed_streams() -> None:

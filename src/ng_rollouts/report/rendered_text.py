@@ -25,7 +25,7 @@ from latex2mathml.converter import convert_to_element
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, blockquote, list_block, table
 from markdown_it.rules_block.table import escapedSplit
-from markdown_it.rules_inline import StateInline, image, link
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
@@ -46,6 +46,7 @@ MATHML_ATTRIBUTES = frozenset(
 
 MAX_CHARACTERS = 100_000
 MAX_DEPTH = 50
+_MAX_NESTING = 20
 MAX_FORMULA_CHARACTERS = 2_000
 MAX_FORMULA_DEPTH = 40
 # A formula takes about 0.1 ms, so a text of nothing but formulas would take seconds.
@@ -433,23 +434,24 @@ def _cell_count(state: StateBlock, line: int) -> int:
 
 
 def _up_to(level: int, rule: Callable[..., bool]) -> Callable[..., bool]:
-    """Return a rule that does not match below a level of nesting: the characters of the markup stay text there.
+    """Return a block rule that does not match below a level of nesting: its markup stays text there.
 
-    markdown-it needs time for each level of each line and bracket, and drops the blocks that are too deep for it.
+    markdown-it would drop the blocks below `maxNesting`, and reads each line again for each quote around it.
     """
     return lambda state, *arguments: state.level < level and rule(state, *arguments)
 
 
 def _markdown() -> MarkdownIt:
-    options = {"html": False, "linkify": False, "breaks": True, "maxNesting": MAX_DEPTH}
+    options = {"html": False, "linkify": False, "breaks": True, "maxNesting": _MAX_NESTING}
     markdown = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
     # Definitions of links would vanish from the text, and entities would change it.
     markdown.disable(["reference", "entity", "html_block", "html_inline"])
     markdown.block.ruler.at("table", _whole_table, {"alt": ["paragraph"]})
-    markdown.block.ruler.at("blockquote", _up_to(10, blockquote), {"alt": ["paragraph", "blockquote", "list"]})
-    markdown.block.ruler.at("list", _up_to(24, list_block), {"alt": ["paragraph", "blockquote"]})
-    markdown.inline.ruler.at("link", _up_to(8, link))
-    markdown.inline.ruler.at("image", _up_to(8, image))
+    markdown.block.ruler.at(
+        "blockquote", _up_to(_MAX_NESTING // 2, blockquote), {"alt": ["paragraph", "blockquote", "list"]}
+    )
+    # A list and its item are two levels.
+    markdown.block.ruler.at("list", _up_to(_MAX_NESTING - 2, list_block), {"alt": ["paragraph", "blockquote"]})
     markdown.block.ruler.before("fence", "formula", _block_formula, {"alt": ["paragraph", "blockquote", "list"]})
     markdown.inline.ruler.before("escape", "formula", _inline_formula)
     return markdown
