@@ -29,6 +29,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
+from pygments.util import ClassNotFound
 
 Node: TypeAlias = "str | list[Any]"
 
@@ -60,7 +61,7 @@ _FORMULA_WINDOW = 2 * MAX_FORMULA_CHARACTERS
 # Aliases of Pygments. Its other lexers are not tested with hostile code here, and some have slow regular expressions.
 LANGUAGES = frozenset(
     "bash sh shell zsh console c c++ cpp csharp c# css diff docker dockerfile go golang graphql haskell hs html ini"
-    " java javascript js json json5 julia kotlin latex tex lua make makefile matlab nginx objective-c ocaml perl php"
+    " java javascript js json json5 julia kotlin latex tex lua make makefile nginx objective-c perl php"
     " powershell proto protobuf py pycon python python3 r rb ruby rs rust scala scss sql sqlite3 swift toml ts"
     " typescript xml yaml yml zig".split()
 )
@@ -72,8 +73,8 @@ _LANGUAGE = re.compile(r"[\w+#.-]+")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9 .%#+-]*")
 
 _CLOSING = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
-# Pandoc's rule for dollars: no space inside, no digit after. It keeps "$5 and $10" as text.
-_DOLLARS = re.compile(r"(?<![\w$\\])\$(?![\s$])((?:[^$\\`]|\\.)++)(?<!\s)\$(?![\d{$])", re.DOTALL)
+# Pandoc's rule for dollars: no space inside, no digit after. It keeps "$5 and $10" as text; so is "$HOME:$PATH" here.
+_DOLLARS = re.compile(r"(?<![\w$\\])\$(?![\s$])((?:[^$\\`]|\\.)++)(?<!\s)\$(?![\d{$]|[A-Z_]{2})", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\\begin\{((?:align|alignat|eqnarray|equation|gather|multline)\*?)\}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?")
@@ -252,9 +253,12 @@ def _highlighted(code: str, language: str, deadline: float) -> list[Node] | None
     """
     if language not in LANGUAGES:
         return None
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    except ClassNotFound:  # an older Pygments
+        return None
     nodes: list[Any] = ["code"]
     last = ""
-    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
     for _, kind, value in lexer.get_tokens_unprocessed(code):
         if thread_time() > deadline:
             return None

@@ -57,7 +57,7 @@ class ServedPage:
         return head_of([file.data() for file in self.files], self._agent_numbers, self._score, served=True)
 
     def index(self) -> Json:
-        """What a page needs to start again when a file was read anew."""
+        """Everything that a page needs to start again when a file was read anew."""
         data = [file.data() for file in self.files]
         return {
             "files": [each.overview for each in data],

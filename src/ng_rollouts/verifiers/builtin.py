@@ -298,7 +298,7 @@ def _answer_text(value: Any) -> str:
 
 
 def _gsm8k_result(text: str) -> str | None:
-    """What follows `####` on the last line, or on the line before it."""
+    """The text behind `####` on the last line, or on the line before it."""
     before, _, last = text.rstrip().rpartition("\n")
     result = last.partition(_GSM8K_MARK)[2].strip() or None
     return last if result is None and before.rstrip().endswith(_GSM8K_MARK) else result
