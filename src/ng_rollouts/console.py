@@ -186,7 +186,8 @@ def log_error(error: NgRolloutsError) -> None:
 
 def log_lines(text: str) -> None:
     """Print several lines to stderr, such as a traceback."""
-    _print_message("\n".join(map(shown, redact(text).split("\n"))))
+    if text:
+        _print_message("\n".join(map(shown, redact(text).split("\n"))))
 
 
 def _print_message(message: str) -> None:

@@ -274,6 +274,20 @@ def test_sweep_continues_after_an_error_and_returns_the_highest_exit_code(
     assert names_in(tmp_path) == {"tasks.jsonl", *names, *(f"{name}.1" for name in names)}
 
 
+def test_sweep_does_not_replace_the_output_of_an_earlier_run(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Without the swept value in its name, an output is renamed, and the table says so; `overwrite` is an error."""
+    tasks(2)
+    sweep = ["-m", PACKAGED_AGENT, "input_jsonl_fpath=tasks.jsonl", "num_repeats=1,2", "output_jsonl_fpath=r.jsonl"]
+    ran = command(*sweep)
+    assert ran.code == 0
+    assert ran.stderr.splitlines()[-2].endswith("r.jsonl (renamed by a later run)")
+    ran = command(*sweep, "+overwrite=true")
+    assert (ran.code, "is the output of an earlier run of the sweep" in ran.stderr) == (2, True)
+    assert len(read_rows(tmp_path / "r.jsonl")) == 2
+
+
 def test_sweep_refuses_stdin(command: Callable[..., Ran]) -> None:
     """A sweep reads its input once for each run, so stdin, which can be read once, is a usage error."""
     sweep = ["-m", PACKAGED_AGENT, "output_jsonl_fpath=r.jsonl", "num_repeats=1,2"]

@@ -74,6 +74,34 @@ def test_search_marks_its_hits_in_the_open_task(tmp_path: Path, visit: Visit) ->
     expect(page.locator("article mark")).to_have_text(["needle", "Needle"])
 
 
+def test_marks_and_list_follow_the_search_and_escape_removes_it(tmp_path: Path, visit: Visit) -> None:
+    """Another search marks anew; Escape clears the filter with its text; Enter leads to the list."""
+    rows = [rollout_row(task, 0, 1.0, f"needle {task} and thread") for task in range(3)]
+    page = visit(page_of(tmp_path, rows), "#/task-1?query=needle")
+    expect(page.locator("article mark")).to_have_text(["needle"])
+    page.fill("#query", "thread")
+    expect(page.locator("article mark")).to_have_text(["thread"])
+    page.fill("#query", "needle 2")
+    expect(page.locator("#count")).to_have_text("1 of 3 tasks")
+    page.press("#query", "Escape")
+    expect(page.locator("#count")).to_have_text("3 of 3 tasks")
+    assert "query" not in page.evaluate("location.hash")
+    page.press("#query", "Enter")
+    expect(page.locator("#list")).to_be_focused()
+
+
+def test_comparison_names_the_run_of_each_rollout_and_its_own_agents(tmp_path: Path, visit: Visit) -> None:
+    """On a page over two files, answers have the name of their file, and a heading only the agents of its file."""
+    first = write_rows(tmp_path / "a.jsonl", [rollout_row(0, 0, 1.0, "seven", agent_ref={"name": "one"})])
+    second = write_rows(tmp_path / "b.jsonl", [rollout_row(0, 0, 0.0, "eight", agent_ref={"name": "two"})])
+    page = visit(built(first, compare_jsonl_fpath=str(second)), "#/task-0")
+    for box in page.locator("article input[type=checkbox]").all():
+        box.check()
+    expect(page.locator("#difference h3")).to_have_text("Final answers: rollout 0 of a.jsonl, rollout 0 of b.jsonl")
+    one, two = page.locator("#run p").all_inner_texts()
+    assert ("one" in one, "two" in one, "one" in two, "two" in two) == (True, False, False, True)
+
+
 def test_two_answers_are_compared_word_by_word(tmp_path: Path, visit: Visit) -> None:
     """Choosing two rollouts of a group shows what only one of their answers has."""
     rows = [rollout_row(0, 0, 1.0, "the sum is 7 apples"), rollout_row(0, 1, 0.0, "the sum is 8 apples")]

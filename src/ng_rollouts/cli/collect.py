@@ -19,6 +19,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -49,6 +50,9 @@ _JOBS_FOLDER = "ng_rollouts_jobs"
 
 _LAST_WRITES_S = 5.0
 """How long the exit waits for a reader that takes no results or messages. Without a reader, the command must end."""
+
+_ESCAPED, _CHARACTER = re.compile(r"\\([\\()\[\]{}:=, \t])"), r"\1"
+"""A character that Hydra's grammar escapes by a backslash, and the character alone."""
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
@@ -172,7 +176,7 @@ def _run_hydra(arguments: list[str]) -> int:
     import hydra  # noqa: PLC0415 - takes a third of a second, which a mistyped parameter should not cost
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
-    from ng_rollouts.cli.sweep import SweptRun, table_lines  # noqa: PLC0415 - after the mistakes that need no JSON
+    from ng_rollouts.cli.sweep import SweptRun, check_output, table_lines  # noqa: PLC0415 - loads orjson
 
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
     command = [_command_name(), *sys.argv[1:]]
@@ -180,26 +184,23 @@ def _run_hydra(arguments: list[str]) -> int:
     runs: list[SweptRun] = []
 
     sweep = bool({"-m", "--multirun"} & set(arguments))
-    if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
-        raise ConfigError(
-            "input_jsonl_fpath=-: stdin can be read once, but a sweep reads its input for each run: name a file"
-        )
+    is_quiet = "quiet=true" in {argument.lstrip("+") for argument in arguments}
+    _refuse_stdin(arguments, sweep=sweep)
 
     def job(config: DictConfig) -> None:
         # submitit sets this variable in the process of a job.
         if executor := os.environ.get("SUBMITIT_EXECUTOR"):
-            from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
-
-            os.environ.pop(SAFE_PATH, None)  # programs that the user's code starts behave as usual
             _run_as_job(lambda: _collect(_typed(config, command), command), executor)
             return
         if sweep:
-            log(f"run {len(codes) + 1} of the sweep: {display_command(_overrides_of_job())}")
+            if not is_quiet:
+                log(f"run {len(codes) + 1} of the sweep: {display_command(_overrides_of_job())}")
             runs.append(SweptRun(dict(override.split("=", 1) for override in _overrides_of_job())))
         configs: list[CollectConfig] = []
 
         def collect() -> int:
             configs.append(_typed(config, command))
+            check_output(configs[0], runs[:-1])
             return _collect(configs[0], command)
 
         codes.append(_guarded(collect))
@@ -213,19 +214,32 @@ def _run_hydra(arguments: list[str]) -> int:
         # hydra.main takes its arguments from sys.argv.
         sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
         try:
-            with (
-                _unmarked_stdout() if {"--cfg", "-c", "--info", "-i"} & set(arguments) else nullcontext(),
-                # Hydra prints the overrides of a job that failed.
-                redirect_stderr(MaskedStream(sys.stderr)) if _has_launcher(arguments) else nullcontext(),
-            ):
+            with _hydra_output(arguments):
                 _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
         finally:
-            if len(runs) > 1 and not any(run.is_quiet for run in runs):
-                log_lines("\n".join(["", *table_lines(runs)]))
+            log_lines("\n".join(table_lines([] if is_quiet else runs)))
     return max(codes, default=0)
+
+
+@contextmanager
+def _hydra_output(arguments: Sequence[str]) -> Iterator[None]:
+    """Mask the secrets in what Hydra prints: the configuration, and the overrides of a launcher's job that failed."""
+    prints_config = bool({"--cfg", "-c", "--info", "-i"} & set(arguments))
+    with (
+        _unmarked_stdout() if prints_config else nullcontext(),
+        redirect_stderr(MaskedStream(sys.stderr)) if _has_launcher(arguments) else nullcontext(),
+    ):
+        yield
+
+
+def _refuse_stdin(arguments: Sequence[str], *, sweep: bool) -> None:
+    if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
+        raise ConfigError(
+            "input_jsonl_fpath=-: stdin can be read once, but a sweep reads its input for each run: name a file"
+        )
 
 
 def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
@@ -318,6 +332,9 @@ def _run_as_job(action: Callable[[], int], executor: str) -> None:
     Raises:
         JobFailedError: the exit code is not 0.
     """
+    from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
+
+    os.environ.pop(SAFE_PATH, None)  # programs that the user's code starts behave as usual
     # The launcher's handler puts the job back into the queue. The run replaces it with its own, which drains.
     requeue = signal.getsignal(signal.SIGUSR2)
     code = _guarded(action)
@@ -354,7 +371,9 @@ def _overrides_of_job() -> list[str]:
 def _unquoted(override: str) -> str:
     """An override without the quotes that `overrides.quoted` added for Hydra's grammar."""
     key, _, value = override.lstrip("+").partition("=")
-    return f"{key}={value[1:-1]}" if value[:1] == value[-1:] == "'" else f"{key}={value}"
+    # In a sweep, Hydra escapes what its grammar would read, such as the colon of a URL.
+    is_quoted = value[:1] == value[-1:] == "'"
+    return f"{key}={value[1:-1]}" if is_quoted else f"{key}={_ESCAPED.sub(_CHARACTER, value)}"
 
 
 def _typed(config: DictConfig, command: Sequence[str]) -> CollectConfig:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import NgRolloutsError
+from ng_rollouts.errors import ConfigError, NgRolloutsError
+from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.jsonl import loads
+from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.types import Json
 
 _MAX_SCORES = 3
@@ -29,14 +31,12 @@ class SweptRun:
         overrides: its parameters as they were typed, by name.
         output: the path of its output.
         summary: the content of its summary file; empty if it has none.
-        is_quiet: whether it prints JSON alone.
     """
 
     overrides: dict[str, str]
     code: int | None = None
     output: str = ""
     summary: Json = field(default_factory=dict)
-    is_quiet: bool = False
 
     def end(self, code: int, config: CollectConfig | None) -> None:
         """Store the outcome.
@@ -44,17 +44,11 @@ class SweptRun:
         Args:
             config: its configuration; None if that was not valid.
         """
-        self.code, self.is_quiet = code, bool(config and config.quiet)
+        self.code = code
         if config is None or code in _WITHOUT_SUMMARY:
             return
-        # Imported late, because a mistyped parameter should not wait for it.
-        from ng_rollouts.inputs.shards import shard_of  # noqa: PLC0415
-        from ng_rollouts.outputs.paths import output_paths  # noqa: PLC0415
-
         with suppress(NgRolloutsError, OSError, ValueError):
-            shard = shard_of(config, os.environ)
-            output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
-            paths = output_paths(output)
+            paths = _paths_of(config)
             self.output = str(paths.finished)
             content = loads(Path(paths.summary).read_bytes())
             self.summary = content if isinstance(content, dict) else {}
@@ -68,15 +62,46 @@ class SweptRun:
         return f"{mean:.3f}" + (f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 
+def check_output(config: CollectConfig, earlier: Sequence[SweptRun]) -> None:
+    """Check that a run of a sweep does not replace the output of an earlier one.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if config.overwrite and str(_paths_of(config).finished) in [run.output for run in earlier]:
+        raise ConfigError(
+            f"output_jsonl_fpath {config.output_jsonl_fpath} is the output of an earlier run of the sweep, which "
+            "overwrite=true would replace: use what is swept in its name, such as 'output_jsonl_fpath=r_${limit}.jsonl'"
+        )
+
+
+def _paths_of(config: CollectConfig) -> OutputPaths:
+    shard = shard_of(config, os.environ)
+    return output_paths(shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath)
+
+
 def table_lines(runs: Sequence[SweptRun]) -> Iterator[str]:
-    """The runs of a sweep as aligned lines, with a header."""
+    """The runs of a sweep as aligned lines, with an empty line and a header; nothing for a single run."""
+    if len(runs) < 2:
+        return
+    yield ""
     names = [name for name in _names(runs) if len({run.overrides.get(name) for run in runs}) > 1]
     scores = list(dict.fromkeys(name for run in runs for name in run.summary.get("means") or {}))[:_MAX_SCORES]
     rows = [[*names, *scores, "failed", "exit", "output"]]
-    for run in runs:
+    for number, run in enumerate(runs):
+        # A later run of the same output has renamed the files of this one.
+        is_renamed = run.output in [later.output for later in runs[number + 1 :]]
         values = [run.overrides.get(name, "-") for name in names]
         means = [run.mean_of(score) for score in scores]
-        rows.append([*values, *means, str(run.summary.get("failed", "-")), str(run.code), run.output or "-"])
+        rows.append(
+            [
+                *values,
+                *means,
+                str(run.summary.get("failed", "-")),
+                str(run.code),
+                f"{run.output or '-'}{' (renamed by a later run)' * is_renamed}",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -58,19 +58,16 @@ class LiveIndex:
     Attributes:
         scores: every score by name.
         counts: number of rollouts by kind, `FINISHED`, `INCOMPLETE` and `FAILED`.
+        agents: the names of the agents so far, in order.
     """
 
     def __init__(self, agent_numbers: AgentNumbers, score: str) -> None:
         self.scores: dict[str, RunningScore] = {}
         self.counts = [0, 0, 0]
+        self.agents: dict[str, None] = {}
         self._agent_numbers = agent_numbers
         self._score = score
         self._tasks: dict[int, _Task] = {}
-
-    @property
-    def agents(self) -> list[str]:
-        """The names of the agents so far."""
-        return list(self._agent_numbers.numbers)
 
     def add(self, task_index: int, kind: int, row: Json) -> list[Any]:
         """Add a row; what page.js needs to do the same: task, prompt and question, then the columns of the rollout."""
@@ -80,7 +77,8 @@ class LiveIndex:
         if task is None:
             prompt = shortened(last_user_text(example.prompt), PROMPT_CHARACTERS)
             task = self._tasks[task_index] = _Task(prompt, digest_of(question_of(example.row)))
-        failed = kind == FAILED
+        failed, agent = kind == FAILED, agent_of(row)
+        self.agents[agent] = None
         number = row.get("_ng_rollout_index")
         scores = {} if failed else example.stats.scores
         rollout = [
@@ -90,7 +88,7 @@ class LiveIndex:
             None if failed else example.stats.tokens.get("output_tokens"),
             0 if failed else int(example.stats.truncated),
             kind,
-            self._agent_numbers.number(agent_of(row)),
+            self._agent_numbers.number(agent),
             shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS),
         ]
         task.rollouts.append(rollout)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ng_rollouts.console import log
+from ng_rollouts.console import log, only_json
 from ng_rollouts.threads import run_in_thread
 
 
@@ -35,4 +35,9 @@ def live_page(output: Path) -> Iterator[None]:
 
 def _announce(line: str) -> None:
     url = line.partition(" ")[0].strip()
-    log(f"page: {url}" if url else "warning: the page of serve=true could not be started")
+    with only_json(wanted=False):  # asked for, so it is printed with quiet=true as well
+        log(
+            f"page: {url} (also after the run, until it is closed in the browser)"
+            if url
+            else "warning: the page of serve=true could not be started"
+        )

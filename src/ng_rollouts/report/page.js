@@ -215,6 +215,8 @@
     openTask = shown === null || !files[0].positions.has(shown) ? null : files[0].positions.get(shown);
     agentOptions(); distributions(); filter();
     if (openTask !== null && hasChanged && !$("tasks").hidden) show(openTask, true);
+    // A task that the address names, and that has its first rollout now.
+    else if (openTask === null && /^#\/task-/.test(location.hash)) { const task = files[0].positions.get(Number(location.hash.match(/-?\d+/)?.[0])); if (task !== undefined) show(task); }
   }
   function headings() {
     $("run").replaceChildren(...data.files.map(({ name, heading }) => el("p", {},
@@ -277,7 +279,7 @@
     const first = Math.log(buckets[0][0]), spread = Math.max(.05, Math.log(buckets[buckets.length - 1][0]) + .05 - first), counts = new Array(BINS).fill(0);
     for (const [seconds, count] of buckets) counts[Math.min(BINS - 1, Math.floor((Math.log(seconds) - first) / spread * BINS))] += count;
     const time = (bin) => duration(Math.exp(first + bin * spread / BINS));
-    histogramBars(id, `${title} (logarithmic)`, counts, time, [0, 10, 20].map((bin) => [bin, time(bin)]));
+    histogramBars(id, `${title} (log)`, counts, time, [0, 10, 20].map((bin) => [bin, time(bin)]));
   }
   const duration = (seconds) => seconds < 1 ? `${number(seconds * 1000, 2)} ms` : seconds < 60 ? `${number(seconds, 2)} s` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
   function curves(id, title, series) {
@@ -401,8 +403,10 @@
   function overview() {
     const first = data.files[0], scores = Object.entries(first.scores);
     headings(); showCards();
+    $("which").hidden = data.files.length < 2;
+    $("which").textContent = `Overview of ${first.name}. Compare shows both files.`;
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
-    if (first.latency_histogram.length) latencyHistogram("chart-latency", `attempt latency, ${first.latency.filter(([name]) => name === "p50").map(([, value]) => `median ${duration(value)}`)}`, first.latency_histogram);
+    if (first.latency_histogram.length) latencyHistogram("chart-latency", `latency${first.latency.filter(([name]) => name === "p50").map(([, value]) => `, median ${duration(value)}`)}`, first.latency_histogram);
     else bars("chart-latency", "attempt latency", first.latency);
     $("scores").replaceChildren(table("Scores", ["score", "mean", "95 % interval", "tasks", "all 0", "all 1"],
       scores.map(([name, each]) => [name, each.mean, interval(each), each.tasks, each.share_all_zero, each.share_all_one])));
@@ -460,6 +464,7 @@
     displayed = index.tasks.map((_, task) => task).filter((task) => matchesFilters(task, filters));
     if (compareBy) displayed.sort((a, b) => compareBy(a, b) || a - b);
     selected = displayed.indexOf(openTask);
+    $("hint").hidden = displayed.length > 0 || !filters.text || $("whole").checked;
     $("count").textContent = `${number(displayed.length)} of ${number(index.tasks.length)} tasks${hits && index.notInPage ? `; the texts of ${number(index.notInPage)} rollouts are not in this page` : ""}`;
     $("space").style.height = `${displayed.length * ROW_HEIGHT}px`;
     draw();
@@ -502,6 +507,7 @@
   async function search() {
     const current = ++searching, text = $("query").value.trim().toLowerCase();
     hits = null;
+    if (openTask !== null && !$("tasks").hidden) mark();
     if (!$("whole").checked || text.length < 2) { filter(); return; }
     const found = new Set(), index = files[0];
     if (data.served) {
@@ -600,18 +606,19 @@
   }
   // ---- the difference of two answers: their longest common sequence of words
   const MAX_WORDS = 3000;
-  function words(value) { return value.match(/\s+|[^\s]+/g) || []; }
+  // Words with the white space behind them, which is not a word that two texts have in common.
+  const words = (value) => value.match(/\S+\s*/g) || [];
   function difference(one, other) {
-    const a = words(one), b = words(other);
+    const a = words(one), b = words(other), same = (i, j) => a[i].trimEnd() === b[j].trimEnd();
     if (a.length > MAX_WORDS || b.length > MAX_WORDS) return null;
     const width = b.length + 1, lengths = new Uint16Array((a.length + 1) * width);
     for (let i = a.length - 1; i >= 0; i--)
       for (let j = b.length - 1; j >= 0; j--)
-        lengths[i * width + j] = a[i] === b[j] ? lengths[(i + 1) * width + j + 1] + 1 : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
+        lengths[i * width + j] = same(i, j) ? lengths[(i + 1) * width + j + 1] + 1 : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
     const parts = [], add = (kind, word) => { const last = parts[parts.length - 1]; if (last && last[0] === kind) last[1] += word; else parts.push([kind, word]); };
     let i = 0, j = 0;
     while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && a[i] === b[j]) { add("same", a[i++]); j++; }
+      if (i < a.length && j < b.length && same(i, j)) { add("same", a[i++]); j++; }
       else if (j >= b.length || (i < a.length && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])) add("del", a[i++]);
       else add("ins", b[j++]);
     }
@@ -622,7 +629,7 @@
     const [first, second] = comparing, parts = difference(answerOf(first.row), answerOf(second.row));
     $("difference").replaceChildren(el("h3", {}, `Final answers: ${first.name}, ${second.name}`),
       parts === null ? el("p", { class: "muted" }, "These answers are too long to compare.") :
-      el("div", { class: "message" }, parts.map(([kind, value]) => kind === "same" ? value : el(kind, {}, value))));
+      el("div", { class: "message" }, parts.flatMap(([kind, value]) => kind === "same" ? value : [el(kind, {}, value.trimEnd()), value.slice(value.trimEnd().length) || " "])));
     $("difference").hidden = false;
     $("difference").scrollIntoView({ block: "nearest" });
   }
@@ -641,11 +648,11 @@
     });
     return box;
   }
-  function rollout(index, position, parsedRow, prompt) {
+  function rollout(index, position, parsedRow, prompt, fileName) {
     const kind = index.kinds[position], score = index.scores[position];
     const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", {}, scored(score), " ", correctness(index.correct[position]));
     const name = index.rollout_indices[position] === null ? "rollout" : `rollout ${index.rollout_indices[position]}`;
-    const choice = el("input", { type: "checkbox", "aria-label": `compare the answer of ${name}`, title: "compare two answers", onchange: (event) => chooseToCompare(event.target, { name, row: parsedRow }) });
+    const choice = el("input", { type: "checkbox", "aria-label": `compare the answer of ${name}`, title: "compare two answers", onchange: (event) => chooseToCompare(event.target, { name: files[1] ? `${name} of ${fileName}` : name, row: parsedRow }) });
     const box = el("article", { "aria-label": name }, el("h3", {}, el("label", {}, kind === FAILED || !parsedRow ? null : choice, ` ${name}`), title));
     const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));
@@ -653,7 +660,7 @@
     const row = parsedRow.row;
     if (kind === FAILED) {
       box.append(el("div", { class: "message" }, el("div", { class: "role" }, text(row.failure_class) || "failure"), text(row.message)));
-      if (Array.isArray(row.attempts)) box.append(el("p", { class: "muted" }, `${row.attempts.length} attempts`));
+      if (Array.isArray(row.attempts)) box.append(el("p", { class: "muted" }, `${row.attempts.length} attempt${row.attempts.length === 1 ? "" : "s"}`));
     } else {
       // The prompt is above all rollouts; a rollout repeats it only if its own is different.
       if (promptOf(parsedRow) !== prompt) box.append(...parsedRow.input.map(message));
@@ -666,7 +673,7 @@
   }
   function rolloutsOf(file, task, rows, prompt, title) {
     const index = files[file];
-    return [title ? el("h2", {}, title) : null, el("div", { class: "rollouts", role: "group", "aria-label": "rollouts side by side", tabindex: 0 }, rows.map((row, position) => rollout(index, index.starts[task] + position, row, prompt)))];
+    return [title ? el("h2", {}, title) : null, el("div", { class: "rollouts", role: "group", "aria-label": "rollouts side by side", tabindex: 0 }, rows.map((row, position) => rollout(index, index.starts[task] + position, row, prompt, data.files[file].name)))];
   }
   // As with searching: only the latest opened task may fill the page.
   let opening = 0;
@@ -683,7 +690,7 @@
     comparing = [];
     $("detail").replaceChildren(...[
       el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = `/tasks${place()}`; } }, "← list"),
-        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, "mean ", scored(index.means[task]), `, sd ${number(index.sds[task])}`),
+        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, "mean ", scored(index.means[task]), `, sd ${number(index.sds[task])}${files[1] ? ` in ${data.files[0].name}` : ""}`),
         el("button", { type: "button", id: "plain", "aria-pressed": String(plain), title: "plain text or rendered (m)", onclick: togglePlain }, plain ? "plain text" : "rendered"),
         el("button", { type: "button", id: "wide", title: "hide or show the list (w)", onclick: toggleWide }, "wide")),
       first ? offered(first.row) : null,
@@ -700,6 +707,8 @@
   function toggleWide() { $("tasks").classList.toggle("wide-detail"); draw(); }
   // Marks what was searched for in the open task, also within elements. The text between the marks stays as it is.
   function mark() {
+    for (const old of $("detail").querySelectorAll("mark")) old.replaceWith(old.textContent);
+    $("detail").normalize();
     const wanted = $("query").value.trim().toLowerCase();
     if (wanted.length < 2) return;
     const walker = document.createTreeWalker($("detail"), NodeFilter.SHOW_TEXT), found = [];
@@ -747,6 +756,7 @@
   }
 
   // ---- compare
+  const shortened = (value, length) => value.length > length ? `${value.slice(0, length - 1)}…` : value;
   function compare() {
     if (!files[1]) return;
     const difference = data.difference, common = [];
@@ -754,7 +764,7 @@
     const alone = [0, 1].map((file) => files[file].means.filter((mean) => mean !== null).length - common.length);
     const change = (task) => meanOf(1, counterpartOf(task)) - meanOf(0, task);
     common.sort((a, b) => Math.abs(change(b)) - Math.abs(change(a)) || a - b);
-    const rows = common.slice(0, 200).map((task) => [el("a", { href: `#/task-${files[0].tasks[task]}` }, `#${files[0].tasks[task]}`), meanOf(0, task), meanOf(1, counterpartOf(task)), change(task), flipped(task) ? "flipped" : "", files[0].prompts[task].slice(0, 80)]);
+    const rows = common.slice(0, 200).map((task) => [el("a", { href: `#/task-${files[0].tasks[task]}` }, `#${files[0].tasks[task]}`), meanOf(0, task), meanOf(1, counterpartOf(task)), change(task), flipped(task) ? "flipped" : "", shortened(files[0].prompts[task], 160)]);
     const cards = difference ? [["tasks in common", difference.tasks], [data.files[0].name, difference.mean_first], [data.files[1].name, difference.mean_second], ["difference", difference.difference], ["95 % interval", difference.interval_95 ? difference.interval_95.map((end) => number(end)).join(" to ") : "–"], ["p (paired bootstrap)", difference.p], ["wins, losses, ties", `${difference.wins}, ${difference.losses}, ${difference.ties}`]] : [];
     $("compare").replaceChildren(
       el("div", { class: "cards" }, cards.map(([name, value]) => card(name, value))),
@@ -774,12 +784,25 @@
     // A hidden canvas has no size, and a hidden list no height: both are drawn when they become visible.
     if (view === "overview") { overview(); distributions(); }
     if (view === "tasks") { draw(); if (!of_task) $("tasks").classList.remove("open"); }
-    if (of_task) { const task = files[0].positions.get(Number(of_task[1])); if (task !== undefined) show(task); }
+    if (of_task) {
+      const task = files[0].positions.get(Number(of_task[1]));
+      if (task !== undefined) show(task);
+      else {
+        openTask = null; selected = -1; opening++;
+        $("tasks").classList.add("open");
+        $("detail").replaceChildren(el("p", { class: "muted" }, `Task ${of_task[1]} has no rollouts${data.served && data.files[0].heading.state === "running" ? " yet" : ""}.`));
+        draw();
+      }
+    }
   }
   function keys(event) {
     // Shortcuts of the browser, the help dialog and text fields keep their keys.
     if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
-    if (event.target.matches("input, select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
+    if (event.target.matches("input, select, textarea")) {
+      // Browsers clear a search field on Escape: the filter goes with its text.
+      if (event.key === "Escape") { if (event.target === $("query") && $("query").value) { $("query").value = ""; search(); } event.target.blur(); }
+      return;
+    }
     const in_list = event.target === $("list"), page = Math.max(1, Math.floor($("list").clientHeight / ROW_HEIGHT) - 1);
     const action = { j: () => move(1), k: () => move(-1), o: () => { location.hash = "/overview"; }, r: () => { location.hash = "/tasks"; }, c: () => { if (files[1]) location.hash = "/compare"; },
       "/": () => { location.hash = location.hash.startsWith("#/task") ? location.hash : "/tasks"; setTimeout(() => $("query").focus()); }, "?": () => $("help").showModal(), e: expandAll, m: togglePlain, w: toggleWide,
@@ -811,7 +834,7 @@
     // A search starts 120 ms after the last key press.
     let timer;
     for (const id of ["query", "whole"]) $(id).addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(search, 120); });
-    $("filters").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+    $("filters").addEventListener("submit", (event) => { event.preventDefault(); search(); $("list").focus(); });
     $("list").addEventListener("scroll", draw, { passive: true });
     $("strip-order").addEventListener("input", strip);
     $("strip-canvas").addEventListener("keydown", moveCursor);

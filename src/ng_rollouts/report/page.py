@@ -71,7 +71,9 @@ def read_file(paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store
     if score not in aggregate.scores and aggregate.scores:
         available = ", ".join(aggregate.scores)
         raise ConfigError(f"no rollout of {source_of(paths)} has the score {score!r}: available scores: {available}")
-    heading = heading_of(paths, index.kinds.count(FINISHED), list(agent_numbers.numbers))
+    numbers = set(index.agents)
+    agents = [name for name, number in agent_numbers.numbers.items() if number in numbers]
+    heading = heading_of(paths, index.kinds.count(FINISHED), index.kinds.count(FAILED), agents)
     overview = overview_of(paths, index, aggregate, failures, parameters, score)
     return FileData(index.columns(), {"heading": heading, **overview})
 

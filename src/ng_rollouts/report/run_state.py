@@ -38,24 +38,26 @@ def is_running(paths: OutputPaths) -> bool:
     return False
 
 
-def heading_of(paths: OutputPaths, rollouts: int, agents: list[str]) -> Json:
+def heading_of(paths: OutputPaths, rollouts: int, failed: int, agents: list[str]) -> Json:
     """State and description of the run, as page.js reads them.
 
     Args:
-        rollouts: number of rollouts in the output.
+        rollouts, failed: number of rollouts in the output, and of failures.
         agents: the names of the agents in the rows.
     """
     summary, manifest = side_file(paths.summary), side_file(paths.manifest)
     running = is_running(paths)
     status = side_file(paths.status) if running else {}
-    state, text = _state(running=running, summary=summary, manifest=manifest, status=status, rollouts=rollouts)
+    if running:
+        planned = _number(status.get("planned")) or _number(manifest.get("rollouts"))
+        state, text = RUNNING, ", ".join(["running", *_progress(status, planned, rollouts, failed)])
+    else:
+        state, text = _state(summary, manifest, rollouts)
     return {"state": state, "text": text, "description": list(_description(summary, manifest, agents))}
 
 
-def _state(*, running: bool, summary: Json, manifest: Json, status: Json, rollouts: int) -> tuple[str, str]:
-    planned = _number(status.get("planned")) or _number(summary.get("planned")) or _number(manifest.get("rollouts"))
-    if running:
-        return RUNNING, ", ".join(["running", *_progress(status, planned, rollouts)])
+def _state(summary: Json, manifest: Json, rollouts: int) -> tuple[str, str]:
+    planned = _number(summary.get("planned")) or _number(manifest.get("rollouts"))
     if not summary:
         of_planned = f" of {planned:,} planned" if planned else ""
         is_whole = bool(planned) and rollouts >= (planned or 0)
@@ -69,11 +71,10 @@ def _state(*, running: bool, summary: Json, manifest: Json, status: Json, rollou
     return UNFINISHED, ", ".join([*counts, "interrupted" if code > _SIGNAL else "stopped early"])
 
 
-def _progress(status: Json, planned: int | None, rollouts: int) -> Iterator[str]:
-    """The numbers of a run that is being collected, from its status file."""
-    collected = _number(status.get("collected"))
-    yield f"{rollouts if collected is None else collected:,}" + (f" of {planned:,}" if planned else "") + " rollouts"
-    if failed := _number(status.get("failed")):
+def _progress(status: Json, planned: int | None, rollouts: int, failed: int) -> Iterator[str]:
+    """The numbers of a run that is being collected: counts of the rows, and the rest from its status file."""
+    yield f"{rollouts:,}" + (f" of {planned:,}" if planned else "") + " rollouts"
+    if failed:
         yield f"{failed:,} failed"
     if in_flight := _number(status.get("in_flight")):
         yield f"{in_flight:,} in flight"

@@ -87,7 +87,7 @@ class ServedFile:
             if self._live is None:
                 assert self._finished is not None  # noqa: S101 - a file that is not live has been read as a whole
                 return self._finished
-            heading = heading_of(self._paths, self._live.counts[FINISHED], self._live.agents)
+            heading = self._heading(self._live)
             return FileData(self._live.columns(), {"heading": heading, **live_overview(self._paths, self._live)})
 
     def poll(self) -> tuple[bool, list[Addition]]:
@@ -108,7 +108,7 @@ class ServedFile:
         with self._lock:
             if self._live is None:
                 return {}
-            heading = heading_of(self._paths, self._live.counts[FINISHED], self._live.agents)
+            heading = self._heading(self._live)
             return {"heading": heading, "cards": list(self._live.cards())}
 
     def rows_of(self, task_index: int) -> bytes:
@@ -138,6 +138,9 @@ class ServedFile:
         index.blocks.append(NOT_IN_PAGE)
         index.lines.append(NOT_IN_PAGE)
         self._place(entry.task_index, entry.kind, entry.row_at.offset)
+
+    def _heading(self, live: LiveIndex) -> Json:
+        return heading_of(self._paths, live.counts[FINISHED], live.counts[FAILED], list(live.agents))
 
     def _place(self, task_index: int, kind: int, offset: int) -> None:
         places = self._places.get(task_index)

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ng_rollouts.console import print_json, print_result, prints_only_json
+from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import ConfigError, NgRolloutsError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.report.page import head_of
@@ -201,8 +201,11 @@ def serve(page: ServedPage, port: int, *, has_ended: Callable[[], bool] | None =
             print_json({"url": url})
         threading.Thread(target=server.serve_forever, daemon=True).start()
         needed_until = time.monotonic() + _GRACE_S
-        while time.monotonic() < needed_until:
-            page.poll()
-            if has_ended is None or not has_ended() or page.follower_count:
-                needed_until = time.monotonic() + _GRACE_S
-            time.sleep(_POLL_S)
+        try:
+            while time.monotonic() < needed_until:
+                page.poll()
+                if has_ended is None or not has_ended() or page.follower_count:
+                    needed_until = time.monotonic() + _GRACE_S
+                time.sleep(_POLL_S)
+        except KeyboardInterrupt:  # as announced
+            log("stopped")

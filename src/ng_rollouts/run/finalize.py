@@ -78,8 +78,7 @@ class Finalizer:
         except StorageError as error:
             log(f"warning: {error}")
         self._log_summary()
-        if self.state.counters.collected:
-            print_json(self.averages())
+        print_json(self.averages())
         self._log_next_command()
 
     def write_summary(self, exit_code: int) -> None:

@@ -65,7 +65,8 @@ def failed_message(state: RunState, allowed: float, max_failed: float) -> str:
         allowed: `max_failed_rollouts` as it was given, a count or a fraction.
         max_failed: the count that it allows.
     """
-    message = f"{state.counters.failed} rollouts failed, max_failed_rollouts={allowed} allows {max_failed:g}"
+    rollouts = "1 rollout" if state.counters.failed == 1 else f"{state.counters.failed} rollouts"
+    message = f"{rollouts} failed, max_failed_rollouts={allowed} allows {max_failed:g}"
     # Without a first failure, all of them are of earlier commands.
     if first := state.first_failure:
         # Before lines are joined, because a credential may be divided by a line break.
