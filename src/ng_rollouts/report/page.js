@@ -801,6 +801,7 @@
     if (event.target.matches("input, select, textarea")) {
       // Browsers clear a search field on Escape: the filter goes with its text.
       if (event.key === "Escape") { if (event.target === $("query") && $("query").value) { $("query").value = ""; search(); } event.target.blur(); }
+      if (event.key === "Enter" && event.target === $("query")) { event.preventDefault(); search(); $("list").focus(); }
       return;
     }
     const in_list = event.target === $("list"), page = Math.max(1, Math.floor($("list").clientHeight / ROW_HEIGHT) - 1);
@@ -834,7 +835,7 @@
     // A search starts 120 ms after the last key press.
     let timer;
     for (const id of ["query", "whole"]) $(id).addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(search, 120); });
-    $("filters").addEventListener("submit", (event) => { event.preventDefault(); search(); $("list").focus(); });
+    $("filters").addEventListener("submit", (event) => event.preventDefault());
     $("list").addEventListener("scroll", draw, { passive: true });
     $("strip-order").addEventListener("input", strip);
     $("strip-canvas").addEventListener("keydown", moveCursor);
