@@ -7,7 +7,6 @@ characters that control a terminal are shown as escape sequences.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TextIO
 
 from ng_rollouts.errors import NgRolloutsError
 from ng_rollouts.redaction import mask_known, mask_values, redact
+from ng_rollouts.streams import StreamWrapper
 
 # a context variable, so that a run of the Python API is quiet while other code of the process is not
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -201,29 +201,12 @@ def _print_message(message: str) -> None:
         _redirect_to_devnull(2)
 
 
-class MaskedStream(io.TextIOBase):
+class MaskedStream(StreamWrapper):
     """A stream in front of another one, for text of libraries: secrets are masked, line by line."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._line = ""
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # a writeable attribute of the base class
-        """The encoding of the other stream."""
-        return self._stream.encoding
-
-    def fileno(self) -> int:
-        """The descriptor of the other stream."""
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        """Whether the other stream is a terminal."""
-        return self._stream.isatty()
-
-    def writable(self) -> bool:
-        """Always true."""
-        return True
 
     def write(self, text: str) -> int:
         """Write complete lines, and keep the rest."""

@@ -34,23 +34,11 @@ _CHUNK_BYTES = 512
 _POLL_S = 0.1
 
 
-class PatientStream(io.TextIOBase):
-    """A text stream over a pipe, a terminal or a socket, whose writes return at once.
+class StreamWrapper(io.TextIOBase):
+    """A text stream in place of another one, for subclasses that write to it."""
 
-    Characters that the encoding does not have are written as escape sequences.
-    """
-
-    def __init__(self, stream: TextIO, *, keeps_all: bool = False) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._fd = _reopened(stream.fileno())
-        self._max_pending = math.inf if keeps_all else _MAX_MESSAGE_BYTES
-        self._pending: deque[memoryview] = deque()
-        self._is_broken = False
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether earlier texts still wait, so that progress should be left out."""
-        return bool(self._pending)
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # a writeable attribute of the base class
@@ -68,6 +56,25 @@ class PatientStream(io.TextIOBase):
     def writable(self) -> bool:
         """Always true."""
         return True
+
+
+class PatientStream(StreamWrapper):
+    """A text stream over a pipe, a terminal or a socket, whose writes return at once.
+
+    Characters that the encoding does not have are written as escape sequences.
+    """
+
+    def __init__(self, stream: TextIO, *, keeps_all: bool = False) -> None:
+        super().__init__(stream)
+        self._fd = _reopened(stream.fileno())
+        self._max_pending = math.inf if keeps_all else _MAX_MESSAGE_BYTES
+        self._pending: deque[memoryview] = deque()
+        self._is_broken = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether earlier texts still wait, so that progress should be left out."""
+        return bool(self._pending)
 
     def write(self, text: str) -> int:
         """Write as much as the stream takes, and keep the rest.
