@@ -11,25 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.conftest import SCRIPTS, Ran, ended, read_rows, start, wait_until
-from tests.report.test_page import CHROMIUM
 from tests.servers import Served
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH")
-
 FILES = ["+agent_name=a", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @contextmanager

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from tests.report.helpers import rollout_rows
-from tests.report.test_page import CHROMIUM, built, show, visit
+from tests.report.test_page import built, show
 from tests.rollout_files import rollout_row, write_rows
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH")
-
-__all__ = ["visit"]  # a fixture of this module as well
 
 Visit = Callable[..., Page]
 
@@ -23,15 +19,6 @@ ANSWER = (
     "# Result\n\nIt is **bold**, `code` and $x^2$.\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
 )
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "number"}}}}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 def page_of(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -166,7 +166,7 @@ def check_not_an_output(path: Path, parameter: str) -> None:
     """Check that a file that a command replaces is not the output of a run.
 
     Raises:
-        OutputError: it is one, because it has side files or a run is writing it.
+        OutputError: it has side files, so it is one.
     """
     found = next((each for each in OutputPaths(plain_name(path)).side_files if each.exists()), None)
     if path.exists() and found:

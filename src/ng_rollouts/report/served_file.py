@@ -169,7 +169,7 @@ class ServedFile:
                 self._read[path] = _state(path)[0], offset
 
     def _addition(self, kind: int, line: bytes, offset: int) -> Addition | None:
-        """Add one line; None if it is not a row with a key, or a failure that was retried since."""
+        """Add one line; None if it is not a row with a task index."""
         assert self._live is not None  # noqa: S101
         try:
             row = loads(line)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ng_rollouts.errors import OutputError
 from ng_rollouts.storage.atomic import remove_leftovers
+
+_PROBE_S = 0.2
+"""How long a lock is tried. `holder_of` of a command that reads the file holds it for some microseconds."""
 
 
 def lock(path: Path) -> int:
@@ -21,11 +25,16 @@ def lock(path: Path) -> int:
     Raises:
         OutputError: another process has locked the file.
     """
+    deadline = time.monotonic() + _PROBE_S
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            if time.monotonic() < deadline:
+                os.close(fd)
+                time.sleep(_PROBE_S / 10)
+                continue
             message = f"{path} is being written by {_holder(fd)}: wait for it, or set another path"
             os.close(fd)
             raise OutputError(message) from error
