@@ -91,7 +91,7 @@ def content_parts(content: Any) -> list[Json]:
 
 
 def _is_chat_shaped(message: Json) -> bool:
-    """Whether an assistant message has fields or parts that become items, such as tool calls and reasoning."""
+    """True if an assistant message has tool calls, reasoning or other fields that become items."""
     # Most messages have plain fields only. This runs for every rollout.
     if not message.keys() <= _PLAIN_FIELDS:
         fields = {name for name, value in message.items() if value}

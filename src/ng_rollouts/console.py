@@ -85,7 +85,7 @@ def _without_bar() -> Iterator[None]:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that can move its cursor."""
+    """True for a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 

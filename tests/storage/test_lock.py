@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,22 @@ def test_locked_output_cannot_be_opened(tmp_path: Path) -> None:
         pytest.raises(OutputError, match=r"is being written by (another )?process"),
     ):
         open_new(paths, 1, overwrite=True)
+
+
+def test_look_of_a_reader_at_the_lock_does_not_refuse_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that reads the file holds a shared lock for a moment: a run that begins then tries again."""
+    refused: list[int] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if len(refused) < 2:
+            refused.append(fd)
+            raise BlockingIOError
+        fcntl.flock(fd, operation)
+
+    monkeypatch.setattr("ng_rollouts.storage.lock.fcntl", SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+    with open_new(OutputPaths(tmp_path / "out.jsonl"), 1, overwrite=False) as journal:
+        assert journal.is_named
+    assert len(refused) == 2
 
 
 def test_second_collector_on_an_output_is_rejected(

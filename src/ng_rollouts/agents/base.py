@@ -19,7 +19,7 @@ class Agent(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether an HTTP server answers. It checks its tasks itself, and the HTTP client enforces the time limits."""
+        """True for an agent behind an HTTP server, which checks its tasks. The HTTP client enforces the time limits."""
         ...
 
     @property

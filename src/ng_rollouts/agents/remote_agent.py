@@ -87,7 +87,7 @@ def _run_url(url: str) -> str:
 
 
 def _refuses_seed(reply: Reply) -> bool:
-    """Whether a server has rejected the key `seed` with status 422."""
+    """True if a server rejected the key `seed` with status 422."""
     if reply.status != 422:
         return False
     try:

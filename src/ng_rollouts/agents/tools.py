@@ -62,7 +62,7 @@ class PythonTools:
 
 
 def _is_function(value: Any) -> bool:
-    """Whether a value is a function, or wraps one as `functools.lru_cache` does."""
+    """True for a function, also one that `functools.lru_cache` wraps."""
     return callable(value) and not inspect.isclass(value) and inspect.isfunction(inspect.unwrap(value))
 
 

@@ -116,7 +116,7 @@ def _target_of(config: ComparisonConfig) -> Path | None:
 
 
 def _is_comparison(path: Path) -> bool:
-    """Whether a file is the result of an earlier comparison, which is replaced as expected."""
+    """True for the result of an earlier comparison, which may be replaced."""
     try:
         content = loads(path.read_bytes())
     except (OSError, ValueError):

@@ -128,12 +128,12 @@ class Keys:
         return flags, overrides
 
     def _is_text(self, name: str) -> bool:
-        """Whether the value of a nested key is free text."""
+        """True if a nested key holds free text."""
         root, _, key = _without_agent(name).partition(".")
         return key in self.dicts.get(root, ())
 
     def _is_name(self, name: str) -> bool:
-        """Whether the value of a key of `agents.NAME` is a path, a name or an API key."""
+        """True if a key of `agents.NAME` holds a path, a name or an API key."""
         return self.parameters.get(_without_agent(name)) is str
 
     def _without_value(self, override: str, name: str) -> str:
@@ -223,7 +223,7 @@ def _parameters(config: type, prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _is_sweep(value: str) -> bool:
-    """Whether `--multirun` splits a value into several."""
+    """True if `--multirun` splits the value."""
     return bool(_SWEEP.fullmatch(value)) or "," in value
 
 

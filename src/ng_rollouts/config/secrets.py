@@ -33,7 +33,7 @@ _PAIR = re.compile(
 _VARIABLE = re.compile(r"\$\{oc\.env:(?P<name>\w+)(?:,(?P<default>[^}]*))?\}")
 _REFERENCE = re.compile(r"\$\{(?:oc\.env:)?([^${},]+)")
 _VARIABLE_NAME = re.compile(r"[A-Z][A-Z0-9_]*|[a-z_.]+")
-"""What is probably the name of an environment variable or of a parameter, and not a secret."""
+"""Names of environment variables and parameters. Other text is taken for a secret."""
 
 _MIN_SECRET_CHARACTERS = 8
 _SWEEP = re.compile(r"^(?:choice|shuffle|sort|tag)\(")
