@@ -233,18 +233,19 @@ def test_sweep_ends_with_a_table_of_its_runs(
 ) -> None:
     """The table has what was swept, each mean with its interval, failures, exit code and file; a run may have none."""
     tasks(4)
+    (tmp_path / "out_1.jsonl").mkdir()
     ran = command(
         "-m",
         PACKAGED_AGENT,
         "input_jsonl_fpath=tasks.jsonl",
-        "num_repeats=2,0,3",
+        "num_repeats=2,1,3",
         "output_jsonl_fpath=out_${num_repeats}.jsonl",
     )
     assert ran.code == 2, ran.stderr
     header, *rows = [line.split("  ") for line in ran.stderr.splitlines()[-4:]]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in (header, *rows)]
     assert cells[0] == ["num_repeats", "reward", "accuracy", "failed", "exit", "output"]
-    assert [row[0] for row in cells[1:]] == ["2", "0", "3"]
+    assert [row[0] for row in cells[1:]] == ["2", "1", "3"]
     assert cells[2][1:] == ["-", "-", "-", "2", "-"]
     for row in (cells[1], cells[3]):
         summary = json.loads((tmp_path / f"out_{row[0]}_summary.json").read_text())
@@ -285,7 +286,26 @@ def test_sweep_does_not_replace_the_output_of_an_earlier_run(
     assert ran.stderr.splitlines()[-2].endswith("r.jsonl (renamed by a later run)")
     ran = command(*sweep, "+overwrite=true")
     assert (ran.code, "is the output of an earlier run of the sweep" in ran.stderr) == (2, True)
-    assert len(read_rows(tmp_path / "r.jsonl")) == 2
+    assert len(read_rows(tmp_path / "r.jsonl")) == 4
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=submitit_local"]], ids=["here", "jobs"])
+def test_sweep_checks_all_values_before_its_first_run(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, launcher: list[str]
+) -> None:
+    """A wrong value in the last run of a sweep is one line before the first run, with a launcher, too."""
+    tasks(2)
+    sweep = ["-m", *launcher, PACKAGED_AGENT, "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r_${limit}.jsonl"]
+    ran = command(*sweep, "limit=1,2,-1")
+    assert (ran.code, ran.stdout, ran.stderr) == (2, "", "error: limit must be >= 0, got -1\n")
+    assert names_in(tmp_path) == {"tasks.jsonl"}
+
+
+def test_several_values_without_a_sweep_name_the_flag(command: Callable[..., Ran]) -> None:
+    """A list of values for a number, typed without `-m`, is an error that names the flag."""
+    ran = command(PACKAGED_AGENT, "+input_jsonl_fpath=t.jsonl", "+output_jsonl_fpath=r.jsonl", "num_repeats=1,2")
+    assert ran.code == 2
+    assert "num_repeats must be an integer, got '1,2': add -m to run once for each value" in ran.stderr
 
 
 def test_sweep_refuses_stdin(command: Callable[..., Ran]) -> None:

@@ -201,7 +201,7 @@ def test_secrets_of_other_commands_are_masked(command: Callable[..., Ran]) -> No
 
 def test_traceback_and_sweep_lines_are_masked(command: Callable[..., Ran]) -> None:
     """A sweep prints the overrides of each run without their secrets."""
-    files = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+limit=1", "+overwrite=true"]
+    files = [*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+limit=1"]
     ran = command("-m", *files, f"+responses_create_params.user={KEY},b", f"+head_server.host=me:{OTHER}@h,b")
     assert "run 1 of the sweep" in ran.stderr
     assert OTHER not in ran.stderr

@@ -8,7 +8,7 @@ One command passes through these functions:
 1. `main`: streams, early signals, exit code.
 2. `_main`: `--help`, `--version` and completion; otherwise checks the names of all parameters.
 3. `_run_hydra`: lets Hydra compose the configuration, once or for each run of a sweep.
-4. `job`, in it: one run, through `_run_as_job` in the process of a launcher.
+4. `_run_sweep`: each run of a sweep, which may be the job of a launcher (`cli/launcher.py`).
 5. `_collect`: makes the typed configuration, and runs it.
 
 `_guarded` turns the exceptions of 2 and of each run into an exit code and a line on stderr.
@@ -26,11 +26,19 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ng_rollouts._version import __version__
+from ng_rollouts.cli.launcher import (
+    JobFailedError,
+    has_launcher,
+    interrupt_jobs,
+    run_as_job,
+    sweep_folder,
+    without_launcher,
+)
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.literal_text import unmark_values, unmarked
@@ -44,9 +52,6 @@ from ng_rollouts.streams import finish, patient
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-_JOBS_FOLDER = "ng_rollouts_jobs"
-"""Folder for the logs of a launcher's jobs, in the working folder. On a cluster, all nodes have to see it."""
 
 _LAST_WRITES_S = 5.0
 """How long the exit waits for a reader that takes no results or messages. Without a reader, the command must end."""
@@ -64,11 +69,7 @@ def main() -> NoReturn:
     _handle_early_signals()
     code = _guarded(lambda: _main(sys.argv[1:]))
     if _early_signals:
-        log(
-            _interrupted_message(_stop_jobs())
-            if _has_launcher(sys.argv[1:])
-            else "interrupted before anything was sent"
-        )
+        log(interrupt_jobs() if has_launcher(sys.argv[1:]) else "interrupted before anything was sent")
         code = 128 + _early_signals[0]
     with suppress(OSError):
         if not_taken := finish(sys.stdout, _LAST_WRITES_S):
@@ -173,49 +174,59 @@ def _run_hydra(arguments: list[str]) -> int:
     # With this variable, Hydra raises its exceptions, and _one_line_errors turns them into a ConfigError. Without it,
     # Hydra prints an error in several lines and exits with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    command = [_command_name(), *sys.argv[1:]]
+    if {"-m", "--multirun"} & set(arguments):
+        return _run_sweep(arguments, command)
+    codes: list[int] = []
+    _compose(arguments, lambda config: codes.append(_guarded(lambda: _collect(_typed(config, command), command))))
+    return max(codes, default=0)
+
+
+def _compose(arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
+    """Let Hydra compose the configuration and pass it to `job`, once or for each run of a sweep.
+
+    Raises:
+        ConfigError: it cannot be composed.
+    """
     import hydra  # noqa: PLC0415 - takes a third of a second, which a mistyped parameter should not cost
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
-    from ng_rollouts.cli.sweep import SweptRun, check_output, table_lines  # noqa: PLC0415 - loads orjson
-
     ConfigStore.instance().store(name="parameters", node=CollectConfig)
-    command = [_command_name(), *sys.argv[1:]]
+    sys.argv[1:] = arguments  # hydra.main takes its arguments from there
+    with _hydra_output(arguments):
+        _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+
+
+def _run_sweep(arguments: list[str], command: Sequence[str]) -> int:
+    """Run each combination of values; the highest exit code of the runs."""
+    from ng_rollouts.cli.sweep import SweptRun, table_lines  # noqa: PLC0415 - loads orjson
+
     codes: list[int] = []
     runs: list[SweptRun] = []
-
-    sweep = bool({"-m", "--multirun"} & set(arguments))
     is_quiet = "quiet=true" in {argument.lstrip("+") for argument in arguments}
-    _refuse_stdin(arguments, sweep=sweep)
 
     def job(config: DictConfig) -> None:
         # submitit sets this variable in the process of a job.
         if executor := os.environ.get("SUBMITIT_EXECUTOR"):
-            _run_as_job(lambda: _collect(_typed(config, command), command), executor)
+            run_as_job(
+                lambda: _guarded(lambda: _collect(_typed(config, command), command)),
+                lambda: f"{executor}, {display_command(_overrides_of_job())}",
+            )
             return
-        if sweep:
-            if not is_quiet:
-                log(f"run {len(codes) + 1} of the sweep: {display_command(_overrides_of_job())}")
-            runs.append(SweptRun(dict(override.split("=", 1) for override in _overrides_of_job())))
-        configs: list[CollectConfig] = []
-
-        def collect() -> int:
-            configs.append(_typed(config, command))
-            check_output(configs[0], runs[:-1])
-            return _collect(configs[0], command)
-
-        codes.append(_guarded(collect))
-        if sweep:
-            runs[-1].end(codes[-1], next(iter(configs), None))
+        if not is_quiet:
+            log(f"run {len(codes) + 1} of the sweep: {display_command(_overrides_of_job())}")
+        runs.append(SweptRun(dict(override.split("=", 1) for override in _overrides_of_job())))
+        typed = _typed(config, command)
+        codes.append(_guarded(lambda: _collect(typed, command)))
+        runs[-1].end(codes[-1], typed)
         # A signal ends the sweep, not only the current run.
         if codes[-1] >= 128:
             raise SystemExit(codes[-1])
 
-    with _sweep_folder(arguments) if sweep else nullcontext() as folder:
-        # hydra.main takes its arguments from sys.argv.
-        sys.argv[1:] = [*arguments, f"hydra.sweep.dir={folder}"] if sweep else arguments
+    _check_sweep(arguments, command)
+    with sweep_folder(arguments) as folder:
         try:
-            with _hydra_output(arguments):
-                _one_line_errors(hydra.main(str(conf_folder()), "config", version_base="1.3")(job))
+            _compose([*arguments, f"hydra.sweep.dir={folder}"], job)
         except JobFailedError as failed:
             log(f"error: {failed}: the logs are in {folder}")
             codes.append(failed.code)
@@ -224,56 +235,55 @@ def _run_hydra(arguments: list[str]) -> int:
     return max(codes, default=0)
 
 
+def _check_sweep(arguments: list[str], command: Sequence[str]) -> None:
+    """Check the values of all runs of a sweep before the first run.
+
+    Raises:
+        ConfigError: a value is wrong, or two runs contradict each other.
+    """
+    from ng_rollouts.cli.sweep import check_outputs  # noqa: PLC0415 - loads orjson
+
+    _refuse_stdin(arguments)
+    # With `--cfg`, no run begins. Another sweeper chooses the values of a run by the results of those before.
+    if _prints_config(arguments) or any(argument.lstrip("+").startswith("hydra/sweeper=") for argument in arguments):
+        return
+    configs: list[CollectConfig] = []
+    errors: list[ConfigError] = []
+
+    def check(config: DictConfig) -> None:
+        # Hydra prints a line about an exception that leaves the function.
+        try:
+            configs.append(_typed(config, command))
+        except ConfigError as error:
+            errors.append(error)
+
+    with tempfile.TemporaryDirectory(prefix="ng_rollouts_") as folder:
+        composed = [*without_launcher(arguments), f"hydra.sweep.dir={folder}"]
+        _compose(composed, check)
+    for error in errors:
+        raise error
+    check_outputs(configs)
+
+
+def _prints_config(arguments: Sequence[str]) -> bool:
+    return bool({"--cfg", "-c", "--info", "-i"} & set(arguments))
+
+
 @contextmanager
 def _hydra_output(arguments: Sequence[str]) -> Iterator[None]:
     """Mask the secrets in what Hydra prints: the configuration, and the overrides of a launcher's job that failed."""
-    prints_config = bool({"--cfg", "-c", "--info", "-i"} & set(arguments))
     with (
-        _unmarked_stdout() if prints_config else nullcontext(),
-        redirect_stderr(MaskedStream(sys.stderr)) if _has_launcher(arguments) else nullcontext(),
+        _unmarked_stdout() if _prints_config(arguments) else nullcontext(),
+        redirect_stderr(MaskedStream(sys.stderr)) if has_launcher(arguments) else nullcontext(),
     ):
         yield
 
 
-def _refuse_stdin(arguments: Sequence[str], *, sweep: bool) -> None:
-    if sweep and {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
+def _refuse_stdin(arguments: Sequence[str]) -> None:
+    if {"input_jsonl_fpath=-", "input_jsonl_fpath='-'"} & {argument.lstrip("+") for argument in arguments}:
         raise ConfigError(
             "input_jsonl_fpath=-: stdin can be read once, but a sweep reads its input for each run: name a file"
         )
-
-
-def _sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
-    """The folder for the files that Hydra writes during a sweep: temporary, unless jobs of a launcher need it."""
-    if _has_launcher(arguments):
-        from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
-
-        os.environ[SAFE_PATH] = "1"  # a `random.py` in the working folder must not be run by a job's interpreter
-        return _private_folder(Path(_JOBS_FOLDER))
-    return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
-
-
-@contextmanager
-def _private_folder(folder: Path) -> Iterator[str]:
-    """A folder that only its owner can read: jobs, their results and logs contain the typed parameters.
-
-    Raises:
-        ConfigError: it cannot be made private.
-    """
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be used: {error.strerror}: remove it") from error
-    try:
-        yield str(folder)
-    finally:
-        # Hydra writes the configuration of a sweep there. It is not read again.
-        _mask_file(folder / "multirun.yaml")
-
-
-def _mask_file(path: Path) -> None:
-    with suppress(OSError):
-        path.write_text(redact(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @contextmanager
@@ -288,63 +298,6 @@ def _hydra_message(error: BaseException) -> str:
     from ng_rollouts.cli.hydra_errors import message_of  # noqa: PLC0415 - only after a mistake
 
     return unmarked(message_of(error))
-
-
-def _has_launcher(arguments: Sequence[str]) -> bool:
-    return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in arguments)
-
-
-def _stop_jobs() -> int:
-    """Send SIGTERM to the jobs of a launcher on this machine, which then drain; the number of them."""
-    # Hydra does not expose the jobs of a launcher. Jobs on other machines are not children of this process.
-    children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
-    for pid in children:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    return len(children)
-
-
-def _interrupted_message(stopped_jobs: int) -> str:
-    if stopped_jobs:
-        return f"interrupted: the jobs on this machine drain and stop; their logs are in {_JOBS_FOLDER}"
-    return f"interrupted: submitted jobs keep running; their logs are in {_JOBS_FOLDER}"
-
-
-class JobFailedError(Exception):
-    """A job of a launcher ended with an exit code other than 0.
-
-    Args:
-        job: executor and overrides of the job.
-    """
-
-    def __init__(self, job: str, code: int) -> None:
-        # The launcher sends the exception as a pickle, which is made from these arguments.
-        super().__init__(job, code)
-        self.code = code
-
-    def __str__(self) -> str:
-        return f"a job of the sweep ended with exit code {self.code} ({self.args[0]})"
-
-
-def _run_as_job(action: Callable[[], int], executor: str) -> None:
-    """Run in a process of a launcher, and pass a failure to the command as an exception.
-
-    Raises:
-        JobFailedError: the exit code is not 0.
-    """
-    from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
-
-    os.environ.pop(SAFE_PATH, None)  # programs that the user's code starts behave as usual
-    # The launcher's handler puts the job back into the queue. The run replaces it with its own, which drains.
-    requeue = signal.getsignal(signal.SIGUSR2)
-    code = _guarded(action)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Slurm sends SIGUSR2 before it ends a job at its time limit. The run has drained, so the job can be requeued.
-    if code == 128 + signal.SIGUSR2 and callable(requeue):
-        requeue(signal.SIGUSR2, None)
-    if code:
-        raise JobFailedError(f"{executor}, {display_command(_overrides_of_job())}", code)
 
 
 def _one_line_errors(compose_and_run: Callable[[], Any]) -> None:

@@ -65,7 +65,8 @@ def _about_parameter(name: str, error: BaseException) -> str:
         return f"{name} must be a dict such as {_DICT_EXAMPLES.get(name, f'+{name}.KEY=VALUE')}, got {value!r}"
     for part, wanted in _WANTED:
         if part in text:
-            return f"{name} must be {wanted}, got {value!r}"
+            several = ": add -m to run once for each value" if "," in str(value) else ""
+            return f"{name} must be {wanted}, got {value!r}{several}"
     return f"{name}: {_one_line(text)}"
 
 

@@ -38,14 +38,10 @@ class SweptRun:
     output: str = ""
     summary: Json = field(default_factory=dict)
 
-    def end(self, code: int, config: CollectConfig | None) -> None:
-        """Store the outcome.
-
-        Args:
-            config: its configuration; None if that was not valid.
-        """
+    def end(self, code: int, config: CollectConfig) -> None:
+        """Store the outcome of the run with this configuration."""
         self.code = code
-        if config is None or code in _WITHOUT_SUMMARY:
+        if code in _WITHOUT_SUMMARY:
             return
         with suppress(NgRolloutsError, OSError, ValueError):
             paths = _paths_of(config)
@@ -62,17 +58,22 @@ class SweptRun:
         return f"{mean:.3f}" + (f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 
-def check_output(config: CollectConfig, earlier: Sequence[SweptRun]) -> None:
-    """Check that a run of a sweep does not replace the output of an earlier one.
+def check_outputs(configs: Sequence[CollectConfig]) -> None:
+    """Check that no run of a sweep replaces the output of an earlier one.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: one does.
     """
-    if config.overwrite and str(_paths_of(config).finished) in [run.output for run in earlier]:
-        raise ConfigError(
-            f"output_jsonl_fpath {config.output_jsonl_fpath} is the output of an earlier run of the sweep, which "
-            "overwrite=true would replace: use what is swept in its name, such as 'output_jsonl_fpath=r_${limit}.jsonl'"
-        )
+    outputs: set[Path] = set()
+    for config in configs:
+        output = _paths_of(config).finished
+        if config.overwrite and output in outputs:
+            raise ConfigError(
+                f"output_jsonl_fpath {config.output_jsonl_fpath} is the output of an earlier run of the sweep, which "
+                "overwrite=true would replace: use what is swept in its name, such as "
+                "'output_jsonl_fpath=r_${limit}.jsonl'"
+            )
+        outputs.add(output)
 
 
 def _paths_of(config: CollectConfig) -> OutputPaths:

@@ -122,7 +122,8 @@ def check_repeats(num_repeats: Any) -> None:
     for agent, repeats in by_agent.items():
         where = f"num_repeats for {agent}" if agent else "num_repeats"
         if not _is_int(repeats):
-            raise ConfigError(f"{where} must be an integer, got {repeats!r}")
+            several = ": add -m to run once for each value" if "," in str(repeats) else ""
+            raise ConfigError(f"{where} must be an integer, got {repeats!r}{several}")
         if repeats < 1:
             raise ConfigError(f"{where} must be >= 1, got {repeats}")
 

@@ -243,7 +243,8 @@ def _score_lines(state: RunState) -> Iterator[str]:
         ]
         if means:
             of_agent = f"{agent}: " if len(agents) > 1 else ""
-            yield f"{of_agent}{', '.join(means)} (95 % interval, over {metrics.stats.tasks} tasks)"
+            tasks = "95 % interval, over {} tasks" if metrics.stats.tasks > 1 else "over {} task"
+            yield f"{of_agent}{', '.join(means)} ({tasks.format(metrics.stats.tasks)})"
 
 
 def _duration(seconds: float) -> str:
