@@ -20,12 +20,17 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import settings
 
 from ng_rollouts import redaction
 from ng_rollouts.cli import collect
 
 from .agent_server import reward_of
 from .servers import ProcessServer, Served, ThreadServer, answer_ok, serve_connections
+
+# How long an example takes says how busy the machine is, not whether the law holds.
+settings.register_profile("busy_machine", deadline=None)
+settings.load_profile("busy_machine")
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data" / "nemo_gym"

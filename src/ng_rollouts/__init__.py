@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from ng_rollouts._version import __version__
 
 if TYPE_CHECKING:
-    from ng_rollouts.api import collect, collect_groups, read_groups, read_rollouts
+    from ng_rollouts.api import RolloutGroup, collect, collect_groups, read_groups, read_rollouts
     from ng_rollouts.config.kwargs import Parameters
 
-__all__ = ["Parameters", "__version__", "collect", "collect_groups", "read_groups", "read_rollouts"]
+__all__ = ["Parameters", "RolloutGroup", "__version__", "collect", "collect_groups", "read_groups", "read_rollouts"]
 
 
 if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts every name

@@ -21,7 +21,7 @@ from ng_rollouts.run.prepare import prepare
 from ng_rollouts.run.run import Consumer, Run
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.threads import run_in_thread
-from ng_rollouts.types import Json
+from ng_rollouts.types import Json, is_masked
 
 T = TypeVar("T")
 
@@ -64,6 +64,18 @@ class _RowQueue:
         if self._rows.qsize() < _MAX_QUEUED:
             self._has_capacity.set()
         return row
+
+
+class RolloutGroup(list[Json]):
+    """The rows of a task's rollouts, in order."""
+
+    @property
+    def valid(self) -> list[bool]:
+        """For each row, whether its result is a measurement; one with a true `mask_sample` is none.
+
+        Take baselines of a group over its valid rows only.
+        """
+        return [not is_masked(row) for row in self]
 
 
 class Collection(Generic[T]):
@@ -118,12 +130,16 @@ def collect(**parameters: Unpack[Parameters]) -> Collection[Json]:
     return Collection(lambda summary: _rows_of_run(parameters, summary))
 
 
-def collect_groups(**parameters: Unpack[Parameters]) -> Collection[list[Json]]:
+def collect_groups(*, min_valid_per_group: int = 0, **parameters: Unpack[Parameters]) -> Collection[RolloutGroup]:
     """Collect rollouts, and yield each complete group with its rows in order, as group-relative methods need them.
 
     A task of which a rollout failed yields no group. Parameters and exceptions are those of `collect`.
+
+    Args:
+        min_valid_per_group: groups with fewer valid rows (`RolloutGroup.valid`) are not yielded. `summary` has their
+            number as `groups_not_yielded`.
     """
-    return Collection(lambda summary: _groups_of_run(parameters, summary))
+    return Collection(lambda summary: _groups_of_run(parameters, summary, min_valid_per_group))
 
 
 async def _rows_of_run(parameters: Parameters, summary: Json) -> AsyncGenerator[Json, None]:
@@ -132,9 +148,10 @@ async def _rows_of_run(parameters: Parameters, summary: Json) -> AsyncGenerator[
             yield row
 
 
-async def _groups_of_run(parameters: Parameters, summary: Json) -> AsyncGenerator[list[Json], None]:
-    incomplete: dict[int, list[Json]] = {}
+async def _groups_of_run(parameters: Parameters, summary: Json, min_valid: int) -> AsyncGenerator[RolloutGroup, None]:
+    incomplete: dict[int, RolloutGroup] = {}
     dropped: set[int] = set()
+    not_yielded = 0
 
     def drop_task(task_index: int) -> None:
         dropped.add(task_index)
@@ -146,11 +163,17 @@ async def _groups_of_run(parameters: Parameters, summary: Json) -> AsyncGenerato
             task_index = row["_ng_task_index"]
             if task_index in dropped:
                 continue
-            group = incomplete.setdefault(task_index, [])
+            group = incomplete.setdefault(task_index, RolloutGroup())
             group.append(row)
             if len(group) == size(task_index):
                 del incomplete[task_index]
-                yield sorted(group, key=lambda each: each["_ng_rollout_index"])
+                group.sort(key=lambda each: each["_ng_rollout_index"])
+                if sum(group.valid) >= min_valid:
+                    yield group
+                else:
+                    not_yielded += 1
+    if min_valid:
+        summary["groups_not_yielded"] = not_yielded
 
 
 def read_rollouts(path: str | Path) -> Iterator[Json]:
@@ -163,13 +186,17 @@ def read_rollouts(path: str | Path) -> Iterator[Json]:
         yield from group
 
 
-def read_groups(path: str | Path) -> Iterator[list[Json]]:
+def read_groups(path: str | Path, *, min_valid_per_group: int = 0) -> Iterator[RolloutGroup]:
     """Read the groups of a file of rollouts. The file may be in any order.
+
+    Args:
+        min_valid_per_group: groups with fewer valid rows (`RolloutGroup.valid`) are left out.
 
     Raises:
         InputError: the file cannot be read, or a line is not a rollout.
     """
-    return row_groups(Path(path))
+    groups = map(RolloutGroup, row_groups(Path(path)))
+    return (group for group in groups if sum(group.valid) >= min_valid_per_group)
 
 
 @asynccontextmanager

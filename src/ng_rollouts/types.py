@@ -74,6 +74,7 @@ class RolloutStats:
         truncated: whether the response is incomplete.
         empty: whether the response is complete, but has neither text nor a tool call.
         answer: its answer, for majority votes; None if it gave none.
+        masked: why its result is not a measurement of the model; None if it is one. A masked rollout has no scores.
     """
 
     scores: dict[str, float]
@@ -81,6 +82,7 @@ class RolloutStats:
     truncated: bool = False
     empty: bool = False
     answer: str | None = None
+    masked: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,15 @@ def key_of(row: Json) -> RolloutKey | None:
     if isinstance(task_index, int) and isinstance(rollout_index, int) and task_index >= 0 and rollout_index >= 0:
         return RolloutKey(task_index, rollout_index)
     return None
+
+
+MASK = "mask_sample"
+"""The field of a reply by which an environment says that its result is not a measurement of the model."""
+
+
+def is_masked(row: Json) -> bool:
+    """Whether the result of a row is not a measurement; as in NeMo Gym, any true value says so, also "false"."""
+    return bool(row.get(MASK))
 
 
 _NO_AGENT = "agent"

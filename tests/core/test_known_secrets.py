@@ -10,7 +10,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ng_rollouts.known_secrets import KnownSecrets, merged
@@ -64,7 +64,6 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None)
 @given(key=ANY_KEY, before=AROUND, after=AROUND)
 @example(key=KEY, before="\\n", after="")
 def test_key_is_masked_in_every_form(form: str, key: str, before: str, after: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.export.writer import RowWriter
@@ -15,7 +15,6 @@ from tests.conftest import EXAMPLE, Ran, read_rows
 from tests.rollout_files import rollout_row, write_rows
 
 
-@settings(deadline=None)
 @given(
     prompts=st.lists(st.integers(0, 12), min_size=1, max_size=40),
     fraction=st.sampled_from([0.0, 0.1, 0.5]),

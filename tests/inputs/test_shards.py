@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.config.parameters import CollectConfig
@@ -18,7 +18,6 @@ from ng_rollouts.inputs.task_parser import TaskParser
 from tests.conftest import ROOT, Ran
 
 
-@settings(deadline=None)
 @given(
     indices=st.lists(st.none() | st.integers(20, 50), min_size=1, max_size=20),  # no row has such a position
     count=st.integers(1, 5),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.integrations.column_types import ColumnType, type_of_value, unify
@@ -34,7 +34,6 @@ JSON = st.recursive(
 ROWS = st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON, min_size=1, max_size=3), min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(rows=ROWS)
 def test_any_json_values_can_be_read_back_from_parquet(
     rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import OutputError, OutputTaken, StorageError
@@ -47,7 +47,6 @@ Serve = Callable[..., Served]
 Tasks = Callable[..., Path]
 
 
-@settings(deadline=None)
 @given(
     order=st.permutations(range(6)),
     cut=st.integers(0, 400),

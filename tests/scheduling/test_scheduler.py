@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed, InputError, StorageError
@@ -120,7 +120,6 @@ def collect_into(journal: Journal, plan: Plan, agent: FakeAgent, slots: int) -> 
     return failures
 
 
-@settings(deadline=None)
 @given(
     repeats=st.lists(st.integers(1, 4), min_size=1, max_size=10),
     slots=st.integers(1, 9),

@@ -48,7 +48,7 @@ class PythonAgent:
     """Calls the function once for each attempt.
 
     Raises:
-        ConfigError: the target is not an async function.
+        ConfigError: the target is not an async function of two arguments.
     """
 
     target: str
@@ -63,6 +63,12 @@ class PythonAgent:
         # an object with an async `__call__` is accepted too
         if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(type(function).__call__):
             raise ConfigError(f"_target_={self.target} must be an async function (row, client) -> dict")
+        try:
+            inspect.signature(function).bind({}, self.client)
+        except TypeError as error:
+            raise ConfigError(f"_target_={self.target} must take two arguments, (row, client): {error}") from error
+        except ValueError:  # a callable without a signature, such as one of an extension module
+            pass
         self._function = function
 
     @property

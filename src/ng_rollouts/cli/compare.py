@@ -17,9 +17,10 @@ from ng_rollouts.console import log, print_json, print_result
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.jsonl import digest_of, loads
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
+from ng_rollouts.outputs.expected_counts import expected_counts
 from ng_rollouts.outputs.path_checks import check_other_runs, check_replaceable, writable
 from ng_rollouts.outputs.paths import OutputPaths, has_content
-from ng_rollouts.outputs.reader import check_readable, groups_of
+from ng_rollouts.outputs.reader import check_readable, groups_of, scan
 from ng_rollouts.storage.atomic import back_up, write_json
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
@@ -62,6 +63,32 @@ class TaskMean:
     question: str
 
 
+@dataclass(frozen=True, slots=True)
+class FileScores:
+    """The score in one file.
+
+    Attributes:
+        tasks: the tasks with the score, by task index.
+        measured, masked: number of rollouts that the means are over, and of those that are not measurements.
+        planned: number of planned rollouts; None if it is not known.
+    """
+
+    tasks: dict[int, TaskMean]
+    measured: int
+    masked: int
+    planned: int | None
+
+    @property
+    def coverage_text(self) -> str:
+        """How many of the planned rollouts the mean is over; empty if it is all of them."""
+        planned = max(self.planned or 0, self.measured + self.masked)
+        if self.measured == planned:
+            return ""
+        counts = {"masked": self.masked, "missing": planned - self.measured - self.masked}
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+        return f"  over {self.measured:,} of {planned:,} rollouts ({reasons})"
+
+
 def main() -> NoReturn:
     """Run `ng_compare_rollouts`."""
     run_command("ng_compare_rollouts", ComparisonConfig, run, example="+rollouts_jsonl_fpaths=before.jsonl,after.jsonl")
@@ -76,16 +103,18 @@ def run(config: ComparisonConfig) -> int:
     for path in config.paths:
         check_readable("rollouts_jsonl_fpaths", Path(path).expanduser())
     target = _target_of(config)
-    files = {path: _tasks_of(Path(path).expanduser(), config.score) for path in config.paths}
+    files = {path: _scores_of(Path(path).expanduser(), config.score) for path in config.paths}
     first, *others = files
     compared: list[Json] = []
     for other in others:
-        common = _common(first, files[first], other, files[other], intersection=config.intersection)
-        pairs = {index: (files[first][index].mean, files[other][index].mean) for index in common}
+        first_tasks, other_tasks = files[first].tasks, files[other].tasks
+        common = _common(first, first_tasks, other, other_tasks, intersection=config.intersection)
+        pairs = {index: (first_tasks[index].mean, other_tasks[index].mean) for index in common}
         # The same seed for each pair: a file gives the same result, with or without further files.
         difference = difference_of(pairs, random.Random(config.seed))  # noqa: S311 - a bootstrap
         compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
-        for line in _summary_lines(first, other, config.score, difference):
+        coverage = files[first].coverage_text, files[other].coverage_text
+        for line in _summary_lines(first + coverage[0], other + coverage[1], config.score, difference):
             print_result(line)
     print_json(compared)
     if target:
@@ -124,14 +153,17 @@ def _is_comparison(path: Path) -> bool:
     return isinstance(content, list) and all(isinstance(each, dict) and "mean_second" in each for each in content)
 
 
-def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
-    """The tasks with the score, by task index.
+def _scores_of(path: Path, score: str) -> FileScores:
+    """The score in a file.
 
     Raises:
         InputError: no rollout has the score.
     """
-    tasks = {}
-    for group in groups_of(path):
+    tasks: dict[int, TaskMean] = {}
+    masked = 0
+    scanned = scan(path)
+    for group in groups_of(path, scanned=scanned):
+        masked += sum(stats.masked is not None for stats in group.stats)
         scores = [stats.scores[score] for stats in group.stats if score in stats.scores]
         # fsum is exact: the same scores give the same mean in any order, so equal tasks are ties.
         if scores:
@@ -139,7 +171,8 @@ def _tasks_of(path: Path, score: str) -> dict[int, TaskMean]:
             tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
     if not tasks:
         raise InputError(f"{path} has no rollouts with the score {score!r}")
-    return tasks
+    planned = expected_counts(path, None, scanned).total
+    return FileScores(tasks, sum(task.rollouts for task in tasks.values()), masked, planned)
 
 
 def _common(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
@@ -19,7 +20,7 @@ from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.metrics.aggregate import AgentStats, group_metrics
+from ng_rollouts.metrics.aggregate import AgentStats, group_metrics, measured
 from ng_rollouts.metrics.diversity import Diversity
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.outputs.expected_counts import ExpectedCounts, expected_counts
@@ -101,8 +102,9 @@ def run(config: ProfileConfig) -> int:
     with writable(per_task), locked(per_task), replacing(per_task) as temporary:
         with temporary.open("wb") as file:
             for group in groups_of(source, config.answer_key, scanned, with_last_messages=True):
-                file.write(dumps(profile.of_task(group)) + b"\n")
-                table.add(group)
+                if row := profile.of_task(group):
+                    file.write(dumps(row) + b"\n")
+                    table.add(group)
         # Inside the block: an error leaves the profile of an earlier command as it is.
         _check(profile, source, config)
     write_json(agents, profile.of_agents())
@@ -124,7 +126,7 @@ def _check(profile: Profile, source: Path, config: ProfileConfig) -> None:
     for aggregate in profile.aggregates.values():
         aggregate.end()
     names = sorted({name for aggregate in profile.aggregates.values() for name in aggregate.columns})
-    if config.top and config.score not in names:
+    if config.top and config.score not in names and profile.rollouts:
         raise ConfigError(
             f"no rollout of {source} has the score {config.score!r}: available scores: {', '.join(names) or 'none'}"
         )
@@ -151,17 +153,22 @@ class Profile:
 
     @property
     def rollouts(self) -> int:
-        """Rollouts in the file."""
+        """Rollouts in the file whose result is a measurement."""
         return sum(aggregate.rollouts for aggregate in self.aggregates.values())
+
+    @property
+    def masked(self) -> Counter[str]:
+        """Rollouts in the file whose result is not a measurement, by reason."""
+        return sum((aggregate.masked for aggregate in self.aggregates.values()), Counter[str]())
 
     @property
     def missing(self) -> int:
         """Planned rollouts that are not in the file, including those of tasks that are missing completely."""
         # Tasks that are missing completely are only known from the total of a plan.
-        return max(self.missing_in_groups, (self.planned.total or 0) - self.rollouts)
+        return max(self.missing_in_groups, (self.planned.total or 0) - self.rollouts - self.masked.total())
 
-    def of_task(self, group: Group) -> Json:
-        """The statistics of a task, as an object with NeMo Gym's keys."""
+    def of_task(self, group: Group) -> Json | None:
+        """The statistics of a task, as an object with NeMo Gym's keys; None if all its rollouts are masked."""
         scores, parts = scores_of(group.stats), group.by_agent()
         for agent, stats in parts.items():
             self.aggregates.setdefault(agent, AgentStats()).add(stats, scores if len(parts) == 1 else None)
@@ -170,17 +177,22 @@ class Profile:
         expected = max(planned, group.indices[-1] + 1)
         missing = expected - len(group.stats)
         self.missing_in_groups += missing
+        valid = measured(group.stats)
+        if not valid:
+            return None
+        # As in NeMo Gym, masked rollouts are not expected.
+        expected -= len(group.stats) - len(valid)
         return {
-            **group_metrics(group.task_index, group.stats, scores),
+            **group_metrics(group.task_index, valid, scores),
             **self.completions.add_group([text for text in group.last_messages if text is not None]),
             **self.answers.add_group([stats.answer for stats in group.stats if stats.answer is not None]),
             "prompt_head": _prompt_of(group.first),
             "rollout_infos": _infos(group),
             "sample": {name: value for name, value in group.first.items() if name not in _ROLLOUT_FIELDS},
-            "num_rollouts": len(group.stats),
+            "num_rollouts": len(valid),
             "expected_num_rollouts": expected,
             "missing_num_rollouts": missing,
-            "reward_profile_completion_pct": 100 * len(group.stats) / expected,
+            "reward_profile_completion_pct": 100 * len(valid) / expected,
         }
 
     def of_agents(self) -> list[Json]:
@@ -195,7 +207,10 @@ class Profile:
     def summary_line(self) -> Iterator[str]:
         """The share of planned rollouts in the file, and how many texts are distinct."""
         rollouts, total = self.rollouts, self.rollouts + self.missing
-        yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / total:.2f}%)"
+        yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / max(1, total):.2f}%)"
+        if masked := self.masked:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in masked.most_common())
+            yield f"Masked, in no statistic: {masked.total()} rollouts ({reasons})"
         yield from self.completions.summary_line()
         yield from self.answers.summary_line()
 
@@ -240,7 +255,7 @@ class Table:
 
 
 def _infos(group: Group) -> list[Json]:
-    """Scores and token counts of each rollout."""
+    """Scores and token counts of each rollout; of a masked one, the reason."""
     return [
         {
             "rollout_id": f"{group.task_index}:{index}",
@@ -248,6 +263,7 @@ def _infos(group: Group) -> list[Json]:
             "_ng_rollout_index": index,
             **stats.scores,
             **stats.tokens,
+            **({"masked": stats.masked} if stats.masked else {}),
         }
         for index, stats in zip(group.indices, group.stats, strict=True)
     ]

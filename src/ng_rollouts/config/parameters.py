@@ -355,7 +355,7 @@ class MetricsAndReports:
     )
     min_coverage: float = param(
         0.0,
-        "Minimum share of the planned rollouts in the finished file; below it, the exit code is 5.",
+        "Minimum share of the planned rollouts that are finished and not masked; below it, the exit code is 5.",
         minimum=0,
         maximum=1,
     )

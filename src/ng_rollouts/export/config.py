@@ -24,8 +24,8 @@ _ONLY_FOR = {
     **{
         name: {"sft", "dpo", "kto"}
         for name in (
-            "min_reward keep_reasoning keep_truncated min_characters max_characters min_tokens max_tokens min_turns "
-            "max_turns"
+            "min_reward keep_masked keep_reasoning keep_truncated min_characters max_characters min_tokens max_tokens "
+            "min_turns max_turns"
         ).split()
     },
 }
@@ -69,6 +69,10 @@ class ExportConfig:
         choices=("system", "keep", "drop"),
     )
     keep_truncated: bool = param(False, "Keep truncated responses.")
+    keep_masked: bool = param(
+        False, "sft, dpo, kto: keep rollouts whose result is not a measurement of the model (`mask_sample`)."
+    )
+    min_valid_per_group: int = param(0, "Leave out tasks with fewer rollouts that are not masked.", minimum=0)
     group_by: str = param(
         "auto",
         "Key that identifies a task; auto: task index if present, else prompt_id, else input.",

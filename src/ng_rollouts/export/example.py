@@ -32,8 +32,8 @@ from ng_rollouts.export.tool_calls import (
     with_unique_ids,
 )
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.metrics.result_rows import stats_of
-from ng_rollouts.types import Json, RolloutStats
+from ng_rollouts.metrics.result_rows import scores_of_row, stats_of
+from ng_rollouts.types import MASK, Json, RolloutStats
 
 Skipped = Counter[str]
 """The number of skipped rollouts or groups, by reason."""
@@ -103,10 +103,15 @@ class Example:
         """The scores, tokens and truncation of the row."""
         return stats_of(self.row)
 
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """The scores of the row, also of a masked one."""
+        return scores_of_row({**self.row, MASK: False}) if self.is_masked else self.stats.scores
+
     @property
     def is_masked(self) -> bool:
-        """Whether the row must not be trained on: NeMo Gym's `mask_sample`, any value that is not false, 0 or empty."""
-        return bool(self.row.get("mask_sample"))
+        """Whether the result of the row is not a measurement."""
+        return self.stats.masked is not None
 
     @property
     def columns(self) -> Json:
@@ -192,7 +197,6 @@ class Example:
 
 
 _UNUSABLE: dict[str, Callable[[Example], bool]] = {
-    "masked": lambda example: example.is_masked,
     "failed responses": lambda example: example.response.get("status") not in (None, "completed", "incomplete"),
     "no prompt": lambda example: not example.prompt,
     "no assistant text": lambda example: not example.has_answer,
@@ -218,12 +222,14 @@ def usable(group: list[Example], config: ExportConfig, skipped: Skipped) -> Iter
         if reason:
             skipped[reason] += 1
         else:
-            yield example, example.stats.scores[config.score]
+            yield example, example.scores[config.score]
 
 
 def _skip_reason(example: Example, config: ExportConfig) -> str | None:
     """The first filter that an example fails, as a noun phrase for the summary; None if it passes all of them."""
-    score = example.stats.scores.get(config.score)
+    if example.is_masked and not config.keep_masked:
+        return "masked"
+    score = example.scores.get(config.score)
     if score is None:
         return f"no {config.score}"
     if example.stats.truncated and not config.keep_truncated:

@@ -14,7 +14,7 @@ from ng_rollouts.export.example import Example, Skipped, usable
 from ng_rollouts.export.messages import MessageForm
 from ng_rollouts.inputs.exported_task import TASK_FIELDS, exported_row
 from ng_rollouts.metrics.running_stats import RunningStats
-from ng_rollouts.types import Json
+from ng_rollouts.types import MASK, Json
 
 Scored = tuple[Example, float]
 """An example and its score."""
@@ -26,7 +26,10 @@ _TOLERANCE = 1e-9
 """In floating point, 1.0 - 0.8 is slightly less than 0.2; it still counts as a gap of 0.2."""
 
 _ROLLOUT_FIELDS = frozenset(
-    {"response", "output", "input", "reward", "accuracy", "extracted_answer", "normalized_answer"}
+    {
+        *("response", "output", "input", "reward", "accuracy", "extracted_answer", "normalized_answer"),
+        *(MASK, "failure_kind", "failure_reason"),
+    }
 )
 """Fields that belong to a rollout, not to its task, even if all rollouts of a group agree on them."""
 
@@ -56,7 +59,11 @@ class ExportFormat(ABC):
         self.groups += 1
         examples = [Example(row, self._form) for row in group]
         for example in examples:
-            self.scores |= example.stats.scores.keys()
+            self.scores |= example.scores.keys()
+        valid = sum(not example.is_masked for example in examples)
+        if valid < self.config.min_valid_per_group:
+            self.skipped[f"groups with fewer than {self.config.min_valid_per_group} valid rollouts"] += 1
+            return iter(())
         return self._examples(examples)
 
     @abstractmethod
@@ -204,8 +211,9 @@ class Rl(ExportFormat):
         group = self._with_first_prompt(group)
         unmasked = [example for example in group if not example.is_masked]
         self.skipped["masked"] += len(group) - len(unmasked)
+        valid = [not example.is_masked for example in group]
         group = unmasked or group
-        scores = [score for example in unmasked if (score := example.stats.scores.get(self.config.score)) is not None]
+        scores = [score for example in unmasked if (score := example.scores.get(self.config.score)) is not None]
         self.skipped[f"no {self.config.score}"] += len(unmasked) - len(scores)
         if not scores or not (prompt := group[0].prompt):
             self.skipped["groups without a prompt or a score"] += 1
@@ -225,6 +233,7 @@ class Rl(ExportFormat):
             "reward_variance": stats.sd**2,
             "pass_rate": pass_rate,
             "num_rollouts": len(scores),
+            "valid": valid,
             **({"images": group[0].images} if group[0].images else {}),
         }
         yield exported_row(task, columns), prompt

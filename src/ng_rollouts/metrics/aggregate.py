@@ -19,7 +19,16 @@ from ng_rollouts.types import Json, RolloutStats
 
 @dataclass(slots=True)
 class AgentStats:
-    """Running statistics of one agent's rollouts, or of all agents' rollouts."""
+    """Running statistics of one agent's rollouts, or of all agents' rollouts.
+
+    Attributes:
+        columns, scores, tokens: statistics by name.
+        rollouts, truncated, empty: number of measured rollouts, and how many of these are truncated or empty.
+        tasks: number of tasks with a measured rollout.
+        group_sizes: number of these tasks, by their number of measured rollouts.
+        masked: number of masked rollouts, which are in none of the statistics, by reason.
+        fully_masked_tasks: number of tasks without a measured rollout.
+    """
 
     columns: dict[str, Distribution] = field(default_factory=dict)
     scores: dict[str, ScoreStats] = field(default_factory=dict)
@@ -31,6 +40,8 @@ class AgentStats:
     group_sizes: Counter[int] = field(default_factory=Counter)
     distinct_answers: int = 0
     answers: int = 0
+    masked: Counter[str] = field(default_factory=Counter)
+    fully_masked_tasks: int = 0
     # By score: the values of all single-rollout tasks, and the values of those that have an answer.
     _singles: dict[str, tuple[Distribution, Distribution]] = field(default_factory=dict)
 
@@ -40,6 +51,12 @@ class AgentStats:
         Args:
             scores: the task's scores, if the caller has computed them already.
         """
+        if any(stats.masked for stats in group):
+            self.masked.update(stats.masked for stats in group if stats.masked)
+            group = measured(group)
+            if not group:
+                self.fully_masked_tasks += 1
+                return
         self.tasks += 1
         self.rollouts += len(group)
         self.group_sizes[len(group)] += 1
@@ -88,6 +105,7 @@ class AgentStats:
     def nemo_gym_metrics(self) -> Json:
         """NeMo Gym's `agent_metrics`: the statistics of each column, then pass@k and majority@k of each score."""
         # A token count takes the place of a score of the same name.
+        coverage = self._coverage() if self.masked else {}
         columns = {name: column.nemo_gym_statistics() for name, column in (self.columns | self.tokens).items()}
         metrics: Json = {}
         for statistic in STATISTICS:
@@ -95,7 +113,16 @@ class AgentStats:
                 metrics[f"{statistic}/{name}"] = values[statistic]
         for name, score in self.scores.items():
             metrics |= score.nemo_gym_metrics(name)
-        return metrics
+        return metrics | coverage
+
+    def _coverage(self) -> Json:
+        """NeMo Gym's keys that say how much the other metrics leave out."""
+        return {
+            "coverage/measured_rollouts": self.rollouts,
+            "coverage/masked_rollouts": self.masked.total(),
+            "coverage/measured_tasks": self.tasks,
+            "coverage/fully_masked_tasks": self.fully_masked_tasks,
+        }
 
     def statistics(self) -> Json:
         """Statistics beyond NeMo Gym's: errors, intervals, variances, histograms, tokens, and rollouts per task."""
@@ -111,9 +138,16 @@ class AgentStats:
             "share_empty": self.empty / self.rollouts if self.rollouts else None,
             "tokens": {name: _token_statistics(column) for name, column in self.tokens.items()},
         }
+        if self.masked:
+            statistics["masked"] = dict(self.masked.most_common())
         if self.answers:
             statistics["share_distinct_answers"] = self.distinct_answers / self.answers
         return statistics
+
+
+def measured(group: Sequence[RolloutStats]) -> list[RolloutStats]:
+    """The rollouts of one task whose results are measurements."""
+    return [stats for stats in group if stats.masked is None]
 
 
 def by_agent(rollouts: Iterable[tuple[str, RolloutStats]]) -> dict[str, list[RolloutStats]]:

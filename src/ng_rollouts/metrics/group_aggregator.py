@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ng_rollouts.metrics.aggregate import AgentStats, by_agent, group_metrics
+from ng_rollouts.metrics.aggregate import AgentStats, by_agent, group_metrics, measured
 from ng_rollouts.metrics.score_stats import scores_of
 from ng_rollouts.types import Json, RolloutKey, RolloutStats
 
@@ -29,7 +29,8 @@ class AgentMetrics:
     def add(self, task_index: int, group: list[RolloutStats]) -> None:
         """Add the rollouts of one task, in order."""
         self.stats.add(group)
-        if self.groups_left_out:
+        group = measured(group)
+        if self.groups_left_out or not group:
             return
         self.groups[task_index] = group
         if len(self.groups) > MAX_GROUPS_LISTED:

@@ -11,7 +11,7 @@ from ng_rollouts.types import Json
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _EMPTY: Mapping[str, Json] = MappingProxyType({})
-_KEY_METRIC_PREFIXES = ("mean/", "pass@", "majority@")
+_KEY_METRIC_PREFIXES = ("mean/", "pass@", "majority@", "coverage/")
 
 
 def aggregate_metrics(

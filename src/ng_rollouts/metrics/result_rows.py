@@ -6,13 +6,16 @@ from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import MAX_TOKENS, Json, Result, Rollout, RolloutStats
+from ng_rollouts.types import MASK, MAX_TOKENS, Json, Result, Rollout, RolloutStats, is_masked
 
 MAX_SCORE = 1e100
 """Largest absolute value of a score. Sums of squares of larger values would overflow."""
 
 _MAX_VALUE_CHARACTERS = 100
 """Characters of an agent's own failure class, or of a reward that is not valid, that a message keeps."""
+
+_NO_KIND = "no_kind"
+"""The reason of a masked rollout whose environment gives none."""
 
 _TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
@@ -45,7 +48,7 @@ def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bo
     """
     # Before the reward: a reply that reports a failure may have none.
     _check_failure_fields(reply)
-    if scored or "reward" in reply:
+    if (scored and not is_masked(reply)) or reply.get("reward") is not None:
         _check_reward(reply)
     row = dict(reply)
     if not isinstance(row.get("responses_create_params"), dict):
@@ -63,12 +66,23 @@ def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bo
 
 
 def scores_of_row(row: Json) -> dict[str, float]:
-    """The scores of a row: its top-level numbers and bools whose key does not start with `_`."""
+    """The scores of a row: its top-level numbers and bools, without those of the protocol and those of a masked row.
+
+    The protocol's own fields are `mask_sample` and all that begin with `_`.
+    """
+    if is_masked(row):
+        return {}
     return {
         key: float(value)
         for key, value in row.items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= MAX_SCORE
+        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= MAX_SCORE and key != MASK
     }
+
+
+def _mask_reason(row: Json) -> str:
+    """The reason of a masked row: its `failure_kind`."""
+    kind = row.get("failure_kind")
+    return _class_name(kind) if isinstance(kind, str) and kind.strip() else _NO_KIND
 
 
 def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
@@ -82,13 +96,18 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     response = response if isinstance(response, dict) else {}
     usage = response.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    tokens = {
+        # `type(...) is`, because a bool is an int as well.
+        name: count
+        for name in _TOKEN_COUNTS
+        if type(count := usage.get(name)) is int and 0 <= count <= MAX_TOKENS
+    }
+    if is_masked(row):
+        return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row))
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
-        # `type(...) is`, because a bool is an int as well.
-        tokens={
-            name: count for name in _TOKEN_COUNTS if type(count := usage.get(name)) is int and 0 <= count <= MAX_TOKENS
-        },
+        tokens=tokens,
         truncated=_is_incomplete(response),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
@@ -149,7 +168,7 @@ def _check_reward(reply: Json) -> None:
 def _add_training_view(row: Json, rollout: Rollout) -> None:
     """Add the fields that training frameworks read: scores as numbers, `prompt_id`, and chat messages."""
     for key, value in row.items():
-        if isinstance(value, bool) and not key.startswith("_"):
+        if isinstance(value, bool) and not key.startswith("_") and key != MASK:
             row[key] = float(value)
     row.setdefault("prompt_id", rollout.prompt_id)
     if "input" not in row:

@@ -63,6 +63,7 @@ class LiveIndex:
 
     def __init__(self, agent_numbers: AgentNumbers, score: str) -> None:
         self.scores: dict[str, RunningScore] = {}
+        self.masked = 0
         self.counts = [0, 0, 0]
         self.agents: dict[str, None] = {}
         self._agent_numbers = agent_numbers
@@ -81,18 +82,21 @@ class LiveIndex:
         self.agents[agent] = None
         number = row.get("_ng_rollout_index")
         scores = {} if failed else example.stats.scores
+        masked = None if failed else example.stats.masked
         rollout = [
             number if isinstance(number, int) else None,
             scores.get(self._score),
             scores.get("accuracy"),
             None if failed else example.stats.tokens.get("output_tokens"),
             0 if failed else int(example.stats.truncated),
+            masked,
             kind,
             self._agent_numbers.number(agent),
             shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS),
         ]
         task.rollouts.append(rollout)
         self.counts[kind] += 1
+        self.masked += masked is not None
         if kind == FINISHED:
             for name, value in scores.items():
                 self.scores.setdefault(name, RunningScore()).add(task_index, value)
@@ -105,7 +109,7 @@ class LiveIndex:
             index.tasks.append(task_index)
             index.prompts.append(task.prompt)
             index.questions.append(task.question)
-            present = [rollout[1] for rollout in task.rollouts if rollout[5] == FINISHED and rollout[1] is not None]
+            present = [rollout[1] for rollout in task.rollouts if rollout[6] == FINISHED and rollout[1] is not None]
             stats = RunningStats.of(present) if present else None
             index.means.append(stats.mean if stats else None)
             index.sds.append(stats.sd if stats and stats.count > 1 else None)
@@ -126,6 +130,8 @@ class LiveIndex:
                 half_width = score.stats.half_width
                 yield [f"mean {name}", f"{score.stats.mean:.3f}" + (f" ± {half_width:.3f}" if half_width else "")]
         yield ["failed", self.counts[FAILED]]
+        if self.masked:
+            yield ["masked, not in any metric", self.masked]
 
 
 def _columns(index: TaskIndex) -> tuple[list[Any], ...]:
@@ -136,6 +142,7 @@ def _columns(index: TaskIndex) -> tuple[list[Any], ...]:
         index.correct,
         index.tokens,
         index.truncated,
+        index.masked,
         index.kinds,
         index.agents,
         index.previews,

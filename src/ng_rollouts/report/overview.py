@@ -125,6 +125,9 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
         if name == "accuracy" != score:
             yield ["mean accuracy", f"{other['mean']:.3f}"]
     yield ["failed", index.kinds.count(FAILED)]
+    if masked := statistics.get("masked"):
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in masked.items())
+        yield ["masked, not in any metric", f"{sum(masked.values())} ({reasons})"]
     if incomplete := index.kinds.count(INCOMPLETE):
         yield ["set aside, not in any metric", incomplete]
     for name in ("truncated", "empty"):

@@ -127,11 +127,12 @@
     index.positions = new Map(index.tasks.map((taskIndex, task) => [taskIndex, task]));
     index.flags = [];
     for (let task = 0; task < index.tasks.length; task++) {
-      const flags = { failed: 0, incomplete: 0, truncated: 0, mixed: (index.sds[task] || 0) > 0 };
+      const flags = { failed: 0, incomplete: 0, truncated: 0, masked: 0, mixed: (index.sds[task] || 0) > 0 };
       for (let position = index.starts[task]; position < index.starts[task + 1]; position++) {
         if (index.kinds[position] === FAILED) flags.failed++;
         if (index.kinds[position] === INCOMPLETE) flags.incomplete++;
         if (index.truncated[position]) flags.truncated++;
+        if (index.masked[position] !== null) flags.masked++;
       }
       index.flags.push(flags);
     }
@@ -144,7 +145,7 @@
   }
 
   // ---- a live run
-  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "kinds", "agents", "previews"];
+  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "masked", "kinds", "agents", "previews"];
   // Adds rows of LiveIndex.add to an index. The rollouts of a task are adjacent in all columns, so these are made again.
   function merge(index, added) {
     const byTask = new Map();
@@ -483,6 +484,7 @@
           el("span", {},
             flags.failed ? el("span", { class: "bad" }, `${flags.failed} failed `) : null,
             flags.incomplete ? el("span", { class: "warn" }, `${flags.incomplete} set aside `) : null,
+            flags.masked ? el("span", { class: "warn" }, `${flags.masked} masked `) : null,
             flags.truncated ? el("span", { class: "warn" }, `${flags.truncated} truncated `) : null,
             flipped(task) ? el("span", { class: "warn" }, "flipped ") : null,
             scored(mean))),
@@ -654,7 +656,7 @@
     const name = index.rollout_indices[position] === null ? "rollout" : `rollout ${index.rollout_indices[position]}`;
     const choice = el("input", { type: "checkbox", "aria-label": `compare the answer of ${name}`, title: "compare two answers", onchange: (event) => chooseToCompare(event.target, { name: files[1] ? `${name} of ${fileName}` : name, row: parsedRow }) });
     const box = el("article", { "aria-label": name }, el("h3", {}, el("label", {}, kind === FAILED || !parsedRow ? null : choice, ` ${name}`), title));
-    const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null];
+    const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, index.masked[position] !== null ? `masked, in no metric: ${index.masked[position]}` : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));
     if (!parsedRow) return put(box, {}, [el("p", { class: "muted" }, "The text of this rollout is not in this page: ng_view_rollouts +serve=true shows it.")]);
     const row = parsedRow.row;

@@ -73,6 +73,7 @@ class TaskIndex:
         correct: the accuracy, if the row has one.
         tokens: output tokens.
         truncated: 1 if the response was truncated, else 0.
+        masked: why the result is not a measurement; None if it is one.
         kinds: `FINISHED`, `INCOMPLETE` or `FAILED`.
         agents: the agent's number.
         previews: the beginning of the last message, or of the failure class and message.
@@ -90,6 +91,7 @@ class TaskIndex:
     correct: list[float | None] = field(default_factory=list)
     tokens: list[int | None] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
+    masked: list[str | None] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
     previews: list[str] = field(default_factory=list)
@@ -110,6 +112,7 @@ class TaskIndex:
             self.correct.append(None if failed else example.stats.scores.get("accuracy"))
             self.tokens.append(None if failed else example.stats.tokens.get("output_tokens"))
             self.truncated.append(0 if failed else int(example.stats.truncated))
+            self.masked.append(None if failed else example.stats.masked)
             self.kinds.append(entry.kind)
             self.agents.append(agent_numbers.number(agent_of(row)))
             self.previews.append(shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS))

@@ -124,6 +124,8 @@ class Dispatcher:
         counters = self.state.counters
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
+        if counters.masked:
+            yield f"masked={counters.masked.total()}"
         if counters.in_flight:
             yield f"in_flight={counters.in_flight}"
         if counters.waiting:

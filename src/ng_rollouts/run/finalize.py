@@ -173,7 +173,8 @@ class Finalizer:
     def _check_gates(self) -> None:
         planned, finished = self.prepared.plan.rollouts, self.state.finished
         if planned and finished:
-            check_gates(self.config, self.averages(), finished.kept / planned)
+            masked = sum(metrics.stats.masked.total() for metrics in self.state.aggregator.agents.values())
+            check_gates(self.config, self.averages(), (finished.kept - masked) / planned)
 
     def _check_failures(self) -> None:
         state, allowed = self.state, self.config.max_failed_rollouts

@@ -11,7 +11,7 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
     """Check averages and coverage against `min_mean` and `min_coverage`.
 
     Args:
-        coverage: finished rows as a share of the planned rollouts.
+        coverage: finished rows whose result is a measurement, as a share of the planned rollouts.
 
     Raises:
         GateMissed: one or more are below their minimum; the message names all of them.

@@ -126,8 +126,10 @@ class SummaryFile:
             "not_done": counters.planned - counters.settled,
             "finished": finished.kept if finished else None,
             "coverage": rows / counters.planned if counters.planned else 1.0,
-            "share_truncated": counters.truncated / counters.collected if counters.collected else None,
-            "share_empty": counters.empty / counters.collected if counters.collected else None,
+            "valid": counters.measured,
+            "masked": dict(counters.masked.most_common()),
+            "share_truncated": counters.truncated / counters.measured if counters.measured else None,
+            "share_empty": counters.empty / counters.measured if counters.measured else None,
         }
 
     def _means(self) -> Json:
@@ -202,6 +204,9 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     if remaining := counters.planned - counters.settled:
         line += f", not done {remaining}"
     yield f"{line}, in {_duration(state.wall_s)}"
+    if counters.masked:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counters.masked.most_common())
+        yield f"masked: {counters.masked.total()} of {counters.collected} are not measurements ({reasons})"
     if finished:
         yield f"output: {paths.output} ({_rows(finished.kept)})"
         if finished.set_aside:
@@ -236,6 +241,7 @@ def _score_lines(state: RunState) -> Iterator[str]:
         if reward.count:
             yield f"reward {reward.mean:.3f} over the {reward.count} rollouts that are collected"
         return
+    coverage = _coverage_text(state)
     for agent, metrics in agents.items():
         means = [
             f"{name} {score.mean:.3f}" + ("" if score.half_width is None else f" ± {score.half_width:.3f}")
@@ -244,7 +250,23 @@ def _score_lines(state: RunState) -> Iterator[str]:
         if means:
             of_agent = f"{agent}: " if len(agents) > 1 else ""
             tasks = "95 % interval, over {} tasks" if metrics.stats.tasks > 1 else "over {} task"
-            yield f"{of_agent}{', '.join(means)} ({tasks.format(metrics.stats.tasks)})"
+            yield f"{of_agent}{', '.join(means)} ({tasks.format(metrics.stats.tasks)}{coverage})"
+
+
+def _coverage_text(state: RunState) -> str:
+    """The share of the planned rollouts that the means are over, and why others are not; empty if all are."""
+    counters, finished = state.counters, state.finished
+    measured = sum(metrics.stats.rollouts for metrics in state.aggregator.agents.values())
+    if measured == counters.planned:
+        return ""
+    counts = {
+        "masked": sum(metrics.stats.masked.total() for metrics in state.aggregator.agents.values()),
+        "failed": counters.failed,
+        "set aside": finished.set_aside if finished else 0,
+        "not done": counters.planned - counters.settled,
+    }
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    return f"; {measured:,} of {counters.planned:,} rollouts: {reasons}"
 
 
 def _duration(seconds: float) -> str:

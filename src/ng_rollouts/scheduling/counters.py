@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from ng_rollouts.metrics.latency_histogram import LatencyHistogram
@@ -43,6 +43,7 @@ class RunCounters:
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected.
         most_in_flight: the largest number of rollouts in flight at once.
         truncated, empty: collected rollouts whose response is incomplete, or complete without text and tool call.
+        masked: collected rollouts whose result is not a measurement, by reason.
         reward: of all collected rollouts, for progress; exact means come from the score table.
     """
 
@@ -61,6 +62,7 @@ class RunCounters:
     most_in_flight: int = 0
     truncated: int = 0
     empty: int = 0
+    masked: Counter[str] = field(default_factory=Counter)
     by_agent: defaultdict[str, AgentCounters] = field(default_factory=lambda: defaultdict(AgentCounters))
     reward: RunningStats = field(default_factory=RunningStats)
 
@@ -76,6 +78,11 @@ class RunCounters:
     def in_flight(self) -> int:
         """Rollouts that are being attempted."""
         return len(self.in_flight_since)
+
+    @property
+    def measured(self) -> int:
+        """Collected rollouts whose result is a measurement."""
+        return self.collected - self.masked.total()
 
     @property
     def settled(self) -> int:
@@ -121,6 +128,8 @@ class RunCounters:
     def _add_outcome(self, stats: RolloutStats) -> None:
         self.truncated += stats.truncated
         self.empty += stats.empty
+        if stats.masked:
+            self.masked[stats.masked] += 1
         if "reward" in stats.scores:
             self.reward.add(stats.scores["reward"])
 
