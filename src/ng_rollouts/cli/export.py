@@ -78,7 +78,7 @@ def _read_rows(writer: RowWriter, export_format: ExportFormat, source: Path, con
             writer.add(row, prompt)
     if not read:
         raise InputError(f"{source} has no rollouts")
-    if config.score not in export_format.scores:
+    if export_format.needs_score and config.score not in export_format.scores:
         available = ", ".join(sorted(export_format.scores)) or "none"
         raise InputError(f"no rollout of {source} has the score {config.score!r}: available scores: {available}")
     return read

@@ -9,7 +9,7 @@ from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.outputs.reader import GROUPINGS
 
-RECIPES = ("sft", "dpo", "kto", "rl")
+RECIPES = ("sft", "dpo", "kto", "rl", "atif")
 PAIRINGS = ("best_worst", "best_second", "all", "random")
 DEDUPES = ("exact", "normalised")
 
@@ -21,6 +21,10 @@ _ONLY_FOR = {
     "threshold": {"kto", "rl"},
     "min_pass_rate": {"rl"},
     "max_pass_rate": {"rl"},
+    **{
+        name: {"sft", "dpo", "kto", "rl"}
+        for name in ("score", "tool_arguments", "developer_role", "min_valid_per_group")
+    },
     **{
         name: {"sft", "dpo", "kto"}
         for name in (
@@ -37,10 +41,10 @@ _BOUNDS = ("characters", "tokens", "turns")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Export training data: recipe=sft (messages), dpo (pairs), kto (labels) or rl (prompts by difficulty)."""
+    """Export training data: recipe=sft (messages), dpo (pairs), kto (labels), rl (prompts by difficulty) or atif."""
 
-    recipe: str = param(REQUIRED, "Format of the training data.", choices=RECIPES)
-    input_jsonl_fpath: str = param(REQUIRED, "Rollouts of this program or of NeMo Gym.")
+    recipe: str = param(REQUIRED, "Format of the training data; atif: trajectories.", choices=RECIPES)
+    input_jsonl_fpath: str = param(REQUIRED, "Rollouts of this program or of NeMo Gym, or ATIF trajectories.")
     output_jsonl_fpath: str = param(REQUIRED, "File to write the training data to.")
     score: str = param("reward", "Score that filters, pairs and labels are based on.")
     min_reward: float | None = param(None, "sft, dpo, kto: minimum score of a rollout.")

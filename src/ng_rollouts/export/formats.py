@@ -7,14 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import combinations, islice
+from pathlib import Path
 
 from ng_rollouts.errors import InputError
+from ng_rollouts.export.atif import Identity, trajectory_of
+from ng_rollouts.export.atif_steps import Lost
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.example import Example, Skipped, usable
 from ng_rollouts.export.messages import MessageForm
 from ng_rollouts.inputs.exported_task import TASK_FIELDS, exported_row
 from ng_rollouts.metrics.running_stats import RunningStats
-from ng_rollouts.types import MASK, Json
+from ng_rollouts.storage.compression import base_name
+from ng_rollouts.types import MASK, Json, key_of
 
 Scored = tuple[Example, float]
 """An example and its score."""
@@ -41,7 +45,10 @@ class ExportFormat(ABC):
         skipped: skipped rollouts and groups, counted by reason.
         groups: the number of groups so far.
         scores: the names of all scores that were seen, for the message if `config.score` is not among them.
+        needs_score: whether the rows depend on `config.score`.
     """
+
+    needs_score = True
 
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
@@ -239,7 +246,38 @@ class Rl(ExportFormat):
         yield exported_row(task, columns), prompt
 
 
-RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl}
+class Atif(ExportFormat):
+    """Trajectories in ATIF, one for each rollout, without filters: also those that no trainer can take."""
+
+    needs_score = False
+
+    def __init__(self, config: ExportConfig) -> None:
+        super().__init__(config)
+        self._session_id = base_name(Path(config.input_jsonl_fpath))
+        self._lost = Lost()
+
+    def _examples(self, group: list[Example]) -> ExportRows:
+        for number, example in enumerate(group):
+            # A row without a key has its place in the file instead.
+            key = key_of(example.row) or (self.groups - 1, number)
+            trajectory = trajectory_of(example.row, Identity(self._session_id, *key), self._lost)
+            if trajectory is None:
+                self.skipped["neither a prompt nor an answer"] += 1
+            else:
+                yield trajectory, example.prompt
+
+    def summary_lines(self) -> Iterator[str]:
+        for kind, number in self._in_extra_alone().items():
+            yield f"In extra alone: {number} {kind}"
+
+    def statistics(self) -> Json:
+        return {"in_extra_alone": self._in_extra_alone()}
+
+    def _in_extra_alone(self) -> dict[str, int]:
+        return {kind: number for kind, number in self._lost.most_common() if number}
+
+
+RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl, "atif": Atif}
 
 
 class _Deduplicator:

@@ -78,7 +78,7 @@ def has_images_in_answer(items: Any) -> bool:
 
 def image_urls(params: Json) -> list[str]:
     """The URL of each image in a request, in order; empty for an image that is a file on a server."""
-    return [_image_url(part) for part in _prompt_parts(params) if part.get("type") in IMAGE_TYPES]
+    return [image_url(part) for part in _prompt_parts(params) if part.get("type") in IMAGE_TYPES]
 
 
 def has_files(params: Json) -> bool:
@@ -143,7 +143,7 @@ def _prompt_parts(params: Json) -> Iterator[Json]:
             yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))
 
 
-def _image_url(part: Json) -> str:
+def image_url(part: Json) -> str:
     url = part.get("image_url", part.get("image"))
     url = url.get("url") if isinstance(url, dict) else url
     return url if isinstance(url, str) else ""

@@ -15,7 +15,6 @@ from ng_rollouts.jsonl import is_torn
 from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, repeats_for
 from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.outputs.reader import FileState, open_rollouts, parse_row, task_value, value_digest
-from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import RolloutKey, agent_of, key_of
 
@@ -56,7 +55,7 @@ class RolloutIndex:
         with ExitStack() as stack:
             for file, state in zip(self._files, self._states, strict=True):
                 state.check(file)
-            handles = [stack.enter_context(open_decompressed(file)) for file in self._files]
+            handles = [stack.enter_context(open_rollouts(file)) for file in self._files]
             output = stack.enter_context(target.open("wb"))
             for key in sorted(self.keys):
                 number = self.keys[key]

@@ -1,4 +1,4 @@
-"""Read files of rollouts, written by this package or by NeMo Gym, one group at a time.
+"""Read files of rollouts, written by this package or by NeMo Gym, and ATIF trajectories, one group at a time.
 
 A file that is not in order is read twice: first for its keys and offsets, then row by row in order. So one group is in
 memory at a time, in any order of the file.
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 from ng_rollouts.chat import chat_output, question_of
 from ng_rollouts.console import log
@@ -26,6 +27,7 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_names import ScoreNames
+from ng_rollouts.outputs.from_atif import is_trajectory, row_of, single_line
 from ng_rollouts.storage.compression import is_compressed, open_decompressed
 from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import Json, RolloutKey, RolloutStats, agent_of, key_of
@@ -321,14 +323,20 @@ def _report_writer(path: Path) -> None:
 
 @contextmanager
 def open_rollouts(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of rollouts, which may be compressed.
+    """Open a file of rollouts, which may be compressed, or one pretty-printed trajectory.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
         with open_decompressed(path) as file:
-            yield file
+            if (line := single_line(file)) is None:
+                yield file
+            else:
+                with TemporaryFile() as copy:  # a real file, because callers look for a lock on it
+                    copy.write(line)
+                    copy.seek(0)
+                    yield cast("BinaryIO", copy)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -371,10 +379,10 @@ def _rows(path: Path, state: FileState | None = None) -> Iterator[RowAt]:
 
 
 def parse_row(path: Path, number: int, line: bytes) -> Json:
-    """The JSON object in a line.
+    """The JSON object in a line; for a trajectory, its row.
 
     Raises:
-        InputError: it is not one.
+        InputError: the line is neither.
     """
     try:
         row = loads(line)
@@ -382,7 +390,16 @@ def parse_row(path: Path, number: int, line: bytes) -> Json:
         raise InputError(f"{path}, line {number}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: not a JSON object")
-    return row
+    return _row_of_trajectory(path, number, row) if is_trajectory(row) else row
+
+
+def _row_of_trajectory(path: Path, number: int, trajectory: Json) -> Json:
+    try:
+        return row_of(trajectory)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Trajectories are not validated up front: this program reads only part of their fields.
+        message = f"not a valid ATIF trajectory: {type(error).__name__}: {error}"
+        raise InputError(f"{path}, line {number}: {message}") from error
 
 
 def _key(path: Path, number: int, row: Json) -> RolloutKey:

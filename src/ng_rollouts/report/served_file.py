@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ng_rollouts.errors import NgRolloutsError
+from ng_rollouts.errors import InputError, NgRolloutsError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.outputs.reader import open_rollouts, parse_row
 from ng_rollouts.report.html import NOT_IN_PAGE
 from ng_rollouts.report.live_index import LiveIndex
 from ng_rollouts.report.overview import live_overview
@@ -19,7 +20,6 @@ from ng_rollouts.report.page import FileData, read_file
 from ng_rollouts.report.row_view import row_view, searchable_text
 from ng_rollouts.report.run_state import heading_of, is_running
 from ng_rollouts.report.task_index import FAILED, FINISHED, INCOMPLETE, AgentNumbers, Entry, TaskIndex, source_of
-from ng_rollouts.storage.compression import open_decompressed
 from ng_rollouts.types import Json
 
 _KIND_BITS = 2
@@ -118,7 +118,7 @@ class ServedFile:
         """
         with self._lock:
             for _ in range(2):
-                with suppress(OSError, ValueError):
+                with suppress(InputError, OSError, ValueError):
                     return b"\n".join(self._lines_of(task_index))
                 with suppress(NgRolloutsError):  # such as a file that is being replaced
                     self.load()
@@ -128,7 +128,7 @@ class ServedFile:
         """The indices of the tasks with a message that contains a text, ignoring case."""
         found = []
         for task_index in list(self._places):
-            with self._lock, suppress(OSError, ValueError):
+            with self._lock, suppress(InputError, OSError, ValueError):
                 # One matching row is enough: the other rows of its task are not read.
                 if any(text.lower() in searchable_text(row) for _, row in self._rows_of(task_index)):
                     found.append(task_index)
@@ -185,14 +185,15 @@ class ServedFile:
         """Kind and row of each rollout of a task.
 
         Raises:
-            OSError, ValueError: the file has changed.
+            InputError, OSError, ValueError: the file has changed.
         """
         for place in self._places.get(task_index, ()):
             kind, offset = place & ((1 << _KIND_BITS) - 1), place >> _KIND_BITS
-            with open_decompressed(self._files[kind]) as file:
+            path = self._files[kind]
+            with open_rollouts(path) as file:
                 file.seek(offset)
-                row = loads(file.readline())
-            if not isinstance(row, dict) or row.get("_ng_task_index", task_index) != task_index:
+                row = parse_row(path, 0, file.readline())
+            if row.get("_ng_task_index", task_index) != task_index:
                 raise ValueError("the row is that of another task")
             yield kind, row
 
