@@ -14,13 +14,14 @@ from tests.rollout_files import rollout_row, write_rows
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["+recipe=ppo"], "recipe must be one of sft, dpo, kto, rl, got 'ppo'"),
+        (["+recipe=ppo"], "recipe must be one of sft, dpo, kto, rl, atif, got 'ppo'"),
         (["+recipe=sft", "+min_reward_gap=0.3"], "min_reward_gap is for recipe=dpo, not sft"),
         (["+recipe=dpo", "+pairing=best"], "pairing must be one of best_worst"),
         (
             ["+recipe=rl", "+min_pass_rate=0.9", "+max_pass_rate=0.1"],
             "min_pass_rate=0.9 is more than max_pass_rate=0.1",
         ),
+        (["+recipe=atif", "+min_reward=0.5"], "min_reward is for recipe=dpo or kto or sft, not atif"),
         (["+recipe=sft", "+group_by=position"], "group_by=position and num_repeats go together"),
         (["+recipe=sft", "+validation_fraction=1"], "validation_fraction must be >= 0 and less than 1, got 1"),
         (["+recipe=kto", "+threshold=nan"], "threshold must be a finite number, got nan"),

@@ -20,7 +20,7 @@ from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.path_checks import check_output, check_side_files, writable
 from ng_rollouts.outputs.paths import OutputPaths, back_up_output, has_content, output_paths
-from ng_rollouts.outputs.reader import check_regular, groups_of
+from ng_rollouts.outputs.reader import check_regular, groups_of, holds_trajectory
 from ng_rollouts.storage.atomic import back_up, remove_leftovers, replacing, write_json
 from ng_rollouts.storage.compression import compress_in_place, plain_name
 from ng_rollouts.storage.lock import locked
@@ -157,7 +157,7 @@ def rollout_files(globs: str, exclude: Iterable[Path]) -> list[Path]:
     patterns = [str(Path(pattern.strip()).expanduser()) for pattern in globs.split(",")]
     # A set, because patterns can match the same file.
     names = {name for pattern in patterns for name in glob.glob(pattern)}  # noqa: PTH207 - Path.glob takes no absolute patterns
-    files = [Path(name) for name in sorted(names) if _is_rollout_file(plain_name(Path(name)).name)]
+    files = [Path(name) for name in sorted(names) if _is_rollout_file(Path(name))]
     excluded = {path.resolve() for path in exclude}
     files = [file for file in files if file.resolve() not in excluded]
     if not files:
@@ -165,7 +165,10 @@ def rollout_files(globs: str, exclude: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _is_rollout_file(name: str) -> bool:
+def _is_rollout_file(path: Path) -> bool:
+    name = plain_name(path).name
+    if name.endswith(".json"):  # most of these are metrics and summaries
+        return holds_trajectory(path)
     return name.endswith(".jsonl") and not name.endswith(_SIDE_FILES)
 
 

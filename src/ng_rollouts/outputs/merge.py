@@ -5,10 +5,11 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import is_torn
@@ -20,6 +21,9 @@ from ng_rollouts.types import RolloutKey, agent_of, key_of
 
 _MAX_LISTED = 10
 """Number of rollouts or tasks that one message lists."""
+
+_MAX_OPEN = 256
+"""Files that are open at once. A folder of trajectories has a file for each rollout; many systems allow 1024."""
 
 
 class RolloutIndex:
@@ -52,14 +56,10 @@ class RolloutIndex:
 
     def write(self, target: Path) -> None:
         """Write the rows to a file, ordered by key."""
-        with ExitStack() as stack:
-            for file, state in zip(self._files, self._states, strict=True):
-                state.check(file)
-            handles = [stack.enter_context(open_rollouts(file)) for file in self._files]
-            output = stack.enter_context(target.open("wb"))
+        with closing(_OpenFiles(self._files, self._states)) as handles, target.open("wb") as output:
             for key in sorted(self.keys):
                 number = self.keys[key]
-                handle = handles[self._file_numbers[number]]
+                handle = handles.get(self._file_numbers[number])
                 handle.seek(self._offsets[number])
                 output.write(handle.readline().rstrip(b"\r\n") + b"\n")
 
@@ -215,3 +215,34 @@ class RolloutIndex:
 def _format_keys(keys: list[RolloutKey]) -> str:
     listed = [f"task {key.task_index} rollout {key.rollout_index}" for key in keys[:_MAX_LISTED]]
     return ", ".join(listed) + (", ..." if len(keys) > _MAX_LISTED else "")
+
+
+class _OpenFiles:
+    """The files of a merge, opened when they are needed."""
+
+    def __init__(self, files: list[Path], states: list[FileState]) -> None:
+        self._files = files
+        self._states = states
+        self._open: dict[int, tuple[BinaryIO, ExitStack]] = {}
+
+    def get(self, number: int) -> BinaryIO:
+        """The file with this number, open.
+
+        Raises:
+            InputError: it cannot be read, or has changed.
+        """
+        if number not in self._open:
+            if len(self._open) >= _MAX_OPEN:
+                self._close(next(iter(self._open)))
+            self._states[number].check(self._files[number])
+            stack = ExitStack()
+            self._open[number] = stack.enter_context(open_rollouts(self._files[number])), stack
+        return self._open[number][0]
+
+    def close(self) -> None:
+        """Close all files."""
+        for number in list(self._open):
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        self._open.pop(number)[1].close()

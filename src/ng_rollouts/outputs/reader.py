@@ -12,7 +12,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, islice
@@ -339,6 +339,13 @@ def open_rollouts(path: Path) -> Iterator[BinaryIO]:
                     yield cast("BinaryIO", copy)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def holds_trajectory(path: Path) -> bool:
+    """Whether a file begins with an ATIF trajectory. False if it cannot be read."""
+    with suppress(InputError, ValueError), open_rollouts(path) as file:
+        return is_trajectory(loads(file.readline()))
+    return False
 
 
 def _offsets_by_key(path: Path) -> tuple[Iterator[int], FileState]:
