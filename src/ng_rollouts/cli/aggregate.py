@@ -168,7 +168,7 @@ def rollout_files(globs: str, exclude: Iterable[Path]) -> list[Path]:
 def _is_rollout_file(path: Path) -> bool:
     name = plain_name(path).name
     if name.endswith(".json"):  # most of these are metrics and summaries
-        return holds_trajectory(path)
+        return path.is_file() and holds_trajectory(path)
     return name.endswith(".jsonl") and not name.endswith(_SIDE_FILES)
 
 
