@@ -17,12 +17,14 @@ CORE = (
     "threads user_code"
 ).split()
 LAYERS = [
-    *"core config storage http metrics scheduling inputs outputs models verifiers agents executors".split(),
+    *"core config storage http metrics health scheduling inputs outputs models verifiers agents executors".split(),
     *"export report integrations run cli api".split(),
 ]
 """From top to bottom: a package imports only from packages before it."""
 
-ALLOWED = {name: {"core"} for name in ("config", "storage", "http", "metrics")} | {"scheduling": {"core", "metrics"}}
+ALLOWED = {name: {"core"} for name in ("config", "storage", "http", "metrics")} | {
+    name: {"core", "metrics"} for name in ("health", "scheduling")
+}
 """Packages that import from fewer packages than those before them."""
 
 MAX_MODULES = 16

@@ -26,7 +26,13 @@ from ng_rollouts.storage.compression import compress_in_place, plain_name
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import RolloutStats
 
-_SIDE_FILES = ("_failures.jsonl", "_incomplete.jsonl", "_materialized_inputs.jsonl", "_reward_profiling.jsonl")
+_SIDE_FILES = (
+    "_failures.jsonl",
+    "_incomplete.jsonl",
+    "_materialized_inputs.jsonl",
+    "_reward_profiling.jsonl",
+    "_rollout_verdicts.jsonl",
+)
 """Endings of files that a glob such as `run_*.jsonl` also matches, but that are not outputs."""
 
 

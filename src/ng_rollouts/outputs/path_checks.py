@@ -23,6 +23,8 @@ _ENDINGS = (
     "_aggregate_metrics.json",
     "_summary.json",
     "_status.json",
+    "_rollout_verdicts.jsonl",
+    "_quality_summary.json",
     ".html",
     ".parquet",
 )

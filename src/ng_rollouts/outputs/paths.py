@@ -75,6 +75,21 @@ class OutputPaths:
         return self.side_file("_materialized_inputs.jsonl")
 
     @property
+    def rollout_verdicts(self) -> Path:
+        """The verdict about the health of each rollout, one per line."""
+        return self.side_file("_rollout_verdicts.jsonl")
+
+    @property
+    def quality_summary(self) -> Path:
+        """The health of the rollouts in numbers, in NeMo Gym's format with additional fields."""
+        return self.side_file("_quality_summary.json")
+
+    @property
+    def health_files(self) -> tuple[Path, ...]:
+        """The files about health, which `ng_health_check` writes."""
+        return (self.rollout_verdicts, self.quality_summary)
+
+    @property
     def side_files(self) -> tuple[Path, ...]:
         """The files beside the output that belong to every run. The status file only exists during a run."""
         lines = (self.failures, self.incomplete)
@@ -82,8 +97,11 @@ class OutputPaths:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file that this run writes, moves or removes: the output under each of its names, then the others."""
-        return (*self.names, *self.side_files, *self.products)
+        """Every file that a run writes, moves or removes: the output under each of its names, then the others.
+
+        The files about health are of the rollouts that they were made from, so they are moved and removed with those.
+        """
+        return (*self.names, *self.side_files, *self.health_files, *self.products)
 
     @property
     def existing(self) -> list[Path]:

@@ -1,0 +1,1 @@
+"""Rollout health: which rollouts and tasks measure nothing, and why."""

@@ -1,0 +1,144 @@
+"""The health of one rollout, from its row: a mask of findings, and what the rules for its task need.
+
+It is computed for every rollout, so it costs a few microseconds for a row without a trajectory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+from ng_rollouts.health.checks import (
+    FULL_REWARD,
+    GREEDY,
+    NO_REWARD,
+    TRAJECTORY_UNOBSERVED,
+    VALID,
+    Check,
+    findings_in,
+    unobserved_in,
+)
+from ng_rollouts.health.response import answer_of, response_findings, transcript_of
+from ng_rollouts.health.trajectory import CallCounts, trajectory_health, usage_tokens
+from ng_rollouts.types import Json
+
+_ROW_FIELDS = "_ng_task_fields"
+"""The field in which an agent in the command keeps the task's own fields."""
+
+
+class RolloutHealth(NamedTuple):
+    """The health of one rollout. A named tuple, because one is made for every rollout.
+
+    Attributes:
+        mask: its findings, the checks that lacked evidence, and facts; see `health/checks.py`.
+        reward: its reward; None if it has none or is masked, so that it takes no part in rules about rewards.
+        answer: a digest of its answer, 8 bytes; None without an answer.
+        answer_length: characters of the answer.
+        tokens: tokens of the prompt and of the completion that its usage reports; 0 where it reports none.
+        calls: its model calls, if it has a trajectory.
+        rollout_id: its own name, if it has one.
+        stage: its `stage_index`, which tells rows of the same rollout apart.
+    """
+
+    mask: int
+    reward: float | None = None
+    answer: bytes | None = None
+    answer_length: int = 0
+    tokens: tuple[int, int] = (0, 0)
+    calls: CallCounts | None = None
+    rollout_id: str | None = None
+    stage: Any = None
+
+    @property
+    def findings(self) -> tuple[Check, ...]:
+        """The checks that found something."""
+        return findings_in(self.mask)
+
+    @property
+    def unobserved(self) -> tuple[Check, ...]:
+        """The checks that could not be made."""
+        return unobserved_in(self.mask)
+
+
+def health_of(row: Json) -> RolloutHealth:
+    """The health of the rollout in a row; `row` is not changed."""
+    try:
+        return _health_of(row)
+    except Exception:
+        # A row may have any structure. A check that fails on it is a finding, and must never lose the rollout.
+        return RolloutHealth(Check.CHECK_EXECUTION_ERROR.bit | TRAJECTORY_UNOBSERVED)
+
+
+def _health_of(row: Json) -> RolloutHealth:
+    reward = _reward(row)
+    mask = 0 if reward is None else VALID | _reward_mask(reward, row)
+    response = row.get("response")
+    answer = ""
+    if isinstance(response, dict):
+        output = response.get("output")
+        if isinstance(output, list):
+            parts = transcript_of(output)
+            answer = answer_of(parts)
+            is_rewarded = reward is not None and not mask & NO_REWARD
+            mask |= response_findings(response, parts, answer, is_rewarded=is_rewarded)
+        if _temperature(row, response) == 0:
+            mask |= GREEDY
+    prompt, completion = usage_tokens(row)
+    trajectory = trajectory_health(row)
+    return RolloutHealth(
+        mask | trajectory.mask,
+        reward,
+        # half of the bytes may be surrogates, which UTF-8 lacks
+        hashlib.blake2b(answer.encode(errors="surrogatepass"), digest_size=8).digest() if answer else None,
+        len(answer),
+        (prompt or 0, completion or 0),
+        trajectory.counts,
+        _rollout_id(row),
+        row.get("stage_index"),
+    )
+
+
+def _reward(row: Json) -> float | None:
+    reward = row.get("reward")
+    # NeMo Gym's mask: any value that is not false, 0 or empty
+    if not isinstance(reward, (int, float)) or row.get("mask_sample"):
+        return None
+    return float(reward)
+
+
+def _reward_mask(reward: float, row: Json) -> int:
+    low, high, mask = 0.0, 1.0, 0
+    if declared := _range(row):
+        low, high = declared
+        if not low <= reward <= high:
+            mask |= Check.REWARD_OUT_OF_RANGE.bit
+    if reward >= high:
+        mask |= FULL_REWARD
+    if reward <= low:
+        mask |= NO_REWARD
+    return mask
+
+
+def _range(row: Json) -> tuple[float, float] | None:
+    """The range of rewards that the task declares; None if it declares none."""
+    value = row.get("reward_range")
+    if value is None and isinstance(fields := row.get(_ROW_FIELDS), dict):
+        value = fields.get("reward_range")
+    if not (isinstance(value, list) and len(value) == 2 and all(isinstance(each, (int, float)) for each in value)):
+        return None
+    low, high = value
+    return (low, high) if low < high else None
+
+
+def _temperature(row: Json, response: Json) -> Any:
+    params = row.get("responses_create_params")
+    requested = params.get("temperature") if isinstance(params, dict) else None
+    return response.get("temperature") if requested is None else requested
+
+
+def _rollout_id(row: Json) -> str | None:
+    own = row.get("_ng_rollout_id")
+    trajectory = row.get("ng_trajectory")
+    if not own and isinstance(trajectory, dict):
+        own = trajectory.get("rollout_id")
+    return str(own) if own else None
