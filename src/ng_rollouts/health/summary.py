@@ -72,8 +72,8 @@ def quality_summary(report: HealthReport, closed: ClosedReport) -> Json:
             "coverage": _coverage(report, closed),
         },
         "verdicts": {name: verdicts[name] for name in _VERDICTS},
-        "issues": {check: closed.counts[check] for check in CHECKS if check.is_problem},
-        "notes": {check: closed.counts[check] for check in CHECKS if not check.is_problem},
+        "issues": {check.value: closed.counts[check] for check in CHECKS if check.is_problem},
+        "notes": {check.value: closed.counts[check] for check in CHECKS if not check.is_problem},
         "stats": _stats(report.totals),
         **({"tasks_left_out": left_out} if left_out else {}),
     }
@@ -91,7 +91,7 @@ def _coverage(report: HealthReport, closed: ClosedReport) -> Json:
     for mask, count in closed.mask_counts().items():
         for check in unobserved_in(mask & ALL_UNOBSERVED):
             unobserved[check] += count
-    return {check: _covered(check, report, closed, unobserved[check]) for check in NEMO_GYM_CHECKS}
+    return {check.value: _covered(check, report, closed, unobserved[check]) for check in NEMO_GYM_CHECKS}
 
 
 def _covered(check: Check, report: HealthReport, closed: ClosedReport, unobserved: int) -> Json:
