@@ -132,7 +132,7 @@ def _failed_row(rollout: int) -> dict[str, Any]:
     return trajectory_row(13, rollout, response=None, turns=turns, model_calls=calls)
 
 
-_RECOVERED = {
+_RECOVERED: dict[str, Any] = {
     "turns": _turns(7, ("a", "c1"), ("b", "c2")),
     "model_calls": [model_call("c1", 500), model_call("c2", 200, 2.0)],
 }

@@ -16,7 +16,7 @@ from ng_rollouts.health.report import MAX_INDEX, HealthReport
 from ng_rollouts.health.rollout import RolloutHealth, health_of
 from ng_rollouts.health.summary import quality_summary, verdict_lines
 from ng_rollouts.types import RolloutKey, key_of
-from tests.health.rows import NEMO_GYM_CASES, closed, flags, message, row_of
+from tests.health.rows import NEMO_GYM_CASES, closed, flags, message, reasoning, row_of
 
 LONG = "The answer is the sum of all prime numbers below one hundred. " * 4
 
@@ -52,7 +52,7 @@ def test_summary_is_that_of_nemo_gym() -> None:
     assert (run["artifacts"]["records"], run["artifacts"]["captures"]) == (19, 16)
     coverage = {name: (each["evaluated"], each["unobserved"]) for name, each in run["artifacts"]["coverage"].items()}
     assert coverage == {
-        **dict.fromkeys(list(Check)[:12], (16, 3)),
+        **dict.fromkeys(map(str, CHECKS[:12]), (16, 3)),
         "check_execution_error": (18, 1),
         "record_unreadable": (19, 0),
         "rollout_duplicate_identity": (18, 1),
@@ -61,7 +61,7 @@ def test_summary_is_that_of_nemo_gym() -> None:
         "task_no_successful_model_calls": (12, 5),
     }
     assert {name: count for name, count in run["issues"].items() if count} == {
-        **dict.fromkeys(list(Check)[3:14], 1),
+        **dict.fromkeys(map(str, CHECKS[3:14]), 1),
         "record_unreadable": 2,
         "rollout_duplicate_identity": 2,
         "rollout_ended_on_failed_model_call": 4,
@@ -142,6 +142,17 @@ def test_rollouts_with_tools_do_not_make_a_verifier_disagree() -> None:
     assert flags(rows) == []
 
 
+@pytest.mark.parametrize(("low", "expected"), [(0.4, []), (0.0, ["verifier_disagrees"])])
+def test_verifier_may_grade_the_reasoning(low: float, expected: list[str]) -> None:
+    """With reasoning, equal answers may have different rewards, but not the full one and none."""
+    rows = repeats(("B", low), ("B", 1.0))
+    for row in rows:
+        row["response"]["output"].insert(0, reasoning())
+    assert flags(rows) == expected
+    thinking = repeats(("<think>a</think>B", low), ("<think>b</think>B", 1.0))
+    assert flags(thinking) == expected
+
+
 def test_flags_of_a_task_do_not_change_verdicts() -> None:
     """A flag is about the task. Its rollouts count for a gate."""
     report = closed(repeats(("B", 0.0), ("B", 1.0)))
@@ -205,7 +216,10 @@ def healths(draw: st.DrawFn) -> list[tuple[RolloutKey, RolloutHealth]]:
     texts = st.sampled_from(["", "B", "C", LONG])
     rows = (row_of(message(draw(texts)), reward=draw(st.sampled_from([0.0, 0.5, 1.0]))) for _ in keys)
     others = (draw(st.sampled_from(NEMO_GYM_CASES))[0] for _ in keys)
-    return [(key, health_of(draw(st.sampled_from(pair)))) for key, pair in zip(keys, zip(rows, others), strict=True)]
+    return [
+        (key, health_of(draw(st.sampled_from(pair))))
+        for key, pair in zip(keys, zip(rows, others, strict=True), strict=True)
+    ]
 
 
 def result_of(rollouts: Iterable[tuple[RolloutKey, RolloutHealth]]) -> tuple[list[bytes], Any, list[Any]]:

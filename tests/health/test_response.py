@@ -179,7 +179,7 @@ def test_check_that_fails_is_a_finding() -> None:
 def test_real_rollouts_have_no_findings() -> None:
     """None of 40 real rollouts of 8 NeMo Gym servers has a finding.
 
-    Read one by one, each is complete, runs its tools without an error and ends with an answer. Five have a reward of 0
+    Read one by one, each is complete, runs its tools without an error and ends with an answer. Ten have a reward of 0
     because the answer is wrong, which is not a problem of health.
     """
     rows = [json.loads(line) for path in SHARED_DATA.glob("*/example_rollouts.jsonl") for line in path.open()]

@@ -41,7 +41,7 @@ class HealthCheckConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if both := set(self.ignored) & set(self.failing):
-            raise ConfigError(f"{sorted(both)[0]} is in both ignored_checks and fail_on: remove it from one")
+            raise ConfigError(f"{min(both)} is in both ignored_checks and fail_on: remove it from one")
 
     @property
     def ignored(self) -> list[Check]:
@@ -139,14 +139,14 @@ def summary_lines(closed: ClosedReport) -> Iterator[str]:
     counts = ", ".join(f"{verdicts[name]} {name}" for name in ("healthy", "unhealthy", "unobserved"))
     yield f"Rollout health: {len(closed)} checked, {counts}"
     if verdicts["unobserved"]:
-        yield "  unobserved: nothing was found, but not all checks could be made; those of model calls need ng_trajectory"
+        yield "  unobserved: nothing was found, but the checks of model calls need ng_trajectory in the rows"
     if problems := closed.problems():
         width = max(len(each.check) for each in problems)
         example_width = max(7, *(len(each.example) for each in problems))
         yield f"  {'check':<{width}} {'count':>7} {'share':>7}  {'example':<{example_width}}  meaning"
         for each in problems:
-            count = f"{each.count:>7} {100 * each.share:>6.1f}%"
-            yield f"  {each.check:<{width}} {count}  {each.example:<{example_width}}  {each.meaning.replace('`', '')}"
+            numbers = f"{each.count:>7} {100 * each.share:>6.1f}%"
+            yield f"  {each.check:<{width}} {numbers}  {each.example:<{example_width}}  {each.meaning.replace('`', '')}"
     for check in (Check.ALWAYS_SOLVED, Check.NEVER_SOLVED):
         if count := closed.counts[check]:
             yield f"{check}: {count} of {closed.tasks} tasks, such as {closed.examples[check]}"

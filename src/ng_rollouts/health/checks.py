@@ -159,11 +159,13 @@ GREEDY = 1 << 51
 LONG_ANSWER = 1 << 52
 """The answer is long enough that equal answers are not a coincidence."""
 PLAIN_ANSWER = 1 << 53
-"""The response is one message, so that the reward depends on its text alone."""
+"""The response is one message, with or without reasoning, so that the reward depends on no tools."""
 CALLS_OBSERVED = 1 << 54
 """The model calls of all turns are known."""
 CALL_SUCCEEDED = 1 << 55
 """A model call of a turn succeeded."""
+REASONED = 1 << 57
+"""The response has reasoning, which the reward may depend on as well."""
 HAS_OUTPUT = 1 << 56
 """The response has an output, so that the checks of responses were made."""
 

@@ -121,9 +121,9 @@ class ClosedReport:
         return found / len(self) if len(self) else 0.0
 
     def problems(self) -> list[Problem]:
-        """All problems, the most frequent first."""
+        """All problems, the most frequent first. A flag that follows from the verdicts of rollouts comes last."""
         found = [self._problem(check) for check in CHECKS if check.is_problem and self.counts[check]]
-        return sorted(found, key=lambda each: -each.share)
+        return sorted(found, key=lambda each: (each.check is Check.CONSISTENTLY_UNHEALTHY, -each.share))
 
     def largest_problems(self, number: int) -> list[Problem]:
         """The most frequent problems."""

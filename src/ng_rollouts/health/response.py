@@ -12,7 +12,7 @@ from typing import Any
 
 from ng_rollouts.chat import reasoning_text, text_of
 from ng_rollouts.chat_items import TEXT_TYPES, input_items
-from ng_rollouts.health.checks import HAS_OUTPUT, LONG_ANSWER, PLAIN_ANSWER, Check
+from ng_rollouts.health.checks import HAS_OUTPUT, LONG_ANSWER, PLAIN_ANSWER, REASONED, Check
 from ng_rollouts.jsonl import loads
 from ng_rollouts.reasoning import without_reasoning
 from ng_rollouts.types import Json
@@ -115,8 +115,10 @@ def response_findings(response: Json, parts: Transcript, answer: str, *, is_rewa
         mask |= Check.NO_TOKENS.bit
     if parts.calls or parts.results:
         mask |= _tool_findings(parts, is_complete=is_complete, is_rewarded=is_rewarded)
-    elif parts.messages == 1 and not parts.others and answer:
+    elif parts.message is not None and parts.messages == 1 and not parts.others and answer:
         mask |= PLAIN_ANSWER
+        if parts.reasoning is not None or "think>" in _message_text(parts.message):
+            mask |= REASONED
     if not answer:
         mask |= _without_answer(parts, is_complete=is_complete)
     if len(answer) >= LONG_ANSWER_CHARACTERS:
@@ -232,7 +234,7 @@ def _tool_findings(parts: Transcript, *, is_complete: bool, is_rewarded: bool) -
 
 def _has_call_without_output(parts: Transcript) -> bool:
     results = {each.get("call_id") for each in parts.results}
-    # The calls at the end were not run, because the rollout ended there. Calls without an id cannot be told apart.
+    # The calls at the end were not run, because the rollout ended there. Calls without an id cannot be distinguished.
     return any(call.get("call_id") and call["call_id"] not in results for at, call in parts.calls if at < parts.end)
 
 

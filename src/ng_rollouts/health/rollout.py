@@ -33,7 +33,6 @@ class RolloutHealth(NamedTuple):
         mask: its findings, the checks that lacked evidence, and facts; see `health/checks.py`.
         reward: its reward; None if it has none or is masked, so that it takes no part in rules about rewards.
         answer: a digest of its answer, 8 bytes; None without an answer.
-        answer_length: characters of the answer.
         tokens: tokens of the prompt and of the completion that its usage reports; 0 where it reports none.
         calls: its model calls, if it has a trajectory.
         rollout_id: its own name, if it has one.
@@ -43,7 +42,6 @@ class RolloutHealth(NamedTuple):
     mask: int
     reward: float | None = None
     answer: bytes | None = None
-    answer_length: int = 0
     tokens: tuple[int, int] = (0, 0)
     calls: CallCounts | None = None
     rollout_id: str | None = None
@@ -90,7 +88,6 @@ def _health_of(row: Json) -> RolloutHealth:
         reward,
         # half of the bytes may be surrogates, which UTF-8 lacks
         hashlib.blake2b(answer.encode(errors="surrogatepass"), digest_size=8).digest() if answer else None,
-        len(answer),
         (prompt or 0, completion or 0),
         trajectory.counts,
         _rollout_id(row),

@@ -16,6 +16,7 @@ from ng_rollouts.health.checks import (
     LONG_ANSWER,
     NO_REWARD,
     PLAIN_ANSWER,
+    REASONED,
     ROLLOUT_FINDINGS,
     VALID,
     Check,
@@ -127,15 +128,29 @@ def _answer_flags(masks: list[int], answers: list[int], rewards: list[float]) ->
     mask = 0
     if len(masks) >= _MIN_SIBLINGS and len(set(answers)) == 1 and all(map(_is_long_and_sampled, masks)):
         mask |= Check.IDENTICAL_SIBLINGS.bit
-    lowest: dict[int, float] = {}
-    highest: dict[int, float] = {}
-    for each, answer, reward in zip(masks, answers, rewards, strict=True):
-        if each & PLAIN_ANSWER:
-            lowest[answer] = min(reward, lowest.get(answer, reward))
-            highest[answer] = max(reward, highest.get(answer, reward))
-    if any(highest[answer] - lowest[answer] > _REWARD_TOLERANCE for answer in lowest):
+    if _disagrees(masks, answers, rewards):
         mask |= Check.VERIFIER_DISAGREES.bit
     return mask
+
+
+def _disagrees(masks: list[int], answers: list[int], rewards: list[float]) -> bool:
+    """Whether equal answers have rewards that contradict each other."""
+    if len(set(answers)) == len(answers):
+        return False
+    by_answer: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for mask, answer, reward in zip(masks, answers, rewards, strict=True):
+        if mask & PLAIN_ANSWER:
+            by_answer[answer].append((reward, mask))
+    return any(map(_contradict, by_answer.values()))
+
+
+def _contradict(rewards: list[tuple[float, int]]) -> bool:
+    (lowest, low_mask), (highest, high_mask) = min(rewards), max(rewards)
+    if highest - lowest <= _REWARD_TOLERANCE:
+        return False
+    # A verifier may also grade the steps of the reasoning. That alone does not lead from nothing to the full reward.
+    has_reasoning = any(mask & REASONED for _, mask in rewards)
+    return bool(low_mask & NO_REWARD and high_mask & FULL_REWARD) if has_reasoning else True
 
 
 def _is_long_and_sampled(mask: int) -> bool:

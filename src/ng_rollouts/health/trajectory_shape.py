@@ -15,7 +15,7 @@ _Test = Callable[[Any], bool]
 
 
 def is_trajectory(value: Any) -> bool:
-    """Whether a value is a trajectory in which invocations, model calls and turns can be told apart."""
+    """Whether a value is a trajectory in which invocations, model calls and turns can be distinguished."""
     return _TRAJECTORY(value) and _has_unique_identifiers(value)
 
 
