@@ -182,7 +182,11 @@ def test_real_rollouts_have_no_findings() -> None:
     Read one by one, each is complete, runs its tools without an error and ends with an answer. Ten have a reward of 0
     because the answer is wrong, which is not a problem of health.
     """
-    rows = [json.loads(line) for path in SHARED_DATA.glob("*/example_rollouts.jsonl") for line in path.open()]
+    rows = [
+        json.loads(line)
+        for path in SHARED_DATA.glob("*/example_rollouts.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     assert len(rows) == 40
     assert [health_of(row).findings for row in rows if health_of(row).findings] == []
 
