@@ -16,8 +16,8 @@ from ng_rollouts.metrics.result_rows import scores_of_row, stats_of
 from ng_rollouts.types import RolloutKey
 from tests.conftest import Ran, read_rows
 
-NOT_MASKED = [False, None, 0, 0.0, "", []]
-MASKED = [True, 1.0, "false", [0]]
+NOT_MASKED: list[object] = [False, None, 0, 0.0, "", []]
+MASKED: list[object] = [True, 1.0, "false", [0]]
 
 members = st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.booleans()), min_size=1, max_size=5)
 
