@@ -9,6 +9,8 @@ Written on bare asyncio streams, so that it can reset, stall or cut a reply wher
     die_after       the process ends after this many requests
     pad             bytes of text to add to each reply
     head            {name: [host, port]}: serve as a head server that lists these agents
+    config          the text of the configuration that it serves as a head server
+    replies         the replies to `/run`, in the order of the requests; the last one repeats
 
 `GET /stats` tells what was asked for.
 """
@@ -89,7 +91,7 @@ class AgentServer:
                 "last": self.bodies[-50:],
             }
             return await self.send(writer, 200, json.dumps(stats).encode())
-        if path == "/global_config_dict_yaml" and "head" in self.options:
+        if path == "/global_config_dict_yaml" and ("head" in self.options or "config" in self.options):
             return await self.send(writer, 200, json.dumps(self.global_config()).encode())
         if path == "/" and method == "GET":
             return await self.send(writer, 200, b"{}")
@@ -106,6 +108,8 @@ class AgentServer:
             self.in_flight -= 1
 
     def global_config(self) -> str:
+        if "config" in self.options:
+            return str(self.options["config"])
         lines = []
         for name, (host, port) in self.options["head"].items():
             lines += [f"{name}:", "  responses_api_agents:", "    simple_agent:"]
@@ -129,6 +133,8 @@ class AgentServer:
                 "msg": "Extra inputs",
             }
             return await self.send(writer, 422, json.dumps({"detail": [error]}).encode())
+        if replies := self.options.get("replies"):
+            return await self.send(writer, 200, json.dumps(replies[min(self.asked.total(), len(replies)) - 1]))
         fault = self.fault(name)
         return await self.send_fault(fault, writer) if fault else await self.send(writer, 200, self.reply(row, key))
 

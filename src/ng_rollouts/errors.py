@@ -24,7 +24,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 MESSAGE_CHARACTERS = 2000
 """How much of a server's own message is kept."""
@@ -214,6 +214,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         terminal: whether the agent said that no run should retry this rollout.
         persist: whether the failure is written to the failures file.
         retry_after_s: seconds that the server asked clients to wait.
+        kept: fields of the reply that the failures file keeps, such as an answer that could not be scored.
         sent_at: when the failed request was sent (`time.monotonic`), if known.
     """
 
@@ -227,6 +228,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         terminal: bool = False,
         persist: bool = True,
         retry_after_s: float | None = None,
+        kept: dict[str, Any] | None = None,
     ) -> None:
         """Describe a failed attempt; `retryable` defaults to what the failure class says."""
         self.failure_class = failure_class
@@ -237,6 +239,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.terminal = terminal
         self.persist = persist
         self.retry_after_s = retry_after_s
+        self.kept = kept or {}
         self.sent_at: float | None = None
 
 

@@ -30,6 +30,7 @@ class Rollout:
         prompt_id: the row's own name for its prompt, or the task index as text.
         row: the task with all overrides applied. The rollouts of a task share this object; do not change it.
         seed: the seed of this rollout, which replaces the row's; None to keep the row's.
+        is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
     position: int
@@ -38,9 +39,18 @@ class Rollout:
     prompt_id: str
     row: Json
     seed: int | None = None
+    is_episode: bool = False
 
     def request(self, attempt_index: int = 0) -> AgentRequest:
-        """The request to the agent: the whole row, the rollout's key, and the number of attempts before this one."""
+        """The request to the agent: the whole row, the rollout's key, and the number of attempts before this one.
+
+        Of a materialized row, it is NeMo Gym's request for an episode.
+        """
+        if self.is_episode:
+            rollout_id = self.row.get("_ng_rollout_id") or f"{self.key.task_index}-{self.key.rollout_index}"
+            task = {name: self.row[name] for name in ("task_id", "task_input")}
+            episode_id = {"rollout_id": rollout_id, "attempt": attempt_index}
+            return AgentRequest(self.key.task_index, {"episode_id": episode_id, "task": task})
         body = dict(self.row)  # shallow, so nested objects are replaced below and never changed
         if self.seed is not None:
             body["responses_create_params"] = {**body["responses_create_params"], "seed": self.seed}
@@ -108,6 +118,7 @@ class Attempt:
         status: the HTTP status, if there was one.
         began: the time of its beginning, in seconds since 1970.
         seconds: its duration.
+        kept: fields of the reply that the failures file keeps.
     """
 
     failure_class: str
@@ -115,6 +126,7 @@ class Attempt:
     status: int | None
     began: float
     seconds: float
+    kept: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +146,9 @@ class Failure:
 
 
 def agent_ref(row: Json, agent: str) -> Json:
-    """The row's own `agent_ref`, with `agent` as its name."""
-    return {**(row.get("agent_ref") or {}), "name": agent}
+    """The row's own `agent_ref`; that of another agent, if the row is routed to one."""
+    reference = row.get("agent_ref")
+    return dict(reference) if isinstance(reference, dict) and reference.get("name") == agent else {"name": agent}
 
 
 def task_index_of(row: Json) -> int:
@@ -165,7 +178,7 @@ _NO_AGENT = "agent"
 
 
 def agent_of(row: Json) -> str:
-    """The name of the agent that ran a row's rollout, or `agent` if the row names none."""
+    """The name of the agent that ran a row's rollout, or of its environment server; `agent` without both."""
     reference = row.get("agent_ref")
-    name = reference.get("name") if isinstance(reference, dict) else None
+    name = reference.get("name") if isinstance(reference, dict) else row.get("_ng_environment_server")
     return str(name) if name else _NO_AGENT

@@ -10,14 +10,15 @@ from contextlib import suppress
 import pytest
 import respx
 
-from ng_rollouts.agents.head_server import _parsed_yaml, fetch_agent_urls, listed_agents
+from ng_rollouts.agents.head_server import _parsed_yaml, fetch_server_config
+from ng_rollouts.agents.server_config import parse_server_config
 from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.errors import Unreachable
 
 
 def fetch(port: int, engine: str = "auto", seconds: float = 0) -> dict[str, str]:
     """The agents that the head server at a port lists."""
-    return asyncio.run(fetch_agent_urls(HeadServer(port=port), "'x' (1 rows)", seconds, engine))
+    return asyncio.run(fetch_server_config(HeadServer(port=port), "'x' (1 rows)", seconds, engine)).agents
 
 
 def test_unreachable_head_server_is_reported_with_the_fix() -> None:
@@ -58,7 +59,10 @@ def test_entries_of_the_global_config_become_urls() -> None:
         "four": {"responses_api_models": {"m": {"host": "h", "port": 8}}},
         "five": "text",
     }
-    assert listed_agents(config, HeadServer(host="head")) == {"one": "http://127.0.0.2:5", "two": "http://head:6"}
+    assert parse_server_config(config, HeadServer(host="head")).agents == {
+        "one": "http://127.0.0.2:5",
+        "two": "http://head:6",
+    }
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_config_of_a_head_server_reads_nothing_of_this_machine(host: str) -> Non
         "two": {"responses_api_agents": {"simple_agent": {"host": "${deep.x}", "port": "${deep.port}"}}},
         "three": {"responses_api_agents": {"simple_agent": {"host": "${deep.x}", "port": 5}}},
     }
-    assert listed_agents(config, HeadServer(host="head")) == {"three": "http://value:5"}
+    assert parse_server_config(config, HeadServer(host="head")).agents == {"three": "http://value:5"}
 
 
 @pytest.mark.parametrize("reference", ["*{}", "{{<<: [{}]}}"], ids=["aliases", "merge keys"])
@@ -107,11 +111,11 @@ def test_port_of_an_agent_may_be_text(port: str) -> None:
     text = f"one: {{responses_api_agents: {{a: {{host: h, port: {port}}}}}}}\n"
     text += "two: {responses_api_agents: {a: {host: null, port: 7}}}\n"
     text += "three: {responses_api_agents: {a: {host: h, port: ~}}}\n"
-    assert listed_agents(_parsed_yaml(text), HeadServer(host="head")) == {"one": "http://h:7"}
+    assert parse_server_config(_parsed_yaml(text), HeadServer(host="head")).agents == {"one": "http://h:7"}
 
 
 def test_host_that_is_a_list_of_aliases_is_left_out() -> None:
     """The text of nested aliases would take gigabytes, so a value that is not text is never formatted."""
     lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
     lines.append("one: {responses_api_agents: {a: {host: *a11, port: 7}}}")
-    assert listed_agents(_parsed_yaml("\n".join(lines)), HeadServer(host="head")) == {}
+    assert parse_server_config(_parsed_yaml("\n".join(lines)), HeadServer(host="head")).agents == {}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ng_rollouts.errors import ConfigError, InputError
-from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.templates import Template, load_template
+from tests.inputs.helpers import parser_of
 
 
 def template(tmp_path: Path, text: str) -> Template:
@@ -82,7 +82,7 @@ def test_missing_template_is_reported_with_its_name_once() -> None:
 
 def test_template_fills_an_empty_input_and_rejects_another(tmp_path: Path) -> None:
     """A template sets a missing or empty input; a row that already has an input is an error."""
-    parser = TaskParser(agent_name="a", template=template(tmp_path, "user: '{q}'"))
+    parser = parser_of(template=template(tmp_path, "user: '{q}'"))
     for row in (b'{"q": "hi"}', b'{"q": "hi", "responses_create_params": {"input": []}}'):
         assert parser.parse(row).row["responses_create_params"]["input"] == [{"role": "user", "content": "hi"}]
     with pytest.raises(InputError, match="already has an input"):

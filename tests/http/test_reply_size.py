@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from ng_rollouts.agents.head_server import fetch_agent_urls
+from ng_rollouts.agents.head_server import fetch_server_config
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.config.parameters import HeadServer
 from ng_rollouts.errors import AttemptFailed, Unreachable
@@ -176,7 +176,7 @@ def test_large_reply_of_a_head_server_is_reported(engine: str) -> None:
         serve_connections(_served(b"HTTP/1.1 200 OK\r\n", _endless())) as port,
         pytest.raises(Unreachable, match="larger than 16 MB"),
     ):
-        asyncio.run(fetch_agent_urls(HeadServer(port=port), "'x'", 0, engine))
+        asyncio.run(fetch_server_config(HeadServer(port=port), "'x'", 0, engine))
 
 
 def test_max_reply_mb_is_the_maximum_of_a_run(

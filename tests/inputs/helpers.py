@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.routes import Routes
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.types import Rollout
 
 PLAIN = {"responses_create_params": {"input": "hi"}}
-PARSER = TaskParser(agent_name="a")
+
+
+def parser_of(agent: str | None = "a", repeats: Any = 1, **options: Any) -> TaskParser:
+    """A parser whose rows are all answered by one agent, or by those that they name."""
+    agent_map = {"_default": agent} if agent else {}
+    return TaskParser(routes=Routes(agent_map=agent_map, repeats=repeats), **options)
+
+
+PARSER = parser_of()
 
 
 def written(folder: Path, text: str | bytes) -> Path:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.inputs.task_parser import TaskParser
-from tests.inputs.helpers import PLAIN, expanded, lines, written
+from tests.inputs.helpers import PLAIN, expanded, lines, parser_of, written
 
 
 @given(indices=st.lists(st.integers(0, 5), min_size=1, max_size=12), repeats=st.integers(1, 3), done=st.data())
@@ -16,9 +15,7 @@ def test_rows_with_the_same_task_index_form_one_group(
 ) -> None:
     """Rows with the same `_ng_task_index` share a group: their keys are unique, and it is complete as a whole."""
     rows = [{**PLAIN, "_ng_task_index": index} for index in indices]
-    plan, rollouts = expanded(
-        written(tmp_path_factory.mktemp("t"), lines(rows)), TaskParser(agent_name="a", repeats=repeats)
-    )
+    plan, rollouts = expanded(written(tmp_path_factory.mktemp("t"), lines(rows)), parser_of(repeats=repeats))
     keys = [rollout.key for rollout in rollouts]
     assert len(set(keys)) == len(keys)
     assert [key.task_index for key in keys] == [index for index in indices for _ in range(repeats)]

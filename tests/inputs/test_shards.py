@@ -14,8 +14,8 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.inputs.shards import Shard, shard_of
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import TaskParser
 from tests.conftest import ROOT, Ran
+from tests.inputs.helpers import parser_of
 
 
 @given(
@@ -34,11 +34,11 @@ def test_shards_divide_the_plan_without_splitting_groups(
         for number, index in enumerate(indices)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    undivided = TaskFile(path=path, parser=TaskParser(repeats=repeats))
+    undivided = TaskFile(path=path, parser=parser_of(None, repeats))
     expected = {rollout.key: rollout.row for rollout in undivided.rollouts(undivided.plan())}
     divided = {}
     for index in range(count):
-        part = TaskFile(path=path, parser=TaskParser(repeats=repeats), shard=Shard(index, count))
+        part = TaskFile(path=path, parser=parser_of(None, repeats), shard=Shard(index, count))
         plan = part.plan()
         rollouts = list(part.rollouts(plan))
         assert plan.digest == undivided.plan().digest

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import TaskParser
 from tests.conftest import SHARED_DATA, Ran, keys_of, read_rows
-from tests.inputs.helpers import PARSER, PLAIN, expanded, lines, written
+from tests.inputs.helpers import PARSER, PLAIN, expanded, lines, parser_of, written
 from tests.servers import Served
 
 
@@ -24,7 +23,7 @@ from tests.servers import Served
 def test_rollouts_are_in_aabbcc_order(repeats: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Rollouts are in input order, task by task and counted from 0, also if rows differ in their repeats."""
     rows = [{**PLAIN, "agent_ref": {"name": f"agent{count}"}} for count in repeats]
-    parser = TaskParser(repeats={f"agent{count}": count for count in repeats})
+    parser = parser_of(None, {f"agent{count}": count for count in repeats})
     plan, rollouts = expanded(written(tmp_path_factory.mktemp("t"), lines(rows)), parser)
     assert [rollout.key for rollout in rollouts] == [(t, r) for t, count in enumerate(repeats) for r in range(count)]
     assert [rollout.position for rollout in rollouts] == list(range(plan.rollouts))
@@ -73,7 +72,7 @@ def test_bad_lines_with_the_same_reason_are_reported_as_ranges(tmp_path: Path) -
 def test_limit_counts_input_rows_and_reads_no_further(tmp_path: Path) -> None:
     """`limit` counts input rows before they are repeated, and rows after the limit are not read."""
     path = written(tmp_path, "\n" + lines([PLAIN, PLAIN]) + "broken\n")
-    plan, rollouts = expanded(path, TaskParser(agent_name="a", repeats=3), limit=2)
+    plan, rollouts = expanded(path, parser_of(repeats=3), limit=2)
     assert (plan.rows, plan.rollouts, len(rollouts)) == (2, 6, 6)
 
 

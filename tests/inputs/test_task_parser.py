@@ -9,16 +9,15 @@ import pytest
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import TaskParser
 from tests.conftest import Ran, read_rows
-from tests.inputs.helpers import PLAIN, expanded, lines, written
+from tests.inputs.helpers import PLAIN, expanded, lines, parser_of, written
 from tests.servers import Served
 
 
 def test_overrides_replace_whole_fields_of_the_request(tmp_path: Path) -> None:
     """An override replaces a field of the request with all that is nested in it; other fields of the row stay."""
     row = {"keep": 1, "responses_create_params": {"input": "hi", "reasoning": {"effort": "low", "x": 1}, "top_p": 0.5}}
-    parser = TaskParser(agent_name="a", overrides={"reasoning": {"effort": "high"}, "temperature": 0.0})
+    parser = parser_of(overrides={"reasoning": {"effort": "high"}, "temperature": 0.0})
     _, [rollout] = expanded(written(tmp_path, lines([row])), parser)
     assert rollout.request().body == {
         "keep": 1,
@@ -39,16 +38,8 @@ def test_added_seed_is_the_rollout_index_plus_the_configured_seed(tmp_path: Path
     path = written(tmp_path, lines([PLAIN, PLAIN]))
     for seed, expected in ((None, [0, 1, 0, 1]), (40, [40, 41, 40, 41])):
         overrides = {} if seed is None else {"seed": seed}
-        _, rollouts = expanded(path, TaskParser(agent_name="a", repeats=2, add_seed=True, overrides=overrides))
+        _, rollouts = expanded(path, parser_of(repeats=2, add_seed=True, overrides=overrides))
         assert [rollout.request().body["responses_create_params"]["seed"] for rollout in rollouts] == expected
-
-
-def test_agent_of_a_row_takes_precedence_over_agent_name(tmp_path: Path) -> None:
-    """`agent_name` applies to rows that name no agent, and all other fields of `agent_ref` are kept."""
-    rows = [{**PLAIN, "agent_ref": {"type": "responses_api_agents", "name": "mine"}}, PLAIN]
-    _, rollouts = expanded(written(tmp_path, lines(rows)))
-    assert [rollout.agent for rollout in rollouts] == ["mine", "a"]
-    assert rollouts[0].request().body["agent_ref"] == {"type": "responses_api_agents", "name": "mine"}
 
 
 def test_row_without_an_agent_is_an_error(tmp_path: Path) -> None:
@@ -56,15 +47,15 @@ def test_row_without_an_agent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no agent specified: give \+agent_name=NAME, \+agent_url=URL or \+policy_base_url=URL"
     ):
-        TaskFile(path=written(tmp_path, lines([PLAIN])), parser=TaskParser()).plan()
+        TaskFile(path=written(tmp_path, lines([PLAIN])), parser=parser_of(None)).plan()
 
 
 def test_repeats_by_agent_must_cover_every_agent(tmp_path: Path) -> None:
     """With `num_repeats` by agent, an agent that the dict does not cover is an error, unless it has `_default`."""
-    path = written(tmp_path, lines([PLAIN, {**PLAIN, "agent_ref": {"name": "b"}}]))
-    assert expanded(path, TaskParser(agent_name="a", repeats={"a": 2, "_default": 3}))[0].rollouts == 5
+    path = written(tmp_path, lines([{**PLAIN, "agent_ref": {"name": name}} for name in "ab"]))
+    assert expanded(path, parser_of(None, {"a": 2, "_default": 3}))[0].rollouts == 5
     with pytest.raises(InputError, match="num_repeats has neither the agent 'b' nor _default"):
-        expanded(path, TaskParser(agent_name="a", repeats={"a": 2}))
+        expanded(path, parser_of(None, {"a": 2}))
 
 
 def test_prompt_template_makes_the_input_from_the_fields_of_a_row(

@@ -6,11 +6,12 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 
 from ng_rollouts.outputs.failures import failure_row
 from ng_rollouts.redaction import remember_secret
 from ng_rollouts.types import Attempt, Failure, Rollout, RolloutKey
-from tests.conftest import FILES, RESUME, Ran, assert_complete, keys_of, read_rows
+from tests.conftest import FILES, RESUME, ROOT, Ran, assert_complete, keys_of, read_rows
 from tests.servers import Served
 
 Command = Callable[..., Ran]
@@ -92,3 +93,26 @@ def test_failure_row_has_no_secret() -> None:
     written = json.dumps(failure_row(Failure(rollout=rollout, attempts=(attempt,))))
     assert not any(part in written for part in (key, key[:12], encoded[8:20]))
     assert json.loads(written)["row"]["id"] == 12
+
+
+def test_resume_of_nemo_gym_failures_counts_their_lines(
+    command: Callable[..., Ran], serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """Each line of NeMo Gym is an attempt; three of them, or a terminal one, are the last, and the rest continues."""
+    for name in ("05_sidecar.jsonl", "05_sidecar_failures.jsonl", "05_sidecar_materialized_inputs.jsonl"):
+        copyfile(ROOT / "tests" / "gym07" / name, tmp_path / name.replace("05_sidecar", "r"))
+    rows = [{"responses_create_params": {"input": "x"}, "agent_ref": {"name": "a"}}] * 6
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = serve()
+    resume = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", f"+agents.a.url={server.url}", RESUME]
+    resume += ["+incomplete_groups=keep", "+num_samples_in_parallel=1"]
+    copy = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert command(*resume).code == 1
+    sent = [(row["_ng_task_index"], row.get("_ng_attempt_index")) for row in server.stats()["last"]]
+    assert sent == [(2, 1), (3, 1), (5, None)]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, content in copy.items():
+        (tmp_path / name).write_bytes(content)
+    again = command(*resume, "+retry_terminal_timeouts=true", "+dispatch_longest_first=true")
+    assert [row["_ng_task_index"] for row in server.stats()["last"][3:]] == [1, 2, 4, 5], again.stderr

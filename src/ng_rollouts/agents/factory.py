@@ -6,7 +6,7 @@ A name is looked up in this order:
 2. The entries of `agents`: a remote agent, a Python agent or a model agent.
 3. The packaged examples.
 4. `policy_base_url`: one model agent for all remaining names.
-5. The head server: a remote agent.
+5. The head server: a remote agent, or the environment server before it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
+from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
+from ng_rollouts.agents.source_agents import EXAMPLE_AGENTS
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig
 from ng_rollouts.config.validation import check_sampling
@@ -38,9 +40,6 @@ if TYPE_CHECKING:
 
 # Modules that only some runs need are imported where they are used: a run with a remote agent loads no verifiers.
 # ruff: noqa: PLC0415
-
-EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
-"""The packaged examples, which run in this process."""
 
 
 async def resolve_agents(
@@ -84,8 +83,8 @@ async def resolve_agents(
             unresolved[name] = rows
     # last, because a run that does not need the head server must not fail without one
     if unresolved:
-        listed = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
-        agents |= {name: factory.remote_agent([url], is_listed=True) for name, url in listed.items()}
+        servers = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
+        agents |= {name: factory.listed_agent(name, servers) for name in unresolved}
     # packaged examples are remote agents too, but their URLs are served in this process
     await _wait_for([agent for agent in agents.values() if agent not in packaged], factory, config)
     return agents
@@ -148,9 +147,26 @@ class AgentFactory:
     load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
     resources_urls: list[str] = field(default_factory=list)
 
-    def remote_agent(self, urls: list[str], *, is_listed: bool = False) -> RemoteAgent:
-        """Make a remote agent; `is_listed` if a head server lists it."""
-        return RemoteAgent(urls, self.http, self.rate_limiter, is_listed=is_listed)
+    def remote_agent(self, urls: list[str]) -> RemoteAgent:
+        """Make a remote agent."""
+        return RemoteAgent(urls, self.http, self.rate_limiter)
+
+    def listed_agent(self, name: str, servers: ServerConfig) -> RemoteAgent:
+        """Make the agent of a name that a head server lists: the environment server before it answers, if there is one.
+
+        Raises:
+            ConfigError: it is behind several environment servers.
+        """
+        environment = self._environment(name, servers)
+        url = environment.url if environment else servers.agents[name]
+        return RemoteAgent([url], self.http, self.rate_limiter, is_listed=True, environment=environment)
+
+    def _environment(self, name: str, servers: ServerConfig) -> EnvironmentServer | None:
+        if name in servers.environments:
+            return servers.environments[name]
+        if self.config.environment_routing_mode == "legacy":
+            return servers.environments[str(self.config.environment_server_name)]
+        return servers.environment_of(name)
 
     def from_entry(self, name: str, entry: Any) -> Agent:
         """Make the agent of an entry under `agents`: a remote agent, a Python agent or a model agent.
@@ -257,29 +273,33 @@ async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, rate_li
     return RemoteAgent([f"http://{name}"], http, rate_limiter)
 
 
-async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], config: CollectConfig) -> dict[str, str]:
-    """The URLs of these agents from the head server.
+async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], config: CollectConfig) -> ServerConfig:
+    """The servers that the head server lists, all of these agents among them.
 
     Args:
         known_locally: the names that are known without the head server, for messages.
 
     Raises:
-        ConfigError: the head server does not list one of the agents.
+        ConfigError: the head server does not list one of the agents, or not the environment server for all of them.
         Unreachable: it does not respond, or is not a head server.
     """
-    from ng_rollouts.agents.head_server import fetch_agent_urls
+    from ng_rollouts.agents.head_server import fetch_server_config
 
     head = config.head_server
     wanted = ", ".join(f"{name!r} ({rows} rows)" for name, rows in rows_by_agent.items())
     try:
-        listed = await fetch_agent_urls(head, wanted, config.wait_for_agent_s, config.http_engine)
+        servers = await fetch_server_config(head, wanted, config.wait_for_agent_s, config.http_engine)
     except Unreachable as error:
         hints = "".join(did_you_mean(name, known_locally) for name in rows_by_agent)
         raise Unreachable(f"{error}; agents known without it: {', '.join(sorted(known_locally))}{hints}") from error
-    known = sorted({*known_locally, *listed})
+    known = sorted({*known_locally, *servers.agents, *servers.environments})
+    legacy = config.environment_server_name
+    if legacy is not None and legacy not in servers.environments:
+        hint = did_you_mean(legacy, servers.environments)
+        raise ConfigError(f"environment_server_name={legacy} is not an environment server of the head server{hint}")
     for name, rows in rows_by_agent.items():
-        if name not in listed:
+        if name not in servers.agents and name not in servers.environments:
             sources = f"the config, the packaged examples and the head server http://{head.host}:{head.port}"
             message = f"unknown agent {name!r} ({rows} rows){did_you_mean(name, known)}"
             raise ConfigError(f"{message}: known agents are {', '.join(known)} (from {sources})")
-    return {name: listed[name] for name in rows_by_agent}
+    return servers

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+
+from ng_rollouts.agents.episodes import result_of_episode
+from ng_rollouts.agents.server_config import EnvironmentServer
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -16,6 +20,9 @@ _REFUSALS = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", 
 """Parts of validation errors, in lower case, that mean that a key is not accepted."""
 
 
+_ROLLOUT_ID = "_ng_rollout_id"
+
+
 class RemoteAgent:
     """An agent server; several URLs share the load.
 
@@ -24,6 +31,7 @@ class RemoteAgent:
 
     Args:
         is_listed: whether a head server lists the agent, which makes it an agent of NeMo Gym.
+        environment: the environment server that answers for the agent, if there is one.
     """
 
     scores = True
@@ -31,15 +39,23 @@ class RemoteAgent:
     model = None
 
     def __init__(
-        self, urls: list[str], http: Http, rate_limiter: RateLimiter | None = None, *, is_listed: bool = False
+        self,
+        urls: list[str],
+        http: Http,
+        rate_limiter: RateLimiter | None = None,
+        *,
+        is_listed: bool = False,
+        environment: EnvironmentServer | None = None,
     ) -> None:
         self._is_listed = is_listed
+        self.environment = environment
         self._urls = urls
         for url in urls:
             remember_url(url)
         self.load_balancers = [LoadBalancer([_run_url(url) for url in urls], rate_limiter)]
         self._http = http
         self._refuses_seed = False
+        self._run_id = secrets.token_hex(4)
 
     @property
     def aggregate_metrics_url(self) -> str | None:
@@ -55,14 +71,32 @@ class RemoteAgent:
 
     async def run(self, request: AgentRequest) -> Json:
         """Send the row to the endpoint that the load balancer picks."""
-        return await self.load_balancers[0].send(
+        marks = self._mark(request)
+        reply = await self.load_balancers[0].send(
             request.task_index,
             lambda url: self._run_at(url, request.body),
             tokens_of=lambda reply: total_tokens(usage_of(reply)),
         )
+        if "episode_id" in request.body:
+            reply = result_of_episode(reply)
+        return {**reply, **marks} if marks else reply
+
+    def _mark(self, request: AgentRequest) -> Json:
+        """Name a rollout of a listed agent, in its request; the fields that mark its row."""
+        if not self._is_listed:
+            return {}
+        marks = self.environment.stamps if self.environment else {}
+        body = request.body
+        if "episode_id" in body:
+            return marks
+        # Captures of NeMo Gym's servers are files of this name. One of an earlier run must not be written to again.
+        rollout_id = body.setdefault(
+            _ROLLOUT_ID, f"{self._run_id}.{body['_ng_task_index']}-{body['_ng_rollout_index']}"
+        )
+        return {**marks, _ROLLOUT_ID: rollout_id}
 
     async def _run_at(self, url: str, request: Json) -> Json:
-        has_seed = request["responses_create_params"].get("seed") is not None
+        has_seed = (request.get("responses_create_params") or {}).get("seed") is not None
         # rollouts in flight at the first refusal each find out by themselves, which costs one request each
         if has_seed and not self._refuses_seed:
             reply = await self._http.post(url, dumps(request))

@@ -42,7 +42,7 @@ from ng_rollouts.cli.launcher import (
 from ng_rollouts.config.env_yaml import fill_from_env_yaml
 from ng_rollouts.config.groups import conf_folder
 from ng_rollouts.config.literal_text import unmark_values, unmarked
-from ng_rollouts.config.overrides import Keys
+from ng_rollouts.config.overrides import NEEDLESS, Keys, needless
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.config.secrets import remember_arguments, remember_file, remember_proxies, remember_values
 from ng_rollouts.console import MaskedStream, log, log_error, log_lines, only_json, open_closed_streams, print_text
@@ -130,6 +130,8 @@ def _main(arguments: list[str]) -> int:
         raise ConfigError(
             "nothing to collect: give +input_jsonl_fpath=, +output_jsonl_fpath= and +agent_name= (--help)"
         )
+    for name in needless(arguments):
+        log(f"note: {name} has no effect: {NEEDLESS[name]}")
     keys = Keys.of(CollectConfig, _group_names(arguments))
     return _run_hydra(keys.rewrite(arguments))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ng_rollouts.agents.example.app import App, example_app, json_app
-from ng_rollouts.agents.factory import EXAMPLE_AGENTS
+from ng_rollouts.agents.source_agents import EXAMPLE_AGENTS
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import check_fields, param
 from ng_rollouts.errors import ConfigError, require_extra

@@ -30,6 +30,11 @@ class Parameters(TypedDict, total=False):
     overwrite: bool
     upload_to: _Path | None
     agent_name: str | None
+    agent_map: Mapping[str, str]
+    fan_out: Mapping[str, Sequence[str]]
+    environment_routing_mode: Literal["agent", "legacy"]
+    environment_server_name: str | None
+    environment_server_routes: Mapping[str, str]
     agent_url: str | Sequence[str] | None
     agents: Mapping[str, Mapping[str, Any]]
     head_server: Mapping[str, Any]
@@ -43,6 +48,10 @@ class Parameters(TypedDict, total=False):
     responses_create_params: Mapping[str, Any]
     num_repeats_add_seed: bool
     num_samples_in_parallel: int | None
+    interleave_repeats: bool
+    dispatch_longest_first: bool
+    dispatch_budget_s: float | None
+    drain_margin_s: float | None
     dry_run: bool
     canary: int
     http_engine: Literal["auto", "pyreqwest", "httpx"]
@@ -59,9 +68,11 @@ class Parameters(TypedDict, total=False):
     price_per_million: Mapping[str, float | None]
     resume_from_cache: bool
     retry_failed: bool
+    retry_terminal_timeouts: bool
     max_attempts: int
     retry_budget_s: float | None
     max_failed_rollouts: int | float
+    require_complete: bool
     incomplete_groups: Literal["set_aside", "keep"]
     shard_index: int | None
     num_shards: int | None

@@ -26,13 +26,30 @@ _INFO_TOPICS = frozenset(["all", "config", "defaults", "defaults-tree", "plugins
 
 _NEMO_GYM_PARAMETERS = {
     "upload_rollouts_to_wandb": "leave it out: rollouts are uploaded only with +export=wandb",
+    "upload_rollouts": "leave it out: rollouts are uploaded only with +export=wandb",
     "wandb_project": "use +export=wandb +export_project=NAME",
     "config_paths": "leave it out, and start the servers with NeMo Gym: the agents are read from its head server",
     "rollout_collection_driver": "to collect from a Python program, use ng_rollouts.collect",
     "split": "name the file of the split: +input_jsonl_fpath=FILE.jsonl",
     "skills": "set skills in the rows, or in the configuration of the agent",
+    "retry_invalid_judge_responses": "remove the rows with invalid_judge_response from the output, and resume",
+    **dict.fromkeys(
+        (
+            *("observability_enabled", "model_call_capture_dir", "token_id_capture"),
+            *("skip_verification", "skip_verification_reward", "allow_unsupported_pairing"),
+        ),
+        "set it where the servers are started",
+    ),
 }
 """Parameters of NeMo Gym's command that this command does not have, and what to use instead."""
+
+NEEDLESS = {
+    "retain_results_in_memory": "results are never kept in memory",
+    "max_resident_rollout_tasks": "only rollouts in flight are in memory",
+    "route_failures_to_sidecar": "failures are always in a separate file",
+    "health_check_workers": "rollouts are checked while they are collected",
+}
+"""Parameters of NeMo Gym's command that are accepted and have no effect, and why none is needed."""
 
 _UNQUOTED = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
 """Values that Hydra's grammar accepts without quotes."""
@@ -40,7 +57,10 @@ _UNQUOTED = re.compile(r"[\w./:\\+@?|%* -]*", re.ASCII)
 _ENVIRONMENT_VARIABLE = re.compile(r"\$\{oc\.env:[^${}]+\}")
 """The interpolation that an API key may be."""
 
-_KEY = re.compile(r"[\w$-]+", re.ASCII)
+_KEY = re.compile(r"[\w$%/+.|@?*\\()\[\]{}:=, -]+", re.ASCII)
+_ESCAPED_IN_KEYS, _ESCAPE = re.compile(r"([\\()\[\]{}:=, ])"), r"\\\1"
+"""A key of a dict in Hydra's grammar, the characters that need a backslash in it, and the backslash."""
+
 _QUOTED = re.compile(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", re.DOTALL)
 _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 _CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
@@ -75,7 +95,8 @@ class Keys:
         """
         flags, overrides = self._split(list(arguments))
         sweep = bool({"-m", "--multirun"} & set(flags))
-        rewritten = [self._rewrite(override, sweep=sweep) for override in overrides]
+        needed = [override for override in overrides if _name_of(override) not in NEEDLESS]
+        rewritten = [self._rewrite(override, sweep=sweep) for override in needed]
         return [*flags, *(override for override in rewritten if override)]
 
     def _rewrite(self, override: str, *, sweep: bool) -> str:
@@ -150,6 +171,15 @@ class Keys:
         return did_you_mean(name, known, form="+{}=", otherwise=" (--help lists all parameters)")
 
 
+def needless(arguments: Iterable[str]) -> list[str]:
+    """The names among these arguments that have no effect."""
+    return [name for name in map(_name_of, arguments) if name in NEEDLESS]
+
+
+def _name_of(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
+
+
 def _flag_message(flag: str, value: str, known: Collection[str]) -> str:
     """The message about a parameter that was typed as a flag.
 
@@ -205,7 +235,11 @@ def _literal(value: Any) -> str:
     if isinstance(value, dict):
         if not all(_KEY.fullmatch(key) for key in value):
             raise ConfigError(f"the keys {list(value)} cannot be written on the command line: set them in the rows")
-        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(f"{_ESCAPED_IN_KEYS.sub(_ESCAPE, key)}:{_literal(item)}" for key, item in value.items())
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ",".join(map(_literal, value)) + "]"
     return quoted(value) if isinstance(value, str) else json.dumps(value)

@@ -22,8 +22,9 @@ from ng_rollouts.config.validation import (
 from ng_rollouts.errors import ConfigError
 
 RESPONSES_PARAMETERS = frozenset(
-    "background include input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
-    "previous_response_id prompt reasoning seed service_tier store stream temperature text tool_choice tools "
+    "background context_management conversation include input instructions max_output_tokens max_tool_calls metadata "
+    "model moderation parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_retention "
+    "reasoning safety_identifier seed service_tier store stream stream_options temperature text tool_choice tools "
     "top_logprobs top_p truncation user".split()
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
@@ -118,7 +119,37 @@ class Agents:
     """Agents"""
 
     agent_name: str | None = param(
-        None, "Agent for rows without `agent_ref: {name: ...}`.", nonempty=True, decides_results=True
+        None,
+        "Agent that answers every row. It replaces the agents that rows name in `agent_ref`.",
+        doc="As in NeMo Gym since 0.6, where it is `agent_map={_default: NAME}`. [Routes](nemo-gym.md#routes).",
+        nonempty=True,
+        decides_results=True,
+    )
+    agent_map: dict[str, str] = param(
+        {},
+        "Agents by the name of a row's agent or its `task_source`; `_default` is for all other rows.",
+        doc="[Routes](nemo-gym.md#routes).",
+        annotation="Mapping[str, str]",
+    )
+    fan_out: dict[str, Any] = param(
+        {},
+        "Several agents for a row, as {KEY: [AGENT, AGENT]}, where KEY is the row's agent or its `task_source`.",
+        doc="Their rollouts are repeats of one task. [Routes](nemo-gym.md#routes).",
+        annotation="Mapping[str, Sequence[str]]",
+    )
+    environment_routing_mode: str = param(
+        "agent",
+        "Environment server of a flat row: the one before its `agent`, or, with `legacy`, environment_server_name.",
+        choices=("agent", "legacy"),
+    )
+    environment_server_name: str | None = param(
+        None, "Environment server of all flat rows, with environment_routing_mode=legacy.", nonempty=True
+    )
+    environment_server_routes: dict[str, str] = param(
+        {},
+        "Environment servers of materialized rows by task set, as {TASKSET: NAME}.",
+        doc="[Environment servers](nemo-gym.md#environment-servers).",
+        annotation="Mapping[str, str]",
     )
     agent_url: Any = param(
         None,
@@ -243,6 +274,24 @@ class Execution:
         doc="[Ray](scale.md#ray).",
         kind="group and dict",
     )
+    interleave_repeats: bool = param(
+        False, "Send the first rollouts of all tasks before the second ones. The order of the output is the same."
+    )
+    dispatch_longest_first: bool = param(
+        False, "On a resume, begin with the failed rollouts that took longest (`elapsed_seconds` in the failures file)."
+    )
+    dispatch_budget_s: float | None = param(
+        None,
+        "Start no new rollouts this many seconds after the first one; those in flight finish.",
+        minimum=0,
+        below=MAX_SECONDS,
+    )
+    drain_margin_s: float | None = param(
+        None,
+        "Start no new rollouts if less of dispatch_budget_s is left (null: the 75th percentile of this run's times).",
+        minimum=0,
+        below=MAX_SECONDS,
+    )
     dry_run: bool = param(False, "Check everything and print the plan and the first request, but send no rollout.")
     canary: int = param(0, "Send this many rollouts first, and the rest only if none of them failed.", minimum=0)
     http_engine: str = param(
@@ -292,6 +341,9 @@ class FailuresAndResume:
         False, "Resume the existing output: keep what is collected, collect the rest.", doc="[Resume](resume.md)."
     )
     retry_failed: bool = param(True, "On a resume, retry failed rollouts, except those the agent marked as terminal.")
+    retry_terminal_timeouts: bool = param(
+        False, "On a resume, also retry terminal failures that are due to the environment, such as timeout_exceeded."
+    )
     max_attempts: int = param(
         3,
         "Attempts per rollout, and per model request within one (1: no retries). Replies 429 and 503 do not count.",
@@ -309,6 +361,9 @@ class FailuresAndResume:
         "Failed rollouts above which the exit code is 1: a count, or a fraction of the planned rollouts such as 0.01.",
         kind="int or fraction",
         annotation="int | float",
+    )
+    require_complete: bool = param(
+        False, "Exit code 1 if any planned rollout is missing, also if max_failed_rollouts or a budget allows it."
     )
     incomplete_groups: str = param(
         "set_aside",
@@ -402,6 +457,7 @@ class CollectConfig(
         check_fields(self)
         _check_model_server(self)
         _check_resume(self)
+        _check_routes(self)
         _check_shards(self)
         check_max_failed(self.max_failed_rollouts)
         check_min_mean(self.min_mean)
@@ -431,6 +487,22 @@ SECTIONS = (
 def names_that_decide_results() -> set[str]:
     """The parameters that a resume must not change."""
     return {each.name for each in fields(CollectConfig) if (spec := spec_of(each)) and spec.decides_results}
+
+
+def _check_routes(config: CollectConfig) -> None:
+    default = config.agent_map.get("_default")
+    if config.agent_name is not None and default not in (None, config.agent_name):
+        raise ConfigError(
+            f"agent_name={config.agent_name} and agent_map._default={default} name two agents for all rows: give one"
+        )
+    for key, agents in config.fan_out.items():
+        names = agents if isinstance(agents, list) else []
+        if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise ConfigError(f"fan_out.{key} must be a list of different agents such as [a, b], got {agents!r}")
+    if (config.environment_routing_mode == "legacy") != (config.environment_server_name is not None):
+        raise ConfigError("environment_routing_mode=legacy and environment_server_name=NAME go together")
+    if config.drain_margin_s is not None and config.dispatch_budget_s is None:
+        raise ConfigError("drain_margin_s has no effect without dispatch_budget_s: give both")
 
 
 def _check_model_server(config: CollectConfig) -> None:

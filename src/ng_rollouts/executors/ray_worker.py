@@ -124,7 +124,7 @@ class RayWorker:
 
 def failure_to_values(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
     """A failure as class, message and options. The exception itself loses its keyword arguments when it is pickled."""
-    names = ("status", "retryable", "terminal", "persist", "retry_after_s")
+    names = ("status", "retryable", "terminal", "persist", "retry_after_s", "kept")
     return failure.failure_class, failure.message, {name: getattr(failure, name) for name in names}
 
 

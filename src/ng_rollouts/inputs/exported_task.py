@@ -13,7 +13,7 @@ TASK_FIELDS = "_ng_task_fields"
 """The field of a rollout with the task's own fields. The underscore keeps their numbers from being scores."""
 
 _ALWAYS = ("prompt", "mean_reward", "reward_variance", "pass_rate", "num_rollouts")
-_COLUMNS = (*_ALWAYS, "images")
+_COLUMNS = (*_ALWAYS, "images", "valid")
 
 
 def exported_row(task: Json, columns: Json) -> Json:

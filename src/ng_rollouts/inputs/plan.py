@@ -28,6 +28,8 @@ class Plan:
         rows: number of planned rows. With shards, those of this shard.
         rollouts: number of rollouts of the planned rows.
         agents: number of rows by agent name.
+        rerouted: number of rows that name another agent than the one that answers them.
+        fanned_out: number of rows that several agents answer.
         rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
         input_state: inode, size and times of the last changes of the input file when it was checked.
@@ -40,6 +42,8 @@ class Plan:
     rows: int = 0
     rollouts: int = 0
     agents: Counter[str] = field(default_factory=Counter)
+    rerouted: int = 0
+    fanned_out: int = 0
     rows_with_equal_repeats: int = 0
     digest: str = ""
     input_state: tuple[int, ...] | None = None
@@ -60,7 +64,10 @@ class Plan:
         self._add_index(ordinal if task.index is None else task.index)
         self.rows += 1
         self.rollouts += task.repeats
-        self.agents[task.agent] += 1
+        self.rerouted += task.is_rerouted
+        self.fanned_out += len(task.runs) > 1
+        for run in task.runs:
+            self.agents[run.agent] += 1
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
         """For each row in order: its task index, the position of its first rollout, and its number of rollouts."""
@@ -99,9 +106,16 @@ class Plan:
         return {key: position for position, key in enumerate(self.rollout_keys())}.get
 
     @property
-    def tasks_share_rows(self) -> bool:
-        """Whether several rows have the same task index, so that more repeats would renumber their rollouts."""
-        return self._indices is not None and len(set(self._indices)) < self.rows
+    def most_repeats(self) -> int:
+        """The largest number of rollouts of a task."""
+        if self._indices is None:
+            return self._repeats if isinstance(self._repeats, int) else max(self._repeats)
+        return 1 + max((key.rollout_index for key in self.rollout_keys()), default=-1)
+
+    @property
+    def is_renumbered_by_repeats(self) -> bool:
+        """Whether more repeats would renumber rollouts: several rows or several agents have the same task."""
+        return self.fanned_out > 0 or (self._indices is not None and len(set(self._indices)) < self.rows)
 
     def group_size(self) -> Callable[[int], int]:
         """A function that maps a task index to the number of rollouts of that task."""

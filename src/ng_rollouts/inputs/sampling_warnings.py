@@ -10,6 +10,24 @@ from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.redaction import mask_settings
 
 
+def _about_agents(config: CollectConfig, plan: Plan) -> Iterator[str]:
+    if plan.rerouted:
+        setting = f"agent_name={config.agent_name}" if config.agent_name else "agent_map"
+        yield (
+            f"{setting} replaces the agent that {_rows(plan.rerouted)} in agent_ref, as in NeMo Gym since 0.6 "
+            "(leave it out to keep the agents of the rows)"
+        )
+    if config.fan_out and not plan.fanned_out:
+        yield f"no row names {' or '.join(config.fan_out)}, so fan_out has no effect"
+    for agent in config.num_repeats if isinstance(config.num_repeats, dict) else ():
+        if agent not in ("_default", *config.agent_map, *config.fan_out) and agent not in plan.agents:
+            yield f"num_repeats lists the agent {agent!r}, but no row uses it"
+
+
+def _rows(count: int) -> str:
+    return "1 row names" if count == 1 else f"{count} rows name"
+
+
 def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
     """One line for each setting that is probably a mistake."""
     params = config.responses_create_params
@@ -26,10 +44,7 @@ def warnings(config: CollectConfig, plan: Plan) -> Iterator[str]:
             f"{cause}: the rollouts of a task will be nearly identical"
             " (use temperature >= 0.2; num_repeats_add_seed=true gives each rollout its own seed)"
         )
-    if isinstance(config.num_repeats, dict):
-        for agent in config.num_repeats:
-            if agent != "_default" and agent not in plan.agents:
-                yield f"num_repeats lists the agent {agent!r}, but no row uses it"
+    yield from _about_agents(config, plan)
     if mask_settings(params, "responses_create_params") != params:
         yield "responses_create_params has a secret, which becomes a part of each row: do not share the output"
     for name in params:

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.lines import numbered_lines
 from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.routes import NO_AGENT
 from ng_rollouts.inputs.shards import Shard
-from ng_rollouts.inputs.task_parser import NO_AGENT, Task, TaskParser
+from ng_rollouts.inputs.task_parser import Task, TaskParser
 from ng_rollouts.jsonl import loads
 from ng_rollouts.types import Json, Rollout, RolloutKey
 
@@ -128,18 +129,31 @@ class TaskFile:
         position = 0
         for number, line in self._shard_lines(plan):
             task = self._parse_again(number, line)
-            for key in islice(keys, task.repeats):
-                yield Rollout(
-                    position=position,
-                    key=key,
-                    agent=task.agent,
-                    prompt_id=_prompt_id(task.row, key),
-                    row=task.row,
-                    seed=self._seed(task.row, key),
-                )
-                position += 1
+            for run in task.runs:
+                for key in islice(keys, run.repeats):
+                    yield Rollout(
+                        position=position,
+                        key=key,
+                        agent=run.agent,
+                        prompt_id=_prompt_id(task.row, key),
+                        row=task.row,
+                        seed=self._seed(task.row, key),
+                        is_episode=task.is_episode,
+                    )
+                    position += 1
         if position != plan.rollouts:
             raise self._changed()
+
+    def interleaved_rollouts(self, plan: Plan) -> Iterator[Rollout]:
+        """Every planned rollout: the first ones of all tasks, then the second ones, and so on.
+
+        Reads the input once for each repeat, so that memory does not grow with it.
+
+        Raises:
+            InputChanged: the file changed since it was checked.
+        """
+        for index in range(plan.most_repeats):
+            yield from (rollout for rollout in self.rollouts(plan) if rollout.key.rollout_index == index)
 
     def _index_collisions(self) -> Iterator[tuple[int, str]]:
         """Rows without an index whose position is the `_ng_task_index` of another row."""
@@ -268,8 +282,10 @@ def _drop_bom(line: bytes) -> bytes:
 
 
 def _prompt_id(row: Json, key: RolloutKey) -> str:
+    own = row.get("task_id")
+    holder = own if isinstance(own, dict) else row  # of a materialized row, its name within the task set
     for name in _PROMPT_ID_FIELDS:
-        value = row.get(name)
+        value = holder.get(name)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
             return str(value)
     return str(key.task_index)

@@ -1,24 +1,19 @@
-"""Parse one line of the input into a task: check it, apply the template and the overrides, choose the agent."""
+"""Parse one line of the input into a task: check it, apply the template and the overrides, choose the agents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.inputs.exported_task import exported_task, is_exported
+from ng_rollouts.inputs.materialized_task import flat_row, is_materialized, server_of
+from ng_rollouts.inputs.routes import ANY_AGENT, AgentRepeats, Routes, type_name
 from ng_rollouts.jsonl import loads
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
-
-ANY_AGENT = "agent"
-"""Name of the agent of rows that do not name one, when one address serves every row."""
-
-NO_AGENT = (
-    "no agent specified: give +agent_name=NAME, +agent_url=URL or +policy_base_url=URL, or put agent_ref into the row"
-)
-"""The reason that a row without an agent is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +22,22 @@ class Task:
 
     Attributes:
         row: the row as it is sent, without the fields that identify the rollout.
-        agent: name of the agent that answers it.
+        runs: the agents that answer it, each with its number of rollouts.
         index: the row's own `_ng_task_index`, if it has one.
-        repeats: number of rollouts to collect.
+        is_rerouted: whether the row names another agent.
+        is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
     row: Json
-    agent: str
+    runs: tuple[AgentRepeats, ...]
     index: int | None
-    repeats: int
+    is_rerouted: bool = False
+    is_episode: bool = False
+
+    @property
+    def repeats(self) -> int:
+        """The number of rollouts to collect."""
+        return self.runs[0].repeats if len(self.runs) == 1 else sum(run.repeats for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +46,17 @@ class TaskParser:
 
     Attributes:
         overrides: parameters that replace those in the row's `responses_create_params`. They are not merged deeply.
-        agent_name: agent of the rows that do not name one.
-        serves_all: whether one address serves every row, with or without an agent name.
-        repeats: number of rollouts per task, or that number by agent name.
+        routes: choose the agents.
+        environment_routes: the environment servers of materialized rows, by task set.
+        flattens: whether materialized rows are answered as flat ones, by an agent that is not an environment server.
         add_seed: whether each rollout gets its own seed.
         template: template that makes the input messages, if there is one.
     """
 
     overrides: Json = field(default_factory=dict)
-    agent_name: str | None = None
-    serves_all: bool = False
-    repeats: int | dict[str, int] = 1
+    routes: Routes = field(default_factory=Routes)
+    environment_routes: Mapping[str, str] = field(default_factory=dict)
+    flattens: bool = False
     add_seed: bool = False
     template: Template | None = None
 
@@ -67,14 +69,40 @@ class TaskParser:
         row = _parse_object(line)
         if is_exported(row):
             row = self._exported(row)
+        if is_materialized(row):
+            server = server_of(row, self.environment_routes)
+            if server is not None or not self.flattens:
+                return self._episode(row, server)
+            row = flat_row(row)
         row["responses_create_params"] = self._params(row)
-        agent = self._agent(row)
-        return Task(row=row, agent=agent, index=_own_index(row), repeats=self._repeats_for(agent))
+        runs = self.routes.runs(row)
+        is_rerouted = "agent_ref" in row and any(self.routes.replaces_agent(row, run.agent) for run in runs)
+        return Task(row=row, runs=runs, index=_own_index(row), is_rerouted=is_rerouted)
 
     def is_deterministic(self, task: Task) -> bool:
         """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
-        params = task.row["responses_create_params"]
+        params = task.row.get("responses_create_params") or {}
         return params.get("temperature") == 0 or (params.get("seed") is not None and not self.add_seed)
+
+    def _episode(self, row: Json, server: str | None) -> Task:
+        """The task of a materialized row.
+
+        Raises:
+            InputError: no environment server is known for it, or a parameter would change the environment's own input.
+        """
+        if server is None and not self.routes.serves_all:
+            taskset = row["task_id"]["taskset"]
+            raise InputError(
+                f"no environment server for the task set {taskset!r}: give +environment_server_routes='{{{taskset!r}: "
+                "NAME}', or +agent_url=URL"
+            )
+        settings = {"responses_create_params": self.overrides, "num_repeats_add_seed": self.add_seed}
+        settings["prompt_config"] = self.template
+        for name, value in settings.items():
+            if value:
+                raise InputError(f"{name} cannot change a materialized row, whose input belongs to its environment")
+        run = self.routes.run_of(server or ANY_AGENT)
+        return Task(row=row, runs=(run,), index=_own_index(row), is_episode=True)
 
     def _exported(self, row: Json) -> Json:
         """The task of an exported row. Its template, if it has one, makes the input again."""
@@ -89,7 +117,7 @@ class TaskParser:
         if own is None:
             own = {}
         if not isinstance(own, dict):
-            raise InputError(f"responses_create_params must be an object, got {_type_name(own)}")
+            raise InputError(f"responses_create_params must be an object, got {type_name(own)}")
         params = {**own, **self.overrides}
         if self.template is not None:
             if params.get("input"):
@@ -103,27 +131,6 @@ class TaskParser:
             raise InputError(str(error)) from error
         return params
 
-    def _agent(self, row: Json) -> str:
-        reference = row.get("agent_ref")
-        if reference is not None and not isinstance(reference, dict):
-            raise InputError(f"agent_ref must be an object such as {{name: my_agent}}, got {_type_name(reference)}")
-        name = (reference or {}).get("name") or self.agent_name
-        if name is None and self.serves_all:
-            name = ANY_AGENT
-        if name is None:
-            raise InputError(NO_AGENT)
-        if not isinstance(name, str):
-            raise InputError(f"agent_ref.name must be a string, got {_type_name(name)}")
-        return name
-
-    def _repeats_for(self, agent: str) -> int:
-        if isinstance(self.repeats, int):
-            return self.repeats
-        repeats = self.repeats.get(agent, self.repeats.get("_default"))
-        if repeats is None:
-            raise InputError(f"num_repeats has neither the agent {agent!r} nor _default: add one of them")
-        return repeats
-
 
 def _parse_object(line: bytes) -> Json:
     try:
@@ -133,7 +140,7 @@ def _parse_object(line: bytes) -> Json:
         reason = str(error).replace("line 1 ", "").split(" (char ")[0]
         raise InputError(f"not JSON: {reason}") from error
     if not isinstance(row, dict):
-        raise InputError(f"a row must be a JSON object, got {_type_name(row)}")
+        raise InputError(f"a row must be a JSON object, got {type_name(row)}")
     return row
 
 
@@ -158,11 +165,3 @@ def _own_index(row: Json) -> int | None:
     if index is not None and (not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 63):
         raise InputError(f"_ng_task_index must be an integer from 0 to 2**63 - 1, got {index!r}")
     return index
-
-
-def _type_name(value: object) -> str:
-    """The JSON type of a value, with its article."""
-    if value is None:
-        return "null"
-    names = {bool: "a bool", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

@@ -6,13 +6,19 @@ from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import MASK, MAX_TOKENS, Json, Result, Rollout, RolloutStats, is_masked
+from ng_rollouts.types import MASK, MAX_TOKENS, Json, Result, Rollout, RolloutStats, agent_ref, is_masked
 
 MAX_SCORE = 1e100
 """Largest absolute value of a score. Sums of squares of larger values would overflow."""
 
+_NOT_KEPT = frozenset({"responses_create_params", "agent_ref", "_ng_task_index", "_ng_rollout_index"})
+"""Fields of a reply that reports a failure which the failures file has anyway."""
+
 _MAX_VALUE_CHARACTERS = 100
 """Characters of an agent's own failure class, or of a reward that is not valid, that a message keeps."""
+
+_NO_MODEL_CALLS = "model_calls_unavailable"
+"""NeMo Gym's code of the gap in a trajectory whose model calls were not captured."""
 
 _NO_KIND = "no_kind"
 """The reason of a masked rollout whose environment gives none."""
@@ -48,21 +54,44 @@ def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bo
     """
     # Before the reward: a reply that reports a failure may have none.
     _check_failure_fields(reply)
-    if (scored and not is_masked(reply)) or reply.get("reward") is not None:
+    if (scored and not rollout.is_episode and not is_masked(reply)) or reply.get("reward") is not None:
         _check_reward(reply)
     row = dict(reply)
     if not isinstance(row.get("responses_create_params"), dict):
-        row["responses_create_params"] = rollout.row["responses_create_params"]
+        row["responses_create_params"] = _sent_params(rollout)
+    _add_trajectory_gap(row)
     # An agent cannot change the key: resume and file order depend on it.
     row["_ng_task_index"] = rollout.key.task_index
     row["_ng_rollout_index"] = rollout.key.rollout_index
     # Nor its name: metrics by agent would differ after a resume, which reads them from the rows.
-    reference = row.get("agent_ref")
-    if not (isinstance(reference, dict) and reference.get("name") == rollout.agent):
-        row["agent_ref"] = {"name": rollout.agent}
+    if rollout.is_episode:
+        row |= {"_ng_task_id": rollout.row["task_id"], "_ng_environment_server": rollout.agent}
+        row.pop("agent_ref", None)
+    else:
+        reference = row.get("agent_ref")
+        if not (isinstance(reference, dict) and reference.get("name") == rollout.agent):
+            row["agent_ref"] = agent_ref(rollout.row, rollout.agent)
     if training_view:
         _add_training_view(row, rollout)
     return row
+
+
+def _sent_params(rollout: Rollout) -> Json:
+    """The sampling parameters of a rollout, with its input; of a materialized row, those of the environment's input."""
+    holder = rollout.row["task_input"] if rollout.is_episode else rollout.row
+    params = holder.get("responses_create_params")
+    return params if isinstance(params, dict) else {}
+
+
+def _add_trajectory_gap(row: Json) -> None:
+    """Say in a trajectory that its model calls are missing, or NeMo Gym's health check takes it for a damaged one."""
+    trajectory = row.get("ng_trajectory")
+    if not isinstance(trajectory, dict) or trajectory.get("model_calls") or not trajectory.get("turns"):
+        return
+    gaps = trajectory.get("gaps")
+    gaps = gaps if isinstance(gaps, list) else []
+    if not any(isinstance(gap, dict) and gap.get("code") == _NO_MODEL_CALLS for gap in gaps):
+        row["ng_trajectory"] = {**trajectory, "gaps": [*gaps, {"code": _NO_MODEL_CALLS}]}
 
 
 def scores_of_row(row: Json) -> dict[str, float]:
@@ -144,8 +173,17 @@ def _check_failure_fields(reply: Json) -> None:
         )
     if failure_class is not None:
         terminal = bool(reply.get("_ng_failure_terminal"))
-        message = reply.get("_ng_failure_message") or reply.get("error") or "the agent reported that the rollout failed"
-        raise AttemptFailed(_class_name(failure_class), str(message), retryable=not terminal, terminal=terminal)
+        reasons = (reply.get(name) for name in ("_ng_failure_message", "failure_reason", "error"))
+        message = next(filter(None, reasons), "the agent reported that the rollout failed")
+        # An answer was paid for, and only its grade is missing: the model is not asked again in this run.
+        has_answer = isinstance(reply.get("response"), dict)
+        raise AttemptFailed(
+            _class_name(failure_class),
+            str(message),
+            retryable=not terminal and not has_answer,
+            terminal=terminal,
+            kept={name: value for name, value in reply.items() if name not in _NOT_KEPT},
+        )
 
 
 def _class_name(failure_class: object) -> str:

@@ -23,6 +23,9 @@ from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.line_index import write_all
 from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_of
 
+_MAX_NEMO_GYM_ATTEMPTS = 3
+"""Attempts of NeMo Gym's collector at a rollout, over all its commands (NEMO_GYM_MAX_ROLLOUT_ATTEMPTS)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriorFailure:
@@ -33,12 +36,16 @@ class PriorFailure:
         terminal: whether the agent said that no run should retry the rollout.
         failure_class: class of the last attempt.
         agent: name of the agent.
+        is_exhausted: whether NeMo Gym's collector made all attempts that it allows.
+        elapsed_s: duration of the last attempt, if it is known.
     """
 
     attempts: int
     terminal: bool
     failure_class: str
     agent: str
+    is_exhausted: bool = False
+    elapsed_s: float | None = None
 
 
 class FailuresFile:
@@ -90,8 +97,17 @@ class FailuresFile:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def read_back(self) -> dict[RolloutKey, PriorFailure]:
-        """The failures of earlier commands, by key. Of several lines for one rollout, the last counts."""
-        return dict(_prior_failure(row) for row in self._rows() if key_of(row) is not None)
+        """The failures of earlier commands, by key. Of several lines for one rollout, the last counts.
+
+        NeMo Gym's collector writes a line for each attempt, so its lines are counted.
+        """
+        lines: Counter[RolloutKey] = Counter()
+        failures: dict[RolloutKey, PriorFailure] = {}
+        for row in self._rows():
+            if (key := key_of(row)) is not None:
+                lines[key] += 1
+                failures[key] = _prior_failure(row, lines[key])
+        return failures
 
     def settle(self, collected: Callable[[RolloutKey], bool]) -> None:
         """Keep the last line of each rollout that still counts as failed; remove the file if there is none.
@@ -150,11 +166,26 @@ def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
         "status": last.status,
         "message": redact(last.message),
         "terminal": failure.terminal,
+        **_nemo_gym_fields(failure),
         "num_attempts": earlier_attempts + len(failure.attempts),
         "attempts": [_attempt(attempt) for attempt in failure.attempts],
         "row": rollout.row,
     }
-    return cast("Json", mask_values(row))
+    # An answer is data, as in a row of the output.
+    answer = {name: last.kept[name] for name in ("response",) if name in last.kept}
+    kept = {name: value for name, value in last.kept.items() if name not in answer and name not in row}
+    return {**cast("Json", mask_values({**row, **kept})), **answer}
+
+
+def _nemo_gym_fields(failure: Failure) -> Json:
+    """The fields by which NeMo Gym's resume and reverify read a failure."""
+    last = failure.attempts[-1]
+    return {
+        "_ng_failure_class": redact(last.failure_class),
+        "_ng_failure_message": redact(last.message),
+        "_ng_failure_http_status": last.status,
+        **({"_ng_failure_terminal": True} if failure.terminal else {}),
+    }
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
@@ -166,13 +197,15 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _prior_failure(row: Json) -> tuple[RolloutKey, PriorFailure]:
-    # The names that begin with `_ng_` are those of a failures file by NeMo Gym.
-    attempts = row.get("num_attempts", row.get("_ng_attempt_index"))
-    failure = PriorFailure(
-        attempts=attempts if isinstance(attempts, int) else 1,
+def _prior_failure(row: Json, lines: int) -> PriorFailure:
+    """The failure in a line, the `lines`-th of its rollout."""
+    attempts, elapsed = row.get("num_attempts"), row.get("elapsed_seconds")
+    is_ours = isinstance(attempts, int)
+    return PriorFailure(
+        attempts=attempts if isinstance(attempts, int) else lines,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),
         failure_class=str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown"),
         agent=agent_of(row),
+        is_exhausted=not is_ours and lines >= _MAX_NEMO_GYM_ATTEMPTS,
+        elapsed_s=elapsed if isinstance(elapsed, (int, float)) else None,
     )
-    return RolloutKey(row["_ng_task_index"], row["_ng_rollout_index"]), failure

@@ -20,6 +20,12 @@ from ng_rollouts.storage.atomic import write_json
 
 _VERSION = 1
 
+_EQUAL = (
+    *("shard_index", "num_shards", "agent_name", "agent_map", "fan_out"),
+    *("num_repeats_add_seed", "prompt_template", "training_view"),
+)
+"""The fields that a resume cannot change."""
+
 THEN_AND_NOW = ("then", "now")
 """Labels of the values of an output and of the run that resumes it."""
 
@@ -32,7 +38,8 @@ class Manifest:
         rows: number of planned rows. With shards, those of this shard.
         rows_digest: digest of all input rows.
         num_repeats: rollouts per task, or that number by agent name.
-        agent_name: agent of the rows that do not name one.
+        agent_name: agent of all rows, if one was given.
+        agent_map, fan_out: the agents that answer rows instead of those that they name.
         responses_create_params: the overrides.
         num_repeats_add_seed: whether each rollout has its own seed.
         prompt_template: messages of the template, if there is one.
@@ -52,6 +59,8 @@ class Manifest:
     prompt_template: Any
     training_view: bool
     model: dict[str, Any] = field(default_factory=dict)
+    agent_map: dict[str, Any] = field(default_factory=dict)
+    fan_out: dict[str, Any] = field(default_factory=dict)
     rollouts: int = 0
     input_rows: int = 0
     shard_index: int | None = None
@@ -67,6 +76,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "num_repeats_add_seed": (bool,),
     "training_view": (bool,),
     "model": (dict,),
+    "agent_map": (dict,),
+    "fan_out": (dict,),
     "rollouts": (int,),
     "input_rows": (int,),
     "shard_index": (int, NoneType),
@@ -122,7 +133,7 @@ def differences(
         yield f"the first {then.input_rows} input rows: {digests}"
     if _shrinks(then.num_repeats, now.num_repeats):
         yield f"num_repeats: {both(then.num_repeats, now.num_repeats)}{may_grow}"
-    for name in ("shard_index", "num_shards", "agent_name", "num_repeats_add_seed", "prompt_template", "training_view"):
+    for name in _EQUAL:
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
             yield f"{name}: {both(_format(before), _format(after))}"
@@ -151,6 +162,8 @@ def manifest_from(content: Any) -> Manifest:
     # an older version can read a newer manifest.
     content = {
         "model": {},
+        "agent_map": {},
+        "fan_out": {},
         "rollouts": _rollouts(content),
         "input_rows": content["rows"],
         "shard_index": None,

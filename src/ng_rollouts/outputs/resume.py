@@ -37,11 +37,13 @@ class PriorFailures:
         attempts: number of failed attempts, by key, of rollouts that are retried.
         not_retried: positions of failed rollouts that are not retried.
         terminal: number of failed rollouts that no run should retry.
+        elapsed_s: how long the last attempt took, by key, of rollouts that are retried, if it is known.
     """
 
     attempts: dict[RolloutKey, int] = field(default_factory=dict)
     not_retried: set[int] = field(default_factory=set)
     terminal: int = 0
+    elapsed_s: dict[RolloutKey, float] = field(default_factory=dict)
 
 
 Record = Callable[[int, RolloutKey, Json], None]
@@ -52,6 +54,12 @@ Locate = Callable[[RolloutKey], int | None]
 
 _PARAMETERS_IN_MODEL_FIELD = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
 """Parameters that affect the results of an agent in this process. The manifest has them in its field `model`."""
+
+_OF_ENVIRONMENTS = ("timeout_exceeded", "reference_missing", "eval_missing", "transport_ineligible")
+"""NeMo Gym's classes of terminal failures that another environment may not have."""
+
+_SKIPPED = "skipped"
+"""NeMo Gym's class of rollouts that it never retries once such failures are."""
 
 _VERIFIER_OPTIONS_WITHOUT_EFFECT = ("base_url", "api_key", "seconds", "attempts")
 """Options of a verifier that do not affect its scores."""
@@ -65,6 +73,8 @@ def manifest_of(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Manifest:
         rows_digest=plan.digest,
         num_repeats=config.num_repeats,
         agent_name=config.agent_name,
+        agent_map=dict(config.agent_map),
+        fan_out=dict(config.fan_out),
         responses_create_params=mask_settings(config.responses_create_params, "responses_create_params"),
         num_repeats_add_seed=config.num_repeats_add_seed,
         prompt_template=None
@@ -144,9 +154,10 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
         OutputError: it does not; the message lists the differences, with the values then and now.
     """
     different = list(differences(then, now, plan.first_digest))
-    # More repeats of the first of two rows with one task index would renumber the rollouts of the second.
-    if not different and plan.tasks_share_rows and then.num_repeats != now.num_repeats:
-        reason = "it cannot change, because several rows have the same _ng_task_index"
+    # More repeats of the first of two rows with one task index, or of the first of two agents, would renumber the
+    # rollouts of the second.
+    if not different and plan.is_renumbered_by_repeats and then.num_repeats != now.num_repeats:
+        reason = "it cannot change, because several rows or agents have the same _ng_task_index"
         different = [f"num_repeats: {then.num_repeats} then, {now.num_repeats} now ({reason})"]
     if different:
         listed = "; ".join(different)
@@ -182,19 +193,26 @@ def read_back(journal: Journal, locate: Locate, record: Record, *, has_manifest:
     journal.read_back(position_of)
 
 
-def prior_failures(failures: FailuresFile, locate: Locate, journal: Journal, *, retry: bool) -> PriorFailures:
+def prior_failures(
+    failures: FailuresFile, locate: Locate, journal: Journal, *, retry: bool, retry_timeouts: bool = False
+) -> PriorFailures:
     """The failures of earlier commands, split into those that are retried and those that are not.
 
     Args:
         retry: whether failed rollouts are retried, unless their failure is terminal.
+        retry_timeouts: whether failures that are due to the environment are retried, although they are terminal.
     """
     prior = PriorFailures()
     for key, failure in failures.read_back().items():
         position = locate(key)
         if position is None or journal.has(position):
             continue
-        if retry and not failure.terminal:
+        again = retry_timeouts and failure.failure_class in _OF_ENVIRONMENTS
+        skipped = retry_timeouts and failure.failure_class == _SKIPPED
+        if retry and (again or not (failure.terminal or failure.is_exhausted or skipped)):
             prior.attempts[key] = failure.attempts
+            if failure.elapsed_s is not None:
+                prior.elapsed_s[key] = failure.elapsed_s
         else:
             prior.not_retried.add(position)
             prior.terminal += failure.terminal
@@ -251,6 +269,8 @@ def _difference(row: Json, rollout: Rollout, planned: Json | None) -> str | None
     agent = reference.get("name") if isinstance(reference, dict) else None
     if agent not in (None, rollout.agent):
         return f"has the agent {agent!r}, not {rollout.agent!r}"
+    if rollout.is_episode:
+        return None
     row_params, params = row.get("responses_create_params"), rollout.request().body["responses_create_params"]
     if not isinstance(row_params, dict):
         return None

@@ -1,14 +1,51 @@
-"""The token budget of a run, and what its tokens cost."""
+"""The budgets of a run: tokens, what they cost, and time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ng_rollouts.config.parameters import Prices
 from ng_rollouts.scheduling.counters import RunCounters
 
 _MILLION = 1_000_000
+
+
+_MIN_DURATIONS = 5
+"""Durations that have to be known before the margin of a time budget is taken from them."""
+
+_MARGIN_QUANTILE = 0.75
+
+
+@dataclass(slots=True)
+class TimeBudget:
+    """The time in which rollouts may start.
+
+    Attributes:
+        seconds: from the first rollout on; None for no limit.
+        margin_s: the time that has to be left for a rollout to start; None for a quantile of the durations so far.
+        is_over: whether a rollout was not started for lack of time.
+    """
+
+    seconds: float | None
+    margin_s: float | None
+    is_over: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    def allows(self, counters: RunCounters) -> bool:
+        """Whether a rollout may start now."""
+        if self.seconds is not None:
+            left = self.seconds - (time.monotonic() - self._began)
+            self.is_over = self.is_over or left <= 0 or left < self._margin(counters)
+        return not self.is_over
+
+    def _margin(self, counters: RunCounters) -> float:
+        if self.margin_s is not None:
+            return self.margin_s
+        if counters.attempts_done < _MIN_DURATIONS:
+            return 0.0
+        return counters.latencies.quantile(_MARGIN_QUANTILE) or 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Dispatcher:
                     await self._send_canary(remaining)
                 # The budget is checked before each new rollout. When it is spent, rollouts in flight still finish.
                 if not self.stop.requested.is_set():
-                    await self._send(takewhile(lambda _: not self.budget.is_spent(counters), remaining))
+                    await self._send(takewhile(lambda _: self._may_start(), remaining))
         finally:
             # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
@@ -105,6 +105,9 @@ class Dispatcher:
             await self.wait_for_capacity()
         # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
         return await self.executor.call(rollout, attempts + self.state.prior.attempts.get(rollout.key, 0))
+
+    def _may_start(self) -> bool:
+        return not self.budget.is_spent(self.state.counters) and self.report.time_budget.allows(self.state.counters)
 
     async def _send_canary(self, remaining: Iterator[Rollout]) -> None:
         """Send the first rollouts alone.

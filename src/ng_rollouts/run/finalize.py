@@ -180,10 +180,11 @@ class Finalizer:
         state, allowed = self.state, self.config.max_failed_rollouts
         # A float is a fraction of the planned rollouts, an integer a count.
         max_failed = allowed * self.prepared.plan.rollouts if isinstance(allowed, float) else allowed
-        if state.counters.failed > max_failed:
+        if state.counters.failed > (0 if self.config.require_complete else max_failed):
             raise RolloutsFailed(failed_message(state, allowed, max_failed))
-        # A spent token budget is a regular end, although rollouts remain.
-        if state.has_remaining and not self.prepared.budget.is_spent(state.counters):
+        # A spent budget of tokens or time is a regular end, although rollouts remain.
+        is_spent = self.prepared.budget.is_spent(state.counters) or self.report.time_budget.is_over
+        if state.has_remaining and (self.config.require_complete or not is_spent):
             remaining = state.counters.planned - state.counters.settled
             raise RolloutsFailed(f"{remaining} rollouts are not collected: +resume_from_cache=true collects them")
 

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ng_rollouts.agents.source_agents import source_agents
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.routes import Routes
 from ng_rollouts.inputs.sampling_warnings import warnings
 from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.inputs.sources import local_input
@@ -97,11 +99,18 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
 
 
 def _task_parser(config: CollectConfig) -> TaskParser:
+    agent_map = {**config.agent_map, **({"_default": config.agent_name} if config.agent_name else {})}
     return TaskParser(
         overrides=config.responses_create_params,
-        agent_name=config.agent_name,
-        serves_all=config.agent_url is not None or config.policy_base_url is not None,
-        repeats=config.num_repeats,
+        routes=Routes(
+            agent_map=agent_map,
+            fan_out=config.fan_out,
+            agent_of_source=source_agents(config),
+            serves_all=config.agent_url is not None or config.policy_base_url is not None,
+            repeats=config.num_repeats,
+        ),
+        environment_routes=config.environment_server_routes,
+        flattens=config.policy_base_url is not None and config.agent_url is None,
         add_seed=config.num_repeats_add_seed,
         template=load_template(config.prompt_config) if config.prompt_config else None,
     )

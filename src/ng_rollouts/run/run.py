@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
@@ -26,12 +27,14 @@ from ng_rollouts.errors import (
 )
 from ng_rollouts.executors.base import Executor, open_executor
 from ng_rollouts.inputs.plan import Plan
+from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
 from ng_rollouts.redaction import mask_settings
 from ng_rollouts.report.live_page import live_page
+from ng_rollouts.run.budget import TimeBudget
 from ng_rollouts.run.dispatch import Dispatcher
 from ng_rollouts.run.finalize import Finalizer
 from ng_rollouts.run.prepare import PreparedRun, prepare
@@ -169,7 +172,10 @@ class Run:
             state=state,
             agents=agents,
             stop=stop,
-            report=DispatchReport(load_balancers=list(balancers.values())),
+            report=DispatchReport(
+                load_balancers=list(balancers.values()),
+                time_budget=TimeBudget(self.config.dispatch_budget_s, self.config.drain_margin_s),
+            ),
             summary=self.consumer.summary if self.consumer else {},
         )
 
@@ -257,7 +263,7 @@ class Run:
         """Resolve the agents of the plan. Their servers answer, and agents in this process have checked their tasks."""
         agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
         if any(not agent.is_remote for agent in agents.values()):
-            self.prepared.tasks.check(lambda task: agents[task.agent].check(task.row))
+            self.prepared.tasks.check(lambda task: _check_task(task, agents))
         if any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
         return agents
@@ -291,12 +297,25 @@ class Run:
 
     def _remaining(self, state: RunState) -> Iterator[Rollout]:
         """The planned rollouts without the collected ones, and without failures that are not retried."""
-        not_retried = state.prior.not_retried
-        return (
-            rollout
-            for rollout in self.prepared.tasks.rollouts(self.prepared.plan)
-            if not state.journal.has(rollout.position) and rollout.position not in not_retried
-        )
+        not_retried, elapsed_s = state.prior.not_retried, state.prior.elapsed_s
+        tasks, plan = self.prepared.tasks, self.prepared.plan
+
+        def remaining() -> Iterator[Rollout]:
+            rollouts = tasks.interleaved_rollouts(plan) if self.config.interleave_repeats else tasks.rollouts(plan)
+            return (
+                each for each in rollouts if not state.journal.has(each.position) and each.position not in not_retried
+            )
+
+        if not (self.config.dispatch_longest_first and elapsed_s):
+            return remaining()
+        # Only failed rollouts have a known duration, and these are few.
+        timed = sorted((each for each in remaining() if each.key in elapsed_s), key=lambda each: -elapsed_s[each.key])
+        return chain(timed, (each for each in remaining() if each.key not in elapsed_s))
+
+
+def _check_task(task: Task, agents: Mapping[str, Agent]) -> None:
+    for run in task.runs:
+        agents[run.agent].check(task.row)
 
 
 def _urls_of(agent: Agent) -> list[str]:
@@ -320,6 +339,8 @@ def _print_announcement(config: CollectConfig, plan: Plan) -> None:
     print_result(f"Found {plan.rows} rows!")
     if plan.rollouts > plan.rows:
         print_result(f"Repeating rows (in a pattern of abc to aabbcc) from {plan.rows} to {plan.rollouts}!")
+    if config.interleave_repeats and plan.rollouts > plan.rows:
+        print_result("Interleaving repeats (the first rollouts of all tasks, then the second ones)")
     if config.num_samples_in_parallel:
         print_result(f"Querying with {config.num_samples_in_parallel} concurrent requests")
     if params := mask_settings(config.responses_create_params, "responses_create_params"):

@@ -101,7 +101,7 @@ class RunState:
         by_agent = self.failures.by_agent.items()
         return sum(count for agent, count in by_agent if score in (self.scores.names_of(agent) or ("reward",)))
 
-    def restore(self, prepared: PreparedRun, *, retry_failed: bool) -> None:
+    def restore(self, prepared: PreparedRun, *, retry_failed: bool, retry_timeouts: bool = False) -> None:
         """Read the rows and failures of an earlier command; no file is changed.
 
         Raises:
@@ -112,7 +112,9 @@ class RunState:
         # An output of NeMo Gym has no manifest: its rows themselves have to show that they belong to this input.
         if prepared.prior_manifest is None:
             check_rows(self.journal, prepared.plan, prepared.tasks, prepared.paths.materialized_inputs)
-        self.prior = prior_failures(self.failures, locate, self.journal, retry=retry_failed)
+        self.prior = prior_failures(
+            self.failures, locate, self.journal, retry=retry_failed, retry_timeouts=retry_timeouts
+        )
         self.is_resumed = True
         self.counters.collected = self.collected_before = self.journal.count
         self.counters.failed = len(self.prior.not_retried)
@@ -210,7 +212,7 @@ def restored_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExi
         return None
     journal = stack.enter_context(open_for_resume(paths, prepared.plan.rollouts))
     state = RunState(config, prepared, journal)
-    state.restore(prepared, retry_failed=config.retry_failed)
+    state.restore(prepared, retry_failed=config.retry_failed, retry_timeouts=config.retry_terminal_timeouts)
     message = f"resuming {paths.output}: {state.counters.collected} of {prepared.plan.rollouts} rollouts are collected"
     if state.prior.attempts:
         message += f", {len(state.prior.attempts)} failed and are retried"

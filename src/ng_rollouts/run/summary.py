@@ -15,7 +15,7 @@ from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.redaction import display_command, redact
-from ng_rollouts.run.budget import Budget
+from ng_rollouts.run.budget import Budget, TimeBudget
 from ng_rollouts.run.client_load import ClientLoad
 from ng_rollouts.run.state import RunState
 from ng_rollouts.types import Json
@@ -40,11 +40,13 @@ class DispatchReport:
         load: how busy this process was; None if nothing was dispatched.
         executor_lines: the executor's report.
         load_balancers: the servers that were used.
+        time_budget: the time in which rollouts may start.
     """
 
     load: ClientLoad | None = None
     executor_lines: list[str] = field(default_factory=list)
     load_balancers: Sequence[LoadBalancer] = ()
+    time_budget: TimeBudget = field(default_factory=lambda: TimeBudget(None, None))
 
 
 def summary_lines(state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport) -> Iterator[str]:
@@ -54,6 +56,11 @@ def summary_lines(state: RunState, paths: OutputPaths, budget: Budget, report: D
     yield from _server_lines(report.load_balancers)
     yield from _score_lines(state)
     yield from budget.summary_lines(state.counters)
+    if report.time_budget.is_over and state.has_remaining:
+        yield (
+            f"the time dispatch_budget_s={report.time_budget.seconds:g} is over: no more rollouts were started; resume "
+            f"to collect the remaining {state.counters.planned - state.counters.settled}"
+        )
     if report.load and report.load.is_bottleneck:
         yield report.load.describe()
 

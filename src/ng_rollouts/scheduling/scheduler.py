@@ -202,6 +202,7 @@ def _attempt_record(failure: AttemptFailed, seconds: float) -> Attempt:
         status=failure.status,
         began=time.time() - seconds,
         seconds=seconds,
+        kept=failure.kept,
     )
 
 
