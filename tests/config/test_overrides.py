@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ng_rollouts.config.literal_text import marked, unmark_values
-from ng_rollouts.config.overrides import Keys, quoted
+from ng_rollouts.config.overrides import NEEDLESS, Keys, quoted
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
+from tests.conftest import EXAMPLE, Ran, read_rows
 
 KEYS = Keys.of(CollectConfig, {"sampling"})
 
@@ -150,3 +153,41 @@ def test_unknown_argument_is_an_error_that_suggests_a_fix(argument: str, message
     with pytest.raises(ConfigError) as error:
         rewritten(argument)
     assert message in str(error.value)
+
+
+NEMO_GYM_0_7 = (
+    "agent_map agent_name allow_unsupported_pairing count_failure_classes_as_zero count_missing_rollouts_as_zero "
+    "disable_aggregation disable_health_check dispatch_budget_s dispatch_longest_first drain_margin_s "
+    "environment_routing_mode environment_server_name environment_server_routes fan_out head_server "
+    "health_check_ignored_checks health_check_workers input_jsonl_fpath interleave_repeats limit "
+    "max_resident_rollout_tasks model_call_capture_dir num_repeats num_repeats_add_seed num_samples_in_parallel "
+    "observability_enabled output_jsonl_fpath prompt_config require_complete responses_create_params "
+    "resume_from_cache retain_results_in_memory retry_invalid_judge_responses retry_terminal_timeouts "
+    "rollout_collection_driver route_failures_to_sidecar skills skip_verification skip_verification_reward split "
+    "token_id_capture upload_rollouts upload_rollouts_to_wandb wandb_project config_paths"
+).split()
+"""The parameters of the collector of NeMo Gym 0.7."""
+
+
+@pytest.mark.parametrize("name", NEMO_GYM_0_7)
+def test_every_parameter_of_nemo_gym_is_known(name: str) -> None:
+    """It works, or is accepted without effect, or the error says that it is NeMo Gym's and what to use instead."""
+    keys = Keys.of(CollectConfig, ())
+    if name in keys.parameters or name in keys.dicts or name in NEEDLESS or name == "head_server":
+        return
+    with pytest.raises(ConfigError, match=f"{name}'?, a parameter of NeMo Gym: "):
+        keys.rewrite([f"+{name}=1"])
+
+
+def test_needless_parameters_of_nemo_gym_are_accepted_with_a_note(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """A parameter that has no effect here does not end the command, and one line says why none is needed."""
+    ran = command(*EXAMPLE, "+output_jsonl_fpath=r.jsonl", "+limit=1", "++retain_results_in_memory=false")
+    assert ran.code == 0, ran.stderr
+    assert "note: retain_results_in_memory has no effect: results are never kept in memory" in ran.stderr
+    assert len(read_rows(tmp_path / "r.jsonl")) == 1
+
+
+def test_keys_of_dicts_may_have_punctuation() -> None:
+    """A key of a JSON object that Hydra's grammar would read as something else is escaped."""
+    [override] = Keys.of(CollectConfig, ()).rewrite(['+environment_server_routes={"env:a b": "x"}'])
+    assert override == r"++environment_server_routes={env\:a\ b:'x'}"
