@@ -85,6 +85,7 @@ class RolloutStats:
         empty: whether the response is complete, but has neither text nor a tool call.
         answer: its answer, for majority votes; None if it gave none.
         masked: why its result is not a measurement of the model; None if it is one. A masked rollout has no scores.
+        rollout_index: its `_ng_rollout_index`, for the statistics of each repeat.
     """
 
     scores: dict[str, float]
@@ -93,6 +94,7 @@ class RolloutStats:
     empty: bool = False
     answer: str | None = None
     masked: str | None = None
+    rollout_index: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ def test_single_rollout_tasks_added_in_bulk_equal_groups(groups: list[list[Rollo
 def _add_as_group(aggregate: AgentStats, group: list[RolloutStats]) -> None:
     """Add a task with one rollout in the way in which `add` treats a larger group."""
     (stats,) = group
+    aggregate._add_to_repeats(group)
     aggregate.tasks, aggregate.rollouts = aggregate.tasks + 1, aggregate.rollouts + 1
     aggregate.group_sizes[1] += 1
     aggregate.distinct_answers, aggregate.answers = (

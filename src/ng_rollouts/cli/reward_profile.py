@@ -40,7 +40,7 @@ _PROMPT_CHARACTERS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Compute statistics of every task (<stem>_reward_profiling.jsonl) and agent (<stem>_agent_metrics.json)."""
+    """Compute statistics of every task, repeat and agent (<stem>_reward_profiling.jsonl and two .json files)."""
 
     rollouts_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
     materialized_inputs_jsonl_fpath: str | None = param(
@@ -82,7 +82,7 @@ def main() -> NoReturn:
 
 
 def run(config: ProfileConfig) -> int:
-    """Write both files, print the table, and return the exit code: 1 if rollouts are missing.
+    """Write the files, print the table, and return the exit code: 1 if rollouts are missing.
 
     Raises:
         InputError: the file has no rollouts.
@@ -93,7 +93,8 @@ def run(config: ProfileConfig) -> int:
     check_side_files(output_paths(str(source)))
     per_task = source.with_name(f"{base_name(source)}_reward_profiling.jsonl")
     agents = source.with_name(f"{base_name(source)}_agent_metrics.json")
-    for derived in (per_task, agents):
+    repeats = source.with_name(f"{base_name(source)}_repeat_level_metrics.json")
+    for derived in (per_task, agents, repeats):
         check_replaceable(derived, "the profile")
         check_not_an_output(derived, "the profile")
     scanned = scan(source)
@@ -108,10 +109,12 @@ def run(config: ProfileConfig) -> int:
         # Inside the block: an error leaves the profile of an earlier command as it is.
         _check(profile, source, config)
     write_json(agents, profile.of_agents())
+    write_json(repeats, profile.of_repeats())
     for line in (*table.lines(), *profile.summary_line()):
         print_result(line)
     print_result(f"Reward profiling outputs: {per_task}")
     print_result(f"Agent-level metrics: {agents}")
+    print_result(f"Repeat-level metrics: {repeats}")
     if prints_only_json():
         print_json(profile.of_agents())
     if (missing := profile.missing) and not config.allow_partial_rollouts:
@@ -202,6 +205,14 @@ class Profile:
         return [
             {**aggregate.nemo_gym_metrics(), "statistics": aggregate.statistics(), "agent_ref": {"name": name}}
             for name, aggregate in self.aggregates.items()
+        ]
+
+    def of_repeats(self) -> list[Json]:
+        """NeMo Gym's list with the metrics of each repeat, for agents with more than one."""
+        return [
+            {"agent_ref": {"name": name}, **entry}
+            for name, aggregate in self.aggregates.items()
+            for entry in aggregate.repeat_level_metrics()
         ]
 
     def summary_line(self) -> Iterator[str]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import chain
 
 from ng_rollouts.metrics.distribution import STATISTICS, Distribution
+from ng_rollouts.metrics.repeat_stats import RepeatStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import GroupScore, ScoreStats, scores_of
 from ng_rollouts.types import Json, RolloutStats
@@ -28,6 +29,8 @@ class AgentStats:
         group_sizes: number of these tasks, by their number of measured rollouts.
         masked: number of masked rollouts, which are in none of the statistics, by reason.
         fully_masked_tasks: number of tasks without a measured rollout.
+        repeats: statistics of each repeat; None while all measured rollouts have the same rollout index.
+        masked_indices: rollout indices of masked rollouts.
     """
 
     columns: dict[str, Distribution] = field(default_factory=dict)
@@ -42,6 +45,10 @@ class AgentStats:
     answers: int = 0
     masked: Counter[str] = field(default_factory=Counter)
     fully_masked_tasks: int = 0
+    repeats: RepeatStats | None = None
+    masked_indices: set[int] = field(default_factory=set)
+    # The rollout index of all measured rollouts so far; None before the first, and not used with `repeats`.
+    _only_index: int | None = None
     # By score: the values of all single-rollout tasks, and the values of those that have an answer.
     _singles: dict[str, tuple[Distribution, Distribution]] = field(default_factory=dict)
 
@@ -52,11 +59,14 @@ class AgentStats:
             scores: the task's scores, if the caller has computed them already.
         """
         if any(stats.masked for stats in group):
-            self.masked.update(stats.masked for stats in group if stats.masked)
+            self._add_masked([stats for stats in group if stats.masked])
             group = measured(group)
             if not group:
                 self.fully_masked_tasks += 1
                 return
+        # With num_repeats=1 this comparison is all that the statistics of repeats cost.
+        if len(group) > 1 or self.repeats or group[0].rollout_index != self._only_index:
+            self._add_to_repeats(group)
         self.tasks += 1
         self.rollouts += len(group)
         self.group_sizes[len(group)] += 1
@@ -80,6 +90,36 @@ class AgentStats:
             self.columns.setdefault(name, Distribution()).merge(values)
             self.scores.setdefault(name, ScoreStats()).add_singles(values, answered)
         self._singles.clear()
+
+    @property
+    def num_repeats(self) -> int:
+        """The number of different rollout indices, those of masked rollouts included."""
+        indices = set() if self._only_index is None else {self._only_index}
+        return len(self.masked_indices | (self.repeats.indices if self.repeats else indices))
+
+    @property
+    def repeats_left_out(self) -> bool:
+        """Whether there are too many columns for statistics of each repeat."""
+        return self.repeats is not None and self.repeats.left_out
+
+    def _add_masked(self, group: Sequence[RolloutStats]) -> None:
+        self.masked.update(stats.masked for stats in group if stats.masked)
+        self.masked_indices.update(stats.rollout_index for stats in group)
+
+    def _add_to_repeats(self, group: Sequence[RolloutStats]) -> None:
+        """Add the measured rollouts of one task, before they are added to the columns."""
+        if self.repeats is None:
+            if self._only_index is None:
+                self._only_index = group[0].rollout_index
+            # Nothing is kept by repeat before the second one: the first has the statistics of all rollouts.
+            if all(stats.rollout_index == self._only_index for stats in group):
+                return
+            self.end()
+            self.repeats = RepeatStats()
+            if self.tasks:
+                self.repeats.seed(self._only_index, self.tasks, self.columns | self.tokens)
+        for stats in group:
+            self.repeats.add(stats)
 
     def _add_single(self, stats: RolloutStats) -> None:
         has_answer = stats.answer is not None
@@ -113,7 +153,14 @@ class AgentStats:
                 metrics[f"{statistic}/{name}"] = values[statistic]
         for name, score in self.scores.items():
             metrics |= score.nemo_gym_metrics(name)
-        return metrics | coverage
+        if self.repeats:
+            metrics |= self.repeats.across_repeats()
+        metrics |= coverage
+        return metrics | {"num_repeats": self.num_repeats} if self.rollouts else metrics
+
+    def repeat_level_metrics(self) -> list[Json]:
+        """NeMo Gym's statistics of each repeat; empty if there is only one."""
+        return self.repeats.entries(self.tasks) if self.repeats else []
 
     def _coverage(self) -> Json:
         """NeMo Gym's keys that say how much the other metrics leave out."""

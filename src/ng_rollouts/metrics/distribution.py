@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.types import Json
@@ -106,6 +106,16 @@ class Distribution:
         """How often a value occurred."""
         self._flush()
         return self._values[value]
+
+    def exact_values(self) -> Iterator[float] | None:
+        """All values, equal ones next to each other; None if they are rounded."""
+        self._flush()
+        return None if self._bin_width else self._values.elements()
+
+    def running_stats(self) -> RunningStats:
+        """Count, mean and spread, which are exact also if values are rounded."""
+        self._flush()
+        return replace(self._stats)
 
     def quantile(self, share: float) -> float:
         """The value below which this share lies, interpolated linearly as NumPy and pandas do by default."""

@@ -17,7 +17,7 @@ _KEY_METRIC_PREFIXES = ("mean/", "pass@", "majority@", "coverage/")
 def aggregate_metrics(
     agents: Mapping[str, AgentMetrics], agent_side: Mapping[str, Json] = _EMPTY, speed: Mapping[str, Json] = _EMPTY
 ) -> list[Json]:
-    """An entry for each agent: NeMo Gym's four fields, and `statistics` with everything beyond them.
+    """An entry for each agent: NeMo Gym's fields, and `statistics` with everything beyond them.
 
     Args:
         agents: the metrics of each agent, by its name.
@@ -33,6 +33,8 @@ def aggregate_metrics(
             },
             "group_level_metrics": metrics.group_metrics(),
             "group_level_metrics_left_out": metrics.groups_left_out,
+            "repeat_level_metrics": metrics.stats.repeat_level_metrics(),
+            "repeat_level_metrics_left_out": metrics.stats.repeats_left_out,
             "statistics": {**metrics.stats.statistics(), **speed.get(name, {})},
             **agent_side.get(name, {}),
         }

@@ -131,8 +131,10 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
         for name in _TOKEN_COUNTS
         if type(count := usage.get(name)) is int and 0 <= count <= MAX_TOKENS
     }
+    index = row.get("_ng_rollout_index")
+    index = index if isinstance(index, int) else 0
     if is_masked(row):
-        return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row))
+        return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row), rollout_index=index)
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
@@ -140,6 +142,7 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
         truncated=_is_incomplete(response),
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
+        rollout_index=index,
     )
 
 

@@ -13,7 +13,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
@@ -134,7 +134,11 @@ def groups_of(
             if group:
                 yield group
             group = Group(key.task_index, row)
-        group.stats.append(score_names.limit(stats_of(row, answer_key)))
+        stats = score_names.limit(stats_of(row, answer_key))
+        # A row without keys has the index that its place in the file gives it.
+        if stats.rollout_index != key.rollout_index:
+            stats = replace(stats, rollout_index=key.rollout_index)
+        group.stats.append(stats)
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))
         if with_last_messages:

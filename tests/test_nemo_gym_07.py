@@ -1,0 +1,150 @@
+"""Rows and files of NeMo Gym 0.7, and the results that NeMo Gym 0.7.0 gives for them.
+
+The files in tests/gym07 are made for these tests. The numbers are those that NeMo Gym's functions returned.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ng_rollouts.types import Json
+from tests.conftest import Ran
+
+CASES = Path(__file__).parent / "gym07"
+
+Aggregate = Callable[..., Json]
+
+
+@pytest.fixture
+def aggregate(command: Callable[..., Ran], tmp_path: Path) -> Aggregate:
+    """Run `ng_aggregate_rollouts` over a case with its side files, and return the entry of its only agent."""
+
+    def run(case: str, *arguments: str) -> Json:
+        for path in CASES.glob(f"{case}*"):
+            shutil.copy(path, tmp_path / path.name)
+        output = ["+output_jsonl_fpath=all.jsonl", "+overwrite=true"]
+        ran = command(f"+input_glob={case}.jsonl", *output, *arguments, script="ng_aggregate_rollouts")
+        assert (tmp_path / "all_aggregate_metrics.json").exists(), ran.stderr
+        (entry,) = json.loads((tmp_path / "all_aggregate_metrics.json").read_text())
+        return dict(entry)
+
+    return run
+
+
+def approximately(value: Any) -> Any:
+    """Equal to the last digits."""
+    return pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def test_case_01_masked_rollouts(aggregate: Aggregate) -> None:
+    """Masked rollouts are in no metric but coverage and `num_repeats`; repeats are compared over measured ones."""
+    entry = aggregate("01_masked_rollouts")
+    metrics = entry["agent_metrics"]
+    assert (metrics["mean/reward"], metrics["mean/score"]) == approximately((2 / 3, 0.5))
+    assert metrics["std/reward"] == approximately(0.5773502691896258)
+    assert metrics["mean/output_tokens"] == 4.0
+    assert not any("mask_sample" in key for key in metrics)
+    coverage = {key: value for key, value in metrics.items() if key.startswith("coverage/")}
+    assert coverage == {
+        "coverage/measured_rollouts": 3,
+        "coverage/masked_rollouts": 3,
+        "coverage/measured_tasks": 2,
+        "coverage/fully_masked_tasks": 1,
+    }
+    assert metrics["num_repeats"] == 2
+    groups = {group["_ng_task_index"]: group["mean/reward"] for group in entry["group_level_metrics"]}
+    assert groups == {0: 1.0, 2: 0.5}
+
+
+def test_case_01_repeats(aggregate: Aggregate) -> None:
+    """The metrics of each repeat, and across repeats, have NeMo Gym's keys and values."""
+    entry = aggregate("01_masked_rollouts")
+    first, second = entry["repeat_level_metrics"]
+    assert {key: value for key, value in first.items() if "/" not in key or "reward" in key} == approximately(
+        {
+            "_ng_rollout_index": 0,
+            "sample_count": 2,
+            "missing_count": 0,
+            "mean/reward": 0.5,
+            "median/reward": 0.5,
+            "std/reward": 0.7071067811865476,
+            "sem/reward": 0.5,
+            "min/reward": 0.0,
+            "max/reward": 1.0,
+            "p25/reward": 0.25,
+            "p75/reward": 0.75,
+            "ci_low_95/reward": -5.853102368087347,
+            "ci_high_95/reward": 6.853102368087347,
+        }
+    )
+    assert first["median/score"] == 0.375
+    assert {key: value for key, value in second.items() if "/" not in key or "reward" in key} == approximately(
+        {
+            "_ng_rollout_index": 1,
+            "sample_count": 1,
+            "missing_count": 1,
+            "mean/reward": 1.0,
+            "median/reward": 1.0,
+            "std/reward": 0.0,
+            "sem/reward": 0.0,
+            "min/reward": 1.0,
+            "max/reward": 1.0,
+            "p25/reward": 1.0,
+            "p75/reward": 1.0,
+        }
+    )
+    across = {
+        key: value for key, value in entry["agent_metrics"].items() if key.endswith("_across_repeats/mean/reward")
+    }
+    assert across == approximately(
+        {
+            "mean_across_repeats/mean/reward": 0.75,
+            "median_across_repeats/mean/reward": 0.75,
+            "std_across_repeats/mean/reward": 0.3535533905932738,
+            "min_across_repeats/mean/reward": 0.5,
+            "max_across_repeats/mean/reward": 1.0,
+            "se_across_repeats/mean/reward": 0.25,
+            "ci_low_95_across_repeats/mean/reward": -2.4265511840436735,
+            "ci_high_95_across_repeats/mean/reward": 3.9265511840436735,
+        }
+    )
+    assert not any("_across_repeats" in key for key in entry["key_metrics"])
+
+
+def test_case_01_profile(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """`ng_reward_profile` writes the same metrics of each repeat to a file, with the agent."""
+    shutil.copy(CASES / "01_masked_rollouts.jsonl", tmp_path / "r.jsonl")
+    ran = command("+rollouts_jsonl_fpath=r.jsonl", script="ng_reward_profile")
+    assert ran.code == 0, ran.stderr
+    first, second = json.loads((tmp_path / "r_repeat_level_metrics.json").read_text())
+    assert first["agent_ref"] == second["agent_ref"] == {"name": "a"}
+    assert (first["mean/reward"], second["mean/reward"]) == (0.5, 1.0)
+
+
+def test_case_02_all_masked(aggregate: Aggregate) -> None:
+    """If all rollouts are masked, the only metrics are the coverage: there is no mean of 0."""
+    entry = aggregate("02_all_masked")
+    assert entry["agent_metrics"] == entry["key_metrics"]
+    assert list(entry["agent_metrics"].values()) == [0, 2, 0, 2]
+    assert entry["group_level_metrics"] == entry["repeat_level_metrics"] == []
+
+
+def test_case_03_mask_spellings(aggregate: Aggregate) -> None:
+    """Any true value of the top-level field masks, and nothing else does."""
+    entry = aggregate("03_mask_spellings")
+    assert [group["_ng_task_index"] for group in entry["group_level_metrics"]] == [1, 2, 4]
+    assert entry["key_metrics"]["mean/reward"] == approximately(2 / 3)
+
+
+def test_case_18_unscored(aggregate: Aggregate, tmp_path: Path) -> None:
+    """A mean is over the rows that have the score, and a bool is a number."""
+    entry = aggregate("18_unscored")
+    assert entry["agent_metrics"]["mean/reward"] == 0.75
+    assert entry["agent_metrics"]["mean/flag"] == 1.0
+    assert entry["agent_metrics"]["mean/steps"] == 5
