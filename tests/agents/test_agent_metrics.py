@@ -12,7 +12,13 @@ import pytest
 from tests.conftest import Ran
 from tests.servers import Served
 
-AGENT_METRICS = {"agent_metrics": {"mean/reward": 9.0}, "key_metrics": {"pass@4/best": 0.25}, "group_level_metrics": []}
+AGENT_METRICS = {
+    "agent_metrics": {"mean/reward": 9.0},
+    "key_metrics": {"pass@4/best": 0.25},
+    "group_level_metrics": [],
+    "repeat_level_metrics": [{"_ng_rollout_index": 0, "mean/best": 0.25}],
+    "perf_summary": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,8 @@ def test_agents_of_a_head_server_provide_their_metrics(
         assert message in (ran.stdout if has_metrics else ran.stderr)
     assert ("note:" in ran.stderr) == bool(message and not has_metrics)
     if has_metrics:
+        assert written["repeat_level_metrics"] == AGENT_METRICS["repeat_level_metrics"]
+        assert "perf_summary" not in written
         (sent,) = agent.stats()["last"]
         assert len(sent["verify_responses"]) == 12
         assert sent["verify_responses"][3]["response"] == {"usage": {"output_tokens": 7}}

@@ -10,7 +10,6 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.agents.remote_agent import usage_of
 from ng_rollouts.chat import is_chat
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError
@@ -24,11 +23,21 @@ _NOTICE_AFTER_S = 3.0
 """Replies that arrive sooner need no notice that the run is waiting."""
 
 _CHUNK_BYTES = 1 << 20
-_NOT_SENT = frozenset({"response", "responses_create_params"})
-"""Large fields, which NeMo Gym does not send either. Of `response`, the usage is sent."""
+_NOT_SENT = frozenset(
+    ("response", "responses_create_params", "ng_agent_observations", "ng_model_call_capture", "ng_trajectory")
+)
+"""Large fields, which NeMo Gym does not send either. Of `response`, the fields in `_SENT_OF_RESPONSE` are sent."""
 
-_FIELDS = {"agent_metrics": dict, "key_metrics": dict, "group_level_metrics": list}
-"""The fields of a reply that are kept, and their types."""
+_SENT_OF_RESPONSE = ("usage", "incomplete_details")
+
+_FIELDS = {
+    "agent_metrics": dict,
+    "key_metrics": dict,
+    "group_level_metrics": list,
+    "repeat_level_metrics": list,
+    "perf_summary": dict,
+}
+"""The fields of a reply that are kept, and their types. One that is null or missing is computed here."""
 
 
 def metrics_urls(agents: Mapping[str, Agent]) -> dict[str, str]:
@@ -79,14 +88,14 @@ async def _request_metrics(name: str, url: str, body: IO[bytes]) -> Json | None:
     except ConfigError as error:  # httpx does not support every proxy that the engine of the run does
         log(f"note: agent {name!r} is not asked for its metrics ({error}); metrics are computed here")
         return None
-    # a field may be missing, but must not have another type
-    if not all(isinstance(reply.get(field, kind()), kind) for field, kind in _FIELDS.items()):
+    reply = {field: reply[field] for field in _FIELDS if reply.get(field) is not None}
+    if not all(isinstance(value, _FIELDS[field]) for field, value in reply.items()):
         log(f"note: agent {name!r} returned metrics in an unexpected format; metrics are computed here")
         return None
     if not reply.get("key_metrics") and not reply.get("agent_metrics"):
         log(f"note: agent {name!r} returned no metrics; metrics are computed here")
         return None
-    return {field: reply[field] for field in _FIELDS if field in reply}
+    return reply
 
 
 async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
@@ -111,6 +120,9 @@ def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
 def _without_large_fields(row: Json) -> Json:
     """A row as NeMo Gym sends it: without chat messages and the fields in `_NOT_SENT`."""
     small = {key: value for key, value in row.items() if key not in _NOT_SENT and not is_chat(value)}
-    if usage := usage_of(row):
-        small["response"] = {"usage": usage}
+    response = row.get("response")
+    if isinstance(response, dict):
+        sent = {name: response[name] for name in _SENT_OF_RESPONSE if response.get(name) is not None}
+        if sent:
+            small["response"] = sent
     return small
