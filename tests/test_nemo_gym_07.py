@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ng_rollouts.agents.agent_metrics import _write_bodies
 from ng_rollouts.types import Json
 from tests.conftest import Ran
 
@@ -148,3 +149,56 @@ def test_case_18_unscored(aggregate: Aggregate, tmp_path: Path) -> None:
     assert entry["agent_metrics"]["mean/reward"] == 0.75
     assert entry["agent_metrics"]["mean/flag"] == 1.0
     assert entry["agent_metrics"]["mean/steps"] == 5
+
+
+def test_case_12_perf_summary(aggregate: Aggregate) -> None:
+    """Turns, tokens and latencies are summarised over the rows that report them, masked ones included."""
+    entry = aggregate("12_perf")
+    assert entry["perf_summary"] == approximately(
+        {
+            "overall_observability_coverage": 0.6666666666666666,
+            "token_observability_coverage": 0.3333333333333333,
+            "mean_prompt_tokens": 100.0,
+            "median_prompt_tokens": 100,
+            "total_prompt_tokens": 100,
+            "mean_completion_tokens": 20.0,
+            "median_completion_tokens": 20,
+            "total_completion_tokens": 20,
+            "mean_num_turns": 3.0,
+            "median_num_turns": 3.0,
+            "std_num_turns": 1.0,
+            "min_num_turns": 2,
+            "p90_num_turns": 3.8,
+            "max_num_turns": 4,
+            "mean_tokens_per_turn": 10.0,
+            "median_tokens_per_turn": 10.0,
+            "total_latency_p50_ms": 2000.0,
+            "total_latency_p90_ms": 2800.0,
+            "total_latency_p99_ms": 2980.0,
+            "total_latency_mean_ms": 2000.0,
+        }
+    )
+    assert entry["agent_metrics"]["mean/reward"] == 0.5
+    assert not any("perf" in key for key in entry["agent_metrics"])
+
+
+def test_case_11_rows_to_aggregate(tmp_path: Path) -> None:
+    """The rows that an agent computes its metrics from have no large fields; of a response, two fields are sent."""
+    with (tmp_path / "body").open("w+b") as body:
+        _write_bodies(CASES / "11_to_aggregate.jsonl", {"a": body})
+        body.seek(0)
+        first, second = json.load(body)["verify_responses"]
+    assert first == {
+        "_ng_task_index": 0,
+        "_ng_rollout_index": 0,
+        "agent_ref": {"name": "a"},
+        "reward": 1.0,
+        "mask_sample": False,
+        "ng_perf": {"num_turns": 2},
+        "response": {
+            "incomplete_details": {"reason": "max_output_tokens"},
+            "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+        },
+        "_ng_environment_server": "e",
+    }
+    assert second == {"_ng_task_index": 1, "_ng_rollout_index": 0, "agent_ref": {"name": "a"}, "reward": 0.0}

@@ -86,6 +86,7 @@ class RolloutStats:
         answer: its answer, for majority votes; None if it gave none.
         masked: why its result is not a measurement of the model; None if it is one. A masked rollout has no scores.
         rollout_index: its `_ng_rollout_index`, for the statistics of each repeat.
+        perf: the numbers of its `ng_perf` object, a masked rollout's too; None without one.
     """
 
     scores: dict[str, float]
@@ -95,6 +96,7 @@ class RolloutStats:
     answer: str | None = None
     masked: str | None = None
     rollout_index: int = 0
+    perf: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import chain
 
 from ng_rollouts.metrics.distribution import STATISTICS, Distribution
+from ng_rollouts.metrics.perf_summary import PerfStats
 from ng_rollouts.metrics.repeat_stats import RepeatStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import GroupScore, ScoreStats, scores_of
@@ -31,6 +32,7 @@ class AgentStats:
         fully_masked_tasks: number of tasks without a measured rollout.
         repeats: statistics of each repeat; None while all measured rollouts have the same rollout index.
         masked_indices: rollout indices of masked rollouts.
+        perf: statistics of the `ng_perf` objects; None without any.
     """
 
     columns: dict[str, Distribution] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class AgentStats:
     fully_masked_tasks: int = 0
     repeats: RepeatStats | None = None
     masked_indices: set[int] = field(default_factory=set)
+    perf: PerfStats | None = None
     # The rollout index of all measured rollouts so far; None before the first, and not used with `repeats`.
     _only_index: int | None = None
     # By score: the values of all single-rollout tasks, and the values of those that have an answer.
@@ -58,6 +61,10 @@ class AgentStats:
         Args:
             scores: the task's scores, if the caller has computed them already.
         """
+        for stats in group:
+            if stats.perf is not None:
+                self.perf = self.perf or PerfStats()
+                self.perf.add(stats.perf)
         if any(stats.masked for stats in group):
             self._add_masked([stats for stats in group if stats.masked])
             group = measured(group)
@@ -170,6 +177,10 @@ class AgentStats:
             "coverage/measured_tasks": self.tasks,
             "coverage/fully_masked_tasks": self.fully_masked_tasks,
         }
+
+    def perf_summary(self) -> Json | None:
+        """NeMo Gym's `perf_summary`; None if no rollout has an `ng_perf` object."""
+        return self.perf.summary(self.rollouts + self.masked.total()) if self.perf else None
 
     def statistics(self) -> Json:
         """Statistics beyond NeMo Gym's: errors, intervals, variances, histograms, tokens, and rollouts per task."""

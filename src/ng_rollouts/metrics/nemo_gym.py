@@ -36,6 +36,7 @@ def aggregate_metrics(
             "repeat_level_metrics": metrics.stats.repeat_level_metrics(),
             "repeat_level_metrics_left_out": metrics.stats.repeats_left_out,
             "statistics": {**metrics.stats.statistics(), **speed.get(name, {})},
+            **({"perf_summary": perf} if (perf := metrics.stats.perf_summary()) else {}),
             **agent_side.get(name, {}),
         }
         for name, metrics in agents.items()

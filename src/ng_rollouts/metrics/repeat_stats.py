@@ -151,7 +151,7 @@ class RepeatStats:
 
     def _entry(self, index: int, tasks: int) -> Json:
         repeat = self.repeats[index]
-        entry = {"_ng_rollout_index": index, "sample_count": repeat.tasks, "missing_count": tasks - repeat.tasks}
+        entry: Json = {"_ng_rollout_index": index, "sample_count": repeat.tasks, "missing_count": tasks - repeat.tasks}
         for name, column in sorted(repeat.columns.items()):
             entry |= {f"{key}/{name}": value for key, value in column.statistics().items()}
         return entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
+from ng_rollouts.metrics.perf_summary import PERF_FIELDS
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import MASK, MAX_TOKENS, Json, Result, Rollout, RolloutStats, agent_ref, is_masked
 
@@ -133,8 +134,9 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     }
     index = row.get("_ng_rollout_index")
     index = index if isinstance(index, int) else 0
+    perf = None if "ng_perf" not in row else _perf_of(row["ng_perf"])
     if is_masked(row):
-        return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row), rollout_index=index)
+        return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row), rollout_index=index, perf=perf)
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
@@ -143,7 +145,16 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
         empty=_is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
         rollout_index=index,
+        perf=perf,
     )
+
+
+def _perf_of(perf: object) -> dict[str, float] | None:
+    """The numbers of an `ng_perf` object that metrics are computed from; None if it is not an object."""
+    if not isinstance(perf, dict):
+        return None
+    numbers = ((name, perf.get(name)) for name in PERF_FIELDS)
+    return {name: value for name, value in numbers if isinstance(value, (int, float)) and abs(value) <= MAX_SCORE}
 
 
 def _is_incomplete(response: Json) -> bool:
