@@ -15,7 +15,7 @@ import pytest
 
 from ng_rollouts.agents.agent_metrics import _write_bodies
 from ng_rollouts.types import Json
-from tests.conftest import Ran
+from tests.conftest import Ran, read_rows
 
 CASES = Path(__file__).parent / "gym07"
 
@@ -185,7 +185,7 @@ def test_case_12_perf_summary(aggregate: Aggregate) -> None:
 def test_case_11_rows_to_aggregate(tmp_path: Path) -> None:
     """The rows that an agent computes its metrics from have no large fields; of a response, two fields are sent."""
     with (tmp_path / "body").open("w+b") as body:
-        _write_bodies(CASES / "11_to_aggregate.jsonl", {"a": body})
+        _write_bodies(read_rows(CASES / "11_to_aggregate.jsonl"), {"a": body})
         body.seek(0)
         first, second = json.load(body)["verify_responses"]
     assert first == {
@@ -202,3 +202,40 @@ def test_case_11_rows_to_aggregate(tmp_path: Path) -> None:
         "_ng_environment_server": "e",
     }
     assert second == {"_ng_task_index": 1, "_ng_rollout_index": 0, "agent_ref": {"name": "a"}, "reward": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mean", "rollouts"),
+    [
+        ([], 0.75, 2),
+        (["+count_as_zero=missing"], 0.375, 4),
+        (["+count_missing_rollouts_as_zero=true"], 0.375, 4),
+        (["+count_as_zero=judge_failed"], 0.75, 2),
+        (["+count_failure_classes_as_zero=[agent_run_error]"], 0.5, 3),
+        (["+count_as_zero=agent_run_error,sandbox_crashed"], 0.5625, 4),
+        (["+count_as_zero=failed"], 0.5625, 4),
+        (
+            [
+                "+count_failure_classes_as_zero=[agent_run_error,sandbox_crashed]",
+                "+count_missing_rollouts_as_zero=true",
+            ],
+            0.375,
+            6,
+        ),
+        (["+count_as_zero=[failed,missing]"], 0.375, 6),
+    ],
+)
+def test_case_06_zeros(aggregate: Aggregate, arguments: list[str], mean: float, rollouts: int) -> None:
+    """The last failure of a rollout decides whether it counts, and with which reward; a lost one counts as 0."""
+    entry = aggregate("06_zero", *arguments)
+    assert entry["agent_metrics"]["mean/reward"] == mean
+    assert entry["statistics"]["rollouts"] == rollouts
+    assert sum(entry["statistics"].get("counted_as_zero", {}).values()) == rollouts - 2
+
+
+def test_case_06_planned_fields(aggregate: Aggregate) -> None:
+    """Rollouts that count as 0 have the fields of their planned row that other rows have: their mean is over all."""
+    assert aggregate("06_zero")["agent_metrics"]["mean/level"] == 3.0
+    metrics = aggregate("06_zero", "+count_as_zero=failed,missing")["agent_metrics"]
+    assert metrics["mean/level"] == 4.0
+    assert not any("_ng_failure" in key or key.endswith("/status") for key in metrics)

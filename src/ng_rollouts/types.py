@@ -87,6 +87,7 @@ class RolloutStats:
         masked: why its result is not a measurement of the model; None if it is one. A masked rollout has no scores.
         rollout_index: its `_ng_rollout_index`, for the statistics of each repeat.
         perf: the numbers of its `ng_perf` object, a masked rollout's too; None without one.
+        counted_as_zero: why it counts with a reward of 0 that nothing measured; None if it was measured.
     """
 
     scores: dict[str, float]
@@ -97,6 +98,7 @@ class RolloutStats:
     masked: str | None = None
     rollout_index: int = 0
     perf: dict[str, float] | None = None
+    counted_as_zero: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,7 +15,7 @@ from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError
 from ng_rollouts.http.client import TimeLimits
 from ng_rollouts.http.json_reply import json_object
-from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json, agent_of
 
 _LIMITS = TimeLimits(connect_s=10.0, idle_s=300.0, total_s=300.0)
@@ -45,16 +45,20 @@ def metrics_urls(agents: Mapping[str, Agent]) -> dict[str, str]:
     return {name: url for name, agent in agents.items() if (url := agent.aggregate_metrics_url)}
 
 
-async def agent_side_metrics(urls: Mapping[str, str], output: Path) -> dict[str, Json]:
-    """Request the metrics of the finished rows from each agent.
+async def agent_side_metrics(urls: Mapping[str, str], folder: Path, rows: Iterable[Json]) -> dict[str, Json]:
+    """Request the metrics of rows from each agent.
 
     An agent that returns none is left out, with a note on stderr. Request bodies are streamed from temporary files,
     because together they are about as large as the output.
+
+    Args:
+        folder: where the temporary files are.
+        rows: the rows in order, of all agents.
     """
     with ExitStack() as stack:
         try:
-            bodies = {name: stack.enter_context(TemporaryFile(dir=output.parent)) for name in urls}
-            await asyncio.to_thread(_write_bodies, output, bodies)
+            bodies = {name: stack.enter_context(TemporaryFile(dir=folder)) for name in urls}
+            await asyncio.to_thread(_write_bodies, rows, bodies)
         except OSError as error:
             log(f"note: agents' own metrics are not requested: {error.strerror}")
             return {}
@@ -103,16 +107,15 @@ async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _write_bodies(output: Path, bodies: Mapping[str, IO[bytes]]) -> None:
-    """Write each agent's request body, `{"verify_responses": [row, ...]}`, in one pass over the output."""
+def _write_bodies(rows: Iterable[Json], bodies: Mapping[str, IO[bytes]]) -> None:
+    """Write each agent's request body, `{"verify_responses": [row, ...]}`, in one pass over the rows."""
     started: set[str] = set()
-    with output.open("rb") as rows:
-        for row in map(loads, rows):
-            name = agent_of(row)
-            if name in bodies:
-                bodies[name].write(b"," if name in started else b'{"verify_responses":[')
-                bodies[name].write(dumps(_without_large_fields(row)))
-                started.add(name)
+    for row in rows:
+        name = agent_of(row)
+        if name in bodies:
+            bodies[name].write(b"," if name in started else b'{"verify_responses":[')
+            bodies[name].write(dumps(_without_large_fields(row)))
+            started.add(name)
     for name, body in bodies.items():
         body.write(b"]}" if name in started else b'{"verify_responses":[]}')
 

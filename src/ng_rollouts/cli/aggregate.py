@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
+from ng_rollouts.config.validation import zero_names
 from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
+from ng_rollouts.metrics.zero_rules import ZeroRules
+from ng_rollouts.outputs.counted_as_zero import added_members, with_members
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.path_checks import check_output, check_side_files, writable
@@ -44,11 +48,25 @@ class AggregationConfig:
     output_jsonl_fpath: str = param(REQUIRED, "Merged file, in order.")
     merge_shards: bool = param(True, "Write the merged file; false writes only the metrics.")
     answer_key: str | None = param(None, "Field whose majority counts for majority@k (null: extracted_answer).")
+    count_as_zero: str | None = param(
+        None,
+        "Rollouts that count with a reward of 0: `failed`, `masked`, `missing`, failure classes, separated by commas.",
+    )
+    count_failure_classes_as_zero: str | None = param(
+        None, "NeMo Gym's name: failure classes to add to count_as_zero, separated by commas."
+    )
+    count_missing_rollouts_as_zero: bool = param(False, "NeMo Gym's name: add `missing` to count_as_zero.")
     overwrite: bool = param(False, "Replace an existing output. By default it is renamed to <output>.1, .2 and so on.")
     quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def zero_rules(self) -> ZeroRules:
+        """Which rollouts count as 0."""
+        classes, missing = self.count_failure_classes_as_zero, self.count_missing_rollouts_as_zero
+        return ZeroRules.of(zero_names(self.count_as_zero, classes, missing=missing))
 
 
 def main() -> NoReturn:
@@ -100,7 +118,8 @@ def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config:
     # An error on the way leaves everything as it was.
     with replacing(paths.finished) as temporary:
         index.write(temporary)
-        metrics = aggregate_metrics(aggregate_groups(_by_agent(temporary, config.answer_key)))
+        agents = aggregate_groups(_groups(temporary, sources, index, config))
+        metrics = aggregate_metrics(agents)
         if config.merge_shards:
             compress_in_place(temporary, paths.finished)
             _back_up_existing(paths, config)
@@ -113,6 +132,8 @@ def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config:
     elif has_content(paths.aggregate_metrics) and not config.overwrite:
         log(f"{paths.aggregate_metrics} exists: renamed to {back_up(paths.aggregate_metrics)}")
     write_json(paths.aggregate_metrics, metrics)
+    if counted := sum((each.stats.counted_as_zero for each in agents.values()), Counter[str]()):
+        log(f"counted as 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}")
 
 
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:
@@ -144,10 +165,14 @@ def _write_side_files(paths: OutputPaths, sources: list[Path], index: RolloutInd
                     shutil.copyfileobj(part, file)
 
 
-def _by_agent(path: Path, answer_key: str | None) -> Iterator[tuple[int, str, list[RolloutStats]]]:
-    for group in groups_of(path, answer_key):
-        for agent, stats in group.by_agent().items():
-            yield group.task_index, agent, stats
+def _groups(
+    path: Path, sources: list[Path], index: RolloutIndex, config: AggregationConfig
+) -> Iterator[tuple[int, str, list[RolloutStats]]]:
+    """Task index, agent and statistics of each group of the merged file, with the rollouts that count as 0."""
+    rules = config.zero_rules
+    outputs = [output_paths(str(source)) for source in sources]
+    added = added_members(rules, outputs, index.keys, config.answer_key) if rules.adds_rollouts else {}
+    return with_members(groups_of(path, config.answer_key), rules, added)
 
 
 def rollout_files(globs: str, exclude: Iterable[Path]) -> list[Path]:

@@ -18,6 +18,7 @@ from ng_rollouts.config.validation import (
     check_sampling,
     executor_options,
     integration_names,
+    zero_names,
 )
 from ng_rollouts.errors import ConfigError
 
@@ -402,6 +403,21 @@ class MetricsAndReports:
         doc="[More](metrics.md).",
         choices=("auto", "never"),
     )
+    count_as_zero: Any = param(
+        None,
+        "Rollouts that count with a reward of 0 in all metrics: a list of `failed`, `masked`, `missing` and failure "
+        "classes (null: none, they are left out).",
+        doc="[Count failures as 0](metrics.md#count-failures-as-0).",
+        kind="str or list",
+        annotation="str | Sequence[str] | None",
+    )
+    count_failure_classes_as_zero: Any = param(
+        None,
+        "NeMo Gym's name: failure classes to add to count_as_zero.",
+        kind="str or list",
+        annotation="str | Sequence[str] | None",
+    )
+    count_missing_rollouts_as_zero: bool = param(False, "NeMo Gym's name: add `missing` to count_as_zero.")
     metrics_by: str | None = param(None, "`agent`: also print the averages of each agent.", choices=("agent",))
     min_mean: dict[str, float] = param(
         {},
@@ -465,6 +481,9 @@ class CollectConfig(
         # One representation for values that mean the same, so that other modules need not know the alternatives.
         self.executor = executor_options(self.executor)
         self.export = integration_names(self.export)
+        self.count_as_zero = zero_names(
+            self.count_as_zero, self.count_failure_classes_as_zero, missing=self.count_missing_rollouts_as_zero
+        )
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
         self.num_repeats = 1 if self.num_repeats is None else self.num_repeats

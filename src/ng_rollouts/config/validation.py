@@ -96,6 +96,34 @@ def _is_amount(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
+def zero_names(names: Any, classes: Any, *, missing: bool) -> list[str]:
+    """The values of `count_as_zero` with those of NeMo Gym's parameters, as a list without duplicates.
+
+    Args:
+        names: value of `count_as_zero`: a list, or text with commas.
+        classes: value of `count_failure_classes_as_zero`, likewise.
+        missing: value of `count_missing_rollouts_as_zero`.
+
+    Raises:
+        ConfigError: a value is not a list of names.
+    """
+    listed = [
+        *_names("count_as_zero", names),
+        *_names("count_failure_classes_as_zero", classes),
+        *(["missing"] if missing else []),
+    ]
+    return list(dict.fromkeys(listed))
+
+
+def _names(parameter: str, value: Any) -> list[str]:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.strip("[]").split(",")]
+    names = [] if value is None else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{parameter} must be a list of names such as [failed,missing], got {value!r}")
+    return [name for name in names if name]
+
+
 def integration_names(wanted: Any) -> list[str]:
     """The value of `export` as a list without duplicates.
 

@@ -33,6 +33,7 @@ class AgentStats:
         repeats: statistics of each repeat; None while all measured rollouts have the same rollout index.
         masked_indices: rollout indices of masked rollouts.
         perf: statistics of the `ng_perf` objects; None without any.
+        counted_as_zero: number of rollouts that count as 0, which are in `rollouts`, by reason.
     """
 
     columns: dict[str, Distribution] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class AgentStats:
     repeats: RepeatStats | None = None
     masked_indices: set[int] = field(default_factory=set)
     perf: PerfStats | None = None
+    counted_as_zero: Counter[str] = field(default_factory=Counter)
     # The rollout index of all measured rollouts so far; None before the first, and not used with `repeats`.
     _only_index: int | None = None
     # By score: the values of all single-rollout tasks, and the values of those that have an answer.
@@ -65,6 +67,8 @@ class AgentStats:
             if stats.perf is not None:
                 self.perf = self.perf or PerfStats()
                 self.perf.add(stats.perf)
+            if stats.counted_as_zero:
+                self.counted_as_zero[stats.counted_as_zero] += 1
         if any(stats.masked for stats in group):
             self._add_masked([stats for stats in group if stats.masked])
             group = measured(group)
@@ -198,6 +202,8 @@ class AgentStats:
         }
         if self.masked:
             statistics["masked"] = dict(self.masked.most_common())
+        if self.counted_as_zero:
+            statistics["counted_as_zero"] = dict(self.counted_as_zero.most_common())
         if self.answers:
             statistics["share_distinct_answers"] = self.distinct_answers / self.answers
         return statistics

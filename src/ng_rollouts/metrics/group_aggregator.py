@@ -49,10 +49,12 @@ class GroupAggregator:
     Args:
         group_size: returns the number of rollouts in a task's complete group.
         keep_incomplete: whether `end` adds incomplete groups too.
+        completes_late: whether failed rollouts may be recorded later, so that their groups are held until then.
     """
 
     group_size: Callable[[int], int]
     keep_incomplete: bool = False
+    completes_late: bool = False
     agents: dict[str, AgentMetrics] = field(default_factory=dict)
     _open: dict[int, dict[int, tuple[str, RolloutStats]]] = field(default_factory=dict)
     _incomplete: set[int] = field(default_factory=set)
@@ -72,7 +74,7 @@ class GroupAggregator:
 
     def mark_incomplete(self, key: RolloutKey) -> None:
         """Record that a rollout failed, so that its group stays incomplete."""
-        if not self.keep_incomplete:
+        if not self.keep_incomplete and not self.completes_late:
             # Release what is held of the group, and ignore its rollouts that are still in flight.
             self._open.pop(key.task_index, None)
             self._incomplete.add(key.task_index)

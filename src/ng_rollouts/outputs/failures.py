@@ -103,7 +103,7 @@ class FailuresFile:
         """
         lines: Counter[RolloutKey] = Counter()
         failures: dict[RolloutKey, PriorFailure] = {}
-        for row in self._rows():
+        for row in self.rows():
             if (key := key_of(row)) is not None:
                 lines[key] += 1
                 failures[key] = _prior_failure(row, lines[key])
@@ -119,7 +119,7 @@ class FailuresFile:
             StorageError: the file could not be written; it is unchanged.
         """
         # Two passes over the file, because rows are large: a failure has its whole input row.
-        last = {key: number for number, row in enumerate(self._rows()) if (key := key_of(row)) is not None}
+        last = {key: number for number, row in enumerate(self.rows()) if (key := key_of(row)) is not None}
         keep = {number for key, number in last.items() if not collected(key)}
         if not self.path.exists():
             return
@@ -128,11 +128,11 @@ class FailuresFile:
                 self.path.unlink()
                 return
             with replacing(self.path) as temporary, temporary.open("wb") as file:
-                file.writelines(dumps(row) + b"\n" for number, row in enumerate(self._rows()) if number in keep)
+                file.writelines(dumps(row) + b"\n" for number, row in enumerate(self.rows()) if number in keep)
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def _rows(self) -> Iterator[Json]:
+    def rows(self) -> Iterator[Json]:
         """The rows of the file, without lines that are not JSON, such as one that a crash cut off."""
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             for line in file:
@@ -197,6 +197,11 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }
 
 
+def failure_class_of(row: Json) -> str:
+    """The class of a failure in a failures file, of this program or of NeMo Gym."""
+    return str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown")
+
+
 def _prior_failure(row: Json, lines: int) -> PriorFailure:
     """The failure in a line, the `lines`-th of its rollout."""
     attempts, elapsed = row.get("num_attempts"), row.get("elapsed_seconds")
@@ -204,7 +209,7 @@ def _prior_failure(row: Json, lines: int) -> PriorFailure:
     return PriorFailure(
         attempts=attempts if isinstance(attempts, int) else lines,
         terminal=bool(row.get("terminal") or row.get("_ng_failure_terminal")),
-        failure_class=str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown"),
+        failure_class=failure_class_of(row),
         agent=agent_of(row),
         is_exhausted=not is_ours and lines >= _MAX_NEMO_GYM_ATTEMPTS,
         elapsed_s=elapsed if isinstance(elapsed, (int, float)) else None,

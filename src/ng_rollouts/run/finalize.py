@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from heapq import merge
 from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, print_json
 from ng_rollouts.errors import OutputTaken, RolloutsFailed, StorageError
+from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
+from ng_rollouts.outputs.counted_as_zero import Counted, counted_rollouts
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.redaction import display_command
 from ng_rollouts.run.gates import check_gates
@@ -22,7 +25,7 @@ from ng_rollouts.run.state import RunState
 from ng_rollouts.run.summary import DispatchReport, SummaryFile, failed_message, resume_command, summary_lines
 from ng_rollouts.scheduling.stop import Stop, StopRequested
 from ng_rollouts.storage.atomic import write_json
-from ng_rollouts.types import Json
+from ng_rollouts.types import Json, agent_ref, key_of
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class Finalizer:
     report: DispatchReport
     summary: Json
     _averages: Json | None = field(default=None, init=False)
+    _counted_rows: list[Json] = field(default_factory=list, init=False)
 
     async def finish(self) -> None:
         """Finish a run whose rollouts are all settled.
@@ -99,7 +103,7 @@ class Finalizer:
     def averages(self) -> Json:
         """Means over the finished rows; over the collected rows, if the run ended before it was finished."""
         if self._averages is None:
-            rows = self._kept if self.state.finished else self._collected
+            rows = self._scored if self.state.finished else self._collected
             means = self.state.scores.averages(_positions_of(rows))
             # Without a verifier, rollouts have no reward: null, so that programs still find the key.
             is_unscored = any(not agent.scores for agent in self.agents.values())
@@ -107,7 +111,7 @@ class Finalizer:
         return self._averages
 
     async def _order_output(self) -> None:
-        await asyncio.to_thread(self.state.finish, self._kept())
+        await asyncio.to_thread(self.state.finish, self._kept(), self._counted())
         manifest = self.prepared.paths.manifest
         if not manifest.exists():  # removed during the run, for example with the folder
             with _as_warning(manifest):
@@ -149,11 +153,11 @@ class Finalizer:
             return {}
         from ng_rollouts.agents.agent_metrics import agent_side_metrics, metrics_urls  # noqa: PLC0415 - few need it
 
-        urls = metrics_urls(self.agents)
+        urls, folder = metrics_urls(self.agents), self.prepared.paths.output.parent
         if not urls:
             return {}
         try:
-            metrics = await self.stop.unless_requested(agent_side_metrics(urls, self.prepared.paths.output))
+            metrics = await self.stop.unless_requested(agent_side_metrics(urls, folder, self._metrics_rows()))
         except StopRequested:
             log("note: stopped waiting for the agents' own metrics; metrics are computed here")
             return {}
@@ -167,14 +171,19 @@ class Finalizer:
             log(f"warning: no rollout has the field answer_key={answer_key}, so majority@k cannot be computed")
         print_json(self.averages())
         if self.config.metrics_by == "agent":
-            for agent, means in self.state.scores.averages_by_agent(_positions_of(self._kept)).items():
+            for agent, means in self.state.scores.averages_by_agent(_positions_of(self._scored)).items():
                 print_json({"agent_ref": {"name": agent}, **means})
 
     def _check_gates(self) -> None:
         planned, finished = self.prepared.plan.rollouts, self.state.finished
         if planned and finished:
-            masked = sum(metrics.stats.masked.total() for metrics in self.state.aggregator.agents.values())
-            check_gates(self.config, self.averages(), (finished.kept - masked) / planned)
+            agents = self.state.aggregator.agents.values()
+            masked = sum(metrics.stats.masked.total() for metrics in agents)
+            measured = finished.kept - masked
+            # What counts as 0 is in the means, so it is covered.
+            if self.state.counted:
+                measured = sum(metrics.stats.rollouts for metrics in agents)
+            check_gates(self.config, self.averages(), measured / planned)
 
     def _check_failures(self) -> None:
         state, allowed = self.state, self.config.max_failed_rollouts
@@ -194,9 +203,59 @@ class Finalizer:
             return self._collected()
         return self.prepared.plan.complete(self.state.journal.has)
 
+    def _scored(self) -> Iterator[bool]:
+        """For every position, True if its rollout is in the means, also if zeros complete its group."""
+        if self.config.incomplete_groups == "keep":
+            return map(self.state.has_score, range(self.prepared.plan.rollouts))
+        return self.prepared.plan.complete(self.state.has_score)
+
+    def _counted(self) -> Iterator[tuple[int, Counted]]:
+        """The rollouts that count as 0, with their positions."""
+        rules, journal, locate = self.state.zero_rules, self.state.journal, self.prepared.plan.locator()
+        if not rules.adds_rollouts:
+            return
+        rollouts = counted_rollouts(
+            rules,
+            [self.prepared.paths],
+            wanted=lambda key: (position := locate(key)) is not None and not journal.has(position),
+            planned=(
+                (rollout.key, agent_ref(rollout.row, rollout.agent))
+                for rollout in self.prepared.tasks.rollouts(self.prepared.plan)
+            ),
+        )
+        for rollout in rollouts:
+            if (position := locate(rollout.key)) is not None:
+                self._counted_rows.append(rollout.row)
+                yield position, rollout
+
+    def _metrics_rows(self) -> Iterator[Json]:
+        """The rows that metrics are computed from, in order: those of the output, and those that zeros add."""
+        paths, rules, locate = self.prepared.paths, self.state.zero_rules, self.prepared.plan.locator()
+        if not self.state.counted:
+            yield from map(rules.apply_to_row, _rows(paths.output))
+            return
+        scored = bytearray(self._scored())
+
+        def position(row: Json) -> int:
+            key = key_of(row)
+            found = None if key is None else locate(key)
+            return -1 if found is None else found
+
+        counted = sorted(self._counted_rows, key=position)
+        for row in merge(_rows(paths.output), _rows(paths.incomplete), counted, key=position):
+            if (place := position(row)) >= 0 and scored[place]:
+                yield rules.apply_to_row(row)
+
     def _collected(self) -> Iterator[bool]:
         """For every position, True if its row is collected."""
         return map(self.state.journal.has, range(self.prepared.plan.rollouts))
+
+
+def _rows(path: Path) -> Iterator[Json]:
+    """The rows of a file that this run wrote; none if it does not exist."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from map(loads, file)
 
 
 def _positions_of(rows: Callable[[], Iterator[bool]]) -> Positions:

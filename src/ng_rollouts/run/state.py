@@ -6,6 +6,7 @@ Other modules read the state. Only its own methods change it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
@@ -16,6 +17,8 @@ from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_names import ScoreNames
 from ng_rollouts.metrics.score_table import ScoreTable
+from ng_rollouts.metrics.zero_rules import ZeroRules
+from ng_rollouts.outputs.counted_as_zero import Counted
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
@@ -55,6 +58,7 @@ class RunState:
         is_resumed: whether an earlier command began the run.
         collected_before: rollouts that were collected when this command began.
         first_failure, last_failure: the last attempt of the first and of the latest failure of this command.
+        counted: for every position, whether its rollout has no row and counts as 0; empty before the run is finished.
         finished: numbers of rows in the finished output and set aside; None before it is finished.
         began: when this command began, in seconds since 1970, to show.
     """
@@ -65,7 +69,11 @@ class RunState:
         self.failures = FailuresFile(prepared.paths.failures)
         self.scores = ScoreTable(plan.rollouts)
         keep_incomplete = config.incomplete_groups == "keep"
-        self.aggregator = GroupAggregator(plan.group_size(), keep_incomplete=keep_incomplete)
+        self.zero_rules = ZeroRules.of(config.count_as_zero)
+        self.aggregator = GroupAggregator(
+            plan.group_size(), keep_incomplete=keep_incomplete, completes_late=self.zero_rules.adds_rollouts
+        )
+        self.counted = bytearray()
         self.counters = RunCounters(planned=plan.rollouts)
         self.prior = PriorFailures()
         self.is_resumed = False
@@ -166,16 +174,31 @@ class RunState:
         # Last, because it may raise: the failure is then written and counted already.
         self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, redact(last.message))
 
-    def finish(self, keep: Iterable[bool]) -> None:
-        """Put the output in order.
+    @property
+    def counted_as_zero(self) -> Counter[str]:
+        """Number of rollouts that count as 0 in the metrics, by reason."""
+        return sum((agent.stats.counted_as_zero for agent in self.aggregator.agents.values()), Counter[str]())
+
+    def has_score(self, position: int) -> bool:
+        """Whether a rollout is collected, or counts as 0."""
+        return self.journal.has(position) or (bool(self.counted) and bool(self.counted[position]))
+
+    def finish(self, keep: Iterable[bool], counted: Iterable[tuple[int, Counted]] = ()) -> None:
+        """Put the output in order, and complete the metrics.
 
         Args:
             keep: for every planned position in order, whether its row stays in the output.
+            counted: rollouts that count as 0, with their positions. It is read when the output is in order.
 
         Raises:
             StorageError: a file could not be written; the journal is unchanged.
         """
         self.finished = self.journal.finish(keep)
+        for position, rollout in counted:
+            self.counted = self.counted or bytearray(self.counters.planned)
+            self.counted[position] = True
+            stats = self._score_names.limit(rollout.stats(self._answer_key))
+            self._add_to_metrics(position, rollout.key, rollout.agent, stats)
         self.aggregator.end()
 
     def settle_failures(self, locate: Callable[[RolloutKey], int | None]) -> None:
@@ -197,6 +220,7 @@ class RunState:
         self.counters.restore(stats)
 
     def _add_to_metrics(self, position: int, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
+        stats = self.zero_rules.apply(stats)
         self.scores.record(position, agent, stats.scores)
         self.aggregator.record(key, agent, stats)
 

@@ -135,6 +135,7 @@ class SummaryFile:
             "coverage": rows / counters.planned if counters.planned else 1.0,
             "valid": counters.measured,
             "masked": dict(counters.masked.most_common()),
+            "counted_as_zero": dict(state.counted_as_zero.most_common()),
             "share_truncated": counters.truncated / counters.measured if counters.measured else None,
             "share_empty": counters.empty / counters.measured if counters.measured else None,
         }
@@ -214,6 +215,8 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     if counters.masked:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counters.masked.most_common())
         yield f"masked: {counters.masked.total()} of {counters.collected} are not measurements ({reasons})"
+    if counted := state.counted_as_zero:
+        yield f"counted as 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}"
     if finished:
         yield f"output: {paths.output} ({_rows(finished.kept)})"
         if finished.set_aside:
@@ -262,16 +265,18 @@ def _score_lines(state: RunState) -> Iterator[str]:
 
 def _coverage_text(state: RunState) -> str:
     """The share of the planned rollouts that the means are over, and why others are not; empty if all are."""
-    counters, finished = state.counters, state.finished
+    counters = state.counters
     measured = sum(metrics.stats.rollouts for metrics in state.aggregator.agents.values())
     if measured == counters.planned:
         return ""
-    counts = {
-        "masked": sum(metrics.stats.masked.total() for metrics in state.aggregator.agents.values()),
-        "failed": counters.failed,
-        "set aside": finished.set_aside if finished else 0,
-        "not done": counters.planned - counters.settled,
-    }
+    masked = sum(metrics.stats.masked.total() for metrics in state.aggregator.agents.values())
+    counted, not_done = state.counted_as_zero, counters.planned - counters.settled
+    # A failure that its agent did not want in the failures file counts as missing.
+    unwritten = max(0, counted["missing"] - not_done)
+    failed, not_done = counters.failed - counted["failed"] - unwritten, not_done - counted["missing"] + unwritten
+    # Rollouts that are set aside may be in a group that is complete with zeros.
+    set_aside = counters.planned - measured - masked - failed - not_done
+    counts = {"masked": masked, "failed": failed, "set aside": set_aside, "not done": not_done}
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
     return f"; {measured:,} of {counters.planned:,} rollouts: {reasons}"
 
