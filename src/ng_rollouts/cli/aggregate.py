@@ -18,8 +18,7 @@ from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.group_aggregator import aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics
-from ng_rollouts.metrics.zero_rules import ZeroRules
-from ng_rollouts.outputs.counted_as_zero import added_members, with_members
+from ng_rollouts.outputs.counted_as_zero import ZeroRules, added_members, with_members
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
 from ng_rollouts.outputs.path_checks import check_output, check_side_files, writable

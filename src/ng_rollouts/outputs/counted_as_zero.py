@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from ng_rollouts.console import log
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
-from ng_rollouts.metrics.zero_rules import FAILED, MISSING, ZeroRules
 from ng_rollouts.outputs.failures import FailuresFile, failure_class_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest, repeats_for
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import Group, rows_of
-from ng_rollouts.types import MASK, Json, RolloutKey, RolloutStats, agent_of, key_of
+from ng_rollouts.types import MASK, Json, RolloutKey, RolloutStats, agent_of, is_masked, key_of
+
+FAILED, MASKED, MISSING = "failed", "masked", "missing"
 
 _OF_FAILURE = frozenset(("failure_kind", "failure_reason", "responses_create_params"))
 _OF_OWN_FAILURE = frozenset(("failure_class", "status", "message", "terminal", "num_attempts", "attempts", "row"))
@@ -28,6 +30,49 @@ _OF_OWN_FAILURE = frozenset(("failure_class", "status", "message", "terminal", "
 
 _NOT_TAKEN = frozenset(("responses_create_params", "response"))
 """Fields of a planned row that are not taken along: they are no scores, and large."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroRules:
+    """Which rollouts count as 0. By default, none do: they are in no metric.
+
+    Attributes:
+        names: `failed`, `masked`, `missing`, and failure classes.
+    """
+
+    names: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """The rules for the values of `count_as_zero`."""
+        return cls(names=frozenset(names))
+
+    @property
+    def counts_missing(self) -> bool:
+        """Whether planned rollouts without a row and without a failure count."""
+        return MISSING in self.names
+
+    @property
+    def adds_rollouts(self) -> bool:
+        """Whether rollouts without a row may count: all names but `masked` are about these."""
+        return bool(self.names - {MASKED})
+
+    def counts_failure(self, failure_class: object) -> bool:
+        """Whether failures of a class count."""
+        return FAILED in self.names or failure_class in self.names
+
+    def apply(self, stats: RolloutStats) -> RolloutStats:
+        """The statistics of a rollout that was collected, as they count. Its tokens stay."""
+        if stats.masked is None or MASKED not in self.names:
+            return stats
+        return replace(stats, scores={"reward": 0.0}, masked=None, counted_as_zero=MASKED)
+
+    def apply_to_row(self, row: Json) -> Json:
+        """The row of a rollout that was collected, as it counts, for metrics that are computed elsewhere."""
+        if not is_masked(row) or MASKED not in self.names:
+            return row
+        kept = {name: value for name, value in row.items() if name[:1] == "_" or not isinstance(value, (int, float))}
+        return {**kept, MASK: False, "reward": 0.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,7 @@ from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_names import ScoreNames
 from ng_rollouts.metrics.score_table import ScoreTable
-from ng_rollouts.metrics.zero_rules import ZeroRules
-from ng_rollouts.outputs.counted_as_zero import Counted
+from ng_rollouts.outputs.counted_as_zero import Counted, ZeroRules
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
 from ng_rollouts.outputs.open_journal import open_for_resume, open_new
