@@ -86,3 +86,21 @@ def test_proxy_that_httpx_does_not_support_leaves_out_the_metrics(
     ran = command("+agent_name=mine", f"+head_server.port={head.port}", *files, env=proxies)
     assert ran.code == 0
     assert "note: agent 'mine' is not asked for its metrics (the proxy set in the environment" in ran.stderr
+
+
+def test_agents_receive_rollouts_that_count_as_zero(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path]
+) -> None:
+    """With `count_as_zero`, the request has a row with reward 0 for each failure, and the rows that were set aside."""
+    agent = serve(own_metrics=[200, json.dumps(AGENT_METRICS)], faults={"400": 0.4}, sticky=True)
+    head = serve(head={"mine": ["127.0.0.1", agent.port]})
+    tasks(10)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_repeats=2"]
+    ran = command("+agent_name=mine", f"+head_server.port={head.port}", *files, "+count_as_zero=failed")
+    assert ran.code == 1
+    sent = agent.stats()["last"][0]["verify_responses"]
+    keys = [(row["_ng_task_index"], row["_ng_rollout_index"]) for row in sent]
+    assert keys == [(task, index) for task in range(10) for index in range(2)]
+    zeros = [row for row in sent if "response" not in row]
+    assert f"counted as 0: {len(zeros)} failed" in ran.stderr
+    assert {row["reward"] for row in zeros} == {0.0}

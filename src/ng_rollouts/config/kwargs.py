@@ -80,6 +80,9 @@ class Parameters(TypedDict, total=False):
     disable_aggregation: bool
     answer_key: str | None
     agent_side_metrics: Literal["auto", "never"]
+    count_as_zero: str | Sequence[str] | None
+    count_failure_classes_as_zero: str | Sequence[str] | None
+    count_missing_rollouts_as_zero: bool
     metrics_by: Literal["agent"] | None
     min_mean: Mapping[str, float]
     min_coverage: float

@@ -77,7 +77,7 @@ class RepeatColumn:
 
 
 @dataclass(slots=True)
-class Repeat:
+class RepeatColumns:
     """One repeat: the rollouts with the same rollout index.
 
     Attributes:
@@ -97,7 +97,7 @@ class RepeatStats:
         left_out: whether there are more than `MAX_COLUMNS` columns, so that repeats have no statistics.
     """
 
-    repeats: dict[int, Repeat] = field(default_factory=dict)
+    repeats: dict[int, RepeatColumns] = field(default_factory=dict)
     indices: set[int] = field(default_factory=set)
     left_out: bool = False
     _columns: int = 0
@@ -110,7 +110,7 @@ class RepeatStats:
             return
         repeat = self.repeats.get(stats.rollout_index)
         if repeat is None:
-            repeat = self.repeats[stats.rollout_index] = Repeat()
+            repeat = self.repeats[stats.rollout_index] = RepeatColumns()
         repeat.tasks += 1
         columns = repeat.columns
         # As in all metrics by column, a token count takes the place of a score of the same name.
@@ -125,7 +125,7 @@ class RepeatStats:
 
     def seed(self, rollout_index: int, tasks: int, columns: dict[str, Distribution]) -> None:
         """Add the only repeat so far, from the statistics over all rollouts."""
-        repeat = Repeat(tasks, {name: RepeatColumn.of(column) for name, column in columns.items()})
+        repeat = RepeatColumns(tasks, {name: RepeatColumn.of(column) for name, column in columns.items()})
         self.repeats[rollout_index] = repeat
         self.indices.add(rollout_index)
         self._columns = len(repeat.columns)

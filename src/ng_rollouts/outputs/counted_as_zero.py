@@ -29,7 +29,7 @@ _OF_OWN_FAILURE = frozenset(("failure_class", "status", "message", "terminal", "
 """Fields of a failure that describe it. Its other numbers are scores, such as those of a reply without a verdict."""
 
 _NOT_TAKEN = frozenset(("responses_create_params", "response"))
-"""Fields of a planned row that are not taken along: they are no scores, and large."""
+"""Fields of a planned row that are not taken along, because they are large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
