@@ -49,6 +49,8 @@ def test_rows_go_to_the_environment_server_before_their_agent(
         assert (row["_ng_environment_server"], row["_ng_result_type"]) == ("relay", "legacy_agent")
         assert row["agent_ref"]["name"] == "a"
     assert "Key metrics for a:" in ran.stdout
+    [entry] = json.loads((tmp_path / "r_aggregate_metrics.json").read_text())
+    assert (entry["agent_ref"], entry["_ng_environment_server"]) == ({"name": "a"}, "relay")
 
 
 def test_environment_servers_that_cannot_be_chosen_are_usage_errors(

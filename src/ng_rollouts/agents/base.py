@@ -33,6 +33,11 @@ class Agent(Protocol):
         ...
 
     @property
+    def environment_server(self) -> str | None:
+        """The name of the environment server that answers for it; None without one."""
+        ...
+
+    @property
     def aggregate_metrics_url(self) -> str | None:
         """Where it aggregates its own metrics (`POST`); None if it does not."""
         ...

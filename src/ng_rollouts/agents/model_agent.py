@@ -55,6 +55,7 @@ class ModelAgent:
     max_steps: int = 32
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     is_remote: ClassVar[bool] = False
+    environment_server: ClassVar[None] = None
     aggregate_metrics_url: ClassVar[None] = None
 
     @property

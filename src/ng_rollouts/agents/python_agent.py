@@ -55,6 +55,7 @@ class PythonAgent:
     client: PolicyClient
     scores: bool = True
     is_remote: ClassVar[bool] = False
+    environment_server: ClassVar[None] = None
     aggregate_metrics_url: ClassVar[None] = None
     _function: AgentFunction = field(init=False)
 

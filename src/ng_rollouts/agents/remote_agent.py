@@ -48,7 +48,7 @@ class RemoteAgent:
         environment: EnvironmentServer | None = None,
     ) -> None:
         self._is_listed = is_listed
-        self.environment = environment
+        self._environment = environment
         self._urls = urls
         for url in urls:
             remember_url(url)
@@ -56,6 +56,11 @@ class RemoteAgent:
         self._http = http
         self._refuses_seed = False
         self._run_id = secrets.token_hex(4)
+
+    @property
+    def environment_server(self) -> str | None:
+        """The name of the environment server that answers for the agent."""
+        return self._environment.name if self._environment else None
 
     @property
     def aggregate_metrics_url(self) -> str | None:
@@ -85,7 +90,7 @@ class RemoteAgent:
         """Name a rollout of a listed agent, in its request; the fields that mark its row."""
         if not self._is_listed:
             return {}
-        marks = self.environment.stamps if self.environment else {}
+        marks = self._environment.stamps if self._environment else {}
         body = request.body
         if "episode_id" in body:
             return marks

@@ -143,10 +143,19 @@ class Finalizer:
         wall_s = self.state.wall_s
         speed = {agent: counters.statistics(wall_s) for agent, counters in self.state.counters.by_agent.items()}
         with _as_warning(path):
-            write_json(path, aggregate_metrics(agents, agent_side, speed))
+            write_json(path, aggregate_metrics(agents, self._with_environments(agent_side), speed))
         for agent, metrics in agents.items():
             if histogram := format_histogram(metrics.stats):
                 log(f"{agent}: {histogram}" if len(agents) > 1 else histogram)
+
+    def _with_environments(self, agent_side: Mapping[str, Json]) -> dict[str, Json]:
+        """The fields of each agent's entry, with the environment server that answered for it."""
+        servers = {name: agent.environment_server for name, agent in self.agents.items() if agent.environment_server}
+        names = dict.fromkeys([*agent_side, *servers])
+        return {
+            name: ({"_ng_environment_server": servers[name]} if name in servers else {}) | agent_side.get(name, {})
+            for name in names
+        }
 
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":
