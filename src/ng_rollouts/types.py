@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,6 +102,47 @@ class RolloutStats:
     counted_as_zero: str | None = None
 
 
+class CallCounts(NamedTuple):
+    """The model calls of a rollout, for the sums of a report.
+
+    Attributes:
+        calls: captured calls.
+        failed: those that failed, by status (`unknown` without one).
+        ended_on_failure: whether the last call of a model failed.
+        replayed: calls that repeat the identity of another.
+        prompt_tokens, completion_tokens: sums over the calls.
+    """
+
+    calls: int
+    failed: Counter[str]
+    ended_on_failure: bool
+    replayed: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class RolloutHealth(NamedTuple):
+    """The health of one rollout. A named tuple, because one is made for every rollout.
+
+    Attributes:
+        mask: its findings, the checks that lacked evidence, and facts; see `health/checks.py`.
+        reward: its reward; None if it has none or is masked, so that it takes no part in rules about rewards.
+        answer: a digest of its answer, 8 bytes; None without an answer.
+        tokens: tokens of the prompt and of the completion that its usage reports; 0 where it reports none.
+        calls: its model calls, if it has a trajectory.
+        rollout_id: its own name, if it has one.
+        stage: its `stage_index`, which tells rows of the same rollout apart.
+    """
+
+    mask: int
+    reward: float | None = None
+    answer: bytes | None = None
+    tokens: tuple[int, int] = (0, 0)
+    calls: CallCounts | None = None
+    rollout_id: str | None = None
+    stage: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The result of a successful rollout.
@@ -108,10 +150,12 @@ class Result:
     Attributes:
         line: its row, as one line of JSON without a newline.
         stats: its values for metrics.
+        health: its health; None if rollouts are not checked.
     """
 
     line: bytes
     stats: RolloutStats
+    health: RolloutHealth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

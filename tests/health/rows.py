@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ng_rollouts.health.checks import findings_in
 from ng_rollouts.health.closed_report import ClosedReport, close_report
 from ng_rollouts.health.report import HealthReport
 from ng_rollouts.health.rollout import health_of
@@ -44,7 +45,7 @@ def row_of(*items: Any, reward: float = 0.0, cut: str | None = None, **fields: A
 
 def findings(row: dict[str, Any]) -> list[str]:
     """The names of the checks that find something in a row, without a trajectory or with one."""
-    return [check.value for check in health_of(row).findings]
+    return [check.value for check in findings_in(health_of(row).mask)]
 
 
 def closed(rows: Iterable[dict[str, Any]], ignored: Iterable[Any] = ()) -> ClosedReport:
@@ -59,7 +60,7 @@ def closed(rows: Iterable[dict[str, Any]], ignored: Iterable[Any] = ()) -> Close
 
 def flags(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The flags and notes of task 0."""
-    summary = closed(rows).listed[0]
+    summary = dict(closed(rows).tally.listed())[0]
     return [*summary["flags"], *summary.get("notes", [])]
 
 

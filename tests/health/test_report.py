@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.health.checks import CHECKS, Check, findings_in, mask_of, unobserved_in, unobserved_mask_of
-from ng_rollouts.health.closed_report import MAX_TASKS, ClosedReport, close_report
+from ng_rollouts.health.closed_report import ClosedReport, close_report
 from ng_rollouts.health.report import MAX_INDEX, HealthReport
-from ng_rollouts.health.rollout import RolloutHealth, health_of
-from ng_rollouts.health.summary import quality_summary, verdict_lines
-from ng_rollouts.types import RolloutKey, key_of
+from ng_rollouts.health.rollout import health_of
+from ng_rollouts.health.summary import quality_summary, unreadable_lines, verdict_lines
+from ng_rollouts.health.tally import MAX_TASKS
+from ng_rollouts.types import Json, RolloutHealth, RolloutKey, key_of
 from tests.health.rows import NEMO_GYM_CASES, closed, flags, message, reasoning, row_of
 
 LONG = "The answer is the sum of all prime numbers below one hundred. " * 4
@@ -29,7 +30,14 @@ def repeats(*texts_and_rewards: tuple[str, float], **fields: Any) -> list[dict[s
 
 def lines_of(report: ClosedReport) -> list[dict[str, Any]]:
     """The verdict lines of a report, parsed."""
-    return [json.loads(line) for line in verdict_lines(report)]
+    lines = [*verdict_lines(report.rows()), *unreadable_lines(report.lines, report.line_mask)]
+    return [json.loads(line) for line in lines]
+
+
+def summary_of(report: HealthReport) -> Json:
+    """The quality summary of a report."""
+    result = close_report(report)
+    return quality_summary(result.tally, report.totals, report.ignored, result.lines)
 
 
 def nemo_gym_report() -> HealthReport:
@@ -46,7 +54,7 @@ def nemo_gym_report() -> HealthReport:
 def test_summary_is_that_of_nemo_gym() -> None:
     """Verdicts, counts, coverage, sums and flags are those that NeMo Gym 0.7.0 reports for these rows."""
     report = nemo_gym_report()
-    summary = quality_summary(report, close_report(report))
+    summary = summary_of(report)
     run = summary["run"]
     assert run["verdicts"] == {"healthy": 2, "unhealthy": 16, "unobserved": 1}
     assert (run["artifacts"]["records"], run["artifacts"]["captures"]) == (19, 16)
@@ -154,11 +162,11 @@ def test_verifier_may_grade_the_reasoning(low: float, expected: list[str]) -> No
 
 
 def test_flags_of_a_task_do_not_change_verdicts() -> None:
-    """A flag is about the task. Its rollouts count for a gate."""
-    report = closed(repeats(("B", 0.0), ("B", 1.0)))
-    assert report.verdicts() == {"unobserved": 2}
-    assert report.share_with([Check.VERIFIER_DISAGREES]) == 1.0
-    assert report.share_with([Check.EMPTY]) == report.share_with([]) == 0.0
+    """A flag is about the task, and its share is that of the tasks."""
+    tally = closed(repeats(("B", 0.0), ("B", 1.0))).tally
+    assert tally.verdicts() == {"unobserved": 2}
+    assert tally.share(Check.VERIFIER_DISAGREES) == 1.0
+    assert tally.share(Check.EMPTY) == 0.0
 
 
 def test_ignored_checks_are_left_out() -> None:
@@ -167,9 +175,9 @@ def test_ignored_checks_are_left_out() -> None:
     for _ in range(2):
         report.add(RolloutKey(0, 0), health_of(row_of()))
     result = close_report(report)
-    assert result.problems() == []
+    assert result.tally.problems() == []
     assert all("agent_turn_hollow" not in line["unobserved"] for line in lines_of(result))
-    coverage = quality_summary(report, result)["run"]["artifacts"]["coverage"]
+    coverage = summary_of(report)["run"]["artifacts"]["coverage"]
     assert coverage["agent_turn_hollow"] == {"evaluated": 0, "unobserved": 0, "ignored": 2}
 
 
@@ -177,14 +185,14 @@ def test_rows_of_several_stages_are_not_duplicates() -> None:
     """Rows of the same rollout with other stages are kept apart, and their lines have the stage and the name."""
     rows = [row_of(message("a"), stage_index=stage, _ng_rollout_id="x") for stage in (0, 1)]
     result = closed(rows)
-    assert not result.counts[Check.DUPLICATE_IDENTITY]
+    assert not result.tally.count(Check.DUPLICATE_IDENTITY)
     assert [(line["rollout_id"], line["stage_index"]) for line in lines_of(result)] == [("x", 0), ("x", 1)]
 
 
 def test_examples_are_the_first_by_key_and_problems_are_sorted() -> None:
     """The most frequent problem comes first, and its example is the rollout with the smallest key."""
     rows = [{**row_of(), "_ng_task_index": task} for task in (9, 3)] + [row_of(message("x"), cut="max_steps")]
-    first, second = closed(rows).largest_problems(2)
+    first, second = closed(rows).tally.problems()
     assert (first.check, first.count, first.example) == (Check.EMPTY, 2, "task 3, rollout 0")
     assert (second.check, second.example, second.share) == (Check.STEP_LIMIT, "task 0, rollout 0", 1 / 3)
 
@@ -195,7 +203,7 @@ def test_many_tasks_are_listed_only_with_problems() -> None:
     healthy, empty = health_of(row_of(message("a"))), health_of(row_of())
     for task in range(MAX_TASKS + 1):
         report.add(RolloutKey(task, 0), empty if task == 7 else healthy)
-    summary = quality_summary(report, close_report(report))
+    summary = summary_of(report)
     assert list(summary["tasks"]) == ["7"]
     assert summary["run"]["tasks_left_out"] == MAX_TASKS
 
@@ -206,7 +214,7 @@ def test_index_that_is_too_large_is_rejected() -> None:
     with pytest.raises(ValueError, match="too large"):
         report.add(RolloutKey(0, MAX_INDEX + 1), health_of(row_of()))
     assert len(report) == 0
-    assert close_report(report).problems() == []
+    assert close_report(report).tally.problems() == []
 
 
 @st.composite
@@ -227,7 +235,7 @@ def result_of(rollouts: Iterable[tuple[RolloutKey, RolloutHealth]]) -> tuple[lis
     for key, health in rollouts:
         report.add(key, health)
     result = close_report(report)
-    return list(verdict_lines(result)), quality_summary(report, result), result.problems()
+    return list(verdict_lines(result.rows())), summary_of(report), result.tally.problems()
 
 
 @given(healths(), st.randoms())

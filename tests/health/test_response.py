@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ng_rollouts.health.checks import Check, verdict_of
+from ng_rollouts.health.checks import Check, findings_in, unobserved_in, verdict_of
 from ng_rollouts.health.response import ends_in_loop, is_error
 from ng_rollouts.health.rollout import health_of
 from tests.conftest import SHARED_DATA
@@ -188,12 +188,12 @@ def test_real_rollouts_have_no_findings() -> None:
         for line in path.read_text().splitlines()
     ]
     assert len(rows) == 40
-    assert [health_of(row).findings for row in rows if health_of(row).findings] == []
+    assert [found for row in rows if (found := findings(row))] == []
 
 
 def test_mask_has_findings_and_unobserved_checks() -> None:
     """A mask can be kept as an integer of 64 bits, and gives back its checks in their order."""
     health = health_of(row_of(reasoning(), cut="max_output_tokens"))
     assert health.mask < 2**64
-    assert health.findings == (Check.ONLY_REASONING, Check.TOKEN_LIMIT)
-    assert len(health.unobserved) == 9
+    assert findings_in(health.mask) == (Check.ONLY_REASONING, Check.TOKEN_LIMIT)
+    assert len(unobserved_in(health.mask)) == 9

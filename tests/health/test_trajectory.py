@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ng_rollouts.health.checks import Check, unobserved_in
+from ng_rollouts.health.checks import Check, findings_in, unobserved_in
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.health.trajectory import trajectory_health
 from ng_rollouts.health.trajectory_shape import is_trajectory
@@ -17,8 +17,8 @@ from tests.health.rows import NEMO_GYM_CASES, NO_TRAJECTORY, findings, model_cal
 def test_findings_are_those_of_nemo_gym(row: dict[str, Any], found: list[str], unobserved: list[str]) -> None:
     """Each row has the findings and the unobserved checks that NeMo Gym 0.7.0 reports, duplicates aside."""
     health = health_of(row)
-    assert list(health.findings) == [name for name in found if name != "rollout_duplicate_identity"]
-    assert list(health.unobserved) == unobserved
+    assert list(findings_in(health.mask)) == [name for name in found if name != "rollout_duplicate_identity"]
+    assert list(unobserved_in(health.mask)) == unobserved
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_findings_are_those_of_nemo_gym(row: dict[str, Any], found: list[str], u
 def test_gap_makes_the_checks_that_need_its_evidence_unobserved(gap: str, unobserved: list[str]) -> None:
     """A gap that the agent reports is missing evidence, never a finding."""
     health = health_of(trajectory_row(gaps=[{"code": gap}]))
-    assert (health.findings, list(health.unobserved)) == ((), unobserved)
+    assert (findings_in(health.mask), list(unobserved_in(health.mask))) == ((), unobserved)
 
 
 def test_contradictory_reference_is_a_mismatch() -> None:
@@ -64,7 +64,7 @@ def test_end_is_not_known_without_times() -> None:
 def test_cut_off_call_without_response_is_unobserved() -> None:
     """A call that reached its limit and whose response was not kept may have had text."""
     row = trajectory_row(model_calls=[model_call("c1", finish_reason="max_tokens", response=None)])
-    assert list(health_of(row).unobserved) == ["model_call_runaway_generation"]
+    assert list(unobserved_in(health_of(row).mask)) == ["model_call_runaway_generation"]
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_resume_command_is_omitted_if_all_failures_are_terminal(
 @pytest.mark.parametrize(
     ("options", "share", "line"),
     [
-        ({"cut": True}, "share_truncated", "truncated: 4 of 4 responses"),
-        ({"text": ""}, "share_empty", "empty: 4 of 4 complete responses"),
+        ({"cut": True}, "share_truncated", "problems: token_limit 4 (task 0, rollout 0)"),
+        ({"text": ""}, "share_empty", "problems: empty 4 (task 0, rollout 0)"),
     ],
 )
 def test_truncated_and_empty_responses_are_reported(
@@ -154,4 +154,6 @@ def test_truncated_and_empty_responses_are_reported(
     assert command(*run, "+limit=2").code == 0
     ran = command(*run, "+resume_from_cache=true")
     assert line in ran.stderr
-    assert json.loads((tmp_path / "r_summary.json").read_text())[share] == 1.0
+    summary = json.loads((tmp_path / "r_summary.json").read_text())
+    assert summary[share] == 1.0
+    assert list(summary["problems"].values()) == [4]

@@ -14,12 +14,14 @@ from typing import NoReturn
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.console import print_json, print_result, prints_only_json
-from ng_rollouts.errors import ConfigError, GateMissed, InputError, did_you_mean
+from ng_rollouts.errors import GateMissed, InputError
 from ng_rollouts.health.checks import Check
 from ng_rollouts.health.closed_report import ClosedReport, close_report
 from ng_rollouts.health.report import MAX_INDEX, HealthReport
 from ng_rollouts.health.rollout import health_of
-from ng_rollouts.health.summary import quality_summary, verdict_lines
+from ng_rollouts.health.selection import Limits, check_disjoint, checks_of, limits_of, missed_limits
+from ng_rollouts.health.summary import quality_summary, unreadable_lines, verdict_lines
+from ng_rollouts.health.tally import Tally
 from ng_rollouts.outputs.path_checks import check_not_an_output, check_replaceable, check_side_files, writable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.reader import check_readable, open_rollouts, parse_row, task_value, value_digest
@@ -34,24 +36,25 @@ class HealthCheckConfig:
 
     rollouts_jsonl_fpath: str = param(REQUIRED, "File of rollouts, of this program or of NeMo Gym.")
     ignored_checks: str = param("", "Checks to leave out, separated by commas.")
-    fail_on: str = param("", "Checks that end the command with exit code 5, separated by commas.")
-    max_share: float = param(0.0, "Share of rollouts with a check of fail_on that is accepted.", minimum=0, maximum=1)
+    fail_on: str = param(
+        "", "Checks that end the command with exit code 5: a list, or a dict of check to the largest accepted share."
+    )
+    max_share: float = param(0.0, "Largest accepted share for the checks of a list.", minimum=0, maximum=1)
     quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if both := set(self.ignored) & set(self.failing):
-            raise ConfigError(f"{min(both)} is in both ignored_checks and fail_on: remove it from one")
+        check_disjoint("ignored_checks", self.ignored, "fail_on", self.limits)
 
     @property
     def ignored(self) -> list[Check]:
         """The checks to leave out."""
-        return _checks("ignored_checks", self.ignored_checks)
+        return checks_of("ignored_checks", self.ignored_checks)
 
     @property
-    def failing(self) -> list[Check]:
-        """The checks of the gate."""
-        return _checks("fail_on", self.fail_on)
+    def limits(self) -> Limits:
+        """The checks of the gate, with the share that is accepted of each."""
+        return limits_of("fail_on", self.fail_on, default=self.max_share)
 
 
 def main() -> NoReturn:
@@ -79,13 +82,14 @@ def run(config: HealthCheckConfig) -> int:
     if not len(report):
         raise InputError(f"{source} has no rollouts")
     closed = close_report(report)
-    summary = quality_summary(report, closed)
+    summary = quality_summary(closed.tally, report.totals, report.ignored, closed.lines)
     _write(paths, closed, summary)
-    for line in (*summary_lines(closed), f"Quality summary: {paths.quality_summary}"):
+    for line in (*summary_lines(closed.tally), f"Quality summary: {paths.quality_summary}"):
         print_result(line)
     if prints_only_json():
         print_json(summary)
-    _check_gate(config, closed)
+    if missed := list(missed_limits("fail_on", config.limits, closed.tally)):
+        raise GateMissed("; ".join(missed))
     return 0
 
 
@@ -133,14 +137,14 @@ class Grouping:
         return RolloutKey(task[0], task[1] - 1)
 
 
-def summary_lines(closed: ClosedReport) -> Iterator[str]:
+def summary_lines(tally: Tally) -> Iterator[str]:
     """The counts of verdicts and the table of problems, as lines for the terminal."""
-    verdicts = closed.verdicts()
+    verdicts = tally.verdicts()
     counts = ", ".join(f"{verdicts[name]} {name}" for name in ("healthy", "unhealthy", "unobserved"))
-    yield f"Rollout health: {len(closed)} checked, {counts}"
+    yield f"Rollout health: {len(tally)} checked, {counts}"
     if verdicts["unobserved"]:
         yield "  unobserved: nothing was found, but the checks of model calls need ng_trajectory in the rows"
-    if problems := closed.problems():
+    if problems := tally.problems():
         width = max(len(each.check) for each in problems)
         example_width = max(7, *(len(each.example) for each in problems))
         yield f"  {'check':<{width}} {'count':>7} {'share':>7}  {'example':<{example_width}}  meaning"
@@ -148,8 +152,8 @@ def summary_lines(closed: ClosedReport) -> Iterator[str]:
             numbers = f"{each.count:>7} {100 * each.share:>6.1f}%"
             yield f"  {each.check:<{width}} {numbers}  {each.example:<{example_width}}  {each.meaning.replace('`', '')}"
     for check in (Check.ALWAYS_SOLVED, Check.NEVER_SOLVED):
-        if count := closed.counts[check]:
-            yield f"{check}: {count} of {closed.tasks} tasks, such as {closed.examples[check]}"
+        if count := tally.count(check):
+            yield f"{check}: {count} of {tally.tasks} tasks, such as {tally.example(check)}"
 
 
 def _write(paths: OutputPaths, closed: ClosedReport, summary: Json) -> None:
@@ -157,34 +161,10 @@ def _write(paths: OutputPaths, closed: ClosedReport, summary: Json) -> None:
     verdicts = paths.rollout_verdicts
     with writable(verdicts), locked(verdicts), replacing(verdicts) as temporary:
         with temporary.open("wb") as file:
-            file.writelines(verdict_lines(closed))
+            file.writelines(verdict_lines(closed.rows()))
+            file.writelines(unreadable_lines(closed.lines, closed.line_mask))
         # Inside the block: an error leaves both files of an earlier command as they are.
         write_json(paths.quality_summary, summary)
-
-
-def _check_gate(config: HealthCheckConfig, closed: ClosedReport) -> None:
-    share = closed.share_with(config.failing)
-    if share > config.max_share:
-        found = ", ".join(f"{each} ({closed.examples[each]})" for each in config.failing if closed.counts[each])
-        raise GateMissed(
-            f"{100 * share:.2f} % of the rollouts have a problem of fail_on, more than max_share={config.max_share:g}: "
-            f"{found}"
-        )
-
-
-def _checks(parameter: str, text: str) -> list[Check]:
-    """The checks in a list. Brackets are optional: Hydra users write lists in them.
-
-    Raises:
-        ConfigError: a name is unknown.
-    """
-    names = [name.strip(" '\"") for name in text.strip("[]").split(",")]
-    known = {check.value: check for check in Check}
-    for name in filter(None, names):
-        if name not in known:
-            hint = did_you_mean(name, known, otherwise=" (docs/health.md lists the checks)")
-            raise ConfigError(f"{parameter}: {name!r} is not a check{hint}")
-    return [known[name] for name in dict.fromkeys(names) if name]
 
 
 if __name__ == "__main__":

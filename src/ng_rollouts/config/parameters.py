@@ -430,6 +430,18 @@ class MetricsAndReports:
         minimum=0,
         maximum=1,
     )
+    fail_on: Any = param(
+        None,
+        "Health checks whose share is limited, such as {empty: 0.05}, or a list: 0; above, the exit code is 5.",
+        doc="[Health](health.md#in-ci).",
+        kind="list or dict",
+        annotation="Mapping[str, float] | Sequence[str] | None",
+    )
+    disable_health_check: bool = param(False, "Do not check the health of the rollouts.", doc="[Health](health.md).")
+    health_check_ignored_checks: Any = param([], "Health checks to leave out.", kind="list", annotation="Sequence[str]")
+    health_check_workers: int | None = param(
+        None, "No effect; NeMo Gym has it. Each rollout is checked when it is collected.", minimum=1
+    )
     status_file: str | None = param(
         None, "Live status file (null: <stem>_status.json). Deleted when the run ends.", kind="path"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.health.rollout import health_of
 from ng_rollouts.metrics.result_rows import result_of
 from ng_rollouts.types import AgentRequest, Json, Result, Rollout
 
@@ -37,6 +38,7 @@ class LocalExecutor:
             training_view=self.config.training_view,
             scored=agent.scores,
             answer_key=self.config.answer_key,
+            health_of=None if self.config.disable_health_check else health_of,
         )
 
     async def _run_with_timeout(self, agent: Agent, request: AgentRequest) -> Json:

@@ -14,8 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from ng_rollouts.health.checks import CHECKS, Check, mask_of, unobserved_mask_of
-from ng_rollouts.health.rollout import RolloutHealth
-from ng_rollouts.types import RolloutKey
+from ng_rollouts.types import RolloutHealth, RolloutKey
 
 MAX_INDEX = 2**64 - 1
 """The largest task or rollout index that a report can hold."""

@@ -6,7 +6,7 @@ It is computed for every rollout, so it costs a few microseconds for a row witho
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from ng_rollouts.health.checks import (
     FULL_REWARD,
@@ -15,47 +15,13 @@ from ng_rollouts.health.checks import (
     TRAJECTORY_UNOBSERVED,
     VALID,
     Check,
-    findings_in,
-    unobserved_in,
 )
 from ng_rollouts.health.response import answer_of, response_findings, transcript_of
-from ng_rollouts.health.trajectory import CallCounts, trajectory_health, usage_tokens
-from ng_rollouts.types import Json
+from ng_rollouts.health.trajectory import trajectory_health, usage_tokens
+from ng_rollouts.types import Json, RolloutHealth
 
 _ROW_FIELDS = "_ng_task_fields"
 """The field in which an agent in the command keeps the task's own fields."""
-
-
-class RolloutHealth(NamedTuple):
-    """The health of one rollout. A named tuple, because one is made for every rollout.
-
-    Attributes:
-        mask: its findings, the checks that lacked evidence, and facts; see `health/checks.py`.
-        reward: its reward; None if it has none or is masked, so that it takes no part in rules about rewards.
-        answer: a digest of its answer, 8 bytes; None without an answer.
-        tokens: tokens of the prompt and of the completion that its usage reports; 0 where it reports none.
-        calls: its model calls, if it has a trajectory.
-        rollout_id: its own name, if it has one.
-        stage: its `stage_index`, which tells rows of the same rollout apart.
-    """
-
-    mask: int
-    reward: float | None = None
-    answer: bytes | None = None
-    tokens: tuple[int, int] = (0, 0)
-    calls: CallCounts | None = None
-    rollout_id: str | None = None
-    stage: Any = None
-
-    @property
-    def findings(self) -> tuple[Check, ...]:
-        """The checks that found something."""
-        return findings_in(self.mask)
-
-    @property
-    def unobserved(self) -> tuple[Check, ...]:
-        """The checks that could not be made."""
-        return unobserved_in(self.mask)
 
 
 def health_of(row: Json) -> RolloutHealth:

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 from ng_rollouts.health.checks import (
     ALL_UNOBSERVED,
     CHECKS,
+    LINE_UNOBSERVED,
     NEMO_GYM_CHECKS,
     ROLLOUT_FINDINGS,
     Check,
     findings_in,
+    mask_of,
     unobserved_in,
+    unobserved_mask_of,
     verdict_of,
 )
-from ng_rollouts.health.closed_report import ClosedReport
-from ng_rollouts.health.report import CallTotals, HealthReport
+from ng_rollouts.health.closed_report import CheckedRow
+from ng_rollouts.health.report import CallTotals
+from ng_rollouts.health.tally import OF_VERDICTS, Tally
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
 _VERDICTS = ("healthy", "unhealthy", "unobserved")
 
-_OF_LINES = ROLLOUT_FINDINGS | ALL_UNOBSERVED
-"""The part of a mask that decides the end of a line."""
 
-
-def verdict_lines(closed: ClosedReport) -> Iterator[bytes]:
-    """The lines of the verdicts, each with its newline, in the order of keys; unreadable lines come last."""
-    for row in closed.rows():
-        end = _end_of_line(row.mask & _OF_LINES)
+def verdict_lines(rows: Iterable[CheckedRow]) -> Iterator[bytes]:
+    """The lines of the verdicts, each with its newline."""
+    for row in rows:
+        end = _end_of_line(row.mask & OF_VERDICTS)
         if row.rollout_id is None and row.stage is None:
             # The usual line. There may be a million of them, so it is not made from an object.
             key = (row.task_index, row.rollout_index)
@@ -40,10 +41,14 @@ def verdict_lines(closed: ClosedReport) -> Iterator[bytes]:
         start = {"_ng_task_index": row.task_index, "_ng_rollout_index": row.rollout_index, "rollout_id": rollout_id}
         stage = b"" if row.stage is None else b',"stage_index":' + dumps(row.stage)
         yield dumps(start)[:-1] + b"," + end + stage + b"}\n"
-    for line in closed.lines:
+
+
+def unreadable_lines(lines: Iterable[int], mask: int) -> Iterator[bytes]:
+    """The lines of the verdicts about lines that are not rollouts, whose mask is the same."""
+    for line in lines:
         name = _line_name(line)
         start = {"_ng_task_index": name, "_ng_rollout_index": 0, "rollout_id": f"{name}-0"}
-        yield dumps(start)[:-1] + b"," + _end_of_line(closed.line_mask & _OF_LINES) + b"}\n"
+        yield dumps(start)[:-1] + b"," + _end_of_line(mask & OF_VERDICTS) + b"}\n"
 
 
 @cache
@@ -54,30 +59,35 @@ def _end_of_line(mask: int) -> bytes:
     return dumps(end)[1:-1]
 
 
-def quality_summary(report: HealthReport, closed: ClosedReport) -> Json:
+def quality_summary(tally: Tally, totals: CallTotals, ignored: Sequence[Check] = (), lines: Iterable[int] = ()) -> Json:
     """The quality summary.
 
     `issues` counts rollouts, or tasks for the checks of tasks; `notes` are those that are not problems. Beyond 5000
     tasks, `tasks` has only those with a problem, and `run.tasks_left_out` the number of the others.
+
+    Args:
+        ignored: checks that were left out.
+        lines: numbers of the lines that are not rollouts.
     """
-    verdicts = closed.verdicts()
-    tasks = {str(index): summary for index, summary in closed.listed.items()}
-    left_out = closed.tasks - len(tasks)
-    unreadable = {"repeats": 1, **{name: int(name == verdict_of(closed.line_mask)) for name in _VERDICTS}, "flags": []}
+    verdicts, counts = tally.verdicts(), tally.counts()
+    tasks = {str(index): summary for index, summary in tally.listed()}
+    left_out = tally.tasks - len(tasks)
     run = {
-        "ignored_checks": sorted(check.value for check in report.ignored),
-        "artifacts": {
-            "records": len(closed),
-            "captures": report.totals.captures,
-            "coverage": _coverage(report, closed),
-        },
+        "ignored_checks": sorted(check.value for check in ignored),
+        "artifacts": {"records": len(tally), "captures": totals.captures, "coverage": _coverage(tally, ignored)},
         "verdicts": {name: verdicts[name] for name in _VERDICTS},
-        "issues": {check.value: closed.counts[check] for check in CHECKS if check.is_problem},
-        "notes": {check.value: closed.counts[check] for check in CHECKS if not check.is_problem},
-        "stats": _stats(report.totals),
+        "issues": {check.value: counts.get(check, 0) for check in CHECKS if check.is_problem},
+        "notes": {check.value: counts.get(check, 0) for check in CHECKS if not check.is_problem},
+        "stats": _stats(totals),
         **({"tasks_left_out": left_out} if left_out else {}),
     }
-    return {"run": run, "tasks": {**tasks, **{_line_name(line): unreadable for line in closed.lines}}}
+    return {"run": run, "tasks": {**tasks, **{_line_name(line): _unreadable_task(ignored) for line in lines}}}
+
+
+def _unreadable_task(ignored: Sequence[Check]) -> Json:
+    """NeMo Gym counts a line that is not a rollout as a task."""
+    mask = (Check.RECORD_UNREADABLE.bit | LINE_UNOBSERVED) & ~(mask_of(ignored) | unobserved_mask_of(ignored))
+    return {"repeats": 1, **{name: int(name == verdict_of(mask)) for name in _VERDICTS}, "flags": []}
 
 
 def _line_name(line: int) -> str:
@@ -85,21 +95,22 @@ def _line_name(line: int) -> str:
     return f"__unreadable_record__:input-0:line-{line}"
 
 
-def _coverage(report: HealthReport, closed: ClosedReport) -> Json:
+def _coverage(tally: Tally, ignored: Sequence[Check]) -> Json:
     """For each of NeMo Gym's checks: how often it was made, lacked evidence or was left out."""
     unobserved: Counter[Check] = Counter()
-    for mask, count in closed.mask_counts().items():
+    for mask, count in tally.by_mask.items():
         for check in unobserved_in(mask & ALL_UNOBSERVED):
             unobserved[check] += count
-    return {check.value: _covered(check, report, closed, unobserved[check]) for check in NEMO_GYM_CHECKS}
+    return {
+        check.value: _covered(check, tally, unobserved[check], is_ignored=check in ignored) for check in NEMO_GYM_CHECKS
+    }
 
 
-def _covered(check: Check, report: HealthReport, closed: ClosedReport, unobserved: int) -> Json:
-    # NeMo Gym counts each unreadable line as a task.
-    total = closed.tasks + len(closed.lines) if check.is_of_task else len(closed)
-    if check in report.ignored:
+def _covered(check: Check, tally: Tally, unobserved: int, *, is_ignored: bool) -> Json:
+    total = tally.tasks + tally.lines if check.is_of_task else len(tally)
+    if is_ignored:
         return {"evaluated": 0, "unobserved": 0, "ignored": total}
-    evaluated = closed.task_evaluated[check] if check.is_of_task else total - unobserved
+    evaluated = tally.task_evaluated[check] if check.is_of_task else total - unobserved
     return {"evaluated": evaluated, "unobserved": total - evaluated, "ignored": 0}
 
 

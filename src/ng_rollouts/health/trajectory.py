@@ -18,7 +18,7 @@ from ng_rollouts.health.checks import (
     Check,
 )
 from ng_rollouts.health.trajectory_shape import is_trajectory
-from ng_rollouts.types import Json
+from ng_rollouts.types import CallCounts, Json
 
 _TOOL_CALL_TYPES = frozenset(
     "function_call tool_call tool_use mcp_call mcp_list_tools mcp_approval_request file_search_call web_search_call "
@@ -39,25 +39,6 @@ _CALL_GAPS = frozenset(
     "model_call_capture_unreadable".split()
 )
 _CONFLICT_GAPS = frozenset(f"model_call_reference_{kind}" for kind in ("unmatched", "ambiguous", "conflict"))
-
-
-class CallCounts(NamedTuple):
-    """The model calls of a rollout, for the sums of a report.
-
-    Attributes:
-        calls: captured calls.
-        failed: those that failed, by status (`unknown` without one).
-        ended_on_failure: whether the last call of a model failed.
-        replayed: calls that repeat the identity of another.
-        prompt_tokens, completion_tokens: sums over the calls.
-    """
-
-    calls: int
-    failed: Counter[str]
-    ended_on_failure: bool
-    replayed: int
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class TrajectoryHealth(NamedTuple):

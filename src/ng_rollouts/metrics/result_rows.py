@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ng_rollouts.chat import chat_input, chat_output, text_of
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.perf_summary import PERF_FIELDS
 from ng_rollouts.redaction import redact
-from ng_rollouts.types import MASK, MAX_TOKENS, Json, Result, Rollout, RolloutStats, agent_ref, is_masked
+from ng_rollouts.types import (
+    MASK,
+    MAX_TOKENS,
+    Json,
+    Result,
+    Rollout,
+    RolloutHealth,
+    RolloutStats,
+    agent_ref,
+    is_masked,
+)
 
 MAX_SCORE = 1e100
 """Largest absolute value of a score. Sums of squares of larger values would overflow."""
@@ -28,19 +40,27 @@ _TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
 
 def result_of(
-    rollout: Rollout, reply: Json, *, training_view: bool, scored: bool = True, answer_key: str | None = None
+    rollout: Rollout,
+    reply: Json,
+    *,
+    training_view: bool,
+    scored: bool = True,
+    answer_key: str | None = None,
+    health_of: Callable[[Json], RolloutHealth] | None = None,
 ) -> Result:
     """Convert a reply to the line that is written and the statistics that are counted.
 
     Args:
         scored: whether the reply must have a reward.
+        health_of: checks the row; None to leave out its health. The row is only here still an object.
 
     Raises:
         AttemptFailed: the agent reported that the rollout failed, or the reply cannot be converted to a row.
     """
     try:
         row = output_row(rollout, reply, training_view=training_view, scored=scored)
-        return Result(line=dumps(row), stats=stats_of(row, answer_key))
+        health = health_of(row) if health_of else None
+        return Result(line=dumps(row), stats=stats_of(row, answer_key), health=health)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         # Replies are not validated up front, which would cost every rollout: an odd one fails somewhere above.
         message = f"the reply cannot be converted to a row: {type(error).__name__}: {error}"

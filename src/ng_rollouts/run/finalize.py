@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import merge
@@ -13,6 +13,8 @@ from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log, print_json
 from ng_rollouts.errors import OutputTaken, RolloutsFailed, StorageError
+from ng_rollouts.health.run_health import RunHealth
+from ng_rollouts.health.summary import quality_summary, verdict_lines
 from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
 from ng_rollouts.metrics.score_table import Positions
@@ -24,8 +26,8 @@ from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.run.state import RunState
 from ng_rollouts.run.summary import DispatchReport, SummaryFile, failed_message, resume_command, summary_lines
 from ng_rollouts.scheduling.stop import Stop, StopRequested
-from ng_rollouts.storage.atomic import write_json
-from ng_rollouts.types import Json, agent_ref, key_of
+from ng_rollouts.storage.atomic import replacing, write_json
+from ng_rollouts.types import Json, RolloutKey, agent_ref, key_of
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Finalizer:
         self._settle_failures()
         self._log_summary()
         await self._write_aggregates()
+        await self._write_health()
         self._print_averages()
         self._log_next_command()
         self._check_gates()
@@ -157,6 +160,18 @@ class Finalizer:
             for name in names
         }
 
+    async def _write_health(self) -> None:
+        """Write the files about health: of the rollouts in the output, and of those set aside."""
+        if not (health := self.state.health):
+            return
+        paths = self.prepared.paths
+        keys = enumerate(self.prepared.plan.rollout_keys())
+        collected = ((position, key) for position, key in keys if self.state.journal.has(position))
+        with _as_warning(paths.rollout_verdicts):
+            await asyncio.to_thread(_write_verdicts, paths.rollout_verdicts, health, collected)
+        with _as_warning(paths.quality_summary):
+            write_json(paths.quality_summary, quality_summary(health.tally, health.totals, health.ignored))
+
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":
             return {}
@@ -192,7 +207,7 @@ class Finalizer:
             # What counts as 0 is in the means, so it is covered.
             if self.state.counted:
                 measured = sum(metrics.stats.rollouts for metrics in agents)
-            check_gates(self.config, self.averages(), measured / planned)
+            check_gates(self.config, self.averages(), measured / planned, self.state.health)
 
     def _check_failures(self) -> None:
         state, allowed = self.state, self.config.max_failed_rollouts
@@ -270,6 +285,15 @@ def _rows(path: Path) -> Iterator[Json]:
 def _positions_of(rows: Callable[[], Iterator[bool]]) -> Positions:
     """The positions for which an iterator yields True. A function, because each score iterates over them again."""
     return lambda: (position for position, is_included in enumerate(rows()) if is_included)
+
+
+def _write_verdicts(path: Path, health: RunHealth, collected: Iterable[tuple[int, RolloutKey]]) -> None:
+    """Replace the file of verdicts, or remove it if it would have no lines: an older one is of other rollouts."""
+    if not health.has_lines:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(verdict_lines(health.rows(collected)))
 
 
 @contextmanager

@@ -1,20 +1,39 @@
-"""Quality gates: minimum means and minimum coverage."""
+"""Quality gates: minimum means, minimum coverage, and limits of health checks."""
 
 from __future__ import annotations
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import GateMissed
+from ng_rollouts.console import log
+from ng_rollouts.errors import ConfigError, GateMissed
+from ng_rollouts.health.run_health import RunHealth
+from ng_rollouts.health.selection import check_disjoint, checks_of, limits_of, missed_limits
 from ng_rollouts.types import Json
 
 
-def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
-    """Check averages and coverage against `min_mean` and `min_coverage`.
+def check_health_settings(config: CollectConfig) -> None:
+    """Check the parameters about health, before anything is read.
+
+    Raises:
+        ConfigError: a check does not exist, or is limited although it is not made.
+    """
+    limits = limits_of("fail_on", config.fail_on)
+    ignored = checks_of("health_check_ignored_checks", config.health_check_ignored_checks)
+    check_disjoint("health_check_ignored_checks", ignored, "fail_on", limits)
+    if limits and config.disable_health_check:
+        raise ConfigError("fail_on needs the checks that disable_health_check=true turns off: give one of them")
+    if config.health_check_workers is not None:
+        log("note: health_check_workers has no effect: each rollout is checked when it is collected")
+
+
+def check_gates(config: CollectConfig, averages: Json, coverage: float, health: RunHealth | None) -> None:
+    """Check averages, coverage and health against `min_mean`, `min_coverage` and `fail_on`.
 
     Args:
         coverage: finished rows whose result is a measurement, as a share of the planned rollouts.
+        health: the health of all collected rollouts; None if they were not checked.
 
     Raises:
-        GateMissed: one or more are below their minimum; the message names all of them.
+        GateMissed: one or more are below their minimum or above their limit; the message names all of them.
     """
     # A mean that is missing is below any minimum: a misspelled score must not pass.
     missed = [
@@ -24,6 +43,8 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float) -> None:
     ]
     if coverage < config.min_coverage:
         missed.append(f"coverage is {coverage:.4g}, below min_coverage={config.min_coverage:g}")
+    if health:
+        missed += missed_limits("fail_on", limits_of("fail_on", config.fail_on), health.tally)
     if missed:
         raise GateMissed("; ".join(missed))
 

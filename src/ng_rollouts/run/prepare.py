@@ -26,6 +26,7 @@ from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.resume import check_same_run, files_of, manifest_of
 from ng_rollouts.outputs.upload import Upload, upload_of
 from ng_rollouts.run.budget import Budget
+from ng_rollouts.run.gates import check_health_settings
 from ng_rollouts.run.status_file import is_replaceable_status
 from ng_rollouts.templates import load_template
 
@@ -60,6 +61,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     Raises:
         UsageError: something is wrong that can be known before the first request.
     """
+    check_health_settings(config)
     shard = shard_of(config, os.environ)
     output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
     paths = output_paths(output, products_of(config.export, report=config.report))

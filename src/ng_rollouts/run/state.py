@@ -13,6 +13,9 @@ from typing import Protocol
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
+from ng_rollouts.health.rollout import health_of
+from ng_rollouts.health.run_health import RunHealth
+from ng_rollouts.health.selection import checks_of
 from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.metrics.score_names import ScoreNames
@@ -52,6 +55,7 @@ class RunState:
         journal, failures: the files that results are written to.
         scores: every score by rollout, for means in file order.
         aggregator: statistics by agent, over complete groups.
+        health: the health of the rollouts; None with `disable_health_check`.
         counters: numbers for progress, status file and summary.
         prior: failures that an earlier command left.
         is_resumed: whether an earlier command began the run.
@@ -74,6 +78,8 @@ class RunState:
         )
         self.counted = bytearray()
         self.counters = RunCounters(planned=plan.rollouts)
+        ignored = checks_of("health_check_ignored_checks", config.health_check_ignored_checks)
+        self.health = None if config.disable_health_check else RunHealth(plan.rollouts, plan.group_size(), ignored)
         self.prior = PriorFailures()
         self.is_resumed = False
         self.collected_before = 0
@@ -153,6 +159,8 @@ class RunState:
         stats = self._score_names.limit(result.stats)
         self._add_to_metrics(rollout.position, rollout.key, rollout.agent, stats)
         self.counters.record(rollout.agent, stats)
+        if self.health and result.health:
+            self.health.add(rollout.position, rollout.key, result.health)
         self._circuit_breakers[rollout.agent].record_success()
 
     def give_up(self, failure: Failure) -> None:
@@ -164,6 +172,8 @@ class RunState:
         """
         self.failures.append(failure, self.prior.attempts.get(failure.rollout.key, 0))
         self.aggregator.mark_incomplete(failure.rollout.key)
+        if self.health:
+            self.health.give_up(failure.rollout.key.task_index)
         if self._subscriber:
             self._subscriber.drop_task(failure.rollout.key.task_index)
         self.counters.failed += 1
@@ -199,6 +209,8 @@ class RunState:
             stats = self._score_names.limit(rollout.stats(self._answer_key))
             self._add_to_metrics(position, rollout.key, rollout.agent, stats)
         self.aggregator.end()
+        if self.health:
+            self.health.end()
 
     def settle_failures(self, locate: Callable[[RolloutKey], int | None]) -> None:
         """Remove rollouts that have since been collected from the failures file.
@@ -217,6 +229,8 @@ class RunState:
         stats = self._score_names.limit(stats_of(row, self._answer_key))
         self._add_to_metrics(position, key, agent_of(row), stats)
         self.counters.restore(stats)
+        if self.health:
+            self.health.add(position, key, health_of(row))
 
     def _add_to_metrics(self, position: int, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
         stats = self.zero_rules.apply(stats)

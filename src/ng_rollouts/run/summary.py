@@ -11,6 +11,7 @@ from textwrap import shorten
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.health.tally import Problem
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
@@ -29,7 +30,8 @@ _MAX_EXAMPLE_CHARACTERS = 100
 
 _MAX_CLASSES = 3
 _MAX_SCORES = 4
-"""How many failure classes and scores the summary lists."""
+_MAX_PROBLEMS = 3
+"""How many failure classes, scores and health problems the last lines have."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +140,13 @@ class SummaryFile:
             "counted_as_zero": dict(state.counted_as_zero.most_common()),
             "share_truncated": counters.truncated / counters.measured if counters.measured else None,
             "share_empty": counters.empty / counters.measured if counters.measured else None,
+            "problems": self._problems(),
         }
+
+    def _problems(self) -> Json | None:
+        """Rollouts by health check, or tasks for a check of tasks; None if they were not checked."""
+        health = self.state.health
+        return {each.check.value: each.count for each in health.tally.problems()} if health else None
 
     def _means(self) -> Json:
         # A failure counts as 0 for the scores that its agent would have given.
@@ -223,11 +231,14 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
             yield f"rollouts of incomplete groups: {paths.incomplete}"
     else:
         yield f"output: {paths.output} ({_rows(counters.collected)}, in completion order: the run is not finished)"
-    # Both lower the averages, and both are a matter of settings rather than of the model.
-    if counters.truncated:
-        yield f"truncated: {counters.truncated} of {counters.collected} responses"
-    if counters.empty:
-        yield f"empty: {counters.empty} of {counters.collected} complete responses have no text or tool call"
+    # They lower the averages, and are often a matter of settings rather than of the model.
+    if state.health and (problems := state.health.tally.problems()[:_MAX_PROBLEMS]):
+        yield f"problems: {', '.join(map(_problem_text, problems))}"
+
+
+def _problem_text(problem: Problem) -> str:
+    count = f"{problem.count:,}" + (" of the tasks" if problem.check.is_of_task else "")
+    return f"{problem.check} {count} ({problem.example})"
 
 
 def _failure_lines(state: RunState) -> Iterator[str]:
