@@ -95,7 +95,7 @@ class Columns:
         self.tasks.append(task_index)
         self.rollouts.append(rollout_index)
         self.masks.append(mask)
-        self.answers.append(int.from_bytes(health.answer or b"", "big"))
+        self.answers.append(health.answer)
         self.rewards.append(math.nan if health.reward is None else health.reward)
 
     def order(self) -> Sequence[int]:

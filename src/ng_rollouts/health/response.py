@@ -57,6 +57,8 @@ class Transcript:
         message: the last of them.
         calls, results: tool calls, and the outputs of tools.
         end: index of the first call of those that end the output; the number of items if none does.
+        answer: the text of the last message, without reasoning and surrounding white space.
+        thinks: whether the last message has reasoning in its text.
         reasoning: the last reasoning item.
         last: type of the last item that is not reasoning; empty if there is none.
         others: number of items of other types, such as searches of the server.
@@ -67,6 +69,8 @@ class Transcript:
     calls: list[tuple[int, Json]] = field(default_factory=list)
     results: list[Json] = field(default_factory=list)
     end: int = 0
+    answer: str = ""
+    thinks: bool = False
     reasoning: Json | None = None
     last: str = ""
     others: int = 0
@@ -96,17 +100,18 @@ def transcript_of(output: list[Any]) -> Transcript:
         else:
             parts.others += 1
     parts.end = end
+    if parts.message is not None:
+        _set_answer(parts, parts.message)
     return parts
 
 
-def response_findings(response: Json, parts: Transcript, answer: str, *, is_rewarded: bool) -> int:
+def response_findings(response: Json, parts: Transcript, *, is_rewarded: bool) -> int:
     """The mask of findings and facts about a response with an output.
 
     Args:
-        answer: the text of the last message, without reasoning and surrounding white space.
         is_rewarded: whether the rollout has a reward above the lowest. Then its end was probably meant.
     """
-    mask = HAS_OUTPUT
+    mask, answer = HAS_OUTPUT, parts.answer
     details = response.get("incomplete_details")
     is_complete = not details and response.get("status") != "incomplete"
     if not is_complete:
@@ -117,7 +122,7 @@ def response_findings(response: Json, parts: Transcript, answer: str, *, is_rewa
         mask |= _tool_findings(parts, is_complete=is_complete, is_rewarded=is_rewarded)
     elif parts.message is not None and parts.messages == 1 and not parts.others and answer:
         mask |= PLAIN_ANSWER
-        if parts.reasoning is not None or "think>" in _message_text(parts.message):
+        if parts.reasoning is not None or parts.thinks:
             mask |= REASONED
     if not answer:
         mask |= _without_answer(parts, is_complete=is_complete)
@@ -128,15 +133,13 @@ def response_findings(response: Json, parts: Transcript, answer: str, *, is_rewa
     return mask
 
 
-def answer_of(parts: Transcript) -> str:
-    """The text of the last message, without reasoning and surrounding white space."""
-    message = parts.message
-    if message is None:
-        return ""
+def _set_answer(parts: Transcript, message: Json) -> None:
     text = _message_text(message)
-    if "think>" in text:
+    # One character is found much faster than several, and few long texts have it.
+    parts.thinks = ">" in text and "think>" in text
+    if parts.thinks:
         text = text_of(without_reasoning(message).get("content"))
-    return text.strip()
+    parts.answer = text.strip()
 
 
 def ends_in_loop(text: str) -> bool:

@@ -113,8 +113,7 @@ class RunHealth:
         self.totals.add(health)
         if mask & ROLLOUT_FINDINGS or health.calls is not None:
             self._add_line(position, key, mask, health)
-        answer = int.from_bytes(health.answer, "big") if health.answer else 0
-        collected = _Collected(key.rollout_index, mask, answer, health.reward or 0.0)
+        collected = _Collected(key.rollout_index, mask, health.answer, health.reward or 0.0)
         group = self._open.setdefault(key.task_index, [])
         group.append(collected)
         self._close_if_complete(key.task_index)
