@@ -28,12 +28,14 @@ class Problem:
         count: rollouts with it, or tasks if the check is of tasks.
         share: their share of all rollouts or tasks.
         example: the first of them, in words: `task 3, rollout 1`, `task 3` or `line 7`.
+        task_index: its task; None for a line.
     """
 
     check: Check
     count: int
     share: float
     example: str
+    task_index: int | None = None
 
     @property
     def meaning(self) -> str:
@@ -147,7 +149,7 @@ class Tally:
     def problems(self) -> list[Problem]:
         """All problems, the most frequent first. A flag that follows from the verdicts of rollouts comes last."""
         found = [
-            Problem(check, count, self.share(check), self.example(check))
+            Problem(check, count, self.share(check), self.example(check), self._examples.get(check, (None,))[0])
             for check, count in self.counts().items()
             if check.is_problem
         ]

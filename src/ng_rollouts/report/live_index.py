@@ -12,6 +12,7 @@ from ng_rollouts.jsonl import digest_of
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import ScoreStats
 from ng_rollouts.report.html import NOT_IN_PAGE
+from ng_rollouts.report.problems import Problems
 from ng_rollouts.report.task_index import (
     FAILED,
     FINISHED,
@@ -22,7 +23,7 @@ from ng_rollouts.report.task_index import (
     preview_of,
     shortened,
 )
-from ng_rollouts.types import Json, agent_of
+from ng_rollouts.types import Json, RolloutKey, agent_of
 
 
 @dataclass(slots=True)
@@ -58,12 +59,15 @@ class LiveIndex:
     Attributes:
         scores: every score by name.
         counts: number of rollouts by kind, `FINISHED`, `INCOMPLETE` and `FAILED`.
+        masked: number of masked rollouts.
+        problems: health problems of rollouts. Those of tasks need whole groups, and follow at the end of the run.
         agents: the names of the agents so far, in order.
     """
 
     def __init__(self, agent_numbers: AgentNumbers, score: str) -> None:
         self.scores: dict[str, RunningScore] = {}
         self.masked = 0
+        self.problems = Problems()
         self.counts = [0, 0, 0]
         self.agents: dict[str, None] = {}
         self._agent_numbers = agent_numbers
@@ -90,6 +94,7 @@ class LiveIndex:
             None if failed else example.stats.tokens.get("output_tokens"),
             0 if failed else int(example.stats.truncated),
             masked,
+            0 if failed else self.problems.add(RolloutKey(task_index, number if isinstance(number, int) else 0), row),
             kind,
             self._agent_numbers.number(agent),
             shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS),
@@ -109,7 +114,7 @@ class LiveIndex:
             index.tasks.append(task_index)
             index.prompts.append(task.prompt)
             index.questions.append(task.question)
-            present = [rollout[1] for rollout in task.rollouts if rollout[6] == FINISHED and rollout[1] is not None]
+            present = [rollout[1] for rollout in task.rollouts if rollout[7] == FINISHED and rollout[1] is not None]
             stats = RunningStats.of(present) if present else None
             index.means.append(stats.mean if stats else None)
             index.sds.append(stats.sd if stats and stats.count > 1 else None)
@@ -143,6 +148,7 @@ def _columns(index: TaskIndex) -> tuple[list[Any], ...]:
         index.tokens,
         index.truncated,
         index.masked,
+        index.problems,
         index.kinds,
         index.agents,
         index.previews,

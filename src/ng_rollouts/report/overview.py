@@ -100,6 +100,7 @@ def live_overview(paths: OutputPaths, live: LiveIndex) -> Json:
     return {
         "name": paths.finished.name,
         "cards": list(live.cards()),
+        "problems": live.problems.listed(),
         "scores": {},
         "curves": [],
         "latency_histogram": [],

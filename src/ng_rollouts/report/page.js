@@ -127,12 +127,13 @@
     index.positions = new Map(index.tasks.map((taskIndex, task) => [taskIndex, task]));
     index.flags = [];
     for (let task = 0; task < index.tasks.length; task++) {
-      const flags = { failed: 0, incomplete: 0, truncated: 0, masked: 0, mixed: (index.sds[task] || 0) > 0 };
+      const flags = { failed: 0, incomplete: 0, truncated: 0, masked: 0, mixed: (index.sds[task] || 0) > 0, problems: 0 };
       for (let position = index.starts[task]; position < index.starts[task + 1]; position++) {
         if (index.kinds[position] === FAILED) flags.failed++;
         if (index.kinds[position] === INCOMPLETE) flags.incomplete++;
         if (index.truncated[position]) flags.truncated++;
         if (index.masked[position] !== null) flags.masked++;
+        flags.problems |= index.problems[position];
       }
       index.flags.push(flags);
     }
@@ -145,7 +146,7 @@
   }
 
   // ---- a live run
-  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "masked", "kinds", "agents", "previews"];
+  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "masked", "problems", "kinds", "agents", "previews"];
   // Adds rows of LiveIndex.add to an index. The rollouts of a task are adjacent in all columns, so these are made again.
   function merge(index, added) {
     const byTask = new Map();
@@ -183,9 +184,9 @@
       drawing = drawing || setTimeout(redraw, 300);
     });
     events.addEventListener("status", (event) => {
-      const { file, heading, cards } = JSON.parse(event.data);
-      Object.assign(data.files[file], { heading, cards });
-      headings(); showCards();
+      const { file, heading, cards, problems } = JSON.parse(event.data);
+      Object.assign(data.files[file], { heading, cards, problems });
+      headings(); showCards(); showProblems();
     });
     events.addEventListener("reload", reload);
     // A connection that was lost is opened again by the browser; what was missed in between is in the index.
@@ -395,6 +396,20 @@
     return String(value);
   }
   const showCards = () => $("cards").replaceChildren(...data.files[0].cards.map(([name, value]) => card(name, value)));
+  // The largest health problems, each with a link to the tasks that have it and to the first of them, and all of them as
+  // filters.
+  function showProblems() {
+    const problems = data.files[0].problems, only = $("only"), chosen = only.value;
+    $("problems").hidden = !problems.length;
+    $("problems").replaceChildren(el("b", {}, "Problems: "), ...problems.slice(0, 3).flatMap((each, position) => [position ? ", " : "",
+      el("a", { href: "#/tasks", title: each.meaning, onclick: () => { only.value = `problem-${each.check}`; filter(); } }, each.check),
+      ` ${number(each.count)} (${number(each.share * 100, 2)} % of ${each.of}, `, each.task === null ? each.example : el("a", { href: `#/task-${each.task}` }, each.example), ")"]));
+    for (const old of [...only.options].filter((option) => option.value.startsWith("problem-"))) old.remove();
+    only.append(...problems.map((each) => el("option", { value: `problem-${each.check}` }, `problem: ${each.check}`)));
+    only.value = [...only.options].some((option) => option.value === chosen) ? chosen : "";
+  }
+  // The bit of a problem is that in index.problems.
+  const hasProblem = (flags, only) => data.files[0].problems.some((each) => `problem-${each.check}` === only && (flags.problems & each.bit) !== 0);
   // An interval by t can leave the range of a score: no mean of shares is above 1.
   function interval(each) {
     if (!each.interval_95) return "–";
@@ -403,7 +418,7 @@
   }
   function overview() {
     const first = data.files[0], scores = Object.entries(first.scores);
-    headings(); showCards();
+    headings(); showCards(); showProblems();
     $("which").hidden = data.files.length < 2;
     $("which").textContent = `Overview of ${first.name}. Compare shows both files.`;
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
@@ -437,7 +452,7 @@
     const index = files[0], flags = index.flags[task];
     if (filters.low !== null && !(index.means[task] !== null && index.means[task] >= filters.low)) return false;
     if (filters.high !== null && !(index.means[task] !== null && index.means[task] <= filters.high)) return false;
-    if (filters.only === "flipped" ? !flipped(task) : filters.only && !flags[filters.only]) return false;
+    if (filters.only === "flipped" ? !flipped(task) : filters.only.startsWith("problem-") ? !hasProblem(flags, filters.only) : filters.only && !flags[filters.only]) return false;
     const positions = [];
     for (let position = index.starts[task]; position < index.starts[task + 1]; position++) positions.push(position);
     if (filters.agent !== "" && !positions.some((position) => index.agents[position] === Number(filters.agent))) return false;

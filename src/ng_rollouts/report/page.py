@@ -13,6 +13,7 @@ from ng_rollouts.metrics.paired_comparison import difference_of
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.report.html import page_head
 from ng_rollouts.report.overview import SharedParameters, overview_of
+from ng_rollouts.report.problems import Problems
 from ng_rollouts.report.run_state import heading_of
 from ng_rollouts.report.task_index import (
     FAILED,
@@ -52,10 +53,12 @@ def read_file(paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store
         ConfigError: none of them has the score.
     """
     index, aggregate, failures, parameters = TaskIndex(), AgentStats(), Counter[str](), SharedParameters()
-    has_results = False
+    problems, has_results = Problems(), False
     for entries in entries_of(paths):
         examples = [example_of(entry) for entry in entries]
         index.add(entries, examples, agent_numbers, score)
+        rows = [None if entry.kind == FAILED else entry.row_at.row for entry in entries]
+        index.problems += problems.add_task(entries[0].task_index, rows)
         add_stats(aggregate, entries, examples)
         for entry, example in zip(entries, examples, strict=True):
             store_row(index, entry)
@@ -75,7 +78,7 @@ def read_file(paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store
     agents = [name for name, number in agent_numbers.numbers.items() if number in numbers]
     heading = heading_of(paths, index.kinds.count(FINISHED), index.kinds.count(FAILED), agents)
     overview = overview_of(paths, index, aggregate, failures, parameters, score)
-    return FileData(index.columns(), {"heading": heading, **overview})
+    return FileData(index.columns(), {"heading": heading, **overview, "problems": problems.listed()})
 
 
 def head_of(files: Sequence[FileData], agent_numbers: AgentNumbers, score: str, *, served: bool) -> bytes:

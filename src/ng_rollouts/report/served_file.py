@@ -109,7 +109,7 @@ class ServedFile:
             if self._live is None:
                 return {}
             heading = self._heading(self._live)
-            return {"heading": heading, "cards": list(self._live.cards())}
+            return {"heading": heading, "cards": list(self._live.cards()), "problems": self._live.problems.listed()}
 
     def rows_of(self, task_index: int) -> bytes:
         """The rows of a task: for each a line with its kind, its rollout index, and its view.

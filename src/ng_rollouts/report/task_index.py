@@ -74,6 +74,7 @@ class TaskIndex:
         tokens: output tokens.
         truncated: 1 if the response was truncated, else 0.
         masked: why the result is not a measurement; None if it is one.
+        problems: the mask of the rollout's and its task's health problems.
         kinds: `FINISHED`, `INCOMPLETE` or `FAILED`.
         agents: the agent's number.
         previews: the beginning of the last message, or of the failure class and message.
@@ -92,6 +93,7 @@ class TaskIndex:
     tokens: list[int | None] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
     masked: list[str | None] = field(default_factory=list)
+    problems: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
     previews: list[str] = field(default_factory=list)
@@ -99,7 +101,10 @@ class TaskIndex:
     lines: list[int] = field(default_factory=list)
 
     def add(self, entries: list[Entry], examples: list[Example], agent_numbers: AgentNumbers, score: str) -> None:
-        """Add a task with its rollouts. The caller appends `blocks` and `lines`, once it has stored the rows."""
+        """Add a task with its rollouts.
+
+        The caller appends `problems`, and `blocks` and `lines` once it has stored the rows.
+        """
         self.tasks.append(entries[0].task_index)
         prompt = next((example.prompt for example in examples if example.prompt), [])
         self.prompts.append(shortened(last_user_text(prompt), PROMPT_CHARACTERS))
