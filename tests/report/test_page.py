@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 
 from ng_rollouts.report.build import ViewConfig, build_page
 from tests.conftest import SCRIPTS, SHARED_DATA, Ran, read_rows
+from tests.health.rows import message, row_of
 from tests.report.helpers import rollout_rows
 from tests.rollout_files import rollout_row, write_rows
 from tests.servers import Served
@@ -437,3 +438,37 @@ def test_served_page_requests_rows_and_searches_them(tmp_path: Path, visit: Call
         finally:
             process.terminate()
     assert not (tmp_path / "r.html").exists()
+
+
+def test_problems_are_linked_and_filter_the_tasks(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """The overview names the three largest problems with a task each; the list can be filtered by each problem."""
+    rows = []
+    for task in range(6):
+        for index in (0, 1):
+            items = [] if task in (2, 4) and index else [message(f"answer {task} {index}")]
+            row = row_of(*items, reward=float(index), cut="max_output_tokens" if task == 5 else None)
+            rows.append({**row, "_ng_task_index": task, "_ng_rollout_index": index})
+    write_rows(tmp_path / "r.jsonl", rows)
+    page = visit(built(tmp_path / "r.jsonl"))
+    expect(page.locator("#problems")).to_have_text(
+        "Problems: empty 2 (16.7 % of rollouts, task 2, rollout 1), token_limit 2 (16.7 % of rollouts, task 5, "
+        "rollout 0), task_consistently_unhealthy 1 (16.7 % of tasks, task 5)"
+    )
+    page.click("#problems >> text=task 2, rollout 1")
+    page.wait_for_selector("#detail :text('Task 2')")
+    page.go_back()
+    page.click("#problems >> text=empty")
+    expect(page.locator("#count")).to_contain_text("2 of 6 tasks")
+    page.select_option("#only", "problem-token_limit")
+    expect(page.locator("#count")).to_contain_text("1 of 6 tasks")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#count")).to_contain_text("1 of 6 tasks")
+
+
+def test_page_without_problems_shows_none(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """Without a problem, the overview has no line about them, and the list no filter."""
+    write_rows(tmp_path / "r.jsonl", [rollout_row(0, 0, 1.0)])
+    page = visit(built(tmp_path / "r.jsonl"))
+    expect(page.locator("#problems")).to_be_hidden()
+    assert page.locator("#only option[value^=problem-]").count() == 0

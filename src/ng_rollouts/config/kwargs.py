@@ -86,6 +86,10 @@ class Parameters(TypedDict, total=False):
     metrics_by: Literal["agent"] | None
     min_mean: Mapping[str, float]
     min_coverage: float
+    fail_on: Mapping[str, float] | Sequence[str] | None
+    disable_health_check: bool
+    health_check_ignored_checks: Sequence[str]
+    health_check_workers: int | None
     status_file: _Path | None
     quiet: bool
     report: bool
