@@ -60,7 +60,7 @@ def closed(rows: Iterable[dict[str, Any]], ignored: Iterable[Any] = ()) -> Close
 
 def flags(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The flags and notes of task 0."""
-    summary = dict(closed(rows).tally.listed())[0]
+    summary = dict(closed(rows).counts.listed())[0]
     return [*summary["flags"], *summary.get("notes", [])]
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from ng_rollouts.health.checks import CHECKS, Check, findings_in, mask_of, unobserved_in, unobserved_mask_of
 from ng_rollouts.health.closed_report import ClosedReport, close_report
+from ng_rollouts.health.counts import MAX_TASKS
 from ng_rollouts.health.report import MAX_INDEX, HealthReport
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.health.summary import quality_summary, unreadable_lines, verdict_lines
-from ng_rollouts.health.tally import MAX_TASKS
 from ng_rollouts.types import Json, RolloutHealth, RolloutKey, key_of
 from tests.health.rows import NEMO_GYM_CASES, closed, flags, message, reasoning, row_of
 
@@ -37,7 +37,7 @@ def lines_of(report: ClosedReport) -> list[dict[str, Any]]:
 def summary_of(report: HealthReport) -> Json:
     """The quality summary of a report."""
     result = close_report(report)
-    return quality_summary(result.tally, report.totals, report.ignored, result.lines)
+    return quality_summary(result.counts, report.totals, report.ignored, result.lines)
 
 
 def nemo_gym_report() -> HealthReport:
@@ -163,10 +163,10 @@ def test_verifier_may_grade_the_reasoning(low: float, expected: list[str]) -> No
 
 def test_flags_of_a_task_do_not_change_verdicts() -> None:
     """A flag is about the task, and its share is that of the tasks."""
-    tally = closed(repeats(("B", 0.0), ("B", 1.0))).tally
-    assert tally.verdicts() == {"unobserved": 2}
-    assert tally.share(Check.VERIFIER_DISAGREES) == 1.0
-    assert tally.share(Check.EMPTY) == 0.0
+    counts = closed(repeats(("B", 0.0), ("B", 1.0))).counts
+    assert counts.verdicts() == {"unobserved": 2}
+    assert counts.share(Check.VERIFIER_DISAGREES) == 1.0
+    assert counts.share(Check.EMPTY) == 0.0
 
 
 def test_ignored_checks_are_left_out() -> None:
@@ -175,7 +175,7 @@ def test_ignored_checks_are_left_out() -> None:
     for _ in range(2):
         report.add(RolloutKey(0, 0), health_of(row_of()))
     result = close_report(report)
-    assert result.tally.problems() == []
+    assert result.counts.problems() == []
     assert all("agent_turn_hollow" not in line["unobserved"] for line in lines_of(result))
     coverage = summary_of(report)["run"]["artifacts"]["coverage"]
     assert coverage["agent_turn_hollow"] == {"evaluated": 0, "unobserved": 0, "ignored": 2}
@@ -185,14 +185,14 @@ def test_rows_of_several_stages_are_not_duplicates() -> None:
     """Rows of the same rollout with other stages are kept apart, and their lines have the stage and the name."""
     rows = [row_of(message("a"), stage_index=stage, _ng_rollout_id="x") for stage in (0, 1)]
     result = closed(rows)
-    assert not result.tally.count(Check.DUPLICATE_IDENTITY)
+    assert not result.counts.count(Check.DUPLICATE_IDENTITY)
     assert [(line["rollout_id"], line["stage_index"]) for line in lines_of(result)] == [("x", 0), ("x", 1)]
 
 
 def test_examples_are_the_first_by_key_and_problems_are_sorted() -> None:
     """The most frequent problem comes first, and its example is the rollout with the smallest key."""
     rows = [{**row_of(), "_ng_task_index": task} for task in (9, 3)] + [row_of(message("x"), cut="max_steps")]
-    first, second = closed(rows).tally.problems()
+    first, second = closed(rows).counts.problems()
     assert (first.check, first.count, first.example) == (Check.EMPTY, 2, "task 3, rollout 0")
     assert (second.check, second.example, second.share) == (Check.STEP_LIMIT, "task 0, rollout 0", 1 / 3)
 
@@ -214,7 +214,7 @@ def test_index_that_is_too_large_is_rejected() -> None:
     with pytest.raises(ValueError, match="too large"):
         report.add(RolloutKey(0, MAX_INDEX + 1), health_of(row_of()))
     assert len(report) == 0
-    assert close_report(report).tally.problems() == []
+    assert close_report(report).counts.problems() == []
 
 
 @st.composite
@@ -235,7 +235,7 @@ def result_of(rollouts: Iterable[tuple[RolloutKey, RolloutHealth]]) -> tuple[lis
     for key, health in rollouts:
         report.add(key, health)
     result = close_report(report)
-    return list(verdict_lines(result.rows())), summary_of(report), result.tally.problems()
+    return list(verdict_lines(result.rows())), summary_of(report), result.counts.problems()
 
 
 @given(healths(), st.randoms())

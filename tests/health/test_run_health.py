@@ -51,13 +51,17 @@ def keyed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_health_of_a_run_is_that_of_its_file(rows: list[dict[str, Any]], rng: Any) -> None:
     """In any order of completion, a run has the counts, examples, flags and sums of a report of its output."""
     rows = keyed(rows)
-    expected = closed(rows).tally
+    expected = closed(rows).counts
     rng.shuffle(rows)
     health = collect(rows)
-    tally = health.tally
-    assert (tally.counts(), tally.verdicts(), tally.tasks) == (expected.counts(), expected.verdicts(), expected.tasks)
-    assert (tally.problems(), list(tally.listed())) == (expected.problems(), list(expected.listed()))
-    assert quality_summary(tally, health.totals)["run"]["artifacts"]["records"] == len(rows)
+    counts = health.counts
+    assert (counts.by_check(), counts.verdicts(), counts.tasks) == (
+        expected.by_check(),
+        expected.verdicts(),
+        expected.tasks,
+    )
+    assert (counts.problems(), list(counts.listed())) == (expected.problems(), list(expected.listed()))
+    assert quality_summary(counts, health.totals)["run"]["artifacts"]["records"] == len(rows)
 
 
 def test_without_a_trajectory_only_findings_have_a_line() -> None:
@@ -79,7 +83,7 @@ def test_without_findings_there_are_no_lines() -> None:
     health = collect(rows)
     assert not health.has_lines
     assert lines_of(health, rows) == []
-    assert health.tally.verdicts() == {"unobserved": 2}
+    assert health.counts.verdicts() == {"unobserved": 2}
 
 
 def test_with_a_trajectory_every_rollout_has_a_line() -> None:
@@ -103,16 +107,16 @@ def test_task_is_complete_without_a_failed_rollout() -> None:
     health = RunHealth(REPEATS, lambda _: REPEATS)
     for index in (0, 1):
         health.add(index, RolloutKey(0, index), health_of(row_of()))
-    assert health.tally.tasks == 0
+    assert health.counts.tasks == 0
     health.give_up(0)
-    assert health.tally.tasks == 1
-    assert health.tally.count(Check.CONSISTENTLY_UNHEALTHY) == 1
+    assert health.counts.tasks == 1
+    assert health.counts.count(Check.CONSISTENTLY_UNHEALTHY) == 1
 
 
 def test_ignored_checks_are_not_found() -> None:
     """An ignored check has no count and no line."""
     health = collect(keyed([row_of()]), ignored=[Check.EMPTY])
-    assert health.tally.problems() == []
+    assert health.counts.problems() == []
     assert not health.has_lines
 
 

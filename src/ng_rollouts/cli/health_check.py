@@ -17,11 +17,11 @@ from ng_rollouts.console import print_json, print_result, prints_only_json
 from ng_rollouts.errors import GateMissed, InputError
 from ng_rollouts.health.checks import Check
 from ng_rollouts.health.closed_report import ClosedReport, close_report
+from ng_rollouts.health.counts import HealthCounts
 from ng_rollouts.health.report import MAX_INDEX, HealthReport
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.health.selection import Limits, check_disjoint, checks_of, limits_of, missed_limits
 from ng_rollouts.health.summary import quality_summary, unreadable_lines, verdict_lines
-from ng_rollouts.health.tally import Tally
 from ng_rollouts.outputs.path_checks import check_not_an_output, check_replaceable, check_side_files, writable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.reader import check_readable, open_rollouts, parse_row, task_value, value_digest
@@ -82,13 +82,13 @@ def run(config: HealthCheckConfig) -> int:
     if not len(report):
         raise InputError(f"{source} has no rollouts")
     closed = close_report(report)
-    summary = quality_summary(closed.tally, report.totals, report.ignored, closed.lines)
+    summary = quality_summary(closed.counts, report.totals, report.ignored, closed.lines)
     _write(paths, closed, summary)
-    for line in (*summary_lines(closed.tally), f"Quality summary: {paths.quality_summary}"):
+    for line in (*summary_lines(closed.counts), f"Quality summary: {paths.quality_summary}"):
         print_result(line)
     if prints_only_json():
         print_json(summary)
-    if missed := list(missed_limits("fail_on", config.limits, closed.tally)):
+    if missed := list(missed_limits("fail_on", config.limits, closed.counts)):
         raise GateMissed("; ".join(missed))
     return 0
 
@@ -137,14 +137,14 @@ class Grouping:
         return RolloutKey(task[0], task[1] - 1)
 
 
-def summary_lines(tally: Tally) -> Iterator[str]:
+def summary_lines(counts: HealthCounts) -> Iterator[str]:
     """The counts of verdicts and the table of problems, as lines for the terminal."""
-    verdicts = tally.verdicts()
-    counts = ", ".join(f"{verdicts[name]} {name}" for name in ("healthy", "unhealthy", "unobserved"))
-    yield f"Rollout health: {len(tally)} checked, {counts}"
+    verdicts = counts.verdicts()
+    by_verdict = ", ".join(f"{verdicts[name]} {name}" for name in ("healthy", "unhealthy", "unobserved"))
+    yield f"Rollout health: {len(counts)} checked, {by_verdict}"
     if verdicts["unobserved"]:
         yield "  unobserved: nothing was found, but the checks of model calls need ng_trajectory in the rows"
-    if problems := tally.problems():
+    if problems := counts.problems():
         width = max(len(each.check) for each in problems)
         example_width = max(7, *(len(each.example) for each in problems))
         yield f"  {'check':<{width}} {'count':>7} {'share':>7}  {'example':<{example_width}}  meaning"
@@ -152,8 +152,8 @@ def summary_lines(tally: Tally) -> Iterator[str]:
             numbers = f"{each.count:>7} {100 * each.share:>6.1f}%"
             yield f"  {each.check:<{width}} {numbers}  {each.example:<{example_width}}  {each.meaning.replace('`', '')}"
     for check in (Check.ALWAYS_SOLVED, Check.NEVER_SOLVED):
-        if count := tally.count(check):
-            yield f"{check}: {count} of {tally.tasks} tasks, such as {tally.example(check)}"
+        if count := counts.count(check):
+            yield f"{check}: {count} of {counts.tasks} tasks, such as {counts.example(check)}"
 
 
 def _write(paths: OutputPaths, closed: ClosedReport, summary: Json) -> None:

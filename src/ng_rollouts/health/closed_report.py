@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ng_rollouts.health.checks import LINE_UNOBSERVED, Check
+from ng_rollouts.health.counts import HealthCounts
 from ng_rollouts.health.report import Columns, HealthReport
-from ng_rollouts.health.tally import Tally
 from ng_rollouts.health.task_rules import task_health
 from ng_rollouts.types import RolloutKey
 
@@ -38,7 +38,7 @@ class ClosedReport:
         columns, order, masks: the rollouts, the order of their keys, and their final masks.
         lines: numbers of the lines that are not rollouts.
         line_mask: the mask of each of them.
-        tally: the counts.
+        counts: rollouts by finding, and tasks by flag.
     """
 
     columns: Columns
@@ -46,7 +46,7 @@ class ClosedReport:
     masks: array[int]
     lines: array[int]
     line_mask: int
-    tally: Tally = field(default_factory=Tally)
+    counts: HealthCounts = field(default_factory=HealthCounts)
 
     def rows(self) -> Iterator[CheckedRow]:
         """The rollouts in the order of their keys."""
@@ -71,7 +71,7 @@ def close_report(report: HealthReport) -> ClosedReport:
     for task_index, numbers in groupby(order, key=columns.tasks.__getitem__):
         _close_task(closed, task_index, list(numbers), report.kept)
     for line in closed.lines:
-        closed.tally.add_line(line, closed.line_mask)
+        closed.counts.add_line(line, closed.line_mask)
     return closed
 
 
@@ -92,5 +92,5 @@ def _close_task(closed: ClosedReport, task_index: int, numbers: list[int], kept:
         [columns.rewards[at] for at in numbers],
     )
     for at in numbers:
-        closed.tally.add_rollout(RolloutKey(task_index, columns.rollouts[at]), masks[at])
-    closed.tally.add_task(task_index, found, found.mask & kept)
+        closed.counts.add_rollout(RolloutKey(task_index, columns.rollouts[at]), masks[at])
+    closed.counts.add_task(task_index, found, found.mask & kept)

@@ -20,8 +20,8 @@ from ng_rollouts.health.checks import (
     unobserved_mask_of,
 )
 from ng_rollouts.health.closed_report import CheckedRow
+from ng_rollouts.health.counts import OF_VERDICTS, HealthCounts
 from ng_rollouts.health.report import CallTotals
-from ng_rollouts.health.tally import OF_VERDICTS, Tally
 from ng_rollouts.health.task_rules import task_health
 from ng_rollouts.types import RolloutHealth, RolloutKey
 
@@ -88,14 +88,14 @@ class RunHealth:
 
     Attributes:
         ignored: those checks, in the order of `Check`.
-        tally: the counts. Flags of tasks are those of the tasks that are complete.
+        counts: rollouts by finding, and complete tasks by flag.
         totals: sums over model calls.
     """
 
     def __init__(self, rollouts: int, group_size: Callable[[int], int], ignored: Iterable[Check] = ()) -> None:
         left_out = frozenset(ignored)
         self.ignored = tuple(check for check in CHECKS if check in left_out)
-        self.tally = Tally()
+        self.counts = HealthCounts()
         self.totals = CallTotals()
         self._kept = ~(mask_of(self.ignored) | unobserved_mask_of(self.ignored))
         self._group_size = group_size
@@ -109,7 +109,7 @@ class RunHealth:
     def add(self, position: int, key: RolloutKey, health: RolloutHealth) -> None:
         """Add a rollout; the last one of its task completes the task."""
         mask = health.mask & self._kept
-        self.tally.add_rollout(key, mask)
+        self.counts.add_rollout(key, mask)
         self.totals.add(health)
         if mask & ROLLOUT_FINDINGS or health.calls is not None:
             self._add_line(position, key, mask, health)
@@ -168,4 +168,4 @@ class RunHealth:
     def _close(self, task_index: int) -> None:
         if group := self._open.pop(task_index, None):
             found = task_health(*zip(*group, strict=True))
-            self.tally.add_task(task_index, found, found.mask & self._kept)
+            self.counts.add_task(task_index, found, found.mask & self._kept)

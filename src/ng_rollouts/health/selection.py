@@ -8,7 +8,7 @@ from typing import Any
 
 from ng_rollouts.errors import ConfigError, did_you_mean
 from ng_rollouts.health.checks import Check
-from ng_rollouts.health.tally import Tally
+from ng_rollouts.health.counts import HealthCounts
 
 Limits = Mapping[Check, float]
 """The largest accepted share of rollouts with each finding, or of tasks with each flag."""
@@ -45,12 +45,12 @@ def check_disjoint(ignored_parameter: str, ignored: Iterable[Check], parameter: 
         raise ConfigError(f"{min(both)} is in both {ignored_parameter} and {parameter}: remove it from one")
 
 
-def missed_limits(parameter: str, limits: Limits, tally: Tally) -> Iterator[str]:
+def missed_limits(parameter: str, limits: Limits, counts: HealthCounts) -> Iterator[str]:
     """A line for each check that is more frequent than its limit."""
     for check, limit in limits.items():
-        if (share := tally.share(check)) > limit:
+        if (share := counts.share(check)) > limit:
             of = "tasks" if check.is_of_task else "rollouts"
-            yield f"{check} is {share:.4g} of the {of}, above {parameter}.{check}={limit:g} ({tally.example(check)})"
+            yield f"{check} is {share:.4g} of the {of}, above {parameter}.{check}={limit:g} ({counts.example(check)})"
 
 
 def _entries(parameter: str, value: Any) -> Iterator[tuple[str, Any]]:

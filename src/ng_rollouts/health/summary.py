@@ -20,8 +20,8 @@ from ng_rollouts.health.checks import (
     verdict_of,
 )
 from ng_rollouts.health.closed_report import CheckedRow
+from ng_rollouts.health.counts import OF_VERDICTS, HealthCounts
 from ng_rollouts.health.report import CallTotals
-from ng_rollouts.health.tally import OF_VERDICTS, Tally
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 
@@ -59,7 +59,9 @@ def _end_of_line(mask: int) -> bytes:
     return dumps(end)[1:-1]
 
 
-def quality_summary(tally: Tally, totals: CallTotals, ignored: Sequence[Check] = (), lines: Iterable[int] = ()) -> Json:
+def quality_summary(
+    counts: HealthCounts, totals: CallTotals, ignored: Sequence[Check] = (), lines: Iterable[int] = ()
+) -> Json:
     """The quality summary.
 
     `issues` counts rollouts, or tasks for the checks of tasks; `notes` are those that are not problems. Beyond 5000
@@ -69,15 +71,15 @@ def quality_summary(tally: Tally, totals: CallTotals, ignored: Sequence[Check] =
         ignored: checks that were left out.
         lines: numbers of the lines that are not rollouts.
     """
-    verdicts, counts = tally.verdicts(), tally.counts()
-    tasks = {str(index): summary for index, summary in tally.listed()}
-    left_out = tally.tasks - len(tasks)
+    verdicts, by_check = counts.verdicts(), counts.by_check()
+    tasks = {str(index): summary for index, summary in counts.listed()}
+    left_out = counts.tasks - len(tasks)
     run = {
         "ignored_checks": sorted(check.value for check in ignored),
-        "artifacts": {"records": len(tally), "captures": totals.captures, "coverage": _coverage(tally, ignored)},
+        "artifacts": {"records": len(counts), "captures": totals.captures, "coverage": _coverage(counts, ignored)},
         "verdicts": {name: verdicts[name] for name in _VERDICTS},
-        "issues": {check.value: counts.get(check, 0) for check in CHECKS if check.is_problem},
-        "notes": {check.value: counts.get(check, 0) for check in CHECKS if not check.is_problem},
+        "issues": {check.value: by_check.get(check, 0) for check in CHECKS if check.is_problem},
+        "notes": {check.value: by_check.get(check, 0) for check in CHECKS if not check.is_problem},
         "stats": _stats(totals),
         **({"tasks_left_out": left_out} if left_out else {}),
     }
@@ -95,22 +97,23 @@ def _line_name(line: int) -> str:
     return f"__unreadable_record__:input-0:line-{line}"
 
 
-def _coverage(tally: Tally, ignored: Sequence[Check]) -> Json:
+def _coverage(counts: HealthCounts, ignored: Sequence[Check]) -> Json:
     """For each of NeMo Gym's checks: how often it was made, lacked evidence or was left out."""
     unobserved: Counter[Check] = Counter()
-    for mask, count in tally.by_mask.items():
+    for mask, count in counts.by_mask.items():
         for check in unobserved_in(mask & ALL_UNOBSERVED):
             unobserved[check] += count
     return {
-        check.value: _covered(check, tally, unobserved[check], is_ignored=check in ignored) for check in NEMO_GYM_CHECKS
+        check.value: _covered(check, counts, unobserved[check], is_ignored=check in ignored)
+        for check in NEMO_GYM_CHECKS
     }
 
 
-def _covered(check: Check, tally: Tally, unobserved: int, *, is_ignored: bool) -> Json:
-    total = tally.tasks + tally.lines if check.is_of_task else len(tally)
+def _covered(check: Check, counts: HealthCounts, unobserved: int, *, is_ignored: bool) -> Json:
+    total = counts.tasks + counts.lines if check.is_of_task else len(counts)
     if is_ignored:
         return {"evaluated": 0, "unobserved": 0, "ignored": total}
-    evaluated = tally.task_evaluated[check] if check.is_of_task else total - unobserved
+    evaluated = counts.task_evaluated[check] if check.is_of_task else total - unobserved
     return {"evaluated": evaluated, "unobserved": total - evaluated, "ignored": 0}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ng_rollouts.health.checks import CHECKS, ROLLOUT_FINDINGS, mask_of
+from ng_rollouts.health.counts import HealthCounts
 from ng_rollouts.health.rollout import health_of
-from ng_rollouts.health.tally import Tally
 from ng_rollouts.health.task_rules import task_health
 from ng_rollouts.types import Json, RolloutHealth, RolloutKey
 
@@ -21,12 +21,12 @@ _NONE = RolloutHealth(0)
 class Problems:
     """Problems of rollouts and tasks."""
 
-    _tally: Tally = field(default_factory=Tally)
+    _counts: HealthCounts = field(default_factory=HealthCounts)
 
     def add(self, key: RolloutKey, row: Json) -> int:
         """Add a rollout whose task may continue; the mask of its problems."""
         mask = health_of(row).mask
-        self._tally.add_rollout(key, mask)
+        self._counts.add_rollout(key, mask)
         return mask & ROLLOUT_FINDINGS
 
     def add_task(self, task_index: int, rows: Sequence[Json | None]) -> list[int]:
@@ -38,7 +38,7 @@ class Problems:
         healths = [_NONE if row is None else health_of(row) for row in rows]
         checked = [number for number, row in enumerate(rows) if row is not None]
         for number in checked:
-            self._tally.add_rollout(RolloutKey(task_index, _index_of(rows[number], number)), healths[number].mask)
+            self._counts.add_rollout(RolloutKey(task_index, _index_of(rows[number], number)), healths[number].mask)
         if not checked:
             return [0] * len(rows)
         found = task_health(
@@ -47,7 +47,7 @@ class Problems:
             [healths[number].answer for number in checked],
             [healths[number].reward or 0.0 for number in checked],
         )
-        self._tally.add_task(task_index, found, found.mask)
+        self._counts.add_task(task_index, found, found.mask)
         return [
             0 if row is None else (health.mask | found.mask) & _PROBLEMS
             for row, health in zip(rows, healths, strict=True)
@@ -66,7 +66,7 @@ class Problems:
                 "example": each.example,
                 "meaning": each.meaning,
             }
-            for each in self._tally.problems()
+            for each in self._counts.problems()
         ]
 
 

@@ -170,7 +170,7 @@ class Finalizer:
         with _as_warning(paths.rollout_verdicts):
             await asyncio.to_thread(_write_verdicts, paths.rollout_verdicts, health, collected)
         with _as_warning(paths.quality_summary):
-            write_json(paths.quality_summary, quality_summary(health.tally, health.totals, health.ignored))
+            write_json(paths.quality_summary, quality_summary(health.counts, health.totals, health.ignored))
 
     async def _agent_side_metrics(self) -> dict[str, Json]:
         if self.config.agent_side_metrics != "auto":

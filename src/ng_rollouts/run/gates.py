@@ -44,7 +44,7 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float, health: 
     if coverage < config.min_coverage:
         missed.append(f"coverage is {coverage:.4g}, below min_coverage={config.min_coverage:g}")
     if health:
-        missed += missed_limits("fail_on", limits_of("fail_on", config.fail_on), health.tally)
+        missed += missed_limits("fail_on", limits_of("fail_on", config.fail_on), health.counts)
     if missed:
         raise GateMissed("; ".join(missed))
 

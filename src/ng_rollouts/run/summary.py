@@ -11,7 +11,7 @@ from textwrap import shorten
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.health.tally import Problem
+from ng_rollouts.health.counts import Problem
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
@@ -146,7 +146,7 @@ class SummaryFile:
     def _problems(self) -> Json | None:
         """Rollouts by health check, or tasks for a check of tasks; None if they were not checked."""
         health = self.state.health
-        return {each.check.value: each.count for each in health.tally.problems()} if health else None
+        return {each.check.value: each.count for each in health.counts.problems()} if health else None
 
     def _means(self) -> Json:
         # A failure counts as 0 for the scores that its agent would have given.
@@ -232,7 +232,7 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     else:
         yield f"output: {paths.output} ({_rows(counters.collected)}, in completion order: the run is not finished)"
     # They lower the averages, and are often a matter of settings rather than of the model.
-    if state.health and (problems := state.health.tally.problems()[:_MAX_PROBLEMS]):
+    if state.health and (problems := state.health.counts.problems()[:_MAX_PROBLEMS]):
         yield f"problems: {', '.join(map(_problem_text, problems))}"
 
 

@@ -66,7 +66,7 @@ class TaskCounts(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
+class HealthCounts:
     """Counts over rollouts and tasks. Its size depends on the number of different findings, not on that of rollouts.
 
     Attributes:
@@ -135,7 +135,7 @@ class Tally:
             return f"task {key[0]}" if len(key) == 1 else f"task {key[0]}, rollout {key[1]}"
         return f"line {self._first_line}" if check is Check.RECORD_UNREADABLE and self._first_line else ""
 
-    def counts(self) -> dict[Check, int]:
+    def by_check(self) -> dict[Check, int]:
         """The number of rollouts by finding and of tasks by flag, without those that do not occur."""
         return {check: count for check in CHECKS if (count := self.count(check))}
 
@@ -150,7 +150,7 @@ class Tally:
         """All problems, the most frequent first. A flag that follows from the verdicts of rollouts comes last."""
         found = [
             Problem(check, count, self.share(check), self.example(check), self._examples.get(check, (None,))[0])
-            for check, count in self.counts().items()
+            for check, count in self.by_check().items()
             if check.is_problem
         ]
         return sorted(found, key=lambda each: (each.check is Check.CONSISTENTLY_UNHEALTHY, -each.share))
