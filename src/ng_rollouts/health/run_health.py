@@ -30,7 +30,7 @@ _WIDER = {1 << 8: "H", 1 << 16: "I"}
 
 
 class _Collected(NamedTuple):
-    """What the rules about tasks need of a rollout."""
+    """The values of a rollout that the rules about tasks read."""
 
     rollout_index: int
     mask: int
