@@ -25,7 +25,7 @@ PACKAGED_AGENT = "+agent_name=example_math_agent"
 
 def side_files(stem: str) -> set[str]:
     """The names of the files that a run without failures writes in addition to its output."""
-    return {f"{stem}{ending}.json" for ending in ("_manifest", "_aggregate_metrics", "_summary")}
+    return {f"{stem}{ending}.json" for ending in ("_manifest", "_aggregate_metrics", "_summary", "_quality_summary")}
 
 
 def names_in(folder: Path) -> set[str]:

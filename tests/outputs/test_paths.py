@@ -31,7 +31,14 @@ def test_outputs_that_differ_after_a_dot_have_their_own_side_files(
     for name in ("out_0.2", "out_0.7"):
         assert command(FILES[0], "+agent_name=a", f"+agent_url={server.url}", f"+output_jsonl_fpath={name}").code == 1
     names = {path.name for path in tmp_path.iterdir()} - {"tasks.jsonl"}
-    endings = ("", "_failures.jsonl", "_manifest.json", "_aggregate_metrics.json", "_summary.json")
+    endings = (
+        "",
+        "_failures.jsonl",
+        "_manifest.json",
+        "_aggregate_metrics.json",
+        "_summary.json",
+        "_quality_summary.json",
+    )
     assert names == {name + ending for name in ("out_0.2", "out_0.7") for ending in endings}
 
 
