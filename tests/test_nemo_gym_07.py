@@ -15,7 +15,8 @@ import pytest
 
 from ng_rollouts.agents.agent_metrics import _write_bodies
 from ng_rollouts.types import Json
-from tests.conftest import Ran, read_rows
+from tests.conftest import FILES, RESUME, Ran, read_rows
+from tests.servers import Served
 
 CASES = Path(__file__).parent / "gym07"
 
@@ -239,3 +240,49 @@ def test_case_06_planned_fields(aggregate: Aggregate) -> None:
     metrics = aggregate("06_zero", "+count_as_zero=failed,missing")["agent_metrics"]
     assert metrics["mean/level"] == 4.0
     assert not any("_ng_failure" in key or key.endswith("/status") for key in metrics)
+
+
+def test_case_14_token_ids(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Token ids, log probabilities and the marks of a capture are in the output as they are in the reply."""
+    rows = read_rows(CASES / "14_token_ids.jsonl")
+    server = serve(replies=rows)
+    tasks(3)
+    ran = command(*FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=1")
+    assert ran.code == 0, ran.stderr
+    assert "masked: 1 of 3" in ran.stderr
+    for sent, kept in zip(rows, read_rows(tmp_path / "r.jsonl"), strict=True):
+        assert kept["response"] == sent["response"]
+        assert kept.get("_ng_token_capture") == sent.get("_ng_token_capture")
+
+
+@pytest.mark.parametrize(("case", "lines"), [("16_torn", 1), ("16_no_newline", 1)])
+def test_case_16_last_lines(
+    command: Callable[..., Ran],
+    serve: Callable[..., Served],
+    tasks: Callable[..., Path],
+    tmp_path: Path,
+    case: str,
+    lines: int,
+) -> None:
+    """A resume removes a half-written last line and keeps a whole one without a newline; it asks for the rest."""
+    shutil.copy(CASES / f"{case}.jsonl", tmp_path / "r.jsonl")
+    server = serve()
+    tasks(1)
+    ran = command(*FILES, f"+agent_url={server.url}", "+num_repeats=2", RESUME)
+    assert ran.code == 0, ran.stderr
+    assert server.stats()["asked"] == {"0/1": 1}
+    assert len(read_rows(tmp_path / "r.jsonl")) == 1 + lines
+
+
+def test_case_18_drained(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A rollout that was drained is written nowhere: it is due on a resume."""
+    drained = read_rows(CASES / "18_unscored.jsonl")[2]
+    tasks(1)
+    ran = command(*FILES, f"+agent_url={serve(replies=[drained]).url}", "+max_attempts=1")
+    assert ran.code == 1, ran.stderr
+    assert read_rows(tmp_path / "r.jsonl") == []
+    assert not (tmp_path / "r_failures.jsonl").exists()

@@ -54,3 +54,11 @@ def test_merge_of_files_without_rollouts_is_an_error(command: Callable[..., Ran]
     (tmp_path / "empty.jsonl").touch()
     ran = command("+input_glob=empty.jsonl", "+output_jsonl_fpath=e.jsonl", script="ng_aggregate_rollouts")
     assert (ran.code, "without rollouts" in ran.stderr) == (2, True)
+
+
+def test_head_server_of_nemo_gym_is_not_needed(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """NeMo Gym's command asks its servers for the metrics; here its parameter is accepted with a note."""
+    (tmp_path / "r.jsonl").write_text('{"_ng_task_index": 0, "_ng_rollout_index": 0, "reward": 1.0}\n')
+    arguments = ["+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl", "+head_server.port=11000"]
+    ran = command(*arguments, script="ng_aggregate_rollouts")
+    assert (ran.code, "note: head_server.port has no effect" in ran.stderr) == (0, True), ran.stderr

@@ -19,6 +19,9 @@ from ng_rollouts.streams import LOOKALIKES
 
 T = TypeVar("T")
 
+_NEEDLESS = dict.fromkeys(("head_server.host", "head_server.port"), "metrics are computed here, without a server")
+"""Parameters of NeMo Gym's commands that are accepted, and why none is needed."""
+
 
 def run_command(name: str, config: type[T], run: Callable[[T], int], *, example: str) -> NoReturn:
     """Run a command: parse its arguments, run it, exit with its exit code.
@@ -65,6 +68,9 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
+        if key in _NEEDLESS:
+            log(f"note: {key} has no effect: {_NEEDLESS[key]}")
+            continue
         if not equals or argument.startswith("-"):
             raise ConfigError(f"{argument!r} is not a parameter: write {_as_parameter(argument, hints)} (see --help)")
         if key.endswith("fpath") and "://" in value:
