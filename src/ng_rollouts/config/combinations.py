@@ -1,0 +1,78 @@
+"""Checks of parameters against one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ng_rollouts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ng_rollouts.config.parameters import CollectConfig
+
+
+def check_combinations(config: CollectConfig) -> None:
+    """Check that no parameter contradicts another, or has no effect without one.
+
+    Raises:
+        ConfigError: one does.
+    """
+    _check_model_server(config)
+    _check_resume(config)
+    _check_routes(config)
+    _check_time(config)
+    _check_shards(config)
+
+
+def _check_routes(config: CollectConfig) -> None:
+    default = config.agent_map.get("_default")
+    if config.agent_name is not None and default not in (None, config.agent_name):
+        raise ConfigError(
+            f"agent_name={config.agent_name} and agent_map._default={default} name two agents for all rows: give one"
+        )
+    for key, agents in config.fan_out.items():
+        names = agents if isinstance(agents, list) else []
+        if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise ConfigError(f"fan_out.{key} must be a list of different agents such as [a, b], got {agents!r}")
+    if (config.environment_routing_mode == "legacy") != (config.environment_server_name is not None):
+        raise ConfigError("environment_routing_mode=legacy and environment_server_name=NAME go together")
+
+
+def _check_time(config: CollectConfig) -> None:
+    if config.drain_margin_s is not None and config.dispatch_budget_s is None:
+        raise ConfigError("drain_margin_s has no effect without dispatch_budget_s: give both")
+
+
+def _check_model_server(config: CollectConfig) -> None:
+    if config.policy_api == "responses" and config.num_repeats_add_seed:
+        raise ConfigError(
+            "num_repeats_add_seed needs a seed, which /responses does not accept: use policy_api=chat_completions"
+        )
+    if config.policy_base_url is not None and config.agent_url is not None:
+        raise ConfigError("agent_url is for an agent server, policy_base_url for a model server: give one of them")
+    if config.resources_base_url and config.tools:
+        raise ConfigError("resources_base_url and tools both provide tools: give one of them")
+    # A model server can also be in an entry of `agents`, which is checked when the agents are resolved.
+    if config.policy_base_url is None and not any(
+        "policy_base_url" in (entry or ()) for entry in config.agents.values()
+    ):
+        for key in ("verifier", "resources_base_url", "tools"):
+            if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
+                raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+
+
+def _check_resume(config: CollectConfig) -> None:
+    if config.resume_from_cache and config.overwrite:
+        raise ConfigError("resume_from_cache=true keeps the output, overwrite=true replaces it: choose one")
+
+
+def _check_shards(config: CollectConfig) -> None:
+    index, count = config.shard_index, config.num_shards
+    # With shard_from, num_shards may still be given: a job array can have gaps.
+    if config.shard_from is not None:
+        if index is not None:
+            raise ConfigError("shard_from=slurm and shard_index both set the shard: give one of them")
+        return
+    if (index is None) != (count is None):
+        raise ConfigError("shard_index and num_shards go together: +shard_index=0 +num_shards=4")
+    if index is not None and count is not None and index >= count:
+        raise ConfigError(f"shard_index must be from 0 to num_shards - 1 = {count - 1}, got {index}")
