@@ -102,5 +102,5 @@ def test_agents_receive_rollouts_that_count_as_zero(
     keys = [(row["_ng_task_index"], row["_ng_rollout_index"]) for row in sent]
     assert keys == [(task, index) for task in range(10) for index in range(2)]
     zeros = [row for row in sent if "response" not in row]
-    assert f"counted as 0: {len(zeros)} failed" in ran.stderr
+    assert f"counted with reward 0: {len(zeros)} failed" in ran.stderr
     assert {row["reward"] for row in zeros} == {0.0}

@@ -67,7 +67,7 @@ def test_page_of_a_run_shows_its_counts_and_failures(
     tmp_path: Path,
     visit: Callable[..., Page],
 ) -> None:
-    """`report=true` writes a page with the run's counts, failure classes and parameters.
+    """`report=true` writes a page with the run's state, counts, failure classes and parameters.
 
     Failures and rollouts of incomplete groups can be read in it.
     """
@@ -86,6 +86,7 @@ def test_page_of_a_run_shows_its_counts_and_failures(
         str(len(read_rows(tmp_path / "r.jsonl"))),
     )
     assert cards["mean reward"].startswith(f"{summary['means']['reward']:.3f} ± ")
+    assert page.locator("#run .state").inner_text() == f"finished, {60 - failed} of 60 rollouts, {failed} failed"
     failures = page.locator("#failures").inner_text().split()
     assert failures == ["Failures", "by", "class", "class", "rollouts", "http_400", str(failed)]
     assert "wall time" in page.locator("#facts").inner_text()

@@ -79,7 +79,7 @@ def test_all_figures_of_a_run_count_the_same_rollouts_as_0(
     assert (len(entry["group_level_metrics"]), summary["counted_as_zero"]) == (tasks, counted)
     assert entry["statistics"].get("counted_as_zero", {}) == counted
     parts = ", ".join(f"{number} {reason}" for reason, number in counted.items())
-    assert (f"counted as 0: {parts}" in ran.stderr) if counted else ("counted as 0" not in ran.stderr)
+    assert (f"counted with reward 0: {parts}" in ran.stderr) if counted else ("counted with reward 0" not in ran.stderr)
 
 
 def test_no_file_of_rows_changes(collect: Callable[..., Ran], tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_merging_command_gives_the_figures_of_the_run(
     ran = command(*merge, script="ng_aggregate_rollouts")
     (collected, _), (merged, _) = results_of(tmp_path), results_of(tmp_path, "all")
     assert merged["agent_metrics"] == pytest.approx(collected["agent_metrics"]), ran.stderr
-    assert "counted as 0: " in ran.stderr
+    assert "counted with reward 0: " in ran.stderr
 
 
 @pytest.mark.parametrize("value", [3, {"failed": True}, [1], ["failed", None]])

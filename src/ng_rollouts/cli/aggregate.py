@@ -132,7 +132,7 @@ def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config:
         log(f"{paths.aggregate_metrics} exists: renamed to {back_up(paths.aggregate_metrics)}")
     write_json(paths.aggregate_metrics, metrics)
     if counted := sum((each.stats.counted_as_zero for each in agents.values()), Counter[str]()):
-        log(f"counted as 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}")
+        log(f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}")
 
 
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:

@@ -144,7 +144,6 @@ LINE_UNOBSERVED = unobserved_mask_of((Check.CHECK_EXECUTION_ERROR, Check.DUPLICA
 """The checks that a line which is not a rollout does not allow."""
 
 ROLLOUT_FINDINGS = mask_of(check for check in CHECKS if not check.is_of_task)
-TASK_FINDINGS = mask_of(check for check in CHECKS if check.is_of_task)
 ALL_UNOBSERVED = unobserved_mask_of(check for check in NEMO_GYM_CHECKS if not check.is_of_task)
 
 # Facts about a rollout.

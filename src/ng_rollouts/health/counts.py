@@ -62,7 +62,8 @@ class TaskCounts(NamedTuple):
         checks = findings_in(self.flags)
         notes = [check for check in checks if not check.is_problem]
         flags = [check for check in checks if check.is_problem]
-        return {**self._asdict(), "flags": flags, **({"notes": notes} if notes else {})}
+        verdicts = {"healthy": self.healthy, "unhealthy": self.unhealthy, "unobserved": self.unobserved}
+        return {"repeats": self.repeats, **verdicts, "flags": flags, **({"notes": notes} if notes else {})}
 
 
 @dataclass(slots=True)

@@ -128,7 +128,7 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
     yield ["failed", index.kinds.count(FAILED)]
     if masked := statistics.get("masked"):
         reasons = ", ".join(f"{reason}: {count}" for reason, count in masked.items())
-        yield ["masked, not in any metric", f"{sum(masked.values())} ({reasons})"]
+        yield [f"masked, not in any metric ({reasons})", sum(masked.values())]
     if incomplete := index.kinds.count(INCOMPLETE):
         yield ["set aside, not in any metric", incomplete]
     for name in ("truncated", "empty"):

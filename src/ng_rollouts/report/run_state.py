@@ -38,15 +38,15 @@ def is_running(paths: OutputPaths) -> bool:
     return False
 
 
-def heading_of(paths: OutputPaths, rollouts: int, failed: int, agents: list[str]) -> Json:
+def heading_of(paths: OutputPaths, rollouts: int, failed: int, agents: list[str], *, running: bool) -> Json:
     """State and description of the run, as page.js reads them.
 
     Args:
         rollouts, failed: number of rollouts in the output, and of failures.
         agents: the names of the agents in the rows.
+        running: whether the run writes the output.
     """
     summary, manifest = side_file(paths.summary), side_file(paths.manifest)
-    running = is_running(paths)
     status = side_file(paths.status) if running else {}
     if running:
         planned = _number(status.get("planned")) or _number(manifest.get("rollouts"))

@@ -140,7 +140,8 @@ class ServedFile:
         self._place(entry.task_index, entry.kind, entry.row_at.offset)
 
     def _heading(self, live: LiveIndex) -> Json:
-        return heading_of(self._paths, live.counts[FINISHED], live.counts[FAILED], list(live.agents))
+        rollouts, failed = live.counts[FINISHED], live.counts[FAILED]
+        return heading_of(self._paths, rollouts, failed, list(live.agents), running=is_running(self._paths))
 
     def _place(self, task_index: int, kind: int, offset: int) -> None:
         places = self._places.get(task_index)

@@ -224,7 +224,7 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counters.masked.most_common())
         yield f"masked: {counters.masked.total()} of {counters.collected} are not measurements ({reasons})"
     if counted := state.counted_as_zero:
-        yield f"counted as 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}"
+        yield f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}"
     if finished:
         yield f"output: {paths.output} ({_rows(finished.kept)})"
         if finished.set_aside:

@@ -77,6 +77,13 @@ def holder_of(fd: int) -> str | None:
     return None
 
 
+def is_locked_by_parent(path: Path) -> bool:
+    """Whether the parent process has locked a file: whether this is a child of the run that writes it."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return holder_of(file.fileno()) == f"process {os.getppid()}"
+    return False
+
+
 def has_name(fd: int, path: Path) -> bool:
     """Whether `path` is still the name of an open file."""
     try:
