@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from ng_rollouts.config.kwargs import Parameters, config_of
 from ng_rollouts.config.secrets import remember_proxies, remember_values
 from ng_rollouts.console import quietly
-from ng_rollouts.errors import NgRolloutsError, RolloutsFailed
+from ng_rollouts.errors import ConfigError, NgRolloutsError, RolloutsFailed
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import loads
@@ -139,6 +139,7 @@ def collect_groups(*, min_valid_per_group: int = 0, **parameters: Unpack[Paramet
         min_valid_per_group: groups with fewer valid rows (`RolloutGroup.valid`) are not yielded. `summary` has their
             number as `groups_not_yielded`.
     """
+    _check_min_valid(min_valid_per_group)
     return Collection(lambda summary: _groups_of_run(parameters, summary, min_valid_per_group))
 
 
@@ -195,8 +196,14 @@ def read_groups(path: str | Path, *, min_valid_per_group: int = 0) -> Iterator[R
     Raises:
         InputError: the file cannot be read, or a line is not a rollout.
     """
+    _check_min_valid(min_valid_per_group)
     groups = map(RolloutGroup, row_groups(Path(path)))
     return (group for group in groups if sum(group.valid) >= min_valid_per_group)
+
+
+def _check_min_valid(value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"min_valid_per_group must be an integer of 0 or more, got {value!r}")
 
 
 @asynccontextmanager

@@ -264,15 +264,16 @@ def test_sweep_continues_after_an_error_and_returns_the_highest_exit_code(
 ) -> None:
     """A usage error in one combination does not stop the others, and the sweep ends with the highest exit code."""
     tasks(2)
+    (tmp_path / "bad.jsonl").write_text("x")
     ran = command(
         "-m",
         PACKAGED_AGENT,
-        "+input_jsonl_fpath=tasks.jsonl,nope.jsonl,tasks.jsonl",
+        "+input_jsonl_fpath=tasks.jsonl,bad.jsonl,tasks.jsonl",
         "output_jsonl_fpath=r.jsonl",
     )
     assert ran.code == 2
     names = {"r.jsonl", *side_files("r")}
-    assert names_in(tmp_path) == {"tasks.jsonl", *names, *(f"{name}.1" for name in names)}
+    assert names_in(tmp_path) == {"tasks.jsonl", "bad.jsonl", *names, *(f"{name}.1" for name in names)}
 
 
 def test_sweep_does_not_replace_the_output_of_an_earlier_run(
@@ -287,6 +288,29 @@ def test_sweep_does_not_replace_the_output_of_an_earlier_run(
     ran = command(*sweep, "+overwrite=true")
     assert (ran.code, "is the output of an earlier run of the sweep" in ran.stderr) == (2, True)
     assert len(read_rows(tmp_path / "r.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("fail_on=[empty],[nonsense]", "fail_on"),
+        ("health_check_ignored_checks=[empty],[nonsense]", "health_check_ignored_checks"),
+        ("agent_url=http://127.0.0.1:9,ftp://x", "agent_url"),
+        ("input_jsonl_fpath=tasks.jsonl,nofile.jsonl", "input_jsonl_fpath nofile.jsonl cannot be read"),
+        ("prompt_config=null,missing.yaml", "missing.yaml"),
+        ("count_as_zero=failed,Missing", "did you mean missing?"),
+    ],
+)
+def test_sweep_checks_names_and_files_before_its_first_run(
+    command: Callable[..., Ran], tasks: Callable[..., Path], tmp_path: Path, values: str, message: str
+) -> None:
+    """A check, an address or a file that only one run of a sweep has is checked before the first run, too."""
+    tasks(2)
+    sweep = ["-m", PACKAGED_AGENT, "+output_jsonl_fpath=r.jsonl", values]
+    sweep += [] if "input_jsonl_fpath" in values else ["+input_jsonl_fpath=tasks.jsonl"]
+    ran = command(*sweep)
+    assert (ran.code, ran.stdout, message in ran.stderr) == (2, "", True), ran.stderr
+    assert names_in(tmp_path) == {"tasks.jsonl"}
 
 
 @pytest.mark.parametrize("launcher", [[], ["hydra/launcher=submitit_local"]], ids=["here", "jobs"])

@@ -175,7 +175,7 @@ def test_every_parameter_of_nemo_gym_is_known(name: str) -> None:
     keys = Keys.of(CollectConfig, ())
     if name in keys.parameters or name in keys.dicts or name in NEEDLESS or name == "head_server":
         return
-    with pytest.raises(ConfigError, match=f"{name}'?, a parameter of NeMo Gym: "):
+    with pytest.raises(ConfigError, match=f"{name}'? here, a parameter of NeMo Gym: "):
         keys.rewrite([f"+{name}=1"])
 
 

@@ -14,7 +14,8 @@ from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import scores_of_row, stats_of
 from ng_rollouts.types import RolloutKey
-from tests.conftest import Ran, read_rows
+from tests.conftest import FILES, Ran, read_rows
+from tests.servers import Served
 
 NOT_MASKED: list[object] = [False, None, 0, 0.0, "", []]
 MASKED: list[object] = [True, 1.0, "false", [0]]
@@ -152,7 +153,7 @@ def test_commands_that_read_leave_out_masked_rollouts(
     assert "Masked, in no statistic: 4 rollouts (session_lost: 4)" in profile.stdout
     assert [row["_ng_task_index"] for row in read_rows(tmp_path / "r_reward_profiling.jsonl")] == [0, 2]
     compared = command("+rollouts_jsonl_fpaths=r.jsonl,other.jsonl", script="ng_compare_rollouts")
-    assert "r.jsonl  over 4 of 8 rollouts (4 masked)" in compared.stdout
+    assert "r.jsonl  over 4 of 8 rollouts: 4 masked" in compared.stdout
     assert compared.stdout.startswith("reward over 2 tasks")
 
 
@@ -183,3 +184,33 @@ def test_exports_leave_out_masked_rollouts_unless_they_are_kept(command: Callabl
     assert len(export("+recipe=sft", "+keep_masked=true")) == 4
     assert [row["valid"] for row in export("+recipe=rl")] == [[True, False], [True, True]]
     assert [row["_ng_task_index"] for row in export("+recipe=rl", "+min_valid_per_group=2")] == [1]
+
+
+def test_coverage_is_that_of_each_agent(
+    command: Callable[..., Ran], serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """With several agents, each line counts the agent's own masked rollouts, and one line those of all agents."""
+    replies = [{"reward": 1.0}, {"reward": 0.0, "mask_sample": True}, {"reward": 1.0}]
+    masked = {"reward": 0.0, "mask_sample": True, "failure_kind": "session_lost"}
+    rows = [{"agent_ref": {"name": name}, "responses_create_params": {"input": "q"}} for name in "aaabb"]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    agents = [f"+agents.a.url={serve(replies=replies).url}", f"+agents.b.url={serve(replies=[masked]).url}"]
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", "+num_samples_in_parallel=1"]
+    ran = command(*files, *agents)
+    assert ran.code == 0, ran.stderr
+    assert "a: reward 1.000 ± 0.000 (95 % interval, over 2 tasks; 2 of 3 rollouts: 1 masked)" in ran.stderr
+    assert "b: no scores (over 0 tasks; 0 of 2 rollouts: 2 masked)" in ran.stderr
+    assert "all agents: 2 of 5 rollouts: 3 masked" in ran.stderr
+    summary = json.loads((tmp_path / "r_summary.json").read_text())
+    assert (summary["measured"], summary["coverage"]) == (2, 0.4)
+
+
+def test_masked_rollouts_have_no_problems_of_responses(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path]
+) -> None:
+    """An empty answer of a masked rollout is not a problem: its environment says that it measures nothing."""
+    empty = {"output": [{"type": "message", "content": [{"type": "output_text", "text": ""}]}], "status": "completed"}
+    tasks(2)
+    server = serve(replies=[{"reward": 0.0, "mask_sample": True, "response": empty}, {"reward": 1.0}])
+    ran = command(*FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=1", "+fail_on=[empty]")
+    assert (ran.code, "problems:" in ran.stderr) == (0, False), ran.stderr

@@ -85,7 +85,8 @@ def test_page_of_a_run_shows_its_counts_and_failures(
         str(failed),
         str(len(read_rows(tmp_path / "r.jsonl"))),
     )
-    assert cards["mean reward"].startswith(f"{summary['means']['reward']:.3f} ± ")
+    mean = cards[f"mean reward, over {cards['rollouts']} of 60 rollouts"]
+    assert mean.startswith(f"{summary['means']['reward']:.3f} ± ")
     assert page.locator("#run .state").inner_text() == f"finished, {60 - failed} of 60 rollouts, {failed} failed"
     failures = page.locator("#failures").inner_text().split()
     assert failures == ["Failures", "by", "class", "class", "rollouts", "http_400", str(failed)]

@@ -27,4 +27,7 @@ def test_missed_gate_ends_with_exit_code_5(
     assert json.loads((tmp_path / "r_summary.json").read_text())["exit_code"] == code
     assert (gate.partition("=")[0].lstrip("+") in ran.stderr) == (code == 5)
     if "nope" in gate:
-        assert "no rollout has the score 'nope': available scores: reward, accuracy" in ran.stderr.splitlines()[-1]
+        assert (
+            "no measured rollout has the score 'nope': available scores: reward, accuracy"
+            in ran.stderr.splitlines()[-1]
+        )

@@ -51,7 +51,7 @@ class EnvironmentServer:
         return {"_ng_environment_server": self.name, "_ng_result_type": self.type}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerConfig:
     """The servers in a head server's configuration; entries without an address are skipped.
 

@@ -139,6 +139,8 @@ def _main(arguments: list[str]) -> int:
 def _command_name() -> str:
     """This command for a resume: its name if the shell finds it under that name, or else the path that was typed."""
     name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return "python -m ng_rollouts"
     on_path = shutil.which(name)
     return name if on_path and Path(on_path).resolve() == Path(sys.argv[0]).resolve() else sys.argv[0]
 
@@ -244,6 +246,7 @@ def _check_sweep(arguments: list[str], command: Sequence[str]) -> None:
         ConfigError: a value is wrong, or two runs contradict each other.
     """
     from ng_rollouts.cli.sweep import check_outputs  # noqa: PLC0415 - loads orjson
+    from ng_rollouts.run.prepare import check_values  # noqa: PLC0415 - loads what a run needs
 
     _refuse_stdin(arguments)
     # With `--cfg`, no run begins. Another sweeper chooses the values of a run by the results of those before.
@@ -264,6 +267,8 @@ def _check_sweep(arguments: list[str], command: Sequence[str]) -> None:
         _compose(composed, check)
     for error in errors:
         raise error
+    for config in configs:
+        check_values(config)
     check_outputs(configs)
 
 

@@ -16,6 +16,7 @@ from ng_rollouts.config.fields import REQUIRED, param
 from ng_rollouts.console import log, print_json, print_result
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.jsonl import digest_of, loads
+from ng_rollouts.metrics.aggregate import Coverage
 from ng_rollouts.metrics.paired_comparison import Difference, difference_of
 from ng_rollouts.outputs.expected_counts import expected_counts
 from ng_rollouts.outputs.path_checks import check_other_runs, check_replaceable, writable
@@ -79,14 +80,11 @@ class FileScores:
     planned: int | None
 
     @property
-    def coverage_text(self) -> str:
-        """How many of the planned rollouts the mean is over; empty if it is all of them."""
+    def coverage(self) -> Coverage:
+        """How many of the planned rollouts the mean is over."""
         planned = max(self.planned or 0, self.measured + self.masked)
-        if self.measured == planned:
-            return ""
-        counts = {"masked": self.masked, "missing": planned - self.measured - self.masked}
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
-        return f"  over {self.measured:,} of {planned:,} rollouts ({reasons})"
+        reasons = {"masked": self.masked, "missing": planned - self.measured - self.masked}
+        return Coverage(self.measured, planned, reasons)
 
 
 def main() -> NoReturn:
@@ -112,9 +110,10 @@ def run(config: ComparisonConfig) -> int:
         pairs = {index: (first_tasks[index].mean, other_tasks[index].mean) for index in common}
         # The same seed for each pair: a file gives the same result, with or without further files.
         difference = difference_of(pairs, random.Random(config.seed))  # noqa: S311 - a bootstrap
-        compared.append({"first": first, "second": other, "score": config.score, **asdict(difference)})
-        coverage = files[first].coverage_text, files[other].coverage_text
-        for line in _summary_lines(first + coverage[0], other + coverage[1], config.score, difference):
+        coverages = {"coverage_first": asdict(files[first].coverage), "coverage_second": asdict(files[other].coverage)}
+        compared.append({"first": first, "second": other, "score": config.score, **asdict(difference), **coverages})
+        labels = [path + _over(files[path].coverage) for path in (first, other)]
+        for line in _summary_lines(labels[0], labels[1], config.score, difference):
             print_result(line)
     print_json(compared)
     if target:
@@ -125,6 +124,10 @@ def run(config: ComparisonConfig) -> int:
                     log(f"{target} exists: renamed to {back_up(target)}")
                 write_json(target, compared)
     return 0
+
+
+def _over(coverage: Coverage) -> str:
+    return f"  over {coverage.text}" if coverage.text else ""
 
 
 def _target_of(config: ComparisonConfig) -> Path | None:
@@ -170,7 +173,8 @@ def _scores_of(path: Path, score: str) -> FileScores:
             question = digest_of(question_of(group.first))
             tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
     if not tasks:
-        raise InputError(f"{path} has no rollouts with the score {score!r}")
+        without = f" that are not masked: all {masked} are" if masked else ""
+        raise InputError(f"{path} has no rollouts with the score {score!r}{without}")
     planned = expected_counts(path, None, scanned).total
     return FileScores(tasks, sum(task.rollouts for task in tasks.values()), masked, planned)
 
@@ -194,7 +198,8 @@ def _common(
         raise InputError(f"{first} and {second} have no task in common")
     if (only_first or only_second) and not intersection:
         raise InputError(
-            f"the tasks differ: {only_first} tasks are only in {first}, {only_second} only in {second}: "
+            f"the tasks differ: {only_first} tasks have scores only in {first}, {only_second} only in {second} "
+            "(a task whose rollouts are all masked has none): "
             f"add +intersection=true to compare the {len(common)} common tasks"
         )
     return common

@@ -79,7 +79,8 @@ def run(config: HealthCheckConfig) -> int:
         check_replaceable(derived, "the report")
         check_not_an_output(derived, "the report")
     report = report_of(source, config.ignored)
-    if not len(report):
+    # A file of another kind has lines as well, and a report beside it would only be in the way.
+    if not report.has_rollouts:
         raise InputError(f"{source} has no rollouts")
     closed = close_report(report)
     summary = quality_summary(closed.counts, report.totals, report.ignored, closed.lines)

@@ -61,7 +61,7 @@ def _about_parameter(name: str, error: BaseException) -> str:
         return f"{name}: ${{{unknown[1]}}} is not a parameter; an environment variable is ${{oc.env:NAME}}"
     if "is not Optional" in text:
         return f"{name} must not be null: leave it out, or give it a value"
-    if text.startswith("Cannot assign") and "to Dict" in text:
+    if (text.startswith("Cannot assign") and "to Dict" in text) or "Cannot merge DictConfig" in text:
         return f"{name} must be a dict such as {_DICT_EXAMPLES.get(name, f'+{name}.KEY=VALUE')}, got {value!r}"
     for part, wanted in _WANTED:
         if part in text:

@@ -187,7 +187,7 @@ class Profile:
         expected -= len(group.stats) - len(valid)
         return {
             **group_metrics(group.task_index, valid, scores),
-            **self.completions.add_group([text for text in group.last_messages if text is not None]),
+            **self.completions.add_group(_valid_messages(group)),
             **self.answers.add_group([stats.answer for stats in group.stats if stats.answer is not None]),
             "prompt_head": _prompt_of(group.first),
             "rollout_infos": _infos(group),
@@ -263,6 +263,12 @@ class Table:
         if self._config.sort_by == "easiest":
             return nlargest(top, self._rows, key=lambda row: (row.mean, -row.task_index))
         return nlargest(top, self._rows, key=lambda row: (row.sd, -row.task_index))
+
+
+def _valid_messages(group: Group) -> list[str]:
+    """The last messages of the rollouts that are not masked."""
+    pairs = zip(group.last_messages, group.stats, strict=True)
+    return [text for text, stats in pairs if text is not None and stats.masked is None]
 
 
 def _infos(group: Group) -> list[Json]:

@@ -49,6 +49,14 @@ class SweptRun:
             content = loads(Path(paths.summary).read_bytes())
             self.summary = content if isinstance(content, dict) else {}
 
+    @property
+    def coverage(self) -> str:
+        """How many of the planned rollouts the means are over, and what counts as 0; empty if it is all of them."""
+        measured, planned = self.summary.get("measured"), self.summary.get("planned")
+        counted = self.summary.get("counted_as_zero") or {}
+        zeros = f", {sum(counted.values())} as 0" if counted else ""
+        return f"{measured} of {planned}{zeros}" if measured != planned or zeros else ""
+
     def mean_of(self, score: str) -> str:
         """The mean of a score with half of its 95 % interval, as far as they are known."""
         mean = (self.summary.get("means") or {}).get(score)
@@ -88,7 +96,9 @@ def table_lines(runs: Sequence[SweptRun]) -> Iterator[str]:
     yield ""
     names = [name for name in _names(runs) if len({run.overrides.get(name) for run in runs}) > 1]
     scores = list(dict.fromkeys(name for run in runs for name in run.summary.get("means") or {}))[:_MAX_SCORES]
-    rows = [[*names, *scores, "failed", "exit", "output"]]
+    # A mean over a part of the rollouts is not comparable with one over all of them.
+    has_parts = any(run.coverage for run in runs)
+    rows = [[*names, *scores, *(["over"] if has_parts else []), "failed", "exit", "output"]]
     for number, run in enumerate(runs):
         # A later run of the same output has renamed the files of this one.
         is_renamed = run.output in [later.output for later in runs[number + 1 :]]
@@ -98,6 +108,7 @@ def table_lines(runs: Sequence[SweptRun]) -> Iterator[str]:
             [
                 *values,
                 *means,
+                *([run.coverage or "all"] if has_parts else []),
                 str(run.summary.get("failed", "-")),
                 str(run.code),
                 f"{run.output or '-'}{' (renamed by a later run)' * is_renamed}",

@@ -164,7 +164,7 @@ class Keys:
 
     def _nearest(self, name: str) -> str:
         if advice := _NEMO_GYM_PARAMETERS.get(name.partition(".")[0]):
-            return f", a parameter of NeMo Gym: {advice}"
+            return f" here, a parameter of NeMo Gym: {advice}"
         if name in RESPONSES_PARAMETERS:
             return f": did you mean +responses_create_params.{name}=?"
         known = [*self.parameters, *self.groups]

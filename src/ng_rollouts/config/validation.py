@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from ng_rollouts.errors import ConfigError, require_extra
@@ -11,6 +12,9 @@ _CHECKED_SAMPLING = frozenset({"temperature", "top_p", "max_output_tokens", "see
 
 INTEGRATIONS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
 """The integrations that can receive a finished run, and the module that each of them needs."""
+
+_ZERO_NAMES = ("failed", "masked", "missing")
+"""The names in `count_as_zero` that are not failure classes."""
 
 _RAY: dict[str, Any] = {
     "kind": "ray",
@@ -112,6 +116,10 @@ def zero_names(names: Any, classes: Any, *, missing: bool) -> list[str]:
         *_names("count_failure_classes_as_zero", classes),
         *(["missing"] if missing else []),
     ]
+    for name in listed:
+        # Failure classes have any name, but `Failed` and `mask` are not meant as such.
+        if name not in _ZERO_NAMES and (near := get_close_matches(name.lower(), _ZERO_NAMES, n=1, cutoff=0.7)):
+            raise ConfigError(f"count_as_zero has {name!r}: did you mean {near[0]}?")
     return list(dict.fromkeys(listed))
 
 

@@ -222,6 +222,9 @@ class Rl(ExportFormat):
         group = unmasked or group
         scores = [score for example in unmasked if (score := example.scores.get(self.config.score)) is not None]
         self.skipped[f"no {self.config.score}"] += len(unmasked) - len(scores)
+        if not unmasked:
+            self.skipped["groups without a valid rollout"] += 1
+            return
         if not scores or not (prompt := group[0].prompt):
             self.skipped["groups without a prompt or a score"] += 1
             return
@@ -255,6 +258,7 @@ class Atif(ExportFormat):
         super().__init__(config)
         self._session_id = base_name(Path(config.input_jsonl_fpath))
         self._lost = Lost()
+        self._masked = 0
 
     def _examples(self, group: list[Example]) -> ExportRows:
         for number, example in enumerate(group):
@@ -264,14 +268,17 @@ class Atif(ExportFormat):
             if trajectory is None:
                 self.skipped["neither a prompt nor an answer"] += 1
             else:
+                self._masked += example.is_masked
                 yield trajectory, example.prompt
 
     def summary_lines(self) -> Iterator[str]:
+        if self._masked:
+            yield f"Masked rollouts among them: {self._masked}"
         for kind, number in self._in_extra_alone().items():
             yield f"In extra alone: {number} {kind}"
 
     def statistics(self) -> Json:
-        return {"in_extra_alone": self._in_extra_alone()}
+        return {"in_extra_alone": self._in_extra_alone(), "masked": self._masked}
 
     def _in_extra_alone(self) -> dict[str, int]:
         return {kind: number for kind, number in self._lost.most_common() if number}

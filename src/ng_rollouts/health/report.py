@@ -136,6 +136,11 @@ class HealthReport:
         self.totals = CallTotals()
         self.kept = ~(mask_of(self.ignored) | unobserved_mask_of(self.ignored))
 
+    @property
+    def has_rollouts(self) -> bool:
+        """Whether a line is a rollout."""
+        return len(self.columns.masks) > 0
+
     def __len__(self) -> int:
         """The number of rollouts and unreadable lines."""
         return len(self.columns.masks) + len(self.lines)

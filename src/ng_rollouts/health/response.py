@@ -128,7 +128,8 @@ def response_findings(response: Json, parts: Transcript, *, is_rewarded: bool) -
         mask |= _without_answer(parts, is_complete=is_complete)
     if len(answer) >= LONG_ANSWER_CHARACTERS:
         mask |= LONG_ANSWER
-    if ends_in_loop(answer or (reasoning_text(parts.reasoning) if parts.reasoning else "")):
+    # A table or an array may repeat itself, and its reward shows that it was meant.
+    if not is_rewarded and ends_in_loop(answer or (reasoning_text(parts.reasoning) if parts.reasoning else "")):
         mask |= Check.REPETITION.bit
     return mask
 

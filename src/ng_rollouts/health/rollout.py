@@ -42,7 +42,8 @@ def _health_of(row: Json) -> RolloutHealth:
     mask = 0 if reward is None else VALID | _reward_mask(reward, row)
     response = row.get("response")
     answer = ""
-    if isinstance(response, dict):
+    # Of a masked rollout, the environment says itself that it measures nothing.
+    if isinstance(response, dict) and not row.get("mask_sample"):
         output = response.get("output")
         if isinstance(output, list):
             parts = transcript_of(output)

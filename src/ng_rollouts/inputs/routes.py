@@ -26,7 +26,8 @@ DEFAULT = "_default"
 """The key of `agent_map` and `num_repeats` for all rows that no other key is for."""
 
 NO_AGENT = (
-    "no agent specified: give +agent_name=NAME, +agent_url=URL or +policy_base_url=URL, or put agent_ref into the row"
+    "no agent specified: give +agent_name=NAME, +agent_url=URL or +policy_base_url=URL, or put agent_ref or "
+    "task_source into the row"
 )
 """The reason that a row without an agent is an error."""
 

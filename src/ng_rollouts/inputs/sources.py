@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -21,6 +23,20 @@ from ng_rollouts.types import Json
 
 _ROWS_PER_BATCH = 1000
 """Parquet rows in memory at once; the default of pyarrow is 65,536."""
+
+
+def check_source(parameter: str, path: str) -> None:
+    """Check that a local file exists, without reading it.
+
+    Raises:
+        InputError: it does not; the message names the parameter.
+    """
+    if path == "-" or is_url(path):
+        return
+    # The name of a path that is too long, for example, is reported where the file is read.
+    with suppress(OSError, ValueError, RuntimeError):
+        if not Path(path).expanduser().exists():
+            raise InputError(f"{parameter} {redact(path)} cannot be read: {os.strerror(errno.ENOENT)}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.inputs.exported_task import exported_task, is_exported
 from ng_rollouts.inputs.materialized_task import flat_row, is_materialized, server_of
 from ng_rollouts.inputs.routes import ANY_AGENT, AgentRepeats, Routes, type_name
-from ng_rollouts.jsonl import loads
+from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
 
@@ -74,6 +74,11 @@ class TaskParser:
             if server is not None or not self.flattens:
                 return self._episode(row, server)
             row = flat_row(row)
+        elif "task_input" in row and "responses_create_params" not in row:
+            raise InputError(
+                'a materialized row is {"task_id": {"taskset": "SET", "task_id": "ID"}, "task_input": {...}}: this one '
+                "is neither that nor a flat row"
+            )
         row["responses_create_params"] = self._params(row)
         runs = self.routes.runs(row)
         is_rerouted = "agent_ref" in row and any(self.routes.replaces_agent(row, run.agent) for run in runs)
@@ -93,8 +98,8 @@ class TaskParser:
         if server is None and not self.routes.serves_all:
             taskset = row["task_id"]["taskset"]
             raise InputError(
-                f"no environment server for the task set {taskset!r}: give +environment_server_routes='{{{taskset!r}: "
-                "NAME}', or +agent_url=URL"
+                f"no environment server for the task set {taskset!r}: give "
+                f"+environment_server_routes='{{{dumps(taskset).decode()}: \"NAME\"}}', or +agent_url=URL"
             )
         settings = {"responses_create_params": self.overrides, "num_repeats_add_seed": self.add_seed}
         settings["prompt_config"] = self.template

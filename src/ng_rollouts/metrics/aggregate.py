@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -17,6 +17,32 @@ from ng_rollouts.metrics.repeat_stats import RepeatStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import GroupScore, ScoreStats, scores_of
 from ng_rollouts.types import Json, RolloutStats
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many of the planned rollouts a mean is over, and why others are not.
+
+    Attributes:
+        reasons: number of rollouts that it is not over, by reason.
+    """
+
+    measured: int
+    planned: int
+    reasons: Mapping[str, int]
+
+    @property
+    def share(self) -> float:
+        """The share of the planned rollouts; 1 if none are planned."""
+        return self.measured / self.planned if self.planned else 1.0
+
+    @property
+    def text(self) -> str:
+        """Such as `940 of 1,000 rollouts: 12 masked, 48 failed`; empty if the mean is over all of them."""
+        if self.measured == self.planned:
+            return ""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items() if count)
+        return f"{self.measured:,} of {self.planned:,} rollouts: {reasons}"
 
 
 @dataclass(slots=True)

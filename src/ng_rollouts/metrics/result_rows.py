@@ -223,7 +223,7 @@ def _check_failure_fields(reply: Json) -> None:
 def _class_name(failure_class: object) -> str:
     # An agent may put a whole error message here, with a key in it. Redacted before it is cut: half a key is not
     # recognised as one.
-    return redact(str(failure_class)[:MESSAGE_CHARACTERS])[:_MAX_VALUE_CHARACTERS]
+    return redact(str(failure_class)[:MESSAGE_CHARACTERS])[:_MAX_VALUE_CHARACTERS].strip() or "unnamed"
 
 
 def _check_reward(reply: Json) -> None:

@@ -17,8 +17,8 @@ _CURVES = ("pass@{}", "pass^{}", "majority@{}")
 """The metrics that are shown as curves over k."""
 
 _SUMMARY_KEYS = (
-    "began wall_s planned collected failed coverage attempts attempts_per_s latency_s tokens output_tokens_per_s cost "
-    "most_in_flight seed exit_code command versions"
+    "began wall_s planned collected failed coverage counted_as_zero attempts attempts_per_s latency_s tokens "
+    "output_tokens_per_s cost most_in_flight seed exit_code command versions"
 ).split()
 _MANIFEST_KEYS = "agent_name num_repeats responses_create_params prompt_template model rows rows_digest".split()
 _ROW_PARAMETERS = ("model", "temperature", "top_p", "max_output_tokens")
@@ -121,7 +121,9 @@ def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Ite
     if score_statistics:
         interval = score_statistics["interval_95"]
         half_width = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
-        yield [f"mean {score}", f"{score_statistics['mean']:.3f}{half_width}"]
+        measured, rollouts = score_statistics["rollouts"], len(index.kinds)
+        over = f", over {measured:,} of {rollouts:,} rollouts" if measured < rollouts else ""
+        yield [f"mean {score}{over}", f"{score_statistics['mean']:.3f}{half_width}"]
     for name, other in statistics["scores"].items():
         if name == "accuracy" != score:
             yield ["mean accuracy", f"{other['mean']:.3f}"]

@@ -362,7 +362,7 @@
       const task = order[Math.min(order.length - 1, Math.floor(event.offsetX / step))];
       canvas.title = `task ${index.tasks[task]}: ${number(index.means[task])}`;
     };
-    $("strip-title").textContent = `mean ${data.score} of each of ${number(order.length)} tasks, from ${number(low)} to ${number(high)}${finished.length < index.means.length ? "; red: no finished rollout" : ""}; click a bar to open its task`;
+    $("strip-title").textContent = `mean ${data.score} of each of ${number(order.length)} tasks, from ${number(low)} to ${number(high)}${finished.length < index.means.length ? "; red: no measured rollout" : ""}; click a bar to open its task`;
   }
 
   // ---- overview

@@ -199,15 +199,9 @@ class Finalizer:
                 print_json({"agent_ref": {"name": agent}, **means})
 
     def _check_gates(self) -> None:
-        planned, finished = self.prepared.plan.rollouts, self.state.finished
-        if planned and finished:
-            agents = self.state.aggregator.agents.values()
-            masked = sum(metrics.stats.masked.total() for metrics in agents)
-            measured = finished.kept - masked
-            # What counts as 0 is in the means, so it is covered.
-            if self.state.counted:
-                measured = sum(metrics.stats.rollouts for metrics in agents)
-            check_gates(self.config, self.averages(), measured / planned, self.state.health)
+        planned = self.prepared.plan.rollouts
+        if planned and self.state.finished:
+            check_gates(self.config, self.averages(), self.state.measured / planned, self.state.health)
 
     def _check_failures(self) -> None:
         state, allowed = self.state, self.config.max_failed_rollouts

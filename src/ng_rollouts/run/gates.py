@@ -52,5 +52,5 @@ def check_gates(config: CollectConfig, averages: Json, coverage: float, health: 
 def _missed(name: str, minimum: float, averages: Json) -> str:
     if averages.get(name) is None:
         available = ", ".join(score for score, mean in averages.items() if mean is not None) or "none"
-        return f"min_mean.{name}: no rollout has the score {name!r}: available scores: {available}"
+        return f"min_mean.{name}: no measured rollout has the score {name!r}: available scores: {available}"
     return f"{name} is {averages[name]:.6g}, below min_mean.{name}={minimum:g}"

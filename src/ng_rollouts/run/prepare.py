@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ng_rollouts.agents.source_agents import source_agents
+from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
@@ -16,7 +17,7 @@ from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import Routes
 from ng_rollouts.inputs.sampling_warnings import warnings
 from ng_rollouts.inputs.shards import shard_of
-from ng_rollouts.inputs.sources import local_input
+from ng_rollouts.inputs.sources import check_source, local_input
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import TaskParser
 from ng_rollouts.integrations.runner import products_of
@@ -54,6 +55,20 @@ class PreparedRun:
     budget: Budget
 
 
+def check_values(config: CollectConfig) -> None:
+    """Check the values that a configuration alone does not check, and the files that it names.
+
+    Raises:
+        UsageError: a value is wrong, or a file does not exist.
+    """
+    check_health_settings(config)
+    check_source("input_jsonl_fpath", config.input_jsonl_fpath)
+    if config.prompt_config:
+        check_source("prompt_config", config.prompt_config)
+    if config.agent_url is not None:
+        parse_urls(config.agent_url, "agent_url")
+
+
 @contextmanager
 def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     """Check the configuration, the input and the output.
@@ -61,7 +76,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     Raises:
         UsageError: something is wrong that can be known before the first request.
     """
-    check_health_settings(config)
+    check_values(config)
     shard = shard_of(config, os.environ)
     output = shard.output_path(config.output_jsonl_fpath) if shard else config.output_jsonl_fpath
     paths = output_paths(output, products_of(config.export, report=config.report))

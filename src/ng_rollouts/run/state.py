@@ -100,6 +100,13 @@ class RunState:
         return time.monotonic() - self._began
 
     @property
+    def measured(self) -> int:
+        """Rollouts that the means are over: those in complete groups, or before the end all that are collected."""
+        if self.finished is None:
+            return self.counters.measured
+        return sum(metrics.stats.rollouts for metrics in self.aggregator.agents.values())
+
+    @property
     def has_remaining(self) -> bool:
         """Whether rollouts remain to be collected."""
         return self.counters.settled < self.counters.planned
@@ -234,6 +241,8 @@ class RunState:
 
     def _add_to_metrics(self, position: int, key: RolloutKey, agent: str, stats: RolloutStats) -> None:
         stats = self.zero_rules.apply(stats)
+        if stats.counted_as_zero:
+            self.counters.reward.add(stats.scores["reward"])
         self.scores.record(position, agent, stats.scores)
         self.aggregator.record(key, agent, stats)
 

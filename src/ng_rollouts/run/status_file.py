@@ -64,6 +64,7 @@ def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
         "planned": counters.planned,
         "collected": counters.collected,
         "failed": counters.failed,
+        "masked": counters.masked.total(),
         "in_flight": counters.in_flight,
         "waiting": counters.waiting,
         "reward": counters.reward.mean if counters.reward.count else None,

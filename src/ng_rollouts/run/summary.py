@@ -13,6 +13,8 @@ from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.health.counts import Problem
 from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.metrics.aggregate import AgentStats, Coverage
+from ng_rollouts.metrics.score_stats import ScoreStats
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.redaction import display_command, redact
@@ -124,7 +126,6 @@ class SummaryFile:
 
     def _outcome(self) -> Json:
         state, counters, finished = self.state, self.state.counters, self.state.finished
-        rows = finished.kept if finished else counters.collected
         return {
             "planned": counters.planned,
             "collected": counters.collected,
@@ -134,7 +135,8 @@ class SummaryFile:
             "set_aside": finished.set_aside if finished else 0,
             "not_done": counters.planned - counters.settled,
             "finished": finished.kept if finished else None,
-            "coverage": rows / counters.planned if counters.planned else 1.0,
+            "measured": state.measured,
+            "coverage": state.measured / counters.planned if counters.planned else 1.0,
             "valid": counters.measured,
             "masked": dict(counters.masked.most_common()),
             "counted_as_zero": dict(state.counted_as_zero.most_common()),
@@ -223,7 +225,7 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     if counters.masked:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counters.masked.most_common())
         yield f"masked: {counters.masked.total()} of {counters.collected} are not measurements ({reasons})"
-    if counted := state.counted_as_zero:
+    if finished and (counted := state.counted_as_zero):
         yield f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}"
     if finished:
         yield f"output: {paths.output} ({_rows(finished.kept)})"
@@ -257,29 +259,46 @@ def _failure_lines(state: RunState) -> Iterator[str]:
 
 def _score_lines(state: RunState) -> Iterator[str]:
     """Mean and interval of the first scores, over complete groups; the mean reward of a run that is not finished."""
-    agents, reward = state.aggregator.agents, state.counters.reward
+    agents, counters, reward = state.aggregator.agents, state.counters, state.counters.reward
     if not state.finished:
         if reward.count:
-            yield f"reward {reward.mean:.3f} over the {reward.count} rollouts that are collected"
+            without = " without the masked ones" if reward.count == counters.measured < counters.collected else ""
+            zeros = ", masked ones with 0" if reward.count > counters.measured else ""
+            yield f"reward {reward.mean:.3f} over the {reward.count} rollouts that are collected{without}{zeros}"
         return
-    coverage = _coverage_text(state)
+    coverage = _coverage(state)
+    if len(agents) == 1:
+        yield from (_score_line(metrics.stats, coverage) for metrics in agents.values())
+        return
     for agent, metrics in agents.items():
-        means = [
-            f"{name} {score.mean:.3f}" + ("" if score.half_width is None else f" ± {score.half_width:.3f}")
-            for name, score in islice(metrics.stats.scores.items(), _MAX_SCORES)
-        ]
-        if means:
-            of_agent = f"{agent}: " if len(agents) > 1 else ""
-            tasks = "95 % interval, over {} tasks" if metrics.stats.tasks > 1 else "over {} task"
-            yield f"{of_agent}{', '.join(means)} ({tasks.format(metrics.stats.tasks)}{coverage})"
+        stats = metrics.stats
+        # The plan has the rows of each agent, not its rollouts: only what is in the groups is known by agent.
+        reached = stats.rollouts + stats.masked.total()
+        own = Coverage(stats.rollouts, reached, {"masked": stats.masked.total()})
+        yield f"{agent}: {_score_line(stats, own)}"
+    if agents and coverage.text:
+        yield f"all agents: {coverage.text}"
 
 
-def _coverage_text(state: RunState) -> str:
-    """The share of the planned rollouts that the means are over, and why others are not; empty if all are."""
-    counters = state.counters
-    measured = sum(metrics.stats.rollouts for metrics in state.aggregator.agents.values())
-    if measured == counters.planned:
-        return ""
+def _score_line(stats: AgentStats, coverage: Coverage) -> str:
+    """Means with intervals, and what they are over."""
+    scores = dict(islice(stats.scores.items(), _MAX_SCORES))
+    means = [_mean_text(name, score, stats.rollouts) for name, score in scores.items()]
+    over = f"over {stats.tasks} task{'s' * (stats.tasks != 1)}"
+    if any(score.half_width is not None for score in scores.values()):
+        over = f"95 % interval, {over}"
+    return f"{', '.join(means) or 'no scores'} ({'; '.join(filter(None, (over, coverage.text)))})"
+
+
+def _mean_text(name: str, score: ScoreStats, rollouts: int) -> str:
+    half_width = "" if score.half_width is None else f" ± {score.half_width:.3f}"
+    fewer = f" over {score.sum_n:,} of {rollouts:,} rollouts" if score.sum_n != rollouts else ""
+    return f"{name} {score.mean:.3f}{half_width}{fewer}"
+
+
+def _coverage(state: RunState) -> Coverage:
+    """How many of the planned rollouts the means are over, and why others are not."""
+    counters, measured = state.counters, state.measured
     masked = sum(metrics.stats.masked.total() for metrics in state.aggregator.agents.values())
     counted, not_done = state.counted_as_zero, counters.planned - counters.settled
     # A failure that its agent did not want in the failures file counts as missing.
@@ -287,9 +306,8 @@ def _coverage_text(state: RunState) -> str:
     failed, not_done = counters.failed - counted["failed"] - unwritten, not_done - counted["missing"] + unwritten
     # Rollouts that are set aside may be in a group that is complete with zeros.
     set_aside = counters.planned - measured - masked - failed - not_done
-    counts = {"masked": masked, "failed": failed, "set aside": set_aside, "not done": not_done}
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
-    return f"; {measured:,} of {counters.planned:,} rollouts: {reasons}"
+    reasons = {"masked": masked, "failed": failed, "set aside": set_aside, "not done": not_done}
+    return Coverage(measured, counters.planned, reasons)
 
 
 def _duration(seconds: float) -> str:
