@@ -215,7 +215,8 @@ class ModelServer:
             "length" if self.options.get("cut") else "tool_calls" if message.get("tool_calls") else "stop"
         )
         if params.get("logprobs"):
-            token = {"token": "So", "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
+            name = "token_id:7" if params.get("return_tokens_as_token_ids") else "So"
+            token = {"token": name, "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
             choice["logprobs"] = {"content": [token], "refusal": None}
         if params.get("return_token_ids"):
             choice["token_ids"] = [7]

@@ -1,12 +1,13 @@
 """Starts NeMo Gym's servers: `python nemo_gym_servers.py '{"configs": [...], ...}'`, with a Python that has NeMo Gym.
 
 NeMo Gym's `ng_run` makes a virtual environment for each server and a Ray cluster for all of them. These servers need
-neither, so each app runs in its own process. Prints the head server's port once all servers answer, and stops them
-when standard input ends. Options:
+neither, so each app runs in its own process. From NeMo Gym 0.7 on, there is an environment server before each agent.
+Prints the head server's port once all servers answer, and stops them when standard input ends. Options:
 
     configs     YAML files of NeMo Gym, by their paths in its package
     policy      base URL of the model behind NeMo Gym's model server
     secret      the API key of that model
+    settings    more entries of the configuration; `entrypoint` may be the absolute path of an app
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-KINDS = ("responses_api_agents", "resources_servers", "responses_api_models")
+KINDS = ("responses_api_agents", "resources_servers", "responses_api_models", "environment_servers")
 UP_WITHIN_S = 120.0
 
 
@@ -60,6 +61,7 @@ def configuration(options: dict[str, Any]) -> Any:
                 "policy_api_key": options["secret"],
                 "policy_model_name": "test-model",
                 "head_server": {"host": "127.0.0.1", "port": free_port()},
+                **options.get("settings", {}),
             }
         )
     )
@@ -90,9 +92,11 @@ def serve(name: str) -> None:
     os.environ[global_config.NEMO_GYM_CONFIG_PATH_ENV_VAR_NAME] = name
     entry = global_config.get_global_config_dict()[name]
     kind = next(kind for kind in KINDS if kind in entry)
-    folder = Path(nemo_gym.PARENT_DIR, kind, next(iter(entry[kind])))
+    [(server_type, server)] = entry[kind].items()
+    folder = Path(nemo_gym.PARENT_DIR, kind, server_type)
     sys.path.insert(0, str(folder))
-    runpy.run_path(str(folder / "app.py"), run_name="__main__")
+    # an absolute path, of an app that is not NeMo Gym's, replaces the folder
+    runpy.run_path(str(folder / server["entrypoint"]), run_name="__main__")
 
 
 def wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
