@@ -53,6 +53,27 @@ def test_rows_go_to_the_environment_server_before_their_agent(
     assert (entry["agent_ref"], entry["_ng_environment_server"]) == ({"name": "a"}, "relay")
 
 
+def test_row_has_the_id_and_the_attempt_that_name_its_captures(
+    command: Callable[..., Ran], serve: Callable[..., Any], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The id of a rollout differs between commands; `_ng_attempt_index` is in rows of later attempts, as in NeMo Gym's."""
+    tasks(1)
+    ids = []
+    for replies in ([{"reward": 1.0}], [{"reward": 0.0, "_ng_failure_class": "sandbox_crashed"}, {"reward": 1.0}]):
+        agent = serve(replies=replies)
+        head = serve(config=config_of(port_of(agent), {}))
+        run = ["+agent_name=a", f"+head_server.port={port_of(head)}", "+max_attempts=2", "+overwrite=true"]
+        ran = command(*FILES, *run)
+        assert ran.code == 0, ran.stderr
+        [row] = read_rows(tmp_path / "r.jsonl")
+        assert row.get("_ng_attempt_index", 0) == len(replies) - 1
+        assert {request["_ng_rollout_id"] for request in agent.stats()["last"][: len(replies)]} == {
+            row["_ng_rollout_id"]
+        }
+        ids.append(row["_ng_rollout_id"])
+    assert len(set(ids)) == 2
+
+
 def test_environment_servers_that_cannot_be_chosen_are_usage_errors(
     command: Callable[..., Ran], serve: Callable[..., Any], tasks: Callable[..., Path]
 ) -> None:

@@ -44,13 +44,16 @@ class Gym:
         """The example tasks of an environment."""
         return self._package / "resources_servers" / environment / "data" / "example.jsonl"
 
-    def entry(self, name: str) -> Any:
-        """The head server's entry for a server."""
+    def configuration(self) -> Any:
+        """The head server's configuration."""
         import yaml
 
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/global_config_dict_yaml") as reply:
-            entry = yaml.safe_load(json.load(reply))[name]
-        return next(iter(next(iter(entry.values())).values()))
+            return yaml.safe_load(json.load(reply))
+
+    def entry(self, name: str) -> Any:
+        """The head server's entry for a server."""
+        return next(iter(next(iter(self.configuration()[name].values())).values()))
 
     def url_behind(self, agent: str, kind: str) -> str:
         """The URL of a server that an agent refers to."""
@@ -74,6 +77,12 @@ class Gym:
         """Collect rollouts with NeMo Gym's own collector, into `r.jsonl` in a new folder."""
         folder.mkdir()
         self.run("collect", folder, *arguments, *self.head_server, "+output_jsonl_fpath=r.jsonl")
+
+    @property
+    def environment_servers(self) -> list[str]:
+        """The names of the environment servers."""
+        entries = self.configuration().items()
+        return [name for name, entry in entries if isinstance(entry, dict) and "environment_servers" in entry]
 
     @property
     def head_server(self) -> list[str]:

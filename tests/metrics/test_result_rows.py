@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_agent_of_a_row_is_the_one_that_was_asked(reference: Any) -> None:
     """A reply cannot change the agent's name, by which metrics are computed; other fields of the reference are kept."""
     row = output_row(ROLLOUT, {"reward": 1.0, "agent_ref": reference}, training_view=False)
     assert row["agent_ref"] == ({"name": "a", "type": "t"} if reference and "type" in reference else {"name": "a"})
+
+
+def test_row_keeps_the_source_of_its_task() -> None:
+    """The `task_source` of a task is in its rows, as in those of NeMo Gym's collector, whatever the agent returns."""
+    rollout = replace(ROLLOUT, row={**ROLLOUT.row, "task_source": "mcqa"})
+    for reply in ({"reward": 1.0}, {"reward": 1.0, "task_source": "other"}):
+        assert output_row(rollout, reply, training_view=True)["task_source"] == "mcqa"
 
 
 def test_row_without_training_view_adds_only_key_agent_and_request() -> None:

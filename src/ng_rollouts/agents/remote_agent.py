@@ -21,6 +21,7 @@ _REFUSALS = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", 
 
 
 _ROLLOUT_ID = "_ng_rollout_id"
+_ATTEMPT = "_ng_attempt_index"
 
 
 class RemoteAgent:
@@ -98,7 +99,9 @@ class RemoteAgent:
         rollout_id = body.setdefault(
             _ROLLOUT_ID, f"{self._run_id}.{body['_ng_task_index']}-{body['_ng_rollout_index']}"
         )
-        return {**marks, _ROLLOUT_ID: rollout_id}
+        # From the second attempt on, the number of the attempt belongs to the name.
+        attempt = {name: body[name] for name in (_ATTEMPT,) if body.get(name)}
+        return {**marks, _ROLLOUT_ID: rollout_id, **attempt}
 
     async def _run_at(self, url: str, request: Json) -> Json:
         has_seed = (request.get("responses_create_params") or {}).get("seed") is not None

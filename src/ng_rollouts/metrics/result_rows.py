@@ -92,6 +92,8 @@ def output_row(rollout: Rollout, reply: Json, *, training_view: bool, scored: bo
         reference = row.get("agent_ref")
         if not (isinstance(reference, dict) and reference.get("name") == rollout.agent):
             row["agent_ref"] = agent_ref(rollout.row, rollout.agent)
+    if "task_source" in rollout.row:
+        row["task_source"] = rollout.row["task_source"]
     if training_view:
         _add_training_view(row, rollout)
     return row
