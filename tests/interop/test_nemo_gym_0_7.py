@@ -20,8 +20,12 @@ pytestmark = [pytest.mark.interop, pytest.mark.parametrize("gym", ["0.7.0"], ind
 Command = Callable[..., Ran]
 
 FIGURES = ("agent_metrics", "key_metrics", "group_level_metrics")
-NOT_COMPARED = re.compile("^pass@|^majority@|^per_sample_aggregate$|_across_repeats/|^num_repeats$")
-"""Figures of the environment itself, and those by repeat, which are not computed here yet."""
+NOT_COMPARED = re.compile(
+    r"^(pass|majority)@|^per_sample_aggregate$"  # of the environment itself
+    r"|_across_repeats/|^num_repeats$"  # by repeat, which are not computed here yet
+    r"|^(sample|rollout_infos|reward_profile_completion_pct|(expected_|missing_)?num_rollouts)$"  # about the files
+)
+"""Figures that NeMo Gym's `agent_metrics` and `group_level_metrics` have, and this program does not compute itself."""
 
 TOLERANCE = 1e-12
 
@@ -76,6 +80,13 @@ def assert_same(values: Any, expected: Any, name: str) -> None:
         assert values == (
             pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE) if isinstance(expected, float) else expected
         ), name
+
+
+def common(metrics: Any) -> Any:
+    """The figures that both programs compute, of an agent or of a list of groups."""
+    if isinstance(metrics, list):
+        return [common(group) for group in metrics]
+    return {key: value for key, value in metrics.items() if not NOT_COMPARED.search(key)}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -161,10 +172,8 @@ def test_figures_that_are_computed_here_are_those_of_nemo_gym(
         only_entry(tmp_path / "r_aggregate_metrics.json"),
         only_entry(tmp_path / "again/a_aggregate_metrics.json"),
     )
-    for name in ("agent_metrics", "key_metrics"):
-        common = {key: value for key, value in expected[name].items() if not NOT_COMPARED.search(key)}
-        assert_same({key: entry[name].get(key) for key in common}, common, name)
-    assert_same(entry["group_level_metrics"], expected["group_level_metrics"], "group_level_metrics")
+    for name in FIGURES:
+        assert_same(common(entry[name]), common(expected[name]), name)
 
 
 def test_profile_and_aggregate_of_nemo_gym_read_our_output(
