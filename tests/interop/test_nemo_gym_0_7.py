@@ -31,7 +31,7 @@ TOLERANCE = 1e-12
 MASKED = {"mask_sample": True, "failure_kind": "session_lost", "failure_reason": "the session has ended"}
 OUTCOMES: list[list[Json]] = [
     [{"reward": 0.1, "solved": False}, {"reward": 1 / 3, "solved": False}, {"reward": 0.7, "solved": True}],
-    [{"reward": 1.0, "solved": True}, {"reward": 0.0, "solved": True, **MASKED}, {"reward": 0.2, "steps": 3}],
+    [{"reward": 1.0, "solved": True}, {"reward": 0.0, "solved": True, **MASKED}, {"reward": 0.2, "solved": False}],
     [{"reward": 0.9, **MASKED}, {"reward": 0.8, **MASKED}, {"reward": 0.6, **MASKED}],
     [{"reward": 0.0}, {"reward": 2 / 7}, {"reward": 1.0, **MASKED}],
 ]
