@@ -227,3 +227,22 @@ def test_trajectory_without_its_model_calls_says_so(
     assert command(*FILES, "+agent_name=a", f"+agent_url={server.url}", "+num_samples_in_parallel=1").code == 0
     kept = [row["ng_trajectory"] for row in read_rows(tmp_path / "r.jsonl")]
     assert kept == [{"turns": turns, "gaps": [gap]}, *trajectories[1:]]
+
+
+def test_each_rollout_of_a_listed_agent_has_its_own_id(
+    command: Callable[..., Ran], serve: Callable[..., Any], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Ids differ between repeats and between commands, so that no capture is written to twice; the row has them."""
+    agent = serve()
+    head = serve(config=config_of(port_of(agent), {}))
+    tasks(
+        [{"responses_create_params": {"input": f"q{n}"}, **({"_ng_rollout_id": "mine"} if n else {})} for n in range(2)]
+    )
+    run = [*FILES, "+agent_name=a", f"+head_server.port={port_of(head)}", "+num_repeats=2", "+overwrite=true"]
+    ids: list[str] = []
+    for _ in range(2):
+        assert command(*run).code == 0
+        ids += [row["_ng_rollout_id"] for row in read_rows(tmp_path / "r.jsonl")]
+    assert [each for each in ids if each.startswith("mine")] == ["mine", "mine.1"] * 2
+    assert len({each for each in ids if not each.startswith("mine")}) == 4
+    assert sorted(row["_ng_rollout_id"] for row in agent.stats()["last"]) == sorted(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,11 @@ def test_prompt_template_makes_the_input_from_the_fields_of_a_row(
     ran = command(*arguments)
     assert ran.code == 2
     assert "line 2: the prompt template needs the field 'question', which the row does not have" in ran.stderr
+
+
+def test_row_of_an_output_is_a_new_task() -> None:
+    """Name and attempt of the rollout that a row is from are not sent again; those of a task that has them are."""
+    fields = {"_ng_rollout_id": "x", "_ng_attempt_index": 2}
+    output = parser_of().parse(json.dumps({**PLAIN, **fields, "_ng_rollout_index": 1}).encode()).row
+    assert output.keys() & fields.keys() == set()
+    assert parser_of().parse(json.dumps({**PLAIN, "_ng_rollout_id": "x"}).encode()).row["_ng_rollout_id"] == "x"

@@ -95,10 +95,14 @@ class RemoteAgent:
         body = request.body
         if "episode_id" in body:
             return marks
-        # Captures of NeMo Gym's servers are files of this name. One of an earlier run must not be written to again.
-        rollout_id = body.setdefault(
-            _ROLLOUT_ID, f"{self._run_id}.{body['_ng_task_index']}-{body['_ng_rollout_index']}"
-        )
+        # Captures of NeMo Gym's servers are files of this name. Neither one of an earlier run nor that of another
+        # repeat must be written to again.
+        task_index, rollout_index = body["_ng_task_index"], body["_ng_rollout_index"]
+        if own := body.get(_ROLLOUT_ID):
+            rollout_id = f"{own}.{rollout_index}" if rollout_index else own
+        else:
+            rollout_id = f"{self._run_id}.{task_index}-{rollout_index}"
+        body[_ROLLOUT_ID] = rollout_id
         # From the second attempt on, the number of the attempt belongs to the name.
         attempt = {name: body[name] for name in (_ATTEMPT,) if body.get(name)}
         return {**marks, _ROLLOUT_ID: rollout_id, **attempt}

@@ -15,6 +15,9 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
 
+_OF_ROLLOUTS = ("_ng_rollout_id", "_ng_attempt_index")
+"""Fields of a rollout in a row of an output. A new rollout of the same task must not have them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -69,6 +72,8 @@ class TaskParser:
         row = _parse_object(line)
         if is_exported(row):
             row = self._exported(row)
+        if "_ng_rollout_index" in row:
+            row = {name: value for name, value in row.items() if name not in _OF_ROLLOUTS}
         if is_materialized(row):
             server = server_of(row, self.environment_routes)
             if server is not None or not self.flattens:
