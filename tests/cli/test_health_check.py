@@ -137,3 +137,14 @@ def test_aggregation_skips_the_files_about_health(command: Callable[..., Ran], t
     merged = command("+input_glob=r*.jsonl", "+output_jsonl_fpath=m.jsonl", script="ng_aggregate_rollouts")
     assert merged.code == 0
     assert "Merged 6 rollouts of 1 files" in merged.stdout
+
+
+def test_files_have_the_names_of_nemo_gym_if_asked(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """By default two runs in one folder have separate files; NeMo Gym's names are an option, and replace each other."""
+    for name in ("a.jsonl", "b.jsonl"):
+        write_example(tmp_path / name)
+        ran = command(f"+rollouts_jsonl_fpath={name}", "+nemo_gym_names=true", script=SCRIPT)
+        assert (ran.code, "Quality summary: quality_summary.json" in ran.stdout) == (0, True), ran.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.jsonl", "b.jsonl", "rollout_verdicts.jsonl", "quality_summary.json"}
+    assert len(read_rows(tmp_path / "rollout_verdicts.jsonl")) == 6

@@ -40,6 +40,9 @@ class HealthCheckConfig:
         "", "Checks that end the command with exit code 5: a list, or a dict of check to the largest accepted share."
     )
     max_share: float = param(0.0, "Largest accepted share for the checks of a list.", minimum=0, maximum=1)
+    nemo_gym_names: bool = param(
+        False, "Name the files as NeMo Gym does: rollout_verdicts.jsonl and quality_summary.json, without the stem."
+    )
     quiet: bool = param(False, "Print JSON alone to stdout, and errors alone to stderr.")
 
     def __post_init__(self) -> None:
@@ -75,7 +78,8 @@ def run(config: HealthCheckConfig) -> int:
     check_readable("rollouts_jsonl_fpath", source)
     paths = output_paths(str(source))
     check_side_files(paths)
-    for derived in paths.health_files:
+    verdicts, quality = files = _files(paths, config)
+    for derived in files:
         check_replaceable(derived, "the report")
         check_not_an_output(derived, "the report")
     report = report_of(source, config.ignored)
@@ -84,8 +88,8 @@ def run(config: HealthCheckConfig) -> int:
         raise InputError(f"{source} has no rollouts")
     closed = close_report(report)
     summary = quality_summary(closed.counts, report.totals, report.ignored, closed.lines)
-    _write(paths, closed, summary)
-    for line in (*summary_lines(closed.counts), f"Quality summary: {paths.quality_summary}"):
+    _write(verdicts, quality, closed, summary)
+    for line in (*summary_lines(closed.counts), f"Quality summary: {quality}"):
         print_result(line)
     if prints_only_json():
         print_json(summary)
@@ -157,15 +161,22 @@ def summary_lines(counts: HealthCounts) -> Iterator[str]:
             yield f"{check}: {count} of {counts.tasks} tasks, such as {counts.example(check)}"
 
 
-def _write(paths: OutputPaths, closed: ClosedReport, summary: Json) -> None:
+def _files(paths: OutputPaths, config: HealthCheckConfig) -> tuple[Path, Path]:
+    """The files for verdicts and summary."""
+    if not config.nemo_gym_names:
+        return paths.rollout_verdicts, paths.quality_summary
+    folder = paths.output.parent
+    return folder / "rollout_verdicts.jsonl", folder / "quality_summary.json"
+
+
+def _write(verdicts: Path, quality: Path, closed: ClosedReport, summary: Json) -> None:
     """Replace both files."""
-    verdicts = paths.rollout_verdicts
     with writable(verdicts), locked(verdicts), replacing(verdicts) as temporary:
         with temporary.open("wb") as file:
             file.writelines(verdict_lines(closed.rows()))
             file.writelines(unreadable_lines(closed.lines, closed.line_mask))
         # Inside the block: an error leaves both files of an earlier command as they are.
-        write_json(paths.quality_summary, summary)
+        write_json(quality, summary)
 
 
 if __name__ == "__main__":
