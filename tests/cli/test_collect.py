@@ -388,6 +388,7 @@ def test_launcher_writes_no_key_of_env_yaml_and_the_environment(
     assert {".pkl", ".out"} <= {path.suffix for path in files}
     assert not [path for path in files if key.encode() in path.read_bytes()]
     assert not [path for path in files if path.suffix != ".pkl" and typed.encode() in path.read_bytes()]
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 @pytest.mark.parametrize("typed", ["num_re", "+num_re", "++num_re"])

@@ -47,12 +47,21 @@ def without_launcher(arguments: Sequence[str]) -> list[str]:
 
 def sweep_folder(arguments: Sequence[str]) -> AbstractContextManager[str]:
     """The folder for the files that Hydra writes during a sweep: temporary, unless jobs of a launcher need it."""
-    if has_launcher(arguments):
-        from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
+    return _jobs_folder() if has_launcher(arguments) else tempfile.TemporaryDirectory(prefix="ng_rollouts_")
 
-        os.environ[SAFE_PATH] = "1"  # a `random.py` in the working folder must not be run by a job's interpreter
-        return _private_folder(Path(_JOBS_FOLDER))
-    return tempfile.TemporaryDirectory(prefix="ng_rollouts_")
+
+@contextmanager
+def _jobs_folder() -> Iterator[str]:
+    from ng_rollouts.user_code import SAFE_PATH  # noqa: PLC0415 - loads asyncio
+
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"  # a `random.py` in the working folder must not be run by a job's interpreter
+    try:
+        with _private_folder(Path(_JOBS_FOLDER)) as folder:
+            yield folder
+    finally:
+        if before is None:
+            os.environ.pop(SAFE_PATH, None)
 
 
 @contextmanager
