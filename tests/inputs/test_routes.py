@@ -171,3 +171,18 @@ def test_plan_counts_rows_of_several_agents() -> None:
     plan, parser = Plan(), TaskParser(routes=Routes(fan_out={"x": ["p", "q"]}, repeats=2))
     plan.add(parser.parse(b'{"agent_ref": {"name": "x"}, "responses_create_params": {"input": "q"}}'))
     assert (plan.rows, plan.rollouts, dict(plan.agents), plan.most_repeats) == (1, 4, {"p": 1, "q": 1}, 4)
+
+
+def test_keys_that_no_row_names_are_reported(
+    command: Callable[..., Ran], serve: Callable[..., Any], tasks: Callable[..., Path]
+) -> None:
+    """A misspelled key of `agent_map` or `fan_out` is a warning; one that a row names, and `_default`, are not."""
+    tasks([{"task_source": "s", "responses_create_params": {"input": "q"}}])
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl", f"+agents.a.url={serve().url}"]
+    ran = command(*files, "+agent_map={s: a, _default: a, sources: a}", "+fan_out.x=[a]")
+    assert ran.code == 0, ran.stderr
+    warnings = [line for line in ran.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: agent_map lists 'sources', but no row has it as agent or task_source",
+        "warning: fan_out lists 'x', but no row has it as agent or task_source",
+    ]

@@ -30,6 +30,7 @@ class Plan:
         agents: number of rows by agent name.
         rerouted: number of rows that name another agent than the one that answers them.
         fanned_out: number of rows that several agents answer.
+        names: the agents and sources that rows name, if parameters route rows.
         rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
         input_state: inode, size and times of the last changes of the input file when it was checked.
@@ -44,6 +45,7 @@ class Plan:
     agents: Counter[str] = field(default_factory=Counter)
     rerouted: int = 0
     fanned_out: int = 0
+    names: set[str] = field(default_factory=set)
     rows_with_equal_repeats: int = 0
     digest: str = ""
     input_state: tuple[int, ...] | None = None
@@ -66,6 +68,7 @@ class Plan:
         self.rollouts += task.repeats
         self.rerouted += task.is_rerouted
         self.fanned_out += len(task.runs) > 1
+        self.names.update(task.names)
         for run in task.runs:
             self.agents[run.agent] += 1
 

@@ -71,6 +71,12 @@ class Routes:
         # A re-routed row has the number for the agent that it names, if the one that answers it has none.
         return (AgentRepeats(agent, self._repeats_of(agent, key or agent)),)
 
+    def names_in(self, row: Json) -> tuple[str, ...]:
+        """The names by which `agent_map` and `fan_out` may route a row; none without these parameters."""
+        if not self.agent_map and not self.fan_out:
+            return ()
+        return tuple(name for name in (_own_agent(row), _source(row)) if name is not None)
+
     def run_of(self, server: str) -> AgentRepeats:
         """The rollouts of a row whose server is known.
 

@@ -17,8 +17,10 @@ def _about_agents(config: CollectConfig, plan: Plan) -> Iterator[str]:
             f"{setting} replaces the agent that {_rows(plan.rerouted)} in agent_ref, as in NeMo Gym since 0.6 "
             "(leave it out to keep the agents of the rows)"
         )
-    if config.fan_out and not plan.fanned_out:
-        yield f"no row names {' or '.join(config.fan_out)}, so fan_out has no effect"
+    for parameter, keys in (("agent_map", config.agent_map), ("fan_out", config.fan_out)):
+        for key in keys:
+            if key not in ("_default", *plan.names):
+                yield f"{parameter} lists {key!r}, but no row has it as agent or task_source"
     for agent in config.num_repeats if isinstance(config.num_repeats, dict) else ():
         if agent not in ("_default", *config.agent_map, *config.fan_out) and agent not in plan.agents:
             yield f"num_repeats lists the agent {agent!r}, but no row uses it"

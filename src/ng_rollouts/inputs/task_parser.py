@@ -28,6 +28,7 @@ class Task:
         runs: the agents that answer it, each with its number of rollouts.
         index: the row's own `_ng_task_index`, if it has one.
         is_rerouted: whether the row names another agent.
+        names: the agent and the source that the row names, if parameters route rows.
         is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
@@ -35,6 +36,7 @@ class Task:
     runs: tuple[AgentRepeats, ...]
     index: int | None
     is_rerouted: bool = False
+    names: tuple[str, ...] = ()
     is_episode: bool = False
 
     @property
@@ -87,7 +89,8 @@ class TaskParser:
         row["responses_create_params"] = self._params(row)
         runs = self.routes.runs(row)
         is_rerouted = "agent_ref" in row and any(self.routes.replaces_agent(row, run.agent) for run in runs)
-        return Task(row=row, runs=runs, index=_own_index(row), is_rerouted=is_rerouted)
+        names = self.routes.names_in(row)
+        return Task(row=row, runs=runs, index=_own_index(row), is_rerouted=is_rerouted, names=names)
 
     def is_deterministic(self, task: Task) -> bool:
         """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
