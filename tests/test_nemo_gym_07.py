@@ -286,3 +286,23 @@ def test_case_18_drained(
     assert ran.code == 1, ran.stderr
     assert read_rows(tmp_path / "r.jsonl") == []
     assert not (tmp_path / "r_failures.jsonl").exists()
+
+
+def test_case_17_answers_without_a_verdict(
+    command: Callable[..., Ran], serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """A rollout with a row is done, whatever its failures say; answers of failed judges stay in the failures file."""
+    for end in (".jsonl", "_failures.jsonl"):
+        shutil.copy(CASES / f"17_rollouts{end}", tmp_path / f"r{end}")
+    shutil.copy(CASES / "17_inputs.jsonl", tmp_path / "r_materialized_inputs.jsonl")
+    rows = [{"responses_create_params": {"input": "q"}, "expected_answer": str(number)} for number in range(4)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = serve(faults={"400": 1.0})
+    ran = command(*FILES, f"+agent_url={server.url}", RESUME, "+max_attempts=1", "+num_samples_in_parallel=1")
+    assert ran.code == 1, ran.stderr
+    assert server.stats()["asked"] == {"2/0": 1, "3/0": 1}
+    assert [row["response"]["id"] for row in read_rows(tmp_path / "r.jsonl")] == ["r0", "r1"]
+    again, other = read_rows(tmp_path / "r_failures.jsonl")
+    assert (again["failure_class"], again["response"]["id"]) == ("http_400", "r2b")
+    assert (other["failure_class"], "response" in other) == ("http_400", False)
+    assert json.loads(ran.stdout[ran.stdout.index("{") :])["reward"] == 0.5

@@ -112,6 +112,8 @@ class FailuresFile:
     def settle(self, collected: Callable[[RolloutKey], bool]) -> None:
         """Keep the last line of each rollout that still counts as failed; remove the file if there is none.
 
+        An answer in an earlier line, whose judge failed, was paid for: it moves to the last line if that has none.
+
         Args:
             collected: whether the rollout of a key has been collected since.
 
@@ -119,8 +121,12 @@ class FailuresFile:
             StorageError: the file could not be written; it is unchanged.
         """
         # Two passes over the file, because rows are large: a failure has its whole input row.
-        last = {key: number for number, row in enumerate(self.rows()) if (key := key_of(row)) is not None}
-        keep = {number for key, number in last.items() if not collected(key)}
+        last: dict[RolloutKey, tuple[int, bool]] = {}
+        for number, row in enumerate(self.rows()):
+            if (key := key_of(row)) is not None:
+                last[key] = number, _has_answer(row)
+        keep = {number: key for key, (number, _) in last.items() if not collected(key)}
+        answers = self._answers({key for key in keep.values() if not last[key][1]})
         if not self.path.exists():
             return
         try:
@@ -128,9 +134,19 @@ class FailuresFile:
                 self.path.unlink()
                 return
             with replacing(self.path) as temporary, temporary.open("wb") as file:
-                file.writelines(dumps(row) + b"\n" for number, row in enumerate(self.rows()) if number in keep)
+                for number, row in enumerate(self.rows()):
+                    if number in keep:
+                        file.write(dumps({**answers.get(keep[number], {}), **row}) + b"\n")
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def _answers(self, keys: set[RolloutKey]) -> dict[RolloutKey, Json]:
+        """The latest answer of each of these rollouts, as the field that has it."""
+        answers: dict[RolloutKey, Json] = {}
+        for row in self.rows() if keys else ():
+            if (key := key_of(row)) in keys and key is not None and _has_answer(row):
+                answers[key] = {"response": row["response"]}
+        return answers
 
     def rows(self) -> Iterator[Json]:
         """The rows of the file, without lines that are not JSON, such as one that a crash cut off."""
@@ -140,6 +156,10 @@ class FailuresFile:
                     row = loads(line)
                     if isinstance(row, dict):
                         yield row
+
+
+def _has_answer(row: Json) -> bool:
+    return isinstance(row.get("response"), dict)
 
 
 def _open_without_links(path: str, flags: int) -> int:
