@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,14 @@ def test_head_server_of_nemo_gym_is_not_needed(command: Callable[..., Ran], tmp_
     arguments = ["+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl", "+head_server.port=11000"]
     ran = command(*arguments, script="ng_aggregate_rollouts")
     assert (ran.code, "note: head_server.port has no effect" in ran.stderr) == (0, True), ran.stderr
+
+
+def test_means_are_printed_with_what_they_are_over(command: Callable[..., Ran], tmp_path: Path) -> None:
+    """The mean of each score is printed with its interval, and with the number of masked rollouts."""
+    rows = [{"_ng_task_index": task, "_ng_rollout_index": 0, "reward": float(task % 2)} for task in range(4)]
+    rows[3]["mask_sample"] = True
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = command("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl", script="ng_aggregate_rollouts")
+    assert ran.code == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("reward 0.333 ± ")
+    assert ran.stdout.splitlines()[-1].endswith("(95 % interval, over 3 tasks; 3 of 4 rollouts: 1 masked)")

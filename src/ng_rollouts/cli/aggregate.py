@@ -16,8 +16,8 @@ from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.config.validation import zero_names
 from ng_rollouts.console import log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import InputError
-from ng_rollouts.metrics.group_aggregator import aggregate_groups
-from ng_rollouts.metrics.nemo_gym import aggregate_metrics
+from ng_rollouts.metrics.group_aggregator import AgentMetrics, aggregate_groups
+from ng_rollouts.metrics.nemo_gym import aggregate_metrics, score_line
 from ng_rollouts.outputs.counted_as_zero import ZeroRules, added_members, with_members
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.outputs.merge import RolloutIndex
@@ -92,11 +92,14 @@ def run(config: AggregationConfig) -> int:
         raise InputError(f"input_glob {config.input_glob} matches only files without rollouts")
     paths.output.parent.mkdir(parents=True, exist_ok=True)
     with writable(paths.finished), locked(paths.output):
-        _write(paths, sources, index, config)
+        agents = _write(paths, sources, index, config)
     print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
     print_result(f"Aggregate metrics: {paths.aggregate_metrics}")
+    for name, metrics in agents.items():
+        line = score_line(metrics.stats, metrics.stats.coverage)
+        print_result(f"{name}: {line}" if len(agents) > 1 else line)
     problems = list(index.problems())
     if prints_only_json():
         print_json({"rollouts": len(index.keys), "files": len(sources), "problems": problems})
@@ -110,8 +113,10 @@ def run(config: AggregationConfig) -> int:
     return 1 if problems else 0
 
 
-def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config: AggregationConfig) -> None:
-    """Write the merged file with its side files, or only its metrics."""
+def _write(
+    paths: OutputPaths, sources: list[Path], index: RolloutIndex, config: AggregationConfig
+) -> dict[str, AgentMetrics]:
+    """Write the merged file with its side files, or only its metrics; the metrics of each agent."""
     remove_leftovers(*paths.all)
     # An existing output is renamed only after the merged file is complete, and metrics are computed from that file.
     # An error on the way leaves everything as it was.
@@ -133,6 +138,7 @@ def _write(paths: OutputPaths, sources: list[Path], index: RolloutIndex, config:
     write_json(paths.aggregate_metrics, metrics)
     if counted := sum((each.stats.counted_as_zero for each in agents.values()), Counter[str]()):
         log(f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}")
+    return agents
 
 
 def _back_up_existing(paths: OutputPaths, config: AggregationConfig) -> None:

@@ -179,6 +179,12 @@ class AgentStats:
                 column = self.tokens[name] = Distribution()
             column.add(count)
 
+    @property
+    def coverage(self) -> Coverage:
+        """How many of the rollouts that are there the statistics are over."""
+        masked = self.masked.total()
+        return Coverage(self.rollouts, self.rollouts + masked, {"masked": masked})
+
     def nemo_gym_metrics(self) -> Json:
         """NeMo Gym's `agent_metrics`: the statistics of each column, then pass@k and majority@k of each score."""
         # A token count takes the place of a score of the same name.

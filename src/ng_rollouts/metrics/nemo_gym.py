@@ -1,16 +1,21 @@
-"""Aggregate metrics of agents in NeMo Gym's format, and the histogram of a score for the terminal."""
+"""Aggregate metrics of agents in NeMo Gym's format, and means and histogram of scores for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from types import MappingProxyType
 
-from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.aggregate import AgentStats, Coverage
 from ng_rollouts.metrics.group_aggregator import AgentMetrics
+from ng_rollouts.metrics.score_stats import ScoreStats
 from ng_rollouts.types import Json
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _EMPTY: Mapping[str, Json] = MappingProxyType({})
+_MAX_SCORES = 4
+"""How many scores a line for the terminal lists."""
+
 _KEY_METRIC_PREFIXES = ("mean/", "pass@", "majority@", "coverage/")
 
 
@@ -41,6 +46,22 @@ def aggregate_metrics(
         }
         for name, metrics in agents.items()
     ]
+
+
+def score_line(stats: AgentStats, coverage: Coverage) -> str:
+    """Means with intervals, and what they are over."""
+    scores = dict(islice(stats.scores.items(), _MAX_SCORES))
+    means = [_mean_text(name, score, stats.rollouts) for name, score in scores.items()]
+    over = f"over {stats.tasks} task{'s' * (stats.tasks != 1)}"
+    if any(score.half_width is not None for score in scores.values()):
+        over = f"95 % interval, {over}"
+    return f"{', '.join(means) or 'no scores'} ({'; '.join(filter(None, (over, coverage.text)))})"
+
+
+def _mean_text(name: str, score: ScoreStats, rollouts: int) -> str:
+    half_width = "" if score.half_width is None else f" ± {score.half_width:.3f}"
+    fewer = f" over {score.sum_n:,} of {rollouts:,} rollouts" if score.sum_n != rollouts else ""
+    return f"{name} {score.mean:.3f}{half_width}{fewer}"
 
 
 def format_histogram(aggregate: AgentStats, name: str = "reward") -> str | None:

@@ -13,8 +13,8 @@ from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.health.counts import Problem
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.metrics.aggregate import AgentStats, Coverage
-from ng_rollouts.metrics.score_stats import ScoreStats
+from ng_rollouts.metrics.aggregate import Coverage
+from ng_rollouts.metrics.nemo_gym import score_line
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.redaction import display_command, redact
@@ -31,9 +31,8 @@ _MAX_EXAMPLE_CHARACTERS = 100
 """How much of a failure's message is in the message of the run, and in the summary. The failures file has all of it."""
 
 _MAX_CLASSES = 3
-_MAX_SCORES = 4
 _MAX_PROBLEMS = 3
-"""How many failure classes, scores and health problems the last lines have."""
+"""How many failure classes and health problems the last lines have."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -268,32 +267,14 @@ def _score_lines(state: RunState) -> Iterator[str]:
         return
     coverage = _coverage(state)
     if len(agents) == 1:
-        yield from (_score_line(metrics.stats, coverage) for metrics in agents.values())
+        yield from (score_line(metrics.stats, coverage) for metrics in agents.values())
         return
     for agent, metrics in agents.items():
         stats = metrics.stats
         # The plan has the rows of each agent, not its rollouts: only what is in the groups is known by agent.
-        reached = stats.rollouts + stats.masked.total()
-        own = Coverage(stats.rollouts, reached, {"masked": stats.masked.total()})
-        yield f"{agent}: {_score_line(stats, own)}"
+        yield f"{agent}: {score_line(stats, stats.coverage)}"
     if agents and coverage.text:
         yield f"all agents: {coverage.text}"
-
-
-def _score_line(stats: AgentStats, coverage: Coverage) -> str:
-    """Means with intervals, and what they are over."""
-    scores = dict(islice(stats.scores.items(), _MAX_SCORES))
-    means = [_mean_text(name, score, stats.rollouts) for name, score in scores.items()]
-    over = f"over {stats.tasks} task{'s' * (stats.tasks != 1)}"
-    if any(score.half_width is not None for score in scores.values()):
-        over = f"95 % interval, {over}"
-    return f"{', '.join(means) or 'no scores'} ({'; '.join(filter(None, (over, coverage.text)))})"
-
-
-def _mean_text(name: str, score: ScoreStats, rollouts: int) -> str:
-    half_width = "" if score.half_width is None else f" ± {score.half_width:.3f}"
-    fewer = f" over {score.sum_n:,} of {rollouts:,} rollouts" if score.sum_n != rollouts else ""
-    return f"{name} {score.mean:.3f}{half_width}{fewer}"
 
 
 def _coverage(state: RunState) -> Coverage:
