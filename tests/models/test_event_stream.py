@@ -169,6 +169,7 @@ def test_stream_without_its_end_is_a_failed_attempt(body: Any, api: str, failure
     assert failure.value.failure_class == failure_class
 
 
+@pytest.mark.bench
 def test_time_for_a_long_stream_is_linear() -> None:
     """A text of 100,000 deltas is put together in seconds: what is there is not copied for each of them."""
     delta = b'data: {"choices":[{"index":0,"delta":{"content":"word ","tool_calls":[{"index":0,"function":'
