@@ -219,7 +219,7 @@ MASK = "mask_sample"
 
 
 def is_masked(row: Json) -> bool:
-    """Whether the result of a row is not a measurement; as in NeMo Gym, any true value says so, also "false"."""
+    """True for a masked row. As in NeMo Gym, any true value masks, also the text "false"."""
     return bool(row.get(MASK))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ng_rollouts.config.fields import spec_of
 from ng_rollouts.config.parameters import SECTIONS, CollectConfig, HeadServer, Prices
+from ng_rollouts.config.validation import zero_names
 from ng_rollouts.errors import ConfigError
 from tests.conftest import FILES, Ran, assert_rejected_before_sending
 from tests.servers import Served
@@ -84,3 +85,17 @@ def test_number_out_of_range_is_a_usage_error(
     tasks(1)
     ran = command(*FILES, argument)
     assert (ran.code, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+
+
+@pytest.mark.parametrize("name", ["eval_missing", "env_failed", "judge_failed", "reference_missing", "masked_by_env"])
+def test_failure_classes_that_resemble_a_name_are_accepted(name: str) -> None:
+    """NeMo Gym's failure classes may end as `failed` and `missing` do."""
+    assert zero_names(name, None, missing=False) == [name]
+    assert zero_names(None, [name], missing=False) == [name]
+
+
+@pytest.mark.parametrize(("name", "near"), [("Failed", "failed"), ("mask", "masked"), ("mising", "missing")])
+def test_misspelled_names_that_count_as_zero_are_errors(name: str, near: str) -> None:
+    """A name that is almost `failed`, `masked` or `missing` is taken for a mistake."""
+    with pytest.raises(ConfigError, match=f"did you mean {near}?"):
+        zero_names(name, None, missing=False)

@@ -63,31 +63,16 @@ async def resolve_agents(
     )
     rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
     factory = AgentFactory(config, http, rate_limiter, stack)
-    explicit = factory.remote_agent(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
-    entries = {name: factory.from_entry(name, entry) for name, entry in config.agents.items() if name in rows_by_agent}
-    default = factory.model_agent({}, "") if config.policy_base_url is not None and not explicit else None
-    agents: dict[str, Agent] = {}
-    packaged: list[Agent] = []  # in this process, without a server to wait for
-    unresolved: dict[str, int] = {}
-    for name, rows in rows_by_agent.items():
-        if explicit and config.agent_name in (None, name):
-            agents[name] = explicit
-        elif name in entries:
-            agents[name] = entries[name]
-        elif name in EXAMPLE_AGENTS:
-            agents[name] = await _example(name, limits, stack, rate_limiter)
-            packaged.append(agents[name])
-        elif default:
-            agents[name] = default
-        else:
-            unresolved[name] = rows
+    agents = factory.configured_agents(rows_by_agent)
+    others = {name: rows for name, rows in rows_by_agent.items() if name not in agents}
+    examples = {name: await _example(name, limits, stack, rate_limiter) for name in others if name in EXAMPLE_AGENTS}
     # last, because a run that does not need the head server must not fail without one
-    if unresolved:
+    if unresolved := {name: rows for name, rows in others.items() if name not in examples}:
         servers = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
         agents |= {name: factory.listed_agent(name, servers) for name in unresolved}
-    # packaged examples are remote agents too, but their URLs are served in this process
-    await _wait_for([agent for agent in agents.values() if agent not in packaged], factory, config)
-    return agents
+    # without the examples: they are remote agents too, but their URLs are served in this process
+    await _wait_for(agents.values(), factory, config)
+    return agents | examples
 
 
 async def _wait_for(agents: Iterable[Agent], factory: AgentFactory, config: CollectConfig) -> None:
@@ -146,6 +131,28 @@ class AgentFactory:
     model_servers: list[ModelClient] = field(default_factory=list)
     load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
     resources_urls: list[str] = field(default_factory=list)
+
+    def configured_agents(self, names: Iterable[str]) -> dict[str, Agent]:
+        """The agents that parameters give an address, a model or a function.
+
+        Raises:
+            ConfigError: a URL or an entry of `agents` is not valid.
+        """
+        config, names = self.config, list(names)
+        explicit = (
+            self.remote_agent(parse_urls(config.agent_url, "agent_url")) if config.agent_url is not None else None
+        )
+        entries = {name: self.from_entry(name, entry) for name, entry in config.agents.items() if name in names}
+        default = self.model_agent({}, "") if config.policy_base_url is not None and not explicit else None
+        agents: dict[str, Agent] = {}
+        for name in names:
+            if explicit and config.agent_name in (None, name):
+                agents[name] = explicit
+            elif name in entries:
+                agents[name] = entries[name]
+            elif default and name not in EXAMPLE_AGENTS:
+                agents[name] = default
+        return agents
 
     def remote_agent(self, urls: list[str]) -> RemoteAgent:
         """Make a remote agent."""

@@ -173,7 +173,7 @@ def _scores_of(path: Path, score: str) -> FileScores:
             question = digest_of(question_of(group.first))
             tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
     if not tasks:
-        without = f" that are not masked: all {masked} are" if masked else ""
+        without = f" ({masked} rollouts are masked, and have no scores)" if masked else ""
         raise InputError(f"{path} has no rollouts with the score {score!r}{without}")
     planned = expected_counts(path, None, scanned).total
     return FileScores(tasks, sum(task.rollouts for task in tasks.values()), masked, planned)

@@ -89,7 +89,6 @@ class Parameters(TypedDict, total=False):
     fail_on: Mapping[str, float] | Sequence[str] | None
     disable_health_check: bool
     health_check_ignored_checks: Sequence[str]
-    health_check_workers: int | None
     status_file: _Path | None
     quiet: bool
     report: bool

@@ -439,9 +439,6 @@ class MetricsAndReports:
     )
     disable_health_check: bool = param(False, "Do not check the health of the rollouts.", doc="[Health](health.md).")
     health_check_ignored_checks: Any = param([], "Health checks to leave out.", kind="list", annotation="Sequence[str]")
-    health_check_workers: int | None = param(
-        None, "No effect; NeMo Gym has it. Each rollout is checked when it is collected.", minimum=1
-    )
     status_file: str | None = param(
         None, "Live status file (null: <stem>_status.json). Deleted when the run ends.", kind="path"
     )

@@ -109,7 +109,7 @@ def zero_names(names: Any, classes: Any, *, missing: bool) -> list[str]:
         missing: value of `count_missing_rollouts_as_zero`.
 
     Raises:
-        ConfigError: a value is not a list of names.
+        ConfigError: a value is not a list of names, or has one that is probably misspelled.
     """
     listed = [
         *_names("count_as_zero", names),
@@ -117,8 +117,12 @@ def zero_names(names: Any, classes: Any, *, missing: bool) -> list[str]:
         *(["missing"] if missing else []),
     ]
     for name in listed:
-        # Failure classes have any name, but `Failed` and `mask` are not meant as such.
-        if name not in _ZERO_NAMES and (near := get_close_matches(name.lower(), _ZERO_NAMES, n=1, cutoff=0.7)):
+        # Failure classes have any name, such as `eval_missing`, but `Failed` and `mask` are not meant as such.
+        if (
+            name not in _ZERO_NAMES
+            and "_" not in name
+            and (near := get_close_matches(name.lower(), _ZERO_NAMES, n=1, cutoff=0.7))
+        ):
             raise ConfigError(f"count_as_zero has {name!r}: did you mean {near[0]}?")
     return list(dict.fromkeys(listed))
 

@@ -61,7 +61,7 @@ class _Turn:
     has_ended: bool = False
 
     def takes(self, kind: str) -> bool:
-        """Whether an item of this type can be of the same reply as those before it.
+        """True if an item of this type may belong to the same reply.
 
         Parallel calls may have reasoning before each of them.
         """
@@ -78,7 +78,7 @@ class _Turn:
         self.has_ended = "generation_token_ids" in item
 
     def has_call(self, call_id: Any) -> bool:
-        """Whether a call with this id is in the step."""
+        """True if the step has the call."""
         return call_id is not None and any(item.get("call_id") == call_id for item in self.calls)
 
     @property

@@ -110,7 +110,7 @@ class Example:
 
     @property
     def is_masked(self) -> bool:
-        """Whether the result of the row is not a measurement."""
+        """True for a masked row."""
         return self.stats.masked is not None
 
     @property

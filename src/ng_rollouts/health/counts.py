@@ -54,7 +54,7 @@ class TaskCounts(NamedTuple):
 
     @property
     def has_problem(self) -> bool:
-        """Whether a rollout is unhealthy, or the task has a flag."""
+        """True with an unhealthy rollout or a flag."""
         return self.unhealthy > 0 or self.flags > 0
 
     def summary(self) -> Json:

@@ -110,7 +110,7 @@ class Columns:
         return sorted(order, key=lambda at: (keys[at], str(self.stages.get(at)), self.masks[at], self.ids.get(at, "")))
 
     def same_rollout(self, first: int, second: int) -> bool:
-        """Whether two rows are the same rollout of the same task, in the same stage."""
+        """True for two rows of one rollout, in one stage."""
         return (
             self.tasks[first] == self.tasks[second]
             and self.rollouts[first] == self.rollouts[second]
@@ -138,7 +138,7 @@ class HealthReport:
 
     @property
     def has_rollouts(self) -> bool:
-        """Whether a line is a rollout."""
+        """True if any line is a rollout."""
         return len(self.columns.masks) > 0
 
     def __len__(self) -> int:

@@ -144,7 +144,7 @@ def _set_answer(parts: Transcript, message: Json) -> None:
 
 
 def ends_in_loop(text: str) -> bool:
-    """Whether a text ends with the same passage again and again.
+    """True for a text that ends in a loop.
 
     Takes time proportional to the length of the text, at most 20,000 characters of it.
     """
@@ -163,7 +163,7 @@ def ends_in_loop(text: str) -> bool:
 
 
 def is_error(output: Any) -> bool:
-    """Whether the output of a tool is an error: an object with `error`, or a text that begins as errors do."""
+    """True for an object with `error`, and for a text that begins as errors do."""
     text = output if isinstance(output, str) else text_of(output)
     if text.lstrip().startswith("{"):
         return '"error"' in text and _has_error(text)
@@ -243,7 +243,7 @@ def _has_call_without_output(parts: Transcript) -> bool:
 
 
 def _ends_by_tool(parts: Transcript) -> bool:
-    """Whether the last item is not a call or its output, or belongs to a tool that ends rollouts."""
+    """True for an output that ends with text, or with a tool that ends rollouts."""
     if parts.last not in _CALLS and parts.last not in _RESULTS:
         return True
     return not parts.calls or _FINAL_TOOL.search(str(parts.calls[-1][1].get("name"))) is not None

@@ -148,7 +148,7 @@ class RunHealth:
 
     @property
     def has_lines(self) -> bool:
-        """Whether the file of verdicts has a line."""
+        """True if there are verdicts to write."""
         return len(self._masks) > 0
 
     def _add_line(self, position: int, key: RolloutKey, mask: int, health: RolloutHealth) -> None:

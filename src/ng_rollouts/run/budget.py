@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ng_rollouts.config.parameters import Prices
 from ng_rollouts.scheduling.counters import RunCounters
@@ -26,17 +26,20 @@ class TimeBudget:
         seconds: from the first rollout on; None for no limit.
         margin_s: the time that has to be left for a rollout to start; None for a quantile of the durations so far.
         is_over: whether a rollout was not started for lack of time.
+        began: when the first rollout asked (`time.monotonic`); None before that.
     """
 
     seconds: float | None
     margin_s: float | None
     is_over: bool = False
-    _began: float = field(default_factory=time.monotonic)
+    began: float | None = None
 
     def allows(self, counters: RunCounters) -> bool:
         """Whether a rollout may start now."""
         if self.seconds is not None:
-            left = self.seconds - (time.monotonic() - self._began)
+            now = time.monotonic()
+            self.began = now if self.began is None else self.began
+            left = self.seconds - (now - self.began)
             self.is_over = self.is_over or left <= 0 or left < self._margin(counters)
         return not self.is_over
 

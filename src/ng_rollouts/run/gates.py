@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, GateMissed
 from ng_rollouts.health.run_health import RunHealth
 from ng_rollouts.health.selection import check_disjoint, checks_of, limits_of, missed_limits
@@ -21,8 +20,6 @@ def check_health_settings(config: CollectConfig) -> None:
     check_disjoint("health_check_ignored_checks", ignored, "fail_on", limits)
     if limits and config.disable_health_check:
         raise ConfigError("fail_on needs the checks that disable_health_check=true turns off: give one of them")
-    if config.health_check_workers is not None:
-        log("note: health_check_workers has no effect: each rollout is checked when it is collected")
 
 
 def check_gates(config: CollectConfig, averages: Json, coverage: float, health: RunHealth | None) -> None:
