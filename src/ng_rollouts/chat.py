@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from ng_rollouts.chat_items import IMAGE_TYPES, arguments_text, content_parts, input_items
+from ng_rollouts.chat_items import IMAGE_TYPES, arguments_text, content_parts, input_items, plain_answer
 from ng_rollouts.console import log
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.reasoning import THINKING_TYPES, text_in
 from ng_rollouts.types import Json
+
+_ROLES_OF_TEXT = frozenset(("system", "developer", "user", "assistant"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +44,18 @@ class Conversion:
 
 def chat_input(params: Json) -> list[Json]:
     """The prompt of `responses_create_params` as messages with text contents."""
+    value = params.get("input")
+    # Most prompts are such messages already.
+    if type(value) is list and "instructions" not in params and all(map(_is_text_message, value)):
+        return list(value)
     return prompt_messages(params, _PROMPT_AS_TEXT)
 
 
 def chat_output(response: Any) -> list[Json]:
     """The output of an OpenAI Response object as messages with text contents; empty if it is not such an object."""
     items = response.get("output") if isinstance(response, dict) else None
+    if (text := plain_answer(items)) is not None:
+        return [{"role": "assistant", "content": text}]
     return to_messages(input_items(items if isinstance(items, list) else []), _AS_TEXT)
 
 
@@ -132,6 +140,16 @@ def question_of(row: Json) -> Json:
     value = params.get("input")
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
     return {"input": messages, "instructions": params.get("instructions"), "tools": params.get("tools")}
+
+
+def _is_text_message(entry: Any) -> bool:
+    """True for a message that has a text and nothing else."""
+    return (
+        type(entry) is dict
+        and len(entry) == 2
+        and type(entry.get("content")) is str
+        and entry.get("role") in _ROLES_OF_TEXT
+    )
 
 
 def _message(item: Json, reasoning: list[Json], how: Conversion) -> Json:

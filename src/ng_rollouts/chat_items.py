@@ -25,11 +25,28 @@ _CONVERTED = frozenset(
 """Fields of a message that its items have under other names."""
 
 _PLAIN_FIELDS = frozenset("id type status role content name annotations".split())
+_ANSWER_FIELDS = _PLAIN_FIELDS - {"name"}
 _CHAT_FIELDS = frozenset("tool_calls function_call refusal audio images".split())
 _CHAT_PARTS = frozenset((*THINKING_TYPES, "tool_use"))
 
 _CALL_FIELDS = ("id", "type", "function", "custom", "index")
 _FUNCTION_FIELDS = ("name", "arguments")
+
+
+def plain_answer(output: Any) -> str | None:
+    """The text of an output that is one assistant message with one part of text; None for any other output.
+
+    Most outputs are such a message, and every rollout's is read three times: for its messages, statistics and health.
+    """
+    if type(output) is not list or len(output) != 1 or type(item := output[0]) is not dict:
+        return None
+    content = item.get("content")
+    if type(content) is not list or len(content) != 1 or type(part := content[0]) is not dict:
+        return None
+    if item.get("role") != "assistant" or item.get("type", "message") != "message" or not item.keys() <= _ANSWER_FIELDS:
+        return None
+    text = part.get("text")
+    return text if type(text) is str and part.get("type") in TEXT_TYPES else None
 
 
 def input_items(entries: Iterable[Any]) -> list[Json]:

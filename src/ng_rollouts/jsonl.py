@@ -71,6 +71,15 @@ def dumps(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
+def dumps_indented(value: Any) -> bytes:
+    """JSON on several lines, for people, in UTF-8 with a newline at the end."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # also file names with bytes that are not UTF-8, which JSON can only hold as escapes
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", errors="backslashreplace")
+
+
 def digest_of(value: Any) -> str:
     """A digest of a JSON value, 16 hexadecimal digits, for comparing large values."""
     return hashlib.blake2b(dumps(value), digest_size=8).hexdigest()

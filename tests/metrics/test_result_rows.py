@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +56,7 @@ def test_agent_of_a_row_is_the_one_that_was_asked(reference: Any) -> None:
 
 def test_row_keeps_the_source_of_its_task() -> None:
     """The `task_source` of a task is in its rows, as in those of NeMo Gym's collector, whatever the agent returns."""
-    rollout = replace(ROLLOUT, row={**ROLLOUT.row, "task_source": "mcqa"})
+    rollout = ROLLOUT._replace(row={**ROLLOUT.row, "task_source": "mcqa"})
     for reply in ({"reward": 1.0}, {"reward": 1.0, "task_source": "other"}):
         assert output_row(rollout, reply, training_view=True)["task_source"] == "mcqa"
 

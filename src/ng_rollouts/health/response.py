@@ -7,11 +7,11 @@ agent without tools ends with a tool call, because the call is the answer. One w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ng_rollouts.chat import reasoning_text, text_of
-from ng_rollouts.chat_items import TEXT_TYPES, input_items
+from ng_rollouts.chat_items import input_items, plain_answer
 from ng_rollouts.health.checks import HAS_OUTPUT, LONG_ANSWER, PLAIN_ANSWER, REASONED, Check
 from ng_rollouts.jsonl import loads
 from ng_rollouts.reasoning import without_reasoning
@@ -48,61 +48,63 @@ _LOOP_TIMES, _LOOP_CHARACTERS, _LOOP_OF_SIGNS = 8, 400, 4000
 grid of numbers, so it has to be longer."""
 
 
-@dataclass(slots=True)
-class Transcript:
+class Transcript(NamedTuple):
     """The parts of an output that the rules look at.
 
     Attributes:
         messages: number of assistant messages.
         message: the last of them.
-        calls, results: tool calls, and the outputs of tools.
         end: index of the first call of those that end the output; the number of items if none does.
+        last: type of the last item that is not reasoning; empty if there is none.
         answer: the text of the last message, without reasoning and surrounding white space.
         thinks: whether the last message has reasoning in its text.
+        calls, results: tool calls, and the outputs of tools.
         reasoning: the last reasoning item.
-        last: type of the last item that is not reasoning; empty if there is none.
         others: number of items of other types, such as searches of the server.
     """
 
-    messages: int = 0
-    message: Json | None = None
-    calls: list[tuple[int, Json]] = field(default_factory=list)
-    results: list[Json] = field(default_factory=list)
-    end: int = 0
-    answer: str = ""
-    thinks: bool = False
+    messages: int
+    message: Json | None
+    end: int
+    last: str
+    answer: str
+    thinks: bool
+    calls: Sequence[tuple[int, Json]] = ()
+    results: Sequence[Json] = ()
     reasoning: Json | None = None
-    last: str = ""
     others: int = 0
 
 
 def transcript_of(output: list[Any]) -> Transcript:
     """The parts of an output."""
-    parts = Transcript()
-    end = 0
+    if (text := plain_answer(output)) is not None:
+        return Transcript(1, output[0], 1, "message", *_answer(output[0], text))
+    calls: list[tuple[int, Json]] = []
+    results: list[Json] = []
+    message = reasoning = None
+    messages = others = end = 0
+    last = ""
     for index, item in enumerate(_items(output)):
         kind = item.get("type") or "message"
         if kind == "reasoning":
-            parts.reasoning = item
+            reasoning = item
             end = index + 1
             continue
-        parts.last = kind
+        last = kind
         if kind in _CALLS:
-            parts.calls.append((index, item))
+            calls.append((index, item))
             continue
         end = index + 1
         if kind == "message":
             if item.get("role", "assistant") == "assistant":
-                parts.messages += 1
-                parts.message = item
+                messages += 1
+                message = item
         elif kind in _RESULTS:
-            parts.results.append(item)
+            results.append(item)
         else:
-            parts.others += 1
-    parts.end = end
-    if parts.message is not None:
-        _set_answer(parts, parts.message)
-    return parts
+            others += 1
+    answer, thinks = ("", False) if message is None else _answer(message, _message_text(message))
+    return Transcript(messages, message, end, last, answer, thinks, calls, results, reasoning, others)
 
 
 def response_findings(response: Json, parts: Transcript, *, is_rewarded: bool) -> int:
@@ -134,13 +136,13 @@ def response_findings(response: Json, parts: Transcript, *, is_rewarded: bool) -
     return mask
 
 
-def _set_answer(parts: Transcript, message: Json) -> None:
-    text = _message_text(message)
+def _answer(message: Json, text: str) -> tuple[str, bool]:
+    """The text of a message without its reasoning, and whether it has some."""
     # One character is found much faster than several, and few long texts have it.
-    parts.thinks = ">" in text and "think>" in text
-    if parts.thinks:
+    thinks = ">" in text and "think>" in text
+    if thinks:
         text = text_of(without_reasoning(message).get("content"))
-    parts.answer = text.strip()
+    return text.strip(), thinks
 
 
 def ends_in_loop(text: str) -> bool:
@@ -187,13 +189,7 @@ def _items(output: list[Any]) -> list[Json]:
 
 
 def _message_text(message: Json) -> str:
-    content = message.get("content")
-    # almost every message has one part of text
-    if type(content) is list and len(content) == 1 and type(part := content[0]) is dict:
-        text = part.get("text")
-        if type(text) is str and part.get("type") in TEXT_TYPES:
-            return text
-    return text_of(content)
+    return text_of(message.get("content"))
 
 
 def _limit(details: Any) -> int:

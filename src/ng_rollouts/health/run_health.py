@@ -22,7 +22,7 @@ from ng_rollouts.health.checks import (
 from ng_rollouts.health.closed_report import CheckedRow
 from ng_rollouts.health.counts import OF_VERDICTS, HealthCounts
 from ng_rollouts.health.report import CallTotals
-from ng_rollouts.health.task_rules import task_health
+from ng_rollouts.health.task_rules import TaskHealth, health_of_single, task_health
 from ng_rollouts.types import RolloutHealth, RolloutKey
 
 _WIDER = {1 << 8: "H", 1 << 16: "I"}
@@ -113,9 +113,11 @@ class RunHealth:
         self.totals.add(health)
         if mask & ROLLOUT_FINDINGS or health.calls is not None:
             self._add_line(position, key, mask, health)
+        if self._group_size(key.task_index) == 1:
+            self._add_task(key.task_index, health_of_single(mask))
+            return
         collected = _Collected(key.rollout_index, mask, health.answer, health.reward or 0.0)
-        group = self._open.setdefault(key.task_index, [])
-        group.append(collected)
+        self._open.setdefault(key.task_index, []).append(collected)
         self._close_if_complete(key.task_index)
 
     def give_up(self, task_index: int) -> None:
@@ -167,5 +169,7 @@ class RunHealth:
 
     def _close(self, task_index: int) -> None:
         if group := self._open.pop(task_index, None):
-            found = task_health(*zip(*group, strict=True))
-            self.counts.add_task(task_index, found, found.mask & self._kept)
+            self._add_task(task_index, task_health(*zip(*group, strict=True)))
+
+    def _add_task(self, task_index: int, found: TaskHealth) -> None:
+        self.counts.add_task(task_index, found, found.mask & self._kept)

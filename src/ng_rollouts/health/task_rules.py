@@ -89,6 +89,12 @@ def task_health(
     return TaskHealth(mask, repeats, evaluated, calls_observed)
 
 
+@lru_cache(maxsize=4096)
+def health_of_single(mask: int) -> TaskHealth:
+    """The health of a task with one rollout, which depends on its mask only."""
+    return task_health((0,), (mask,), (0,), (0.0,))
+
+
 def _repeats(indices: Sequence[int], masks: Sequence[int]) -> list[Repeat]:
     if len(set(indices)) == len(indices):
         return [_repeat((mask,)) for mask in masks]

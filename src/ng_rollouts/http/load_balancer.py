@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed, FailureClass
-from ng_rollouts.http.rate_limiter import RateLimiter, Reservation
+from ng_rollouts.http.rate_limiter import UNLIMITED, RateLimiter, Reservation
 from ng_rollouts.redaction import without_credentials
 
 FIRST_COOLDOWN_S = 2.0
@@ -172,10 +172,17 @@ class LoadBalancer:
         """
         tried: set[Endpoint] = set()
         while True:
-            endpoint, reservation = await self._reserve(task, tried, characters, output_tokens)
+            endpoint, reservation = self._reserve_at_once(task, tried) or await self._reserve(
+                task, tried, characters, output_tokens
+            )
+            endpoint.in_flight += 1
+            endpoint.requests_sent += 1
+            began = time.monotonic()
             try:
-                reply = await _send_timed(endpoint, send)
+                reply = await send(endpoint.url)
             except AttemptFailed as failure:
+                failure.sent_at = began  # without the wait for the rate limiter; the concurrency limit needs it
+                endpoint.record_failure(failure)
                 self._rate_limiter.cancel(reservation)
                 self._endpoint_by_task.pop(task, None)
                 tried.add(endpoint)
@@ -186,8 +193,19 @@ class LoadBalancer:
                 self._rate_limiter.cancel(reservation)
                 raise
             else:
-                self._rate_limiter.settle(reservation, tokens_of(reply))
+                endpoint.record_success(time.monotonic() - began)
+                if not self._rate_limiter.is_unlimited:
+                    self._rate_limiter.settle(reservation, tokens_of(reply))
                 return reply
+            finally:
+                endpoint.in_flight -= 1
+
+    def _reserve_at_once(self, task: int, tried: set[Endpoint]) -> tuple[Endpoint, Reservation] | None:
+        """An endpoint and a reservation without a wait; None if one may be necessary."""
+        if not self._rate_limiter.is_unlimited:
+            return None
+        endpoint = self._pick(task, tried)
+        return None if endpoint.retry_after_left else (endpoint, UNLIMITED)
 
     async def _reserve(
         self, task: int, tried: set[Endpoint], characters: int, output_tokens: int | None
@@ -232,21 +250,3 @@ class LoadBalancer:
         self._endpoint_by_task[task] = endpoint
         if len(self._endpoint_by_task) > _MAX_STICKY_TASKS:
             self._endpoint_by_task.popitem(last=False)
-
-
-async def _send_timed(endpoint: Endpoint, send: Callable[[str], Awaitable[T]]) -> T:
-    """Send a request, and record its outcome and duration at the endpoint."""
-    endpoint.in_flight += 1
-    endpoint.requests_sent += 1
-    began = time.monotonic()
-    try:
-        reply = await send(endpoint.url)
-    except AttemptFailed as failure:
-        failure.sent_at = began  # without the wait for the rate limiter; the concurrency limit needs it
-        endpoint.record_failure(failure)
-        raise
-    else:
-        endpoint.record_success(time.monotonic() - began)
-        return reply
-    finally:
-        endpoint.in_flight -= 1

@@ -33,7 +33,7 @@ class Reservation:
     cost_s: float
 
 
-_UNLIMITED = Reservation(0.0)
+UNLIMITED = Reservation(0.0)
 """The reservation without a rate limit, shared by all requests: nothing is counted for it."""
 
 
@@ -46,6 +46,9 @@ class RateLimiter:
     Args:
         requests_per_minute, tokens_per_minute: limits; None for no limit.
         clock: returns seconds, as `time.monotonic` does.
+
+    Attributes:
+        is_unlimited: whether neither requests nor tokens are limited.
     """
 
     def __init__(
@@ -61,11 +64,7 @@ class RateLimiter:
         self._mean_tokens: float | None = None
         self._unsettled = 0
         self._queue = asyncio.Lock()
-
-    @property
-    def is_unlimited(self) -> bool:
-        """Whether neither requests nor tokens are limited."""
-        return not self._request_s and not self._token_s
+        self.is_unlimited = not self._request_s and not self._token_s
 
     async def acquire(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """Wait until a request may be sent, and reserve it. Requests are admitted in the order of the calls.
@@ -75,7 +74,7 @@ class RateLimiter:
             output_tokens: the maximum number of output tokens; None if it is not known.
         """
         if self.is_unlimited:
-            return _UNLIMITED
+            return UNLIMITED
         async with self._queue:  # an asyncio.Lock is fair: the first to wait is the first to continue
             while self._token_s and self._mean_tokens is None and self._unsettled >= _MAX_UNSETTLED:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
@@ -102,7 +101,7 @@ class RateLimiter:
         Args:
             tokens: the tokens that the request consumed; 0 if they are not known.
         """
-        if reservation is _UNLIMITED:
+        if reservation is UNLIMITED:
             return
         self._unsettled -= 1
         # a server that reports no tokens must not keep `acquire` waiting for a first report
@@ -115,7 +114,7 @@ class RateLimiter:
 
     def cancel(self, reservation: Reservation) -> None:
         """Give back the tokens of a request that was not sent or failed. It still counts as a request."""
-        if reservation is _UNLIMITED:
+        if reservation is UNLIMITED:
             return
         self._unsettled -= 1
         self._next_at -= reservation.cost_s - min(reservation.cost_s, self._request_s)

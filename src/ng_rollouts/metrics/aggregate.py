@@ -288,6 +288,9 @@ def _column_keys(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _statistics_of(values: Sequence[float]) -> tuple[float, ...]:
     """The statistics of a few values, in the order of `STATISTICS`."""
+    if len(values) == 1:  # with num_repeats=1, for every column of every task
+        (value,) = values
+        return float(value), value, value, float(value), 0.0
     ordered, stats = sorted(values), RunningStats.of(values)
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return stats.mean, ordered[-1], ordered[0], median, stats.sd

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ng_rollouts.chat import chat_input, chat_output, text_of
+from ng_rollouts.chat_items import plain_answer
 from ng_rollouts.errors import MESSAGE_CHARACTERS, AttemptFailed, FailureClass
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.perf_summary import PERF_FIELDS
@@ -35,6 +36,9 @@ _NO_MODEL_CALLS = "model_calls_unavailable"
 
 _NO_KIND = "no_kind"
 """The reason of a masked rollout whose environment gives none."""
+
+_NUMBERS = frozenset((int, float, bool))
+"""The types of numbers in parsed JSON."""
 
 _TOKEN_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
 
@@ -127,7 +131,7 @@ def scores_of_row(row: Json) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in row.items()
-        if isinstance(value, (int, float)) and not key.startswith("_") and abs(value) <= MAX_SCORE and key != MASK
+        if type(value) in _NUMBERS and key[:1] != "_" and abs(value) <= MAX_SCORE and key != MASK
     }
 
 
@@ -159,12 +163,13 @@ def stats_of(row: Json, answer_key: str | None = None) -> RolloutStats:
     perf = None if "ng_perf" not in row else _perf_of(row["ng_perf"])
     if is_masked(row):
         return RolloutStats(scores={}, tokens=tokens, masked=_mask_reason(row), rollout_index=index, perf=perf)
+    is_incomplete = _is_incomplete(response)
     answer = row.get(answer_key or ("normalized_answer" if "normalized_answer" in row else "extracted_answer"))
     return RolloutStats(
         scores=scores_of_row(row),
         tokens=tokens,
-        truncated=_is_incomplete(response),
-        empty=_is_empty(response),
+        truncated=is_incomplete,
+        empty=not is_incomplete and _is_empty(response),
         answer=None if answer is None else answer if isinstance(answer, str) else dumps(answer).decode(),
         rollout_index=index,
         perf=perf,
@@ -185,9 +190,11 @@ def _is_incomplete(response: Json) -> bool:
 
 
 def _is_empty(response: Json) -> bool:
-    """Whether a response is complete, and its last item that could be an answer has no text."""
+    """Whether the last item of a complete response that could be an answer has no text."""
     output = response.get("output")
-    if not isinstance(output, list) or _is_incomplete(response):
+    if (text := plain_answer(output)) is not None:
+        return not text or text.isspace()
+    if not isinstance(output, list):
         return False
     for item in reversed(output):
         if isinstance(item, dict) and item.get("type", "message") != "reasoning":
@@ -242,7 +249,7 @@ def _check_reward(reply: Json) -> None:
 def _add_training_view(row: Json, rollout: Rollout) -> None:
     """Add the fields that training frameworks read: scores as numbers, `prompt_id`, and chat messages."""
     for key, value in row.items():
-        if isinstance(value, bool) and not key.startswith("_") and key != MASK:
+        if type(value) is bool and key[:1] != "_" and key != MASK:
             row[key] = float(value)
     row.setdefault("prompt_id", rollout.prompt_id)
     if "input" not in row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ng_rollouts.console import log
 from ng_rollouts.types import RolloutStats
 
@@ -32,4 +30,4 @@ class ScoreNames:
         if not self._is_exceeded:
             self._is_exceeded = True
             log(f"warning: rollouts have more than {MAX_SCORE_NAMES} different scores: metrics leave out further ones")
-        return replace(stats, scores={name: value for name, value in stats.scores.items() if name in self._names})
+        return stats._replace(scores={name: value for name, value in stats.scores.items() if name in self._names})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -65,7 +65,7 @@ class ZeroRules:
         """The statistics of a rollout that was collected, as they count. Its tokens stay."""
         if stats.masked is None or MASKED not in self.names:
             return stats
-        return replace(stats, scores={"reward": 0.0}, masked=None, counted_as_zero=MASKED)
+        return stats._replace(scores={"reward": 0.0}, masked=None, counted_as_zero=MASKED)
 
     def apply_to_row(self, row: Json) -> Json:
         """The row of a rollout that was collected, as it counts, for metrics that are computed elsewhere."""
@@ -95,7 +95,7 @@ class Counted:
 
     def stats(self, answer_key: str | None = None) -> RolloutStats:
         """The statistics of the row."""
-        return replace(stats_of(self.row, answer_key), counted_as_zero=self.reason)
+        return stats_of(self.row, answer_key)._replace(counted_as_zero=self.reason)
 
 
 def counted_rollouts(

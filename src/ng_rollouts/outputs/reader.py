@@ -13,7 +13,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
@@ -137,7 +137,7 @@ def groups_of(
         stats = score_names.limit(stats_of(row, answer_key))
         # A row without keys has the index that its place in the file gives it.
         if stats.rollout_index != key.rollout_index:
-            stats = replace(stats, rollout_index=key.rollout_index)
+            stats = stats._replace(rollout_index=key.rollout_index)
         group.stats.append(stats)
         group.indices.append(key.rollout_index)
         group.agents.append(agent_of(row))

@@ -89,7 +89,7 @@ class Dispatcher:
     async def _send(self, rollouts: Iterator[Rollout]) -> None:
         await schedule(
             rollouts,
-            self._attempt,
+            self._attempt_with_capacity if self.wait_for_capacity else self._attempt,
             self.state,
             limit=self._limit,
             policy=RetryPolicy(
@@ -100,11 +100,14 @@ class Dispatcher:
             stop=self.stop,
         )
 
-    async def _attempt(self, rollout: Rollout, attempts: int) -> Result:
+    def _attempt(self, rollout: Rollout, attempts: int) -> Awaitable[Result]:
+        # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
+        return self.executor.call(rollout, attempts + self.state.prior.attempts.get(rollout.key, 0))
+
+    async def _attempt_with_capacity(self, rollout: Rollout, attempts: int) -> Result:
         if self.wait_for_capacity:
             await self.wait_for_capacity()
-        # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
-        return await self.executor.call(rollout, attempts + self.state.prior.attempts.get(rollout.key, 0))
+        return await self._attempt(rollout, attempts)
 
     def _may_start(self) -> bool:
         return not self.budget.is_spent(self.state.counters) and self.report.time_budget.allows(self.state.counters)

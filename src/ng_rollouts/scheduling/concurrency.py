@@ -153,10 +153,16 @@ class Slots:
         self._in_use = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
 
+    def acquire_at_once(self) -> bool:
+        """Take a slot if one is free; False if not."""
+        if self._waiters or self._in_use >= self.limit.current:
+            return False
+        self._in_use += 1
+        return True
+
     async def acquire(self) -> None:
         """Wait for a slot and take it."""
-        if self._in_use < self.limit.current and not self._waiters:
-            self._in_use += 1
+        if self.acquire_at_once():
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)

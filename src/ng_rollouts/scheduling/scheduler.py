@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ng_rollouts.errors import AttemptFailed, NgRolloutsError
@@ -42,19 +42,19 @@ class ResultSink(Protocol):
         ...
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class _Work:
-    """A rollout with its failed attempts, in the order in which their next attempts may start.
+    """A rollout with its failed attempts.
 
     Attributes:
-        ready_at, began: when the next attempt may start, and when the first one began (`time.monotonic`).
+        began: when the first attempt began (`time.monotonic`); None before the first failure.
+        task: the attempt in flight.
     """
 
-    ready_at: float
-    position: int
-    rollout: Rollout = field(compare=False)
-    attempts: tuple[Attempt, ...] = field(default=(), compare=False)
-    began: float | None = field(default=None, compare=False)
+    rollout: Rollout
+    attempts: tuple[Attempt, ...] = ()
+    began: float | None = None
+    task: asyncio.Task[None] | None = None
 
 
 async def schedule(
@@ -97,8 +97,9 @@ class _Scheduler:
         self._slots = Slots(limit)
         self._policy = policy
         self._counters = counters
-        self._waiting: list[_Work] = []
-        self._in_flight: set[asyncio.Task[None]] = set()
+        # A heap of when the next attempt may start (`time.monotonic`), the rollout's position, and the rollout.
+        self._waiting: list[tuple[float, int, _Work]] = []
+        self._in_flight: set[_Work] = set()
         self._attempt_ended = asyncio.Event()
         self._draining = False
 
@@ -106,14 +107,14 @@ class _Scheduler:
         """Start attempts as slots become free, until every rollout has an outcome."""
         started = 0
         while True:
-            await self._slots.acquire()
-            work = await self._next(rollouts)
+            if not self._slots.acquire_at_once():
+                await self._slots.acquire()
+            work = self._ready(rollouts) or await self._next(rollouts)
             if work is None:
                 return
             self._counters.begin_attempt(work.rollout.key)
-            task = tasks.create_task(self._attempt(work))
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
+            self._in_flight.add(work)
+            work.task = tasks.create_task(self._attempt(work))
             started += 1
             if started % _STARTS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -126,8 +127,9 @@ class _Scheduler:
         at_once = asyncio.create_task(stop.at_once.wait())
         idle = asyncio.create_task(self._until_idle())
         await asyncio.wait([at_once, idle], timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (at_once, idle, *self._in_flight):
-            task.cancel()
+        for task in (at_once, idle, *(work.task for work in self._in_flight)):
+            if task:
+                task.cancel()
 
     async def _until_idle(self) -> None:
         while self._counters.in_flight:
@@ -136,18 +138,22 @@ class _Scheduler:
 
     async def _next(self, rollouts: Iterator[Rollout]) -> _Work | None:
         """The next rollout to attempt, as soon as there is one; None when all have an outcome."""
-        while True:
-            self._attempt_ended.clear()
-            now = time.monotonic()
-            if self._waiting and self._waiting[0].ready_at <= now:
-                return self._pop_waiting()
-            if len(self._waiting) < max(self._limit.current, MIN_WAITING):
-                rollout = next(rollouts, None)
-                if rollout is not None:
-                    return _Work(now, rollout.position, rollout)
+        while (work := self._ready(rollouts)) is None:
             if not self._waiting and not self._counters.in_flight:
                 return None
-            await self._until_attempt_ends(self._waiting[0].ready_at - now if self._waiting else None)
+            self._attempt_ended.clear()
+            await self._until_attempt_ends(self._waiting[0][0] - time.monotonic() if self._waiting else None)
+        return work
+
+    def _ready(self, rollouts: Iterator[Rollout]) -> _Work | None:
+        """The rollout that may be attempted now: one whose wait has ended, else a fresh one; None if there is none."""
+        if self._waiting:
+            if self._waiting[0][0] <= time.monotonic():
+                return self._pop_waiting()
+            if len(self._waiting) >= max(self._limit.current, MIN_WAITING):
+                return None
+        rollout = next(rollouts, None)
+        return None if rollout is None else _Work(rollout)
 
     async def _until_attempt_ends(self, seconds: float | None) -> None:
         try:
@@ -167,6 +173,7 @@ class _Scheduler:
             self._limit.record_success(time.monotonic())
             self._sink.record(work.rollout, result)
         finally:
+            self._in_flight.discard(work)
             self._counters.end_attempt(work.rollout.key, work.rollout.agent, time.monotonic() - began)
             self._slots.release()
             self._attempt_ended.set()
@@ -185,12 +192,11 @@ class _Scheduler:
             )
         elif not self._draining:
             self._counters.waiting_for = failure.failure_class
-            work.ready_at = now + wait_s
-            heapq.heappush(self._waiting, work)
+            heapq.heappush(self._waiting, (now + wait_s, work.rollout.position, work))
             self._counters.waiting = len(self._waiting)
 
     def _pop_waiting(self) -> _Work:
-        work = heapq.heappop(self._waiting)
+        _, _, work = heapq.heappop(self._waiting)
         self._counters.waiting = len(self._waiting)
         return work
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.jsonl import dumps_indented
 from ng_rollouts.redaction import mask_values
 
 _SUFFIX = ".writing"
@@ -115,9 +115,7 @@ def write_json(path: Path, value: Any) -> None:
         OSError: the file could not be written.
     """
     with replacing(path) as temporary:
-        # Names of files may have bytes that are not UTF-8, which JSON can only hold as escapes.
-        text = json.dumps(mask_values(value), indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(dumps_indented(mask_values(value)))
 
 
 def back_up(path: Path) -> Path:
