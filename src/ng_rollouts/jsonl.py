@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 import orjson
 
-_DIGITS_TO_ZERO = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _BEYOND_64_BITS = b"0" * 19
 """2**63 has 19 digits, so an integer with fewer digits fits into 64 bits."""
 _STRIDE, _SAMPLED_DIGITS = 6, b"000"
 """Every sixth byte of a run of 19 digits includes at least three of them. The sample is searched five times faster."""
+_DIGITS_AND_STARTS = bytes.maketrans(b"123456789:,[ \t\r\n", b"000000000-------")
+"""Also marks the bytes that may precede a number, because digits after a point, a quote or a letter are no integer."""
 _NOT_FINITE = re.compile(r"NaN|Infinity")
-_LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}(?![0-9.])")
 
 
 class NotFiniteError(ValueError):
@@ -89,9 +90,9 @@ def _has_long_integer(text: bytes) -> bool:
     """Whether a text may have an integer beyond 64 bits, also within a string."""
     # from the cheapest test to the most exact one: almost all texts end at the first
     return (
-        _SAMPLED_DIGITS in text[::_STRIDE].translate(_DIGITS_TO_ZERO)
-        and _BEYOND_64_BITS in text.translate(_DIGITS_TO_ZERO)
-        and _LONG_INTEGER.search(text) is not None
+        _SAMPLED_DIGITS in text[::_STRIDE].translate(_DIGITS)
+        and _BEYOND_64_BITS in text.translate(_DIGITS)
+        and b"-" + _BEYOND_64_BITS in b"-" + text.translate(_DIGITS_AND_STARTS)
     )
 
 

@@ -38,6 +38,31 @@ def test_long_integers_keep_all_digits_at_every_offset(digits: int, offset: int)
     assert loads(b"[%s-%d]" % (b" " * offset, number)) == [-number]
 
 
+@given(
+    value=st.recursive(st.integers(10**18, 10**30) | st.floats(0, 1), lambda inner: st.lists(inner, max_size=3)),
+    indent=st.sampled_from([None, 0, 1, "\t"]),
+    separators=st.sampled_from([(",", ":"), (", ", ": "), ("\r\n,\t", "\r:\n")]),
+    sign=st.sampled_from(["", "-", " ", "\n-"]),
+)
+def test_long_integers_keep_all_digits_after_every_byte(
+    value: Any, indent: Any, separators: tuple[str, str], sign: str
+) -> None:
+    """An integer beyond 64 bits is parsed to its last digit after any space, sign or punctuation, and as a document."""
+    text = json.dumps({"value": value}, indent=indent, separators=separators)
+    assert loads(text.encode()) == {"value": value}
+    number = f"{sign}{10**18 + len(text)}{len(text)}"
+    assert loads(number.encode()) == int(number)
+
+
+@given(digits=st.text("0123456789", min_size=19, max_size=60), before=st.sampled_from(["", "x", "é", ".", '\\"', "/"]))
+def test_digits_that_are_no_integer_do_not_need_the_slow_parser(digits: str, before: str) -> None:
+    """Long fractions, and strings that are or contain a word with many digits, are parsed by orjson."""
+    text = f'{{"{digits}":[0.{digits},"{before}{digits}"]}}'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ng_rollouts.jsonl._loads_by_stdlib", lambda _: pytest.fail("parsed by the standard library"))
+        assert loads(text.encode()) == json.loads(text)
+
+
 @pytest.mark.parametrize(
     "text", [b'{"n":123456789012345678901234567890}', b'{"n":-9223372036854775809}', b'{"s":"\\ud800"}', b'{"n":1.5}']
 )
