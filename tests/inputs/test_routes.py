@@ -62,9 +62,9 @@ def test_agent_is_the_first_in_the_order_of_precedence(row: dict[str, Any], agen
     routes = Routes(agent_map=agent_map, agent_of_source=of_source)
     if expected is None:
         with pytest.raises(InputError, match="no agent specified"):
-            routes.runs(row)
+            routes.route(row)
     else:
-        assert routes.runs(row) == ((expected, 1),)
+        assert routes.route(row).runs == ((expected, 1),)
 
 
 def test_rows_are_routed_as_by_nemo_gym(routed: Callable[[int], Path]) -> None:
@@ -109,7 +109,7 @@ def test_sources_have_the_agents_of_their_servers() -> None:
     lines = [json.loads(line) for line in (CASES / "07_task_source.jsonl").read_text().splitlines()]
     routes = Routes(agent_of_source=config.agent_of_source)
     expected = ["sums_simple_agent", "sums_simple_agent", "maths_b_agent", "sums_other_agent"]
-    assert [routes.runs(line)[0].agent for line in lines[:4]] == expected
+    assert [routes.route(line).runs[0].agent for line in lines[:4]] == expected
     reasons = [
         "'lonely' has no agent",
         "'twice' has 2 agents",
@@ -118,7 +118,7 @@ def test_sources_have_the_agents_of_their_servers() -> None:
     ]
     for line, reason in zip(lines[4:], reasons, strict=True):
         with pytest.raises(InputError) as raised:
-            routes.runs(line)
+            routes.route(line)
         assert reason in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""The maximum length of a line of the input: a small compressed file may hold one that fills the memory."""
+"""The lines of the input, with a maximum length: a small compressed file may hold one that fills the memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from ng_rollouts.errors import InputError
 MAX_LINE_BYTES = 256_000_000
 """Far above rows with images or long conversations. A row takes several times its length in memory."""
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers, from 1.
+    """The lines of a file with their numbers, from 1, without blank lines, byte-order mark and space around them.
 
     Args:
         name: the file, for messages.
@@ -25,7 +27,8 @@ def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
             raise _too_long(name, number)
-        yield number, line
+        if stripped := (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).strip():
+            yield number, stripped
 
 
 class LineLimitedWriter:

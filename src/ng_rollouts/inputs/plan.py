@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import accumulate, repeat
 
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.types import RolloutKey
@@ -62,36 +62,44 @@ class Plan:
         Args:
             ordinal: position in the input, which is the task index of a row without one. The default is the next one.
         """
-        self._add_repeats(task.repeats)
-        self._add_index(ordinal if task.index is None else task.index)
+        repeats = task.repeats
+        if repeats != self._repeats:
+            self._add_repeats(repeats)
+        implied = self.first_index + self.stride * self.rows
+        index = ordinal if task.index is None else task.index
+        if self._indices is not None or index not in (None, implied):
+            self._add_index(implied if index is None else index)
         self.rows += 1
-        self.rollouts += task.repeats
+        self.rollouts += repeats
         self.rerouted += task.is_rerouted
         self.fanned_out += len(task.runs) > 1
         self.names.update(task.names)
-        for run in task.runs:
-            self.agents[run.agent] += 1
+        for agent, _ in task.runs:
+            self.agents[agent] += 1
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
         """For each row in order: its task index, the position of its first rollout, and its number of rollouts."""
-        start = 0
-        for row in range(self.rows):
-            repeats = self._repeats if isinstance(self._repeats, int) else self._repeats[row]
-            yield self._implied_index(row) if self._indices is None else self._indices[row], start, repeats
-            start += repeats
+        return zip(self._task_indices(), accumulate(self._row_repeats(), initial=0), self._row_repeats(), strict=False)
 
-    def rollout_keys(self) -> Iterator[RolloutKey]:
-        """The key of every position, in order.
+    def first_rollouts(self) -> Iterator[int]:
+        """The rollout index of the first rollout of each row, in order.
 
         Rows with the same task index share its group: the second continues to count where the first ended.
         """
+        if self._indices is None:
+            yield from repeat(0, self.rows)
+            return
         next_rollout: Counter[int] = Counter()
         for task_index, _, repeats in self.spans():
             # Rows of one task are adjacent if the indices are sorted, so the counts of earlier tasks can be dropped.
             if self._indices_sorted and task_index not in next_rollout:
                 next_rollout.clear()
-            first = next_rollout[task_index]
+            yield next_rollout[task_index]
             next_rollout[task_index] += repeats
+
+    def rollout_keys(self) -> Iterator[RolloutKey]:
+        """The key of every position, in order."""
+        for first, (task_index, _, repeats) in zip(self.first_rollouts(), self.spans(), strict=True):
             for rollout_index in range(first, first + repeats):
                 yield RolloutKey(task_index, rollout_index)
 
@@ -148,27 +156,25 @@ class Plan:
         for task_index, _, count in self.spans():
             yield from repeat(task_index not in incomplete, count)
 
-    def _implied_index(self, row: int) -> int:
-        return self.first_index + self.stride * row
+    def _task_indices(self) -> Iterable[int]:
+        if self._indices is not None:
+            return self._indices
+        return range(self.first_index, self.first_index + self.stride * self.rows, self.stride)
+
+    def _row_repeats(self) -> Iterable[int]:
+        return repeat(self._repeats, self.rows) if isinstance(self._repeats, int) else self._repeats
 
     def _add_repeats(self, repeats: int) -> None:
         if self.rows == 0:
             self._repeats = repeats
-        elif isinstance(self._repeats, int):
-            if repeats == self._repeats:
-                return
+            return
+        if isinstance(self._repeats, int):
             self._repeats = array("q", [self._repeats]) * self.rows
-            self._repeats.append(repeats)
-        else:
-            self._repeats.append(repeats)
+        self._repeats.append(repeats)
 
-    def _add_index(self, explicit: int | None) -> None:
-        implied = self._implied_index(self.rows)
-        index = implied if explicit is None else explicit
+    def _add_index(self, index: int) -> None:
         if self._indices is None:
-            if index == implied:
-                return
-            self._indices = array("q", map(self._implied_index, range(self.rows)))
+            self._indices = array("q", self._task_indices())
         if self._indices and index < self._indices[-1]:
             self._indices_sorted = False
         self._indices.append(index)

@@ -39,6 +39,20 @@ class AgentRepeats(NamedTuple):
     repeats: int
 
 
+class Route(NamedTuple):
+    """How all rows that name the same agent and source are answered.
+
+    Attributes:
+        runs: the agents that answer such a row, each with its number of rollouts.
+        is_rerouted: whether the rows name another agent than one that answers them.
+        names: the agent and the source that the rows name, if parameters route rows.
+    """
+
+    runs: tuple[AgentRepeats, ...]
+    is_rerouted: bool
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
     """Chooses the agents of rows.
@@ -56,26 +70,21 @@ class Routes:
     agent_of_source: Callable[[str], str] | None = None
     serves_all: bool = False
     repeats: int | Mapping[str, int] = 1
+    # The routes of the rows so far: inputs have many rows, and few agents and sources.
+    _known: dict[tuple[str | None, str | None], Route] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def runs(self, row: Json) -> tuple[AgentRepeats, ...]:
-        """The agents of a row with the number of rollouts of each.
+    def route(self, row: Json) -> Route:
+        """The route of a row.
 
         Raises:
             InputError: it has no agent, or one without a number of rollouts.
         """
-        own, source = _own_agent(row), _source(row)
-        key = own or source
-        if key is not None and key in self.fan_out:
-            return tuple(AgentRepeats(agent, self._repeats_of(agent, key)) for agent in self.fan_out[key])
-        agent = self._agent(own, source)
-        # A re-routed row has the number for the agent that it names, if the one that answers it has none.
-        return (AgentRepeats(agent, self._repeats_of(agent, key or agent)),)
-
-    def names_in(self, row: Json) -> tuple[str, ...]:
-        """The names by which `agent_map` and `fan_out` may route a row; none without these parameters."""
-        if not self.agent_map and not self.fan_out:
-            return ()
-        return tuple(name for name in (_own_agent(row), _source(row)) if name is not None)
+        named = _own_agent(row), _source(row)
+        if named not in self._known:
+            self._known[named] = self._route(*named)
+        return self._known[named]
 
     def run_of(self, server: str) -> AgentRepeats:
         """The rollouts of a row whose server is known.
@@ -85,10 +94,19 @@ class Routes:
         """
         return AgentRepeats(server, self._repeats_of(server, server))
 
-    def replaces_agent(self, row: Json, agent: str) -> bool:
-        """Whether a row names another agent than the one that answers it."""
-        own = _own_agent(row)
-        return own is not None and own != agent and own not in self.fan_out
+    def _route(self, own: str | None, source: str | None) -> Route:
+        runs = self._runs(own, source)
+        is_rerouted = own is not None and own not in self.fan_out and any(run.agent != own for run in runs)
+        names = (own, source) if self.agent_map or self.fan_out else ()
+        return Route(runs, is_rerouted, tuple(name for name in names if name is not None))
+
+    def _runs(self, own: str | None, source: str | None) -> tuple[AgentRepeats, ...]:
+        key = own or source
+        if key is not None and key in self.fan_out:
+            return tuple(AgentRepeats(agent, self._repeats_of(agent, key)) for agent in self.fan_out[key])
+        agent = self._agent(own, source)
+        # A re-routed row has the number for the agent that it names, if the one that answers it has none.
+        return (AgentRepeats(agent, self._repeats_of(agent, key or agent)),)
 
     def _agent(self, own: str | None, source: str | None) -> str:
         for key in (own, source, DEFAULT):

@@ -125,24 +125,7 @@ class TaskFile:
         Raises:
             InputChanged: the file changed since it was checked.
         """
-        keys = plan.rollout_keys()
-        position = 0
-        for number, line in self._shard_lines(plan):
-            task = self._parse_again(number, line)
-            for run in task.runs:
-                for key in islice(keys, run.repeats):
-                    yield Rollout(
-                        position=position,
-                        key=key,
-                        agent=run.agent,
-                        prompt_id=_prompt_id(task.row, key),
-                        row=task.row,
-                        seed=self._seed(task.row, key),
-                        is_episode=task.is_episode,
-                    )
-                    position += 1
-        if position != plan.rollouts:
-            raise self._changed()
+        return self._rollouts(plan)
 
     def interleaved_rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout: the first ones of all tasks, then the second ones, and so on.
@@ -152,8 +135,34 @@ class TaskFile:
         Raises:
             InputChanged: the file changed since it was checked.
         """
-        for index in range(plan.most_repeats):
-            yield from (rollout for rollout in self.rollouts(plan) if rollout.key.rollout_index == index)
+        for rollout_index in range(plan.most_repeats):
+            yield from self._rollouts(plan, rollout_index)
+
+    def _rollouts(self, plan: Plan, only: int | None = None) -> Iterator[Rollout]:
+        """The planned rollouts; with `only`, those that have this rollout index."""
+        end = 0
+        rows = zip(self._shard_lines(plan), plan.spans(), plan.first_rollouts(), strict=False)
+        for (number, line), (task_index, start, count), first in rows:
+            end = start + count
+            if only is not None and not first <= only < first + count:
+                continue
+            task = self._parse_again(number, line)
+            if task.repeats != count:
+                raise self._changed(f", line {number}")
+            prompt_id = _prompt_id(task.row, task_index)
+            for offset, agent in enumerate(task.agents):
+                if only is None or first + offset == only:
+                    yield Rollout(
+                        position=start + offset,
+                        key=RolloutKey(task_index, first + offset),
+                        agent=agent,
+                        prompt_id=prompt_id,
+                        row=task.row,
+                        seed=self._seed(task.row, first + offset),
+                        is_episode=task.is_episode,
+                    )
+        if end != plan.rollouts:
+            raise self._changed()
 
     def _index_collisions(self) -> Iterator[tuple[int, str]]:
         """Rows without an index whose position is the `_ng_task_index` of another row."""
@@ -188,11 +197,11 @@ class TaskFile:
             "the file as it was; put that back and resume, or start a new run"
         )
 
-    def _seed(self, row: Json, key: RolloutKey) -> int | None:
+    def _seed(self, row: Json, rollout_index: int) -> int | None:
         """The rollout's own seed with `num_repeats_add_seed`: the row's seed (or 0) plus the rollout index."""
         if not self.parser.add_seed:
             return None
-        return int(row["responses_create_params"].get("seed") or 0) + key.rollout_index
+        return int(row["responses_create_params"].get("seed") or 0) + rollout_index
 
     def _shard_lines(self, plan: Plan | None = None) -> Iterator[tuple[int, bytes]]:
         """The lines of the shard; all lines without a shard. With a plan, only lines that it was made from."""
@@ -235,10 +244,8 @@ class TaskFile:
             yield from self._lines_of(file)
 
     def _lines_of(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        """Up to `limit` lines with their numbers in the file, without blank lines and byte-order mark."""
-        numbered = numbered_lines(file, self.name)
-        stripped = ((number, (_drop_bom(line) if number == 1 else line).strip()) for number, line in numbered)
-        yield from islice((pair for pair in stripped if pair[1]), self.limit)
+        """Up to `limit` lines with their numbers in the file, without blank lines."""
+        return islice(numbered_lines(file, self.name), self.limit)
 
     @contextmanager
     def _open(self) -> Iterator[_CountingReader]:
@@ -277,18 +284,14 @@ def _state(state: os.stat_result) -> tuple[int, ...]:
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _drop_bom(line: bytes) -> bytes:
-    return line.removeprefix(b"\xef\xbb\xbf")
-
-
-def _prompt_id(row: Json, key: RolloutKey) -> str:
+def _prompt_id(row: Json, task_index: int) -> str:
     own = row.get("task_id")
     holder = own if isinstance(own, dict) else row  # of a materialized row, its name within the task set
     for name in _PROMPT_ID_FIELDS:
         value = holder.get(name)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
             return str(value)
-    return str(key.task_index)
+    return str(task_index)
 
 
 def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, repeat, starmap
+from typing import Any, NamedTuple
 
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, InputError
@@ -19,30 +20,34 @@ _OF_ROLLOUTS = ("_ng_rollout_id", "_ng_attempt_index")
 """Fields of a rollout in a row of an output. A new rollout of the same task must not have them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One input row, checked, with all overrides applied.
+class Task(NamedTuple):
+    """One input row, checked, with all overrides applied. A named tuple, because one is made for every row.
 
     Attributes:
         row: the row as it is sent, without the fields that identify the rollout.
         runs: the agents that answer it, each with its number of rollouts.
-        index: the row's own `_ng_task_index`, if it has one.
         is_rerouted: whether the row names another agent.
         names: the agent and the source that the row names, if parameters route rows.
+        index: the row's own `_ng_task_index`, if it has one.
         is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
     row: Json
     runs: tuple[AgentRepeats, ...]
-    index: int | None
     is_rerouted: bool = False
     names: tuple[str, ...] = ()
+    index: int | None = None
     is_episode: bool = False
 
     @property
     def repeats(self) -> int:
         """The number of rollouts to collect."""
         return self.runs[0].repeats if len(self.runs) == 1 else sum(run.repeats for run in self.runs)
+
+    @property
+    def agents(self) -> Iterator[str]:
+        """The agent of each rollout, in order."""
+        return chain.from_iterable(starmap(repeat, self.runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +92,7 @@ class TaskParser:
                 "is neither that nor a flat row"
             )
         row["responses_create_params"] = self._params(row)
-        runs = self.routes.runs(row)
-        is_rerouted = "agent_ref" in row and any(self.routes.replaces_agent(row, run.agent) for run in runs)
-        names = self.routes.names_in(row)
-        return Task(row=row, runs=runs, index=_own_index(row), is_rerouted=is_rerouted, names=names)
+        return Task(row, *self.routes.route(row), index=_own_index(row))
 
     def is_deterministic(self, task: Task) -> bool:
         """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
