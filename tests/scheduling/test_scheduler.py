@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed, InputError, StorageError
 from ng_rollouts.inputs.plan import Plan
-from ng_rollouts.inputs.routes import AgentRepeats
+from ng_rollouts.inputs.routes import AgentRepeats, Route
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.journal import Journal
@@ -46,7 +46,7 @@ def plan_of(repeats: list[int]) -> Plan:
     """A plan with one task for each number of repeats."""
     plan = Plan()
     for count in repeats:
-        plan.add(Task(row={}, runs=(AgentRepeats("a", count),), index=None))
+        plan.add(Task({}, Route((AgentRepeats("a", count),))))
     return plan
 
 

@@ -12,8 +12,8 @@ from ng_rollouts.types import Json
 TASK_FIELDS = "_ng_task_fields"
 """The field of a rollout with the task's own fields. The underscore keeps their numbers from being scores."""
 
-_ALWAYS = ("prompt", "mean_reward", "reward_variance", "pass_rate", "num_rollouts")
-_COLUMNS = (*_ALWAYS, "images", "valid")
+_COLUMNS = ("prompt", "mean_reward", "reward_variance", "pass_rate", "num_rollouts", "images", "valid")
+_ALWAYS = {*_COLUMNS} - {"images", "valid"}
 
 
 def exported_row(task: Json, columns: Json) -> Json:
@@ -25,7 +25,7 @@ def exported_row(task: Json, columns: Json) -> Json:
 
 def is_exported(row: Json) -> bool:
     """Whether a row has all columns of an rl export."""
-    return all(name in row for name in _ALWAYS) and is_chat(row["prompt"])
+    return row.keys() >= _ALWAYS and is_chat(row["prompt"])
 
 
 def exported_task(row: Json) -> Json:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
 
+from ng_rollouts.inputs.routes import Route
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.types import RolloutKey
 
@@ -27,10 +28,6 @@ class Plan:
         input_rows: number of rows in the input, after `limit`.
         rows: number of planned rows. With shards, those of this shard.
         rollouts: number of rollouts of the planned rows.
-        agents: number of rows by agent name.
-        rerouted: number of rows that name another agent than the one that answers them.
-        fanned_out: number of rows that several agents answer.
-        names: the agents and sources that rows name, if parameters route rows.
         rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
         input_state: inode, size and times of the last changes of the input file when it was checked.
@@ -42,14 +39,12 @@ class Plan:
     input_rows: int = 0
     rows: int = 0
     rollouts: int = 0
-    agents: Counter[str] = field(default_factory=Counter)
-    rerouted: int = 0
-    fanned_out: int = 0
-    names: set[str] = field(default_factory=set)
     rows_with_equal_repeats: int = 0
     digest: str = ""
     input_state: tuple[int, ...] | None = None
     first_digest: str | None = None
+    # The number of rows by route.
+    _routes: Counter[Route] = field(default_factory=Counter)
     # One number while all rows have the same repeats, then one per row.
     _repeats: int | array[int] = 0
     # None while all rows have the index that their position implies, then one per row.
@@ -62,7 +57,7 @@ class Plan:
         Args:
             ordinal: position in the input, which is the task index of a row without one. The default is the next one.
         """
-        repeats = task.repeats
+        repeats = task.route.repeats
         if repeats != self._repeats:
             self._add_repeats(repeats)
         implied = self.first_index + self.stride * self.rows
@@ -71,11 +66,31 @@ class Plan:
             self._add_index(implied if index is None else index)
         self.rows += 1
         self.rollouts += repeats
-        self.rerouted += task.is_rerouted
-        self.fanned_out += len(task.runs) > 1
-        self.names.update(task.names)
-        for agent, _ in task.runs:
-            self.agents[agent] += 1
+        self._routes[task.route] += 1
+
+    @property
+    def agents(self) -> Counter[str]:
+        """The number of rows by agent name."""
+        agents: Counter[str] = Counter()
+        for route, rows in self._routes.items():
+            for run in route.runs:
+                agents[run.agent] += rows
+        return agents
+
+    @property
+    def rerouted(self) -> int:
+        """The number of rows that name another agent than the one that answers them."""
+        return sum(rows for route, rows in self._routes.items() if route.is_rerouted)
+
+    @property
+    def is_fanned_out(self) -> bool:
+        """Whether several agents answer a row."""
+        return any(len(route.runs) > 1 for route in self._routes)
+
+    @property
+    def names(self) -> set[str]:
+        """The agents and sources that rows name, if parameters route rows."""
+        return {name for route in self._routes for name in route.names}
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
         """For each row in order: its task index, the position of its first rollout, and its number of rollouts."""
@@ -126,7 +141,7 @@ class Plan:
     @property
     def is_renumbered_by_repeats(self) -> bool:
         """Whether more repeats would renumber rollouts: several rows or several agents have the same task."""
-        return self.fanned_out > 0 or (self._indices is not None and len(set(self._indices)) < self.rows)
+        return self.is_fanned_out or (self._indices is not None and len(set(self._indices)) < self.rows)
 
     def group_size(self) -> Callable[[int], int]:
         """A function that maps a task index to the number of rollouts of that task."""

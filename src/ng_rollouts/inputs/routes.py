@@ -49,8 +49,13 @@ class Route(NamedTuple):
     """
 
     runs: tuple[AgentRepeats, ...]
-    is_rerouted: bool
-    names: tuple[str, ...]
+    is_rerouted: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def repeats(self) -> int:
+        """The number of rollouts to collect of each row."""
+        return self.runs[0].repeats if len(self.runs) == 1 else sum(run.repeats for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +86,19 @@ class Routes:
         Raises:
             InputError: it has no agent, or one without a number of rollouts.
         """
-        named = _own_agent(row), _source(row)
-        if named not in self._known:
-            self._known[named] = self._route(*named)
-        return self._known[named]
+        named = _own_agent(row), _text("task_source", row.get("task_source"))
+        route = self._known.get(named)
+        if route is None:
+            route = self._known[named] = self._route(*named)
+        return route
 
-    def run_of(self, server: str) -> AgentRepeats:
-        """The rollouts of a row whose server is known.
+    def route_to(self, server: str) -> Route:
+        """The route of a row whose server is known.
 
         Raises:
             InputError: the server has no number of rollouts.
         """
-        return AgentRepeats(server, self._repeats_of(server, server))
+        return Route((AgentRepeats(server, self._repeats_of(server, server)),))
 
     def _route(self, own: str | None, source: str | None) -> Route:
         runs = self._runs(own, source)
@@ -141,10 +147,6 @@ def _own_agent(row: Json) -> str | None:
     if not isinstance(reference, dict):
         raise InputError(f"agent_ref must be an object such as {{name: my_agent}}, got {type_name(reference)}")
     return _text("agent_ref.name", reference.get("name"))
-
-
-def _source(row: Json) -> str | None:
-    return _text("task_source", row.get("task_source"))
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -70,7 +70,7 @@ class TaskFile:
         """
         plan = Plan(first_index=self.shard.index, stride=self.shard.count) if self.shard else Plan()
         bad: list[tuple[int, str]] = []
-        some_have_index = some_lack_index = False
+        have_index = 0
         digest = _new_digest()
         with self._open() as file:
             plan.input_state = _state(os.fstat(file.fileno()))
@@ -80,20 +80,19 @@ class TaskFile:
             plan.input_rows += 1
             if plan.input_rows == first_rows:
                 plan.first_digest = digest.hexdigest()
-            if not self._is_in_shard(plan.input_rows - 1, line):
+            if self.shard is not None and not _is_in_shard(self.shard, plan.input_rows - 1, line):
                 continue
             try:
                 task = self.parser.parse(line)
             except InputError as error:
                 bad.append((number, str(error)))
                 continue
-            some_have_index |= task.index is not None
-            some_lack_index |= task.index is None
+            have_index += task.index is not None
             plan.add(task, plan.input_rows - 1)
-            plan.rows_with_equal_repeats += task.repeats > 1 and self.parser.is_deterministic(task)
+            plan.rows_with_equal_repeats += task.route.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
         # Indices can collide only if some rows have their own and others do not.
-        if not bad and some_have_index and some_lack_index:
+        if not bad and 0 < have_index < plan.rows:
             bad = list(self._index_collisions())
         # The command lacks a parameter, so a list of lines would mislead.
         if not plan.rows and {reason for _, reason in bad} == {NO_AGENT}:
@@ -147,20 +146,23 @@ class TaskFile:
             if only is not None and not first <= only < first + count:
                 continue
             task = self._parse_again(number, line)
-            if task.repeats != count:
+            if task.route.repeats != count:
                 raise self._changed(f", line {number}")
-            prompt_id = _prompt_id(task.row, task_index)
-            for offset, agent in enumerate(task.agents):
-                if only is None or first + offset == only:
-                    yield Rollout(
-                        position=start + offset,
-                        key=RolloutKey(task_index, first + offset),
-                        agent=agent,
-                        prompt_id=prompt_id,
-                        row=task.row,
-                        seed=self._seed(task.row, first + offset),
-                        is_episode=task.is_episode,
-                    )
+            prompt_id, seed = _prompt_id(task.row, task_index), self._seed(task.row)
+            position = start - first
+            for agent, repeats in task.route.runs:
+                for rollout_index in range(first, first + repeats):
+                    if only is None or rollout_index == only:
+                        yield Rollout(
+                            position=position + rollout_index,
+                            key=RolloutKey(task_index, rollout_index),
+                            agent=agent,
+                            prompt_id=prompt_id,
+                            row=task.row,
+                            seed=None if seed is None else seed + rollout_index,
+                            is_episode=task.is_episode,
+                        )
+                first += repeats
         if end != plan.rollouts:
             raise self._changed()
 
@@ -197,18 +199,16 @@ class TaskFile:
             "the file as it was; put that back and resume, or start a new run"
         )
 
-    def _seed(self, row: Json, rollout_index: int) -> int | None:
-        """The rollout's own seed with `num_repeats_add_seed`: the row's seed (or 0) plus the rollout index."""
-        if not self.parser.add_seed:
-            return None
-        return int(row["responses_create_params"].get("seed") or 0) + rollout_index
+    def _seed(self, row: Json) -> int | None:
+        """With `num_repeats_add_seed`, the row's seed (or 0), to which each rollout adds its index."""
+        return int(row["responses_create_params"].get("seed") or 0) if self.parser.add_seed else None
 
     def _shard_lines(self, plan: Plan | None = None) -> Iterator[tuple[int, bytes]]:
         """The lines of the shard; all lines without a shard. With a plan, only lines that it was made from."""
         lines = self._lines() if plan is None else self._planned_lines(plan)
         if self.shard is None:
             return lines
-        return (pair for ordinal, pair in enumerate(lines) if self._is_in_shard(ordinal, pair[1]))
+        return (pair for ordinal, pair in enumerate(lines) if _is_in_shard(self.shard, ordinal, pair[1]))
 
     def _planned_lines(self, plan: Plan) -> Iterator[tuple[int, bytes]]:
         """The lines of a plan. Each is read before the file's state is compared, so none of a changed file is used.
@@ -227,17 +227,6 @@ class TaskFile:
                         self._check_unchanged(plan)
                         plan.input_state = state
                 yield pair
-
-    def _is_in_shard(self, ordinal: int, line: bytes) -> bool:
-        """Whether a row belongs to the shard, by its own task index or else by its position."""
-        if self.shard is None:
-            return True
-        index = None
-        if _INDEX_FIELD in line:  # a search of bytes is much faster than parsing the rows of all shards
-            with suppress(ValueError):
-                row = loads(line)
-                index = row.get("_ng_task_index") if isinstance(row, dict) else None
-        return self.shard.has(index if isinstance(index, int) else ordinal)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         with self._open() as file:
@@ -282,6 +271,16 @@ def _state(state: os.stat_result) -> tuple[int, ...]:
     A program can set the modification time back (utime(2)), but not the time of the last change of the inode.
     """
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _is_in_shard(shard: Shard, ordinal: int, line: bytes) -> bool:
+    """Whether a row belongs to a shard, by its own task index or else by its position."""
+    index = None
+    if _INDEX_FIELD in line:  # a search of bytes is much faster than parsing the rows of all shards
+        with suppress(ValueError):
+            row = loads(line)
+            index = row.get("_ng_task_index") if isinstance(row, dict) else None
+    return shard.has(index if isinstance(index, int) else ordinal)
 
 
 def _prompt_id(row: Json, task_index: int) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain, repeat, starmap
 from typing import Any, NamedTuple
 
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.inputs.exported_task import exported_task, is_exported
 from ng_rollouts.inputs.materialized_task import flat_row, is_materialized, server_of
-from ng_rollouts.inputs.routes import ANY_AGENT, AgentRepeats, Routes, type_name
+from ng_rollouts.inputs.routes import ANY_AGENT, Route, Routes, type_name
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
@@ -25,29 +24,15 @@ class Task(NamedTuple):
 
     Attributes:
         row: the row as it is sent, without the fields that identify the rollout.
-        runs: the agents that answer it, each with its number of rollouts.
-        is_rerouted: whether the row names another agent.
-        names: the agent and the source that the row names, if parameters route rows.
+        route: the agents that answer it.
         index: the row's own `_ng_task_index`, if it has one.
         is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
     row: Json
-    runs: tuple[AgentRepeats, ...]
-    is_rerouted: bool = False
-    names: tuple[str, ...] = ()
+    route: Route
     index: int | None = None
     is_episode: bool = False
-
-    @property
-    def repeats(self) -> int:
-        """The number of rollouts to collect."""
-        return self.runs[0].repeats if len(self.runs) == 1 else sum(run.repeats for run in self.runs)
-
-    @property
-    def agents(self) -> Iterator[str]:
-        """The agent of each rollout, in order."""
-        return chain.from_iterable(starmap(repeat, self.runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +77,7 @@ class TaskParser:
                 "is neither that nor a flat row"
             )
         row["responses_create_params"] = self._params(row)
-        return Task(row, *self.routes.route(row), index=_own_index(row))
+        return Task(row, self.routes.route(row), _own_index(row))
 
     def is_deterministic(self, task: Task) -> bool:
         """Whether all rollouts of a task have the same sampling: temperature 0, or the same seed."""
@@ -116,8 +101,7 @@ class TaskParser:
         for name, value in settings.items():
             if value:
                 raise InputError(f"{name} cannot change a materialized row, whose input belongs to its environment")
-        run = self.routes.run_of(server or ANY_AGENT)
-        return Task(row=row, runs=(run,), index=_own_index(row), is_episode=True)
+        return Task(row, self.routes.route_to(server or ANY_AGENT), _own_index(row), is_episode=True)
 
     def _exported(self, row: Json) -> Json:
         """The task of an exported row. Its template, if it has one, makes the input again."""
@@ -169,7 +153,7 @@ def _messages(value: Any) -> list[Json]:
         return [{"role": "user", "content": value}]
     if value is None:
         raise InputError("responses_create_params.input is missing: add a string or a list of messages")
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
         raise InputError("responses_create_params.input must be a string or a list of messages (objects)")
     return value
 

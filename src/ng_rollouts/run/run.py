@@ -314,7 +314,7 @@ class Run:
 
 
 def _check_task(task: Task, agents: Mapping[str, Agent]) -> None:
-    for run in task.runs:
+    for run in task.route.runs:
         agents[run.agent].check(task.row)
 
 
