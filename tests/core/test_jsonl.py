@@ -55,7 +55,7 @@ def test_long_integers_keep_all_digits_after_every_byte(
 
 
 @given(digits=st.text("0123456789", min_size=19, max_size=60), before=st.sampled_from(["", "x", "é", ".", '\\"', "/"]))
-def test_digits_that_are_no_integer_do_not_need_the_slow_parser(digits: str, before: str) -> None:
+def test_digits_outside_integers_do_not_need_the_slow_parser(digits: str, before: str) -> None:
     """Long fractions, and strings that are or contain a word with many digits, are parsed by orjson."""
     text = f'{{"{digits}":[0.{digits},"{before}{digits}"]}}'
     with pytest.MonkeyPatch.context() as patch:

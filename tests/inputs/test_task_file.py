@@ -30,6 +30,24 @@ def test_rollouts_are_in_aabbcc_order(repeats: list[int], tmp_path_factory: pyte
     assert list(plan.rollout_keys()) == [rollout.key for rollout in rollouts]
 
 
+@given(rows=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8), has_index=st.booleans())
+def test_interleaved_rollouts_are_sorted_by_their_rollout_index(
+    rows: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory, *, has_index: bool
+) -> None:
+    """The same rollouts in the order of their rollout indices, also if rows differ in repeats or share a task index."""
+    tasks = [
+        {**PLAIN, "agent_ref": {"name": f"agent{count}"}} | ({"_ng_task_index": index} if has_index else {})
+        for count, index in rows
+    ]
+    parser = parser_of(None, {f"agent{count}": count for count in range(1, 5)}, add_seed=True)
+    file = TaskFile(path=written(tmp_path_factory.mktemp("t"), lines(tasks)), parser=parser)
+    plan = file.plan()
+    rollouts = list(file.rollouts(plan))
+    assert [rollout.position for rollout in rollouts] == list(range(plan.rollouts))
+    assert [rollout.seed for rollout in rollouts] == [rollout.key.rollout_index for rollout in rollouts]
+    assert list(file.interleaved_rollouts(plan)) == sorted(rollouts, key=lambda rollout: rollout.key.rollout_index)
+
+
 def test_blank_lines_crlf_and_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     """Blank lines, CRLF, a byte-order mark and a missing newline at the end do not matter."""
     text = b"\xef\xbb\xbf" + json.dumps(PLAIN).encode() + b"\r\n\r\n   \n" + json.dumps(PLAIN).encode()
@@ -106,6 +124,13 @@ def test_prompt_id_is_the_rows_own_id_or_its_task_index(tmp_path: Path, row: Any
     """`prompt_id` is the row's `prompt_id`, `id`, `task_id` or `uuid` as text, and the task index without any of them."""
     _, [rollout] = expanded(written(tmp_path, lines([{**PLAIN, **row}])))
     assert rollout.prompt_id == prompt_id
+
+
+def test_rows_are_sent_with_all_digits(tmp_path: Path) -> None:
+    """Integers beyond 64 bits keep their digits, whichever rows of the input have them."""
+    rows = [{**PLAIN, "n": number} for number in (1, 10**30 + 1, 2, -(10**40) - 1)]
+    _, rollouts = expanded(written(tmp_path, lines(rows)))
+    assert [rollout.row["n"] for rollout in rollouts] == [row["n"] for row in rows]
 
 
 @pytest.mark.parametrize("text", [lines([PLAIN]), "broken\n", lines([PLAIN, {**PLAIN, "id": "other"}]), ""])

@@ -15,7 +15,7 @@ from ng_rollouts.types import Json
 
 def is_materialized(row: Json) -> bool:
     """Whether a row is a materialized one. A flat row may have a `task_id` as well, as text."""
-    return isinstance(row.get("task_id"), dict) and "task_input" in row
+    return "task_input" in row and isinstance(row.get("task_id"), dict)
 
 
 def server_of(row: Json, routes: Mapping[str, str]) -> str | None:

@@ -28,6 +28,7 @@ class Plan:
         input_rows: number of rows in the input, after `limit`.
         rows: number of planned rows. With shards, those of this shard.
         rollouts: number of rollouts of the planned rows.
+        has_long_integers: whether a planned row may have an integer beyond 64 bits.
         rows_with_equal_repeats: number of rows with more than one rollout and either temperature 0 or a fixed seed.
         digest: digest of all input rows, as they are in the input.
         input_state: inode, size and times of the last changes of the input file when it was checked.
@@ -39,6 +40,7 @@ class Plan:
     input_rows: int = 0
     rows: int = 0
     rollouts: int = 0
+    has_long_integers: bool = False
     rows_with_equal_repeats: int = 0
     digest: str = ""
     input_state: tuple[int, ...] | None = None
@@ -61,7 +63,7 @@ class Plan:
         if repeats != self._repeats:
             self._add_repeats(repeats)
         implied = self.first_index + self.stride * self.rows
-        index = ordinal if task.index is None else task.index
+        index = ordinal if task.own_index is None else task.own_index
         if self._indices is not None or index not in (None, implied):
             self._add_index(implied if index is None else index)
         self.rows += 1

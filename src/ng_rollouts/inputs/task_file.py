@@ -23,7 +23,7 @@ from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import NO_AGENT
 from ng_rollouts.inputs.shards import Shard
 from ng_rollouts.inputs.task_parser import Task, TaskParser
-from ng_rollouts.jsonl import loads
+from ng_rollouts.jsonl import has_long_integer, loads
 from ng_rollouts.types import Json, Rollout, RolloutKey
 
 _MAX_REASONS = 50
@@ -82,12 +82,14 @@ class TaskFile:
                 plan.first_digest = digest.hexdigest()
             if self.shard is not None and not _is_in_shard(self.shard, plan.input_rows - 1, line):
                 continue
+            has_long = has_long_integer(line)
+            plan.has_long_integers |= has_long
             try:
-                task = self.parser.parse(line)
+                task = self.parser.parse(line, has_long=has_long)
             except InputError as error:
                 bad.append((number, str(error)))
                 continue
-            have_index += task.index is not None
+            have_index += task.own_index is not None
             plan.add(task, plan.input_rows - 1)
             plan.rows_with_equal_repeats += task.route.repeats > 1 and self.parser.is_deterministic(task)
         plan.digest = digest.hexdigest()
@@ -139,22 +141,23 @@ class TaskFile:
 
     def _rollouts(self, plan: Plan, only: int | None = None) -> Iterator[Rollout]:
         """The planned rollouts; with `only`, those that have this rollout index."""
+        has_long = None if plan.has_long_integers else False
         end = 0
         rows = zip(self._shard_lines(plan), plan.spans(), plan.first_rollouts(), strict=False)
         for (number, line), (task_index, start, count), first in rows:
             end = start + count
             if only is not None and not first <= only < first + count:
                 continue
-            task = self._parse_again(number, line)
+            task = self._parse_again(number, line, has_long=has_long)
             if task.route.repeats != count:
                 raise self._changed(f", line {number}")
             prompt_id, seed = _prompt_id(task.row, task_index), self._seed(task.row)
-            position = start - first
+            run_start = first
             for agent, repeats in task.route.runs:
-                for rollout_index in range(first, first + repeats):
+                for rollout_index in range(run_start, run_start + repeats):
                     if only is None or rollout_index == only:
                         yield Rollout(
-                            position=position + rollout_index,
+                            position=start + rollout_index - first,
                             key=RolloutKey(task_index, rollout_index),
                             agent=agent,
                             prompt_id=prompt_id,
@@ -162,22 +165,22 @@ class TaskFile:
                             seed=None if seed is None else seed + rollout_index,
                             is_episode=task.is_episode,
                         )
-                first += repeats
+                run_start += repeats
         if end != plan.rollouts:
             raise self._changed()
 
     def _index_collisions(self) -> Iterator[tuple[int, str]]:
         """Rows without an index whose position is the `_ng_task_index` of another row."""
-        rows = [(number, self.parser.parse(line).index) for number, line in self._lines()]
+        rows = [(number, self.parser.parse(line).own_index) for number, line in self._lines()]
         explicit = {index: number for number, index in rows if index is not None}
         for position, (number, index) in enumerate(rows):
             if index is None and position in explicit:
                 message = f"its position, {position}, is also the _ng_task_index of line {explicit[position]}"
                 yield number, f"{message}: set _ng_task_index in every row, or in none"
 
-    def _parse_again(self, number: int, line: bytes) -> Task:
+    def _parse_again(self, number: int, line: bytes, *, has_long: bool | None = None) -> Task:
         try:
-            return self.parser.parse(line)
+            return self.parser.parse(line, has_long=has_long)
         except InputError as error:
             raise self._changed(f", line {number}: {error}") from error
 

@@ -25,13 +25,13 @@ class Task(NamedTuple):
     Attributes:
         row: the row as it is sent, without the fields that identify the rollout.
         route: the agents that answer it.
-        index: the row's own `_ng_task_index`, if it has one.
+        own_index: the row's own `_ng_task_index`, if it has one.
         is_episode: whether the row is a materialized one, which an environment server answers.
     """
 
     row: Json
     route: Route
-    index: int | None = None
+    own_index: int | None = None
     is_episode: bool = False
 
 
@@ -55,13 +55,16 @@ class TaskParser:
     add_seed: bool = False
     template: Template | None = None
 
-    def parse(self, line: bytes) -> Task:
+    def parse(self, line: bytes, *, has_long: bool | None = None) -> Task:
         """Parse one line of the input.
+
+        Args:
+            has_long: `has_long_integer` of the line, if that is known.
 
         Raises:
             InputError: the line is not a valid task; the message gives the reason, without the line number.
         """
-        row = _parse_object(line)
+        row = _parse_object(line, has_long=has_long)
         if is_exported(row):
             row = self._exported(row)
         if "_ng_rollout_index" in row:
@@ -131,9 +134,9 @@ class TaskParser:
         return params
 
 
-def _parse_object(line: bytes) -> Json:
+def _parse_object(line: bytes, *, has_long: bool | None) -> Json:
     try:
-        row = loads(line)
+        row = loads(line, has_long=has_long)
     except ValueError as error:
         # Parsers count lines within the text that they get, which is always one line here.
         reason = str(error).replace("line 1 ", "").split(" (char ")[0]
@@ -153,7 +156,7 @@ def _messages(value: Any) -> list[Json]:
         return [{"role": "user", "content": value}]
     if value is None:
         raise InputError("responses_create_params.input is missing: add a string or a list of messages")
-    if not isinstance(value, list) or not set(map(type, value)) <= {dict}:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InputError("responses_create_params.input must be a string or a list of messages (objects)")
     return value
 
