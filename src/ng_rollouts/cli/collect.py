@@ -64,6 +64,9 @@ COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 def main() -> NoReturn:
     """Run `ng_collect_rollouts`."""
+    # The garbage collector traverses all modules and everything in flight again and again, and finds no cycles. With
+    # its default thresholds, that was a fifth of the CPU time of a run with 16,000 rollouts in flight.
+    gc.set_threshold(100_000, 20, 100)
     open_closed_streams()
     sys.stdout, sys.stderr = patient(sys.stdout, keeps_all=True), patient(sys.stderr)
     _handle_early_signals()
@@ -389,10 +392,7 @@ def _collect(typed: CollectConfig, command: Sequence[str]) -> int:
     # A signal during the imports, whose exception a library has caught.
     if _early_signals:
         raise SystemExit(128 + _early_signals[0])
-    # The garbage collector traverses everything in flight again and again, and finds no cycles. With its default
-    # thresholds, that was a fifth of the CPU time of a run with 16,000 rollouts in flight.
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
     with only_json(wanted=typed.quiet and not typed.dry_run):
         return _dry_run(lambda: run(typed, command)) if typed.dry_run else run(typed, command)
 
