@@ -205,7 +205,8 @@ class SummaryFile:
             "versions": {
                 "ng_rollouts": __version__,
                 "python": platform.python_version(),
-                "platform": platform.platform(),
+                # not platform.platform(), which starts a process
+                "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
             },
         }
 
