@@ -1,8 +1,8 @@
 """Every parameter of `ng_collect_rollouts`.
 
 The mixin classes are the sections of `--help` and of the documentation, in the order of `SECTIONS`. Their docstrings
-are the titles. Values are checked when a `CollectConfig` is made, so that a wrong one is reported before anything else
-happens.
+are the titles. Nothing makes one of them alone, so they get no methods, which every start of the command would pay for.
+Values are checked when a `CollectConfig` is made, so that a wrong one is reported before anything else happens.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HeadServer:
     port: int = param(11000, "Port of the head server.", minimum=1, maximum=65535)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class InputAndOutput:
     """Input and output"""
 
@@ -115,7 +115,7 @@ class InputAndOutput:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class Agents:
     """Agents"""
 
@@ -170,7 +170,7 @@ class Agents:
     head_server: HeadServer = field(default_factory=HeadServer)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class ModelServers:
     """Model servers without an agent server"""
 
@@ -226,7 +226,7 @@ class Prices:
     output: float | None = param(None, "Price per million output tokens.", minimum=0)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class RateAndBudget:
     """Rate and budget"""
 
@@ -243,7 +243,7 @@ class RateAndBudget:
     price_per_million: Prices = field(default_factory=Prices)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class Sampling:
     """Sampling"""
 
@@ -261,7 +261,7 @@ class Sampling:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class Execution:
     """Execution"""
 
@@ -334,7 +334,7 @@ class Execution:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class FailuresAndResume:
     """Failures and resume"""
 
@@ -373,7 +373,7 @@ class FailuresAndResume:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class Shards:
     """Shards"""
 
@@ -391,7 +391,7 @@ class Shards:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, init=False, repr=False, eq=False)
 class MetricsAndReports:
     """Metrics and reports"""
 
