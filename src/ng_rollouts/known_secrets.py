@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from ng_rollouts.unescape import View, views
+if TYPE_CHECKING:
+    from ng_rollouts.unescape import View
 
 _MIN_CHARACTERS = 4
 """Shorter secrets are ignored: they are parts of most texts."""
@@ -47,6 +49,8 @@ class KnownSecrets:
         """Add a secret, unless it is shorter than four characters, or has neither a letter nor a digit."""
         if secret in self._secrets:
             return
+        from ng_rollouts.unescape import views  # noqa: PLC0415 - a run without secrets does not need it
+
         for form in dict.fromkeys(view.joined().text.strip() for view in views(secret)):
             if len(form) >= _MIN_CHARACTERS and any(map(str.isalnum, form)):
                 self._secrets.add(secret)
@@ -56,6 +60,8 @@ class KnownSecrets:
         """The parts of a text that are secrets, in no order; they may overlap."""
         if not self._secrets or len(text) < _MIN_CHARACTERS:
             return
+        from ng_rollouts.unescape import views  # noqa: PLC0415
+
         for view in views(text):
             yield from self._words_in(view)
             yield from self._long_in(view.joined())

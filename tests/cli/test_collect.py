@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -444,40 +443,6 @@ def test_commands_of_nemo_gyms_guides_run_unchanged(
     assert ran.code == 0, ran.stderr
     repeats = int((re.findall(r"num_repeats=(\d+)", overrides) or ["1"])[0])
     assert keys_of(tmp_path / "outputs" / "r.jsonl") == [(t, r) for t in range(60) for r in range(repeats)]
-
-
-PRINT_MODULES = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(sys.modules), file=sys.stderr))\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "unneeded"),
-    [
-        (["+num_repeat=4"], 2, "hydra omegaconf httpx pyreqwest orjson asyncio tqdm yaml uvloop"),
-        (["--help"], 0, "hydra omegaconf httpx pyreqwest orjson asyncio tqdm uvloop"),
-        (
-            ["+agent_url=http://127.0.0.1:9", "+wait_for_agent_s=0", "+input_jsonl_fpath=i", "+output_jsonl_fpath=o"],
-            3,
-            (
-                "httpx tqdm aiohttp numpy pebble multiprocessing.pool http.cookies "
-                "ng_rollouts.verifiers ng_rollouts.agents.model_agent ng_rollouts.run.dry_run"
-            ),
-        ),
-    ],
-    ids=["typo", "help", "unreachable agent"],
-)
-def test_command_imports_only_the_modules_it_needs(
-    tmp_path: Path, arguments: list[str], code: int, unneeded: str
-) -> None:
-    """A typo and `--help` are handled before Hydra is imported; a run with an agent's URL imports one HTTP engine."""
-    (tmp_path / "i").write_text('{"responses_create_params": {"input": "hi"}}\n')
-    script = f"{PRINT_MODULES}import os, ng_rollouts.cli.collect as command\nos._exit = sys.exit\ncommand.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    loaded = set(done.stderr.rpartition("LOADED ")[2].split())
-    assert done.returncode == code, done.stderr
-    assert "ng_rollouts.cli.collect" in loaded, done.stderr
-    assert not loaded & set(unneeded.split())
 
 
 @pytest.mark.parametrize("name", ["ng_collect_rollouts", "ng_view_rollouts"])

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
-from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
 from ng_rollouts.agents.source_agents import EXAMPLE_AGENTS
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig
@@ -35,6 +34,7 @@ from ng_rollouts.types import Json
 
 if TYPE_CHECKING:
     from ng_rollouts.agents.model_agent import ModelAgent
+    from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
     from ng_rollouts.models.client import ModelClient
     from ng_rollouts.verifiers.process_pool import ProcessPool
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 from ng_rollouts.agents.episodes import result_of_episode
-from ng_rollouts.agents.server_config import EnvironmentServer
 from ng_rollouts.http.client import Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -15,6 +15,9 @@ from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.redaction import remember_url
 from ng_rollouts.seeds import seed_in_extra_body
 from ng_rollouts.types import AgentRequest, Json
+
+if TYPE_CHECKING:
+    from ng_rollouts.agents.server_config import EnvironmentServer
 
 _REFUSALS = (b"forbid", b"not permitted", b"not allowed", b"extra", b"unknown", b"unrecognized", b"unexpected")
 """Parts of validation errors, in lower case, that mean that a key is not accepted."""

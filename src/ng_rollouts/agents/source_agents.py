@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
-from ng_rollouts.agents.server_config import ServerConfig
 from ng_rollouts.config.parameters import CollectConfig
+
+if TYPE_CHECKING:
+    from ng_rollouts.agents.server_config import ServerConfig
 
 EXAMPLE_AGENTS = ("example_math_agent", "example_tool_agent")
 """The packaged examples, which run in this process."""

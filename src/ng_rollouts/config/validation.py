@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from ng_rollouts.errors import ConfigError, require_extra
@@ -116,6 +115,10 @@ def zero_names(names: Any, classes: Any, *, missing: bool) -> list[str]:
         *_names("count_failure_classes_as_zero", classes),
         *(["missing"] if missing else []),
     ]
+    if not listed:
+        return []
+    from difflib import get_close_matches  # noqa: PLC0415 - few runs need it
+
     for name in listed:
         # Failure classes have any name, such as `eval_missing`, but `Failed` and `mask` are not meant as such.
         if (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
-
 
 def retry_after_s(header: str | None, now: float) -> float | None:
     """Seconds to wait, from a `Retry-After` header; None if it is missing or not valid.
@@ -17,6 +15,8 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     header = header.strip()
     if header.isdecimal():
         return float(header)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - takes milliseconds, and few servers send a date
+
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now)
     except (ValueError, TypeError, OverflowError):

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from ng_rollouts.metrics.distribution import STATISTICS, Distribution
 from ng_rollouts.metrics.perf_summary import PerfStats
-from ng_rollouts.metrics.repeat_stats import RepeatStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import GroupScore, ScoreStats, scores_of
 from ng_rollouts.types import Json, RolloutStats
+
+if TYPE_CHECKING:
+    from ng_rollouts.metrics.repeat_stats import RepeatStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,8 @@ class AgentStats:
             # Nothing is kept by repeat before the second one: the first has the statistics of all rollouts.
             if all(stats.rollout_index == self._only_index for stats in group):
                 return
+            from ng_rollouts.metrics.repeat_stats import RepeatStats  # noqa: PLC0415 - a run without repeats needs none
+
             self.end()
             self.repeats = RepeatStats()
             if self.tasks:

@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
 
 _NORMAL_FROM = 1000
 """From this many degrees of freedom on, a corrected normal quantile is accurate to 1e-14, without bisection."""
@@ -61,6 +60,8 @@ def t_quantile(degrees: int, probability: float = 0.975) -> float:
     quantile with the first four terms of the Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5).
     """
     if degrees >= _NORMAL_FROM:
+        from statistics import NormalDist  # noqa: PLC0415 - small runs do not need it
+
         return _expanded_t_quantile(degrees, NormalDist().inv_cdf(probability))
     low, high = 0.0, 1e4
     # Until the interval ends at two adjacent floats.

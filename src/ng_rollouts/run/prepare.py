@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ng_rollouts.agents.source_agents import source_agents
 from ng_rollouts.agents.urls import parse_urls
@@ -25,11 +26,13 @@ from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_replaceable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.resume import check_same_run, files_of, manifest_of
-from ng_rollouts.outputs.upload import Upload, upload_of
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.gates import check_health_settings
 from ng_rollouts.run.status_file import is_replaceable_status
 from ng_rollouts.templates import load_template
+
+if TYPE_CHECKING:
+    from ng_rollouts.outputs.upload import Upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
     with local_input(config.input_jsonl_fpath) as source:
         check_output(paths, (source, Path(config.input_jsonl_fpath).expanduser()), files_of(config))
         _check_status_file(config, paths, source)
-        upload = upload_of(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
+        upload = _upload(config.upload_to, paths, config.input_jsonl_fpath) if config.upload_to else None
         if upload and config.resume_from_cache and not config.dry_run and upload.fetch():
             log(f"{paths.finished} is missing: copied it from {upload.folder.url}")
         prior_manifest = read_manifest(paths.manifest) if config.resume_from_cache else None
@@ -151,3 +154,9 @@ def _check_status_file(config: CollectConfig, paths: OutputPaths, source: Path) 
         raise ConfigError(f"status_file {status_file} cannot be written: choose a file in an existing folder")
     if not is_replaceable_status(status_file):
         raise ConfigError(f"status_file {status_file} exists and is not a status file: choose a different name")
+
+
+def _upload(upload_to: str, paths: OutputPaths, source: str) -> Upload:
+    from ng_rollouts.outputs.upload import upload_of  # noqa: PLC0415 - few runs need it
+
+    return upload_of(upload_to, paths, source)

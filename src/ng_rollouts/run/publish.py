@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
@@ -11,8 +12,10 @@ from ng_rollouts.errors import UploadFailed
 from ng_rollouts.integrations.runner import run_integrations
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.outputs.upload import Upload
 from ng_rollouts.scheduling.stop import Stop, StopRequested
+
+if TYPE_CHECKING:
+    from ng_rollouts.outputs.upload import Upload
 
 
 @dataclass(frozen=True, slots=True)
