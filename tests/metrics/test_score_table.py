@@ -36,7 +36,7 @@ def test_averages_do_not_depend_on_the_order_of_completion(
         random.Random(seed).shuffle(order)
         for position in order:
             scores.record(position, "a", rows[position])
-    averages = scores.averages(lambda: iter(range(len(rows))))
+    averages = scores.averages(b"\1" * len(rows))
     for name in ("reward", "accuracy", "b"):
         total, count = 0.0, 0
         for row in rows:
@@ -57,4 +57,4 @@ def test_averages_equal_those_of_jq() -> None:
     done = subprocess.run(
         ["jq", "-s", "map(.reward) | add/length"], input=text, capture_output=True, text=True, check=True
     )
-    assert scores.averages(lambda: iter(range(len(rewards))))["reward"] == float(done.stdout)
+    assert scores.averages(b"\1" * len(rewards))["reward"] == float(done.stdout)

@@ -138,7 +138,7 @@ def test_every_rollout_is_in_the_output_or_incomplete_or_failed(
     paths = OutputPaths(tmp_path_factory.mktemp("o") / "out.jsonl")
     with open_new(paths, plan.rollouts, overwrite=False) as journal:
         failures = collect_into(journal, plan, agent, slots)
-        finished = journal.finish(plan.complete(journal.has))
+        finished = journal.finish(plan.complete(journal.collected()))
     keys = list(plan.rollout_keys())
     failed = {keys[position] for position, times in failing.items() if times >= 3 and position < len(keys)}
     incomplete = {key.task_index for key in failed}

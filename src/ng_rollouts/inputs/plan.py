@@ -157,21 +157,22 @@ class Plan:
             sizes[task_index] += count
         return sizes.__getitem__
 
-    def complete(self, done: Callable[[int], bool]) -> Iterator[bool]:
-        """For every position in order: whether its group is complete.
+    def complete(self, done: bytes) -> bytes:
+        """For every position in order: 1 if its group is complete, otherwise 0.
 
         Args:
-            done: whether the rollout of a position is collected.
+            done: for every position, 1 if its rollout is collected, otherwise 0.
         """
-        spans = ((task_index, range(start, start + count)) for task_index, start, count in self.spans())
-        if self._indices is None:
-            # Every row is its own group, so one pass is enough.
-            for _, span in spans:
-                yield from repeat(all(map(done, span)), len(span))
-            return
-        incomplete = {task_index for task_index, span in spans if not all(map(done, span))}
-        for task_index, _, count in self.spans():
-            yield from repeat(task_index not in incomplete, count)
+        if self._indices is None and self._repeats == 1:
+            return done
+        complete, incomplete = bytearray(done), set[int]()
+        if self._indices is not None:
+            # Several rows can form one group. Otherwise every row is its own group, and needs no entry in the set.
+            incomplete = {index for index, start, count in self.spans() if 0 in done[start : start + count]}
+        for index, start, count in self.spans():
+            if index in incomplete or 0 in done[start : start + count]:
+                complete[start : start + count] = bytes(count)
+        return bytes(complete)
 
     def _task_indices(self) -> Iterable[int]:
         if self._indices is not None:

@@ -6,12 +6,12 @@ order in which rollouts completed does not matter. File order is necessary, sinc
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import compress, filterfalse
+from operator import and_
 from typing import Any
-
-Positions = Callable[[], Iterator[int]]
-"""Returns a new iterator over the positions to average over, in order. It is called once for each score."""
 
 Sums = dict[str, tuple[float, int]]
 """The sum of each score, and the number of its values."""
@@ -50,20 +50,19 @@ class ScoreColumn:
         cells: Any = self._dense
         cells[position] = int(value) if self._dense.typecode == "b" else value
 
-    def values(self, positions: Iterator[int], is_included: Sequence[int]) -> Iterator[float]:
-        """The values at the given positions, in that order; positions without a value are skipped.
+    def values(self, is_included: bytes) -> Iterator[float]:
+        """The values at the included positions, in order; positions without a value are skipped.
+
+        A column of few values takes a time that depends on them only, so that many different scores stay fast.
 
         Args:
-            is_included: for every position, whether it is one of those. A column of few values then takes a time that
-                depends on them only, so that many different scores stay fast.
+            is_included: for every position, 1 or 0.
         """
         if self._dense is None:
             return (self._sparse[position] for position in sorted(self._sparse) if is_included[position])
-        dense = self._dense
-        values = (dense[position] for position in positions)
-        if dense.typecode == "b":
-            return (value for value in values if value != _ABSENT_BYTE)
-        return (value for value in values if value == value)  # noqa: PLR0124 - NaN marks absence
+        # NaN marks absence in a column of floats.
+        is_absent = _ABSENT_BYTE.__eq__ if self._dense.typecode == "b" else math.isnan
+        return filterfalse(is_absent, compress(self._dense, is_included))
 
     def _densify(self) -> None:
         if all(map(_fits_byte, self._sparse.values())):
@@ -108,28 +107,29 @@ class ScoreTable:
                 self._columns[name] = ScoreColumn(self._rollouts)
             self._columns[name].record(position, value)
 
-    def averages(self, positions: Positions) -> dict[str, float]:
-        """The mean of each score over the positions that have it; `reward` and `accuracy` come first."""
-        return {name: total / count for name, (total, count) in self.sums(positions).items()}
+    def averages(self, is_included: bytes) -> dict[str, float]:
+        """The mean of each score over the positions that have it; `reward` and `accuracy` come first.
 
-    def averages_by_agent(self, positions: Positions) -> dict[str, dict[str, float]]:
+        Args:
+            is_included: for every position, 1 or 0.
+        """
+        return {name: total / count for name, (total, count) in self.sums(is_included).items()}
+
+    def averages_by_agent(self, is_included: bytes) -> dict[str, dict[str, float]]:
         """The means of each agent's scores; agents are in the order of their first position."""
         if self._agent_at is None:
-            return {agent: self.averages(positions) for agent in self._agents if any(True for _ in positions())}
+            return {agent: self.averages(is_included) for agent in self._agents if any(is_included)}
         agents, agent_at = list(self._agents), self._agent_at
-        numbers = dict.fromkeys(agent_at[position] for position in positions())
-        return {agents[number]: self.averages(_positions_of(number, agent_at, positions)) for number in numbers}
+        numbers = dict.fromkeys(compress(agent_at, is_included))
+        return {agents[number]: self.averages(_of_agent(number, agent_at, is_included)) for number in numbers}
 
-    def sums(self, positions: Positions) -> Sums:
+    def sums(self, is_included: bytes) -> Sums:
         """The sum of each score over the positions that have it, and the number of those positions."""
         sums = {}
-        is_included = bytearray(self._rollouts)
-        for position in positions():
-            is_included[position] = 1
         for name in self.names:
             # Added one by one: `math.fsum` is more accurate, but its result differs from jq's in the last digit.
             total, count = 0.0, 0
-            for value in self._columns[name].values(positions(), is_included):
+            for value in self._columns[name].values(is_included):
                 total += value
                 count += 1
             if count:
@@ -147,8 +147,9 @@ class ScoreTable:
             self._agent_at[position] = self._agents[agent]
 
 
-def _positions_of(agent_number: int, agent_at: array[int], positions: Positions) -> Positions:
-    return lambda: (position for position in positions() if agent_at[position] == agent_number)
+def _of_agent(number: int, agent_at: array[int], is_included: bytes) -> bytes:
+    """Of the included positions, those of one agent."""
+    return bytes(map(and_, map(number.__eq__, agent_at), is_included))
 
 
 def reward_first(names: Iterable[str]) -> list[str]:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -28,7 +27,7 @@ from ng_rollouts.storage.atomic import back_up, discard, free_name, new_temporar
 from ng_rollouts.storage.compression import compress
 from ng_rollouts.storage.line_index import (
     COPY_BUFFER_BYTES,
-    Copier,
+    copy_lines,
     decode_span,
     encode_span,
     lines_of,
@@ -125,6 +124,10 @@ class Journal:
     def has(self, position: int) -> bool:
         """Whether the row of a position is written."""
         return self._spans[position] != _MISSING
+
+    def collected(self) -> bytes:
+        """For every position, 1 if its row is written, otherwise 0."""
+        return bytes(map(_MISSING.__ne__, self._spans))
 
     def rows(self) -> Iterator[tuple[int, Json]]:
         """Position and row of every rollout in the output, by position; without those in the incomplete file."""
@@ -227,11 +230,11 @@ class Journal:
             self._sync_error = StorageError(f"{self._paths.output} may not be on the disk: {error.strerror}")
             raise self._sync_error from error
 
-    def finish(self, keep: Iterable[bool]) -> Finished:
+    def finish(self, keep: Sequence[int]) -> Finished:
         """Put the output in order. Rows that are not kept move to the incomplete file.
 
         Args:
-            keep: for each planned position in order, whether its row stays in the output.
+            keep: for each planned position in order, 1 if its row stays in the output, otherwise 0.
 
         Raises:
             StorageError: a file could not be written; the journal is unchanged.
@@ -393,33 +396,26 @@ class Journal:
         self.sync()
         self._remove_incomplete()
 
-    def _rewrite(self, keep: Iterable[bool], new_output_path: Path, new_incomplete_path: Path) -> Finished:
+    def _rewrite(self, keep: Sequence[int], new_output_path: Path, new_incomplete_path: Path) -> Finished:
         """Copy the rows in order to a new output and a new incomplete file, which then replace the old ones."""
         output, incomplete = self._paths.output, self._paths.incomplete
-        counts = {True: 0, False: 0}
-        # The copiers take short rows from the mapping, which saves a system call per row. They read long ones: a write
-        # from a mapping faults on each page that is not in memory.
         with (
-            mmap.mmap(self._fd, self._end, access=mmap.ACCESS_READ) as mapped,
             new_output_path.open("wb", COPY_BUFFER_BYTES) as new_output,
             new_incomplete_path.open("wb", COPY_BUFFER_BYTES) as new_incomplete,
-            Copier(self._fd, mapped, new_output) as to_output,
-            Copier(self._fd, mapped, new_incomplete) as to_incomplete,
         ):
-            for span, is_kept in zip(self._spans, keep, strict=True):
-                if span >= 0:
-                    (to_output if is_kept else to_incomplete).add(*decode_span(self._fd, span))
-                    counts[is_kept] += 1
+            kept = copy_lines(self._fd, self._spans_to(keep, 1), new_output)
+            set_aside = copy_lines(self._fd, self._spans_to(keep, 0), new_incomplete)
             # Both files are synced before either replaces an old one.
-            to_output.finish()
-            to_incomplete.finish()
+            for file in (new_output, new_incomplete):
+                file.flush()
+                os.fsync(file.fileno())
             # The new file is locked before it gets the output's name. The lock belongs to the open file description
             # (flock(2)), so the duplicate descriptor holds it after this block has closed the file.
             fcntl.flock(new_output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             new_fd = os.dup(new_output.fileno())
         try:
             # The incomplete file first: until the output is replaced, its rows are in the journal as well.
-            if counts[False]:
+            if set_aside:
                 new_incomplete_path.replace(incomplete)
             new_output_path.chmod(os.fstat(self._fd).st_mode & 0o7777)
             new_output_path.replace(output)
@@ -430,11 +426,15 @@ class Journal:
         # and has to open the new one.
         os.close(self._fd)
         self._fd = new_fd
-        if not counts[False]:
+        if not set_aside:
             incomplete.unlink(missing_ok=True)
         # Renames are on the disk only when the folder is synced.
         sync(output.parent)
-        return Finished(kept=counts[True], set_aside=counts[False])
+        return Finished(kept=kept, set_aside=set_aside)
+
+    def _spans_to(self, keep: Sequence[int], destination: int) -> Iterator[int]:
+        """The rows in the output whose element of `keep` is `destination`, by position."""
+        return (span for span, place in zip(self._spans, keep, strict=True) if place == destination and span >= 0)
 
 
 def _parse_row(line: bytes) -> Json | None:

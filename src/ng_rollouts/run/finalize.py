@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import compress
 from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
@@ -17,7 +18,6 @@ from ng_rollouts.health.run_health import RunHealth
 from ng_rollouts.health.summary import quality_summary, verdict_lines
 from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, format_histogram
-from ng_rollouts.metrics.score_table import Positions
 from ng_rollouts.outputs.counted_as_zero import Counted, counted_rollouts
 from ng_rollouts.outputs.manifest import write_manifest
 from ng_rollouts.redaction import display_command
@@ -97,7 +97,7 @@ class Finalizer:
             budget=self.prepared.budget,
             report=self.report,
             averages=self.averages(),
-            sums=self.state.scores.sums(_positions_of(self._collected)),
+            sums=self.state.scores.sums(self.state.journal.collected()),
         )
         self.summary.update(summary.content(exit_code))
         with _as_warning(self.prepared.paths.summary):
@@ -106,15 +106,15 @@ class Finalizer:
     def averages(self) -> Json:
         """Means over the finished rows; over the collected rows, if the run ended before it was finished."""
         if self._averages is None:
-            rows = self._scored if self.state.finished else self._collected
-            means = self.state.scores.averages(_positions_of(rows))
+            rows = self._scored() if self.state.finished else self.state.journal.collected()
+            means = self.state.scores.averages(rows)
             # Without a verifier, rollouts have no reward: null, so that programs still find the key.
             is_unscored = any(not agent.scores for agent in self.agents.values())
             self._averages = {**({"reward": None} if is_unscored and "reward" not in means else {}), **means}
         return self._averages
 
     async def _order_output(self) -> None:
-        await asyncio.to_thread(self.state.finish, self._kept(), self._counted())
+        await asyncio.to_thread(lambda: self.state.finish(self._kept(), self._counted()))
         manifest = self.prepared.paths.manifest
         if not manifest.exists():  # removed during the run, for example with the folder
             with _as_warning(manifest):
@@ -166,7 +166,7 @@ class Finalizer:
             return
         paths = self.prepared.paths
         keys = enumerate(self.prepared.plan.rollout_keys())
-        collected = ((position, key) for position, key in keys if self.state.journal.has(position))
+        collected = compress(keys, self.state.journal.collected())
         with _as_warning(paths.rollout_verdicts):
             await asyncio.to_thread(_write_verdicts, paths.rollout_verdicts, health, collected)
         with _as_warning(paths.quality_summary):
@@ -195,7 +195,7 @@ class Finalizer:
             log(f"warning: no rollout has the field answer_key={answer_key}, so majority@k cannot be computed")
         print_json(self.averages())
         if self.config.metrics_by == "agent":
-            for agent, means in self.state.scores.averages_by_agent(_positions_of(self._scored)).items():
+            for agent, means in self.state.scores.averages_by_agent(self._scored()).items():
                 print_json({"agent_ref": {"name": agent}, **means})
 
     def _check_gates(self) -> None:
@@ -215,17 +215,17 @@ class Finalizer:
             remaining = state.counters.planned - state.counters.settled
             raise RolloutsFailed(f"{remaining} rollouts are not collected: +resume_from_cache=true collects them")
 
-    def _kept(self) -> Iterator[bool]:
-        """For every position, True if its row stays in the finished file."""
-        if self.config.incomplete_groups == "keep":
-            return self._collected()
-        return self.prepared.plan.complete(self.state.journal.has)
+    def _kept(self) -> bytes:
+        """For every position, 1 if its row stays in the finished file, otherwise 0."""
+        return self._with_rule(self.state.journal.collected())
 
-    def _scored(self) -> Iterator[bool]:
-        """For every position, True if its rollout is in the means, also if zeros complete its group."""
-        if self.config.incomplete_groups == "keep":
-            return map(self.state.has_score, range(self.prepared.plan.rollouts))
-        return self.prepared.plan.complete(self.state.has_score)
+    def _scored(self) -> bytes:
+        """For every position, 1 if its rollout is in the means, also if zeros complete its group, otherwise 0."""
+        return self._with_rule(self.state.scored())
+
+    def _with_rule(self, done: bytes) -> bytes:
+        """Of the positions that are done, those of complete groups; with `incomplete_groups=keep`, all."""
+        return done if self.config.incomplete_groups == "keep" else self.prepared.plan.complete(done)
 
     def _counted(self) -> Iterator[tuple[int, Counted]]:
         """The rollouts that count as 0, with their positions."""
@@ -252,7 +252,7 @@ class Finalizer:
         if not self.state.counted:
             yield from map(rules.apply_to_row, _rows(paths.output))
             return
-        scored = bytearray(self._scored())
+        scored = self._scored()
 
         def position(row: Json) -> int:
             key = key_of(row)
@@ -264,21 +264,12 @@ class Finalizer:
             if (place := position(row)) >= 0 and scored[place]:
                 yield rules.apply_to_row(row)
 
-    def _collected(self) -> Iterator[bool]:
-        """For every position, True if its row is collected."""
-        return map(self.state.journal.has, range(self.prepared.plan.rollouts))
-
 
 def _rows(path: Path) -> Iterator[Json]:
     """The rows of a file that this run wrote; none if it does not exist."""
     if path.exists():
         with path.open("rb") as file:
             yield from map(loads, file)
-
-
-def _positions_of(rows: Callable[[], Iterator[bool]]) -> Positions:
-    """The positions for which an iterator yields True. A function, because each score iterates over them again."""
-    return lambda: (position for position, is_included in enumerate(rows()) if is_included)
 
 
 def _write_verdicts(path: Path, health: RunHealth, collected: Iterable[tuple[int, RolloutKey]]) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from operator import or_
 from typing import Protocol
 
 from ng_rollouts.config.parameters import CollectConfig
@@ -195,15 +196,16 @@ class RunState:
         """Number of rollouts that count as 0 in the metrics, by reason."""
         return sum((agent.stats.counted_as_zero for agent in self.aggregator.agents.values()), Counter[str]())
 
-    def has_score(self, position: int) -> bool:
-        """Whether a rollout is collected, or counts as 0."""
-        return self.journal.has(position) or (bool(self.counted) and bool(self.counted[position]))
+    def scored(self) -> bytes:
+        """For every position, 1 if its rollout is collected or counts as 0, otherwise 0."""
+        collected = self.journal.collected()
+        return bytes(map(or_, collected, self.counted)) if self.counted else collected
 
-    def finish(self, keep: Iterable[bool], counted: Iterable[tuple[int, Counted]] = ()) -> None:
+    def finish(self, keep: bytes, counted: Iterable[tuple[int, Counted]] = ()) -> None:
         """Put the output in order, and complete the metrics.
 
         Args:
-            keep: for every planned position in order, whether its row stays in the output.
+            keep: for every planned position in order, 1 if its row stays in the output, otherwise 0.
             counted: rollouts that count as 0, with their positions. It is read when the output is in order.
 
         Raises:

@@ -5,23 +5,19 @@ An offset is a position in a file in bytes. A span is the offset and the length 
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
-from collections.abc import Iterator
-from typing import BinaryIO, Self
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 COPY_BUFFER_BYTES = 1 << 20
 """Bytes per read or write: 1 MiB."""
 
-_WINDOW_BITS = 16
-_MAX_WINDOWS = 256
-"""Linux maps 64 KiB around a page that is read (`fault_around_bytes`). At most 16 MiB are mapped at a time."""
+_LENGTH_BITS = 19
+"""Bits of a span for the length: up to 512 KiB. A span is a signed 64-bit integer, so 44 bits are left for the offset:
+16 TiB, the size of the largest file of ext4."""
 
-_LENGTH_BITS = 16
-"""Bits of a span for the length. A span is a signed 64-bit integer, so 47 bits are left for the offset: 128 TiB."""
-
-_MAX_MAPPED_BYTES = 1 << 15
-"""Longer ranges are read instead of mapped."""
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 
 
 def lines_of(fd: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -35,66 +31,44 @@ def lines_of(fd: int) -> Iterator[tuple[int, bytes, bool]]:
             offset += len(line)
 
 
-class Copier:
-    """Copies ranges of a file to the end of another. Adjacent ranges are copied together.
+def copy_lines(fd: int, spans: Iterable[int], target: BinaryIO) -> int:
+    """Write lines of a file to another one; the number of lines. Lines that are adjacent in the file are read together.
 
-    Short ranges are written from a mapping of the file, which saves a system call for each. Long ranges are read
-    first: a write from mapped pages that are not in memory stops at each of them, and ext4 then zeroes the rest of the
-    blocks that it has prepared for the write.
+    The lines are read, because mapped pages would count as memory of this process. `copy_file_range` and `sendfile`
+    take longer: they copy page by page.
 
-    Args:
-        fd: the descriptor of the source file.
-        mapped: a mapping of the whole source file.
-        target: the file to append to.
+    Raises:
+        OSError: a line could not be read or written.
     """
+    start = end = count = 0
+    for span in spans:
+        offset, length = span >> _LENGTH_BITS, span & _LENGTH_MASK
+        if offset != end:
+            _copy(fd, start, end, target)
+            start = offset
+        end = offset + (length or _length_at(fd, offset))
+        count += 1
+    _copy(fd, start, end, target)
+    return count
 
-    def __init__(self, fd: int, mapped: mmap.mmap, target: BinaryIO) -> None:
-        self._fd = fd
-        self._mapped = mapped
-        self._view = memoryview(mapped)
-        self._target = target
-        self._start = self._end = 0
-        self._windows: set[int] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._view.release()  # a mapping cannot be closed while a view of it exists
-
-    def add(self, offset: int, length: int) -> None:
-        """Copy a range. It may be written later, together with those that follow it."""
-        if offset != self._end or self._end - self._start > COPY_BUFFER_BYTES:
-            self._flush()
-            self._start = offset
-        self._end = offset + length
-
-    def finish(self) -> None:
-        """Write all ranges to the disk."""
-        self._flush()
-        self._target.flush()
-        os.fsync(self._target.fileno())
-
-    def _flush(self) -> None:
-        length = self._end - self._start
-        if length > _MAX_MAPPED_BYTES:
-            self._target.write(read_at(self._fd, self._start, length))
-            return
-        self._target.write(self._view[self._start : self._end])
-        self._windows.add(self._start >> _WINDOW_BITS)
-        if len(self._windows) > _MAX_WINDOWS:
-            self._windows.clear()
-            self._mapped.madvise(mmap.MADV_DONTNEED)  # mapped pages count as memory of this process
+def _copy(fd: int, start: int, end: int, target: BinaryIO) -> None:
+    while start < end:
+        chunk = os.pread(fd, min(COPY_BUFFER_BYTES, end - start), start)
+        if not chunk:
+            raise OSError(errno.EIO, "another program has cut off the file")
+        target.write(chunk)
+        start += len(chunk)
 
 
 def encode_span(offset: int, length: int) -> int:
-    """The offset and the length of a line as one integer. A length of 64 KiB or more is stored as 0."""
-    return offset << _LENGTH_BITS | (length if length < 1 << _LENGTH_BITS else 0)
+    """The offset and the length of a line as one integer. A length of 512 KiB or more is stored as 0."""
+    return offset << _LENGTH_BITS | (length if length <= _LENGTH_MASK else 0)
 
 
 def decode_span(fd: int, span: int) -> tuple[int, int]:
     """The offset and the length of a span. A length that was too large to store is read from the file."""
-    offset, length = span >> _LENGTH_BITS, span & ((1 << _LENGTH_BITS) - 1)
+    offset, length = span >> _LENGTH_BITS, span & _LENGTH_MASK
     return offset, length or _length_at(fd, offset)
 
 
