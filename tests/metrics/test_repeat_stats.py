@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.metrics import repeat_stats
 from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.repeat_stats import RepeatColumn
 from ng_rollouts.types import Json, RolloutStats
 from tests.metrics.helpers import flatten
 
@@ -129,6 +131,18 @@ def test_above_the_limit_of_values_quantiles_are_left_out(tasks: Tasks) -> None:
     assert all(("median" in key or "p25" in key or "p75" in key) for key in expected.keys() - found.keys())
     assert found == pytest.approx({key: expected[key] for key in found})
     assert flatten(limited.nemo_gym_metrics()) == pytest.approx(flatten(exact.nemo_gym_metrics()))
+
+
+@given(st.lists(st.integers(-200, 200) | st.integers(-(2**40), 2**40) | st.floats() | st.just(-0.0)), st.integers(1, 5))
+def test_packed_values_stay_the_same(values: list[float], at_once: int) -> None:
+    """Values of any size keep their order and every bit, however many are packed at once."""
+    column = RepeatColumn()
+    expected = array("d", values)
+    for count, value in enumerate(expected, 1):
+        column.recent.append(value)
+        if not count % at_once:
+            column.pack()
+    assert column.values.tobytes() == expected.tobytes()
 
 
 def test_above_the_limit_of_columns_repeats_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

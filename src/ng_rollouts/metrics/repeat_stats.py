@@ -1,7 +1,7 @@
 """Statistics of each repeat over all tasks, and of their means across repeats, by the keys of NeMo Gym 0.7.
 
-Values are kept as they are, eight bytes each, because the quantiles of a repeat need all of them. Two limits bound the
-memory: `MAX_COLUMNS` ends the statistics of repeats, and `MAX_VALUES` their quantiles.
+All values are kept, because the quantiles of a repeat need them: whole numbers in one to four bytes each, others in
+eight. Two limits bound the memory: `MAX_COLUMNS` ends the statistics of repeats, and `MAX_VALUES` their quantiles.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 from ng_rollouts.metrics.distribution import Distribution
 from ng_rollouts.metrics.estimators import t_quantile
@@ -20,7 +23,10 @@ MAX_COLUMNS = 4096
 """Columns of all repeats together, such as 64 repeats with 64 scores. With more, repeats have no statistics."""
 
 MAX_VALUES = 8_000_000
-"""Values of an agent that are kept: 64 MB. With more, repeats have no quantiles; the other statistics stay exact."""
+"""Values of an agent that are kept, at most 64 MB. With more, repeats have no quantiles; the rest stays exact."""
+
+_UNPACKED_VALUES = 1 << 15
+"""So many values of an agent are packed at once."""
 
 _QUANTILES = {"median": 0.5, "p25": 0.25, "p75": 0.75}
 
@@ -37,35 +43,51 @@ class RepeatColumn:
     """The values of one column in one repeat.
 
     Attributes:
-        stats, minimum, maximum: statistics of the values that are not in `values` any more.
-        values: the values that are kept.
+        stats, minimum, maximum: statistics of the values that are not kept any more.
+        recent: the last of the values that are kept, which `pack` packs.
     """
 
     stats: RunningStats = field(default_factory=RunningStats)
     minimum: float = math.inf
     maximum: float = -math.inf
-    values: array[float] = field(default_factory=lambda: array("d"))
+    recent: array[float] = field(default_factory=lambda: array("d"))
+    _packed: list[array[Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, distribution: Distribution) -> RepeatColumn:
         """The column with the values of a distribution."""
         values = distribution.exact_values()
         if values is not None:
-            return cls(values=array("d", values))
+            return cls(recent=array("d", values))
         return cls(distribution.running_stats(), distribution.minimum, distribution.maximum)
+
+    @property
+    def values(self) -> array[float]:
+        """The values that are kept, in the order in which they were added."""
+        return array("d", chain(*self._packed, self.recent))
+
+    def pack(self) -> None:
+        """Store the recent values in fewer bytes, if they are whole numbers."""
+        packed = _packed(self.recent)
+        if self._packed and self._packed[-1].typecode == packed.typecode:
+            self._packed[-1].extend(packed)
+        else:
+            self._packed.append(packed)
+        self.recent = array("d")
 
     def condense(self) -> None:
         """Replace the kept values by their statistics."""
-        if self.values:
+        if values := self.values:
             self.stats = self.all_stats()
-            self.minimum, self.maximum = min(self.minimum, *self.values), max(self.maximum, *self.values)
-            self.values = array("d")
+            self.minimum, self.maximum = min(self.minimum, *values), max(self.maximum, *values)
+            self.recent = array("d")
+            self._packed.clear()
 
     def all_stats(self) -> RunningStats:
         """Count, mean and spread of all values."""
         stats = replace(self.stats)
-        if self.values:
-            stats.merge(RunningStats.of(self.values))
+        if values := self.values:
+            stats.merge(RunningStats.of(values))
         return stats
 
     def statistics(self) -> dict[str, float]:
@@ -102,6 +124,7 @@ class RepeatStats:
     left_out: bool = False
     _columns: int = 0
     _values: int = 0
+    _unpacked: int = 0
 
     def add(self, stats: RolloutStats) -> None:
         """Add a measured rollout, the only one of its task in its repeat."""
@@ -119,8 +142,9 @@ class RepeatStats:
             if column is None:
                 column = columns[name] = RepeatColumn()
                 self._columns += 1
-            column.values.append(value)
+            column.recent.append(value)
             self._values += 1
+            self._unpacked += 1
         self._check_limits()
 
     def seed(self, rollout_index: int, tasks: int, columns: dict[str, Distribution]) -> None:
@@ -167,9 +191,24 @@ class RepeatStats:
             self.repeats.clear()
         elif self._values > MAX_VALUES:
             self._values = 0
-            for repeat in self.repeats.values():
-                for column in repeat.columns.values():
-                    column.condense()
+            for column in self._all_columns():
+                column.condense()
+        elif self._unpacked > _UNPACKED_VALUES:
+            self._unpacked = 0
+            for column in self._all_columns():
+                column.pack()
+
+    def _all_columns(self) -> Iterator[RepeatColumn]:
+        return (column for repeat in self.repeats.values() for column in repeat.columns.values())
+
+
+def _packed(values: array[float]) -> array[Any]:
+    """The same values in the fewest bytes each."""
+    for type_code in "bhi":
+        with suppress(OverflowError, ValueError):  # too large, or not a number
+            packed = array(type_code, map(int, values))
+            return packed if array("d", packed).tobytes() == values.tobytes() else values
+    return values
 
 
 def _across(means: Sequence[float]) -> dict[str, float]:
