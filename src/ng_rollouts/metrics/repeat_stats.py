@@ -26,7 +26,7 @@ MAX_VALUES = 8_000_000
 """Values of an agent that are kept, at most 64 MB. With more, repeats have no quantiles; the rest stays exact."""
 
 _UNPACKED_VALUES = 1 << 15
-"""So many values of an agent are packed at once."""
+"""Number of values of an agent that are packed at once."""
 
 _QUANTILES = {"median": 0.5, "p25": 0.25, "p75": 0.75}
 
