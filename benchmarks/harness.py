@@ -41,21 +41,31 @@ def stub(**options: float) -> Iterator[str]:
         process.stdout.close()
 
 
-def timed(command: list[str], core: int = CLIENT_CORE, cwd: Path | None = None) -> Used:
-    """Run a client to its end on its core."""
+def timed(command: list[str], folder: Path) -> Used:
+    """Run a client to its end, on its core and in a folder."""
     started = time.monotonic()
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=cwd,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        cwd=folder,
+        env=client_environment(),
+        preexec_fn=to_client_core,
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"exit {process.returncode}: {' '.join(command)}")
     return Used(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def to_client_core() -> None:
+    os.sched_setaffinity(0, {CLIENT_CORE})
+
+
+def client_environment() -> dict[str, str]:
+    """The environment variables of a client. Without PYTHONPATH, it imports what is installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def often(times: int, measure: Callable[[], Used]) -> list[Used]:

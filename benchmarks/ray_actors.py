@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Rollouts a second against Ray actors, and what the driver spends on one: python benchmarks/ray_actors.py [ROLLOUTS]
 
-Needs the `ray` extra. Driver, actors and stub share the machine's cores, so on a small one the figures are a floor; the
+Driver, actors and stub share the machine's cores, so on a small one the figures are a floor; the
 driver's own share, by its process time, is what tells how many actors one driver can feed.
 """
 
@@ -13,7 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import stub, write_tasks
+from environments import installed
+from harness import client_environment, stub, write_tasks
+from programs import Programs
 
 PARALLEL = 200
 ARRANGEMENTS = (
@@ -22,13 +24,11 @@ ARRANGEMENTS = (
 )
 
 
-def measured(folder: Path, url: str, rows: Path, *options: str) -> tuple[float, float]:
+def measured(programs: Programs, url: str, rows: Path, *options: str) -> tuple[float, float]:
     """Rollouts a second, and microseconds of the driver's CPU for each."""
-    command = [str(Path(sys.executable).with_name("ng_collect_rollouts")), f"+agent_url={url}", "+overwrite=true"]
-    files = [f"+input_jsonl_fpath={rows}", f"+output_jsonl_fpath={folder / 'r.jsonl'}"]
-    limit = f"+num_samples_in_parallel={PARALLEL}"
-    subprocess.run([*command, *files, limit, *options], check=True, capture_output=True)
-    summary = json.loads((folder / "r_summary.json").read_text())
+    command = [*programs.ours(url, rows, PARALLEL), *options]
+    subprocess.run(command, check=True, capture_output=True, cwd=programs.folder, env=client_environment())
+    summary = json.loads((programs.folder / "ours_summary.json").read_text())
     rate = summary["attempts_per_s"]
     return rate, 1e6 * summary["client_busy"] / rate
 
@@ -36,10 +36,10 @@ def measured(folder: Path, url: str, rows: Path, *options: str) -> tuple[float, 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     with tempfile.TemporaryDirectory() as name, stub(latency=0.02) as url:
-        folder = Path(name)
-        rows = write_tasks(folder, count)
+        programs = Programs(Path(name), installed("ray"))
+        rows = write_tasks(programs.folder, count)
         for label, options in ARRANGEMENTS:
-            rate, driver_us = measured(folder, url, rows, *options)
+            rate, driver_us = measured(programs, url, rows, *options)
             print(f"{label:<16} {rate:7.0f} rollouts/s, driver {driver_us:4.0f} µs each")
 
 

@@ -2,8 +2,9 @@
 
 usage: stub_agent.py [--latency S] [--spread S] [--reply-bytes N] [--core N]
 
-Latencies are drawn evenly from latency ± spread. It reads a request up to its Content-Length and looks at nothing else,
-but for a GET, which it answers at once as NeMo Gym's head server would that lists it as the agent `stub`.
+Latencies are drawn evenly from latency ± spread. It reads a request up to its Content-Length and looks at nothing else.
+A GET is answered at once: `/times` with the times in seconds at which requests arrived and were answered, all else like
+NeMo Gym's head server that lists the stub as the agent `stub`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import json
 import os
 import random
 import resource
-from typing import cast
+import time
+from array import array
+from typing import Any, cast
 
 import uvloop
 
@@ -31,21 +34,35 @@ def reply_of(size: int) -> bytes:
         "reward": 1.0,
         "accuracy": True,
     }
-    body = json.dumps(row).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    return as_reply(row)
 
 
 def head_server_reply(port: int) -> bytes:
-    """What a head server says of the stub itself."""
+    """What a head server says of the stub itself: an agent, behind the environment server that NeMo Gym 0.7 needs."""
     server = {"entrypoint": "app.py", "host": "127.0.0.1", "port": port}
-    body = json.dumps(json.dumps({"stub": {"responses_api_agents": {"stub_agent": server}}})).encode()
+    before = {**server, "agent_server": {"type": "responses_api_agents", "name": "stub"}}
+    servers = {
+        "stub": {"responses_api_agents": {"stub_agent": server}},
+        "stub_environment_server": {"environment_servers": {"legacy_agent": before}},
+    }
+    return as_reply(json.dumps(servers))
+
+
+def as_reply(value: Any) -> bytes:
+    body = json.dumps(value).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
 
 
+class Times:
+    """When requests arrived and were answered, in seconds."""
+
+    def __init__(self) -> None:
+        self.arrived, self.answered = array("d"), array("d")
+
+
 class Stub(asyncio.Protocol):
-    def __init__(self, reply: bytes, latency: float, spread: float) -> None:
-        self.reply, self.latency, self.spread = reply, latency, spread
+    def __init__(self, reply: bytes, latency: float, spread: float, times: Times) -> None:
+        self.reply, self.latency, self.spread, self.times = reply, latency, spread, times
         self.loop = asyncio.get_running_loop()
         self.buffer = b""
         self.remaining = -1
@@ -60,8 +77,8 @@ class Stub(asyncio.Protocol):
             if end < 0:
                 return
             if self.buffer.startswith(b"GET"):
+                self.transport.write(self.reply_to_get(self.buffer))
                 self.buffer = b""
-                self.transport.write(head_server_reply(self.transport.get_extra_info("sockname")[1]))
                 return
             head = self.buffer[:end].lower()
             place = head.find(b"content-length:")
@@ -71,6 +88,7 @@ class Stub(asyncio.Protocol):
             self.remaining -= len(data)
         if self.remaining <= 0:
             self.buffer, self.remaining = b"", -1
+            self.times.arrived.append(time.monotonic())
             delay = self.latency + self.spread * (2 * random.random() - 1)
             if delay > 0:
                 self.loop.call_later(delay, self.answer)
@@ -78,14 +96,20 @@ class Stub(asyncio.Protocol):
                 self.answer()
 
     def answer(self) -> None:
+        self.times.answered.append(time.monotonic())
         if not self.transport.is_closing():
             self.transport.write(self.reply)
 
+    def reply_to_get(self, head: bytes) -> bytes:
+        if head.startswith(b"GET /times "):
+            return as_reply({"arrived": list(self.times.arrived), "answered": list(self.times.answered)})
+        return head_server_reply(self.transport.get_extra_info("sockname")[1])
+
 
 async def main(options: argparse.Namespace) -> None:
-    reply = reply_of(options.reply_bytes)
+    reply, times = reply_of(options.reply_bytes), Times()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Stub(reply, options.latency, options.spread), "127.0.0.1", 0, backlog=32768
+        lambda: Stub(reply, options.latency, options.spread, times), "127.0.0.1", 0, backlog=32768
     )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
