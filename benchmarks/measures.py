@@ -114,12 +114,12 @@ class Bench:
             self.note(what, "", "not measured: valgrind is not installed")
             return
         programs = self.programs
-        peers = {"the same HTTP engine": "same_engine", "aiohttp": "aiohttp_gather"}
+        peers = {"over the same HTTP engine": "same_engine", "with aiohttp": "aiohttp_gather"}
         with stub(latency=0.02) as url:
-            ours = programs.instructions(programs.ours, url, GROUPS_LISTED)
+            ours = programs.instructions(programs.ours, url, GROUPS_LISTED + 1)
             theirs = {name: programs.instructions(programs.script(file), url, 300) for name, file in peers.items()}
             short = programs.instructions(programs.ours, url, 300)
-        beside = "; ".join(f"a script with {name} {count:.0f} ({ours / count:.2f} x)" for name, count in theirs.items())
+        beside = "; ".join(f"a script {name} {count:.0f} ({ours / count:.2f} x)" for name, count in theirs.items())
         self.note(what, "", f"{ours:.0f}; {beside}")
         self.note("the same with fewer tasks, whose groups the metrics list", "", f"{short:.0f}")
 

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 MAX_CPU_RATIO = 1.9
 """The limit of our CPU per rollout, as a multiple of that of a script over the same HTTP engine."""
 
-MAX_INSTRUCTIONS_RATIO = 4.5
+MAX_INSTRUCTIONS_RATIO = 5.0
 """The same limit for instructions, which leave out the kernel. Both programs need the same work of it."""
 
 pytestmark = [
@@ -54,9 +54,9 @@ def test_cpu_per_rollout_stays_near_that_of_a_script_over_the_same_engine(module
 def test_instructions_per_rollout_stay_near_those_of_a_script_over_the_same_engine(modules: Any, programs: Any) -> None:
     """A rollout takes at most `MAX_INSTRUCTIONS_RATIO` times the instructions of that script."""
     with modules.stub(latency=0.02) as url:
-        ours = programs.instructions(programs.ours, url, modules.GROUPS_LISTED)
+        ours = programs.instructions(programs.ours, url, modules.GROUPS_LISTED + 1)
         script = programs.instructions(programs.script("same_engine"), url, 300)
-    assert ours <= MAX_INSTRUCTIONS_RATIO * script
+    assert 0 < ours <= MAX_INSTRUCTIONS_RATIO * script
 
 
 def test_cpu_per_rollout_does_not_depend_on_the_number_in_flight(modules: Any, programs: Any) -> None:
