@@ -1,4 +1,4 @@
-"""Scores of all rollouts by position in the output, and their means in that order.
+"""Scores of all rollouts by position in the output, their means in that order, and the names that count.
 
 A mean is computed over the scores in file order, left to right, as `jq 'map(.reward) | add/length'` computes it. The
 order in which rollouts completed does not matter. File order is necessary, since a sum of floats depends on its order.
@@ -13,8 +13,14 @@ from itertools import compress, filterfalse
 from operator import and_
 from typing import Any
 
+from ng_rollouts.console import log
+from ng_rollouts.types import RolloutStats
+
 Sums = dict[str, tuple[float, int]]
 """The sum of each score, and the number of its values."""
+
+MAX_SCORE_NAMES = 4000
+"""Replies may have different scores each, such as one per test case. Each costs memory and a place in every report."""
 
 _ABSENT_BYTE = -128
 _NAN = float("nan")
@@ -23,6 +29,28 @@ _MAX_SPARSE = 1024
 """A column with at most this many values is a dict, so that a rare score does not take space for every rollout."""
 
 _LISTED_FIRST = ("reward", "accuracy")
+
+
+class ScoreNames:
+    """The names of the scores that count: the first `MAX_SCORE_NAMES` that occur."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set(_LISTED_FIRST)
+        self._is_exceeded = False
+
+    def limit(self, stats: RolloutStats) -> RolloutStats:
+        """The statistics of a rollout with the scores that count. The first time that some do not, a line says so."""
+        if stats.scores.keys() <= self._names:
+            return stats
+        room = MAX_SCORE_NAMES - len(self._names)
+        new = [name for name in stats.scores if name not in self._names]
+        self._names.update(new[:room])
+        if len(new) <= room:
+            return stats
+        if not self._is_exceeded:
+            self._is_exceeded = True
+            log(f"warning: rollouts have more than {MAX_SCORE_NAMES} different scores: metrics leave out further ones")
+        return stats._replace(scores={name: value for name, value in stats.scores.items() if name in self._names})
 
 
 class ScoreColumn:

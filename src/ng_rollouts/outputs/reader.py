@@ -26,7 +26,7 @@ from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.metrics.aggregate import by_agent
 from ng_rollouts.metrics.result_rows import stats_of
-from ng_rollouts.metrics.score_names import ScoreNames
+from ng_rollouts.metrics.score_table import ScoreNames
 from ng_rollouts.outputs.from_atif import is_trajectory, row_of, single_line
 from ng_rollouts.storage.compression import is_compressed, open_decompressed
 from ng_rollouts.storage.lock import holder_of

@@ -19,8 +19,7 @@ from ng_rollouts.health.run_health import RunHealth
 from ng_rollouts.health.selection import checks_of
 from ng_rollouts.metrics.group_aggregator import GroupAggregator
 from ng_rollouts.metrics.result_rows import stats_of
-from ng_rollouts.metrics.score_names import ScoreNames
-from ng_rollouts.metrics.score_table import ScoreTable
+from ng_rollouts.metrics.score_table import ScoreNames, ScoreTable
 from ng_rollouts.outputs.counted_as_zero import Counted, ZeroRules
 from ng_rollouts.outputs.failures import FailuresFile
 from ng_rollouts.outputs.journal import Finished, Journal
