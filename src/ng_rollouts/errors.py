@@ -182,6 +182,9 @@ class FailureClass(StrEnum):
     VERIFIER_TIMEOUT = "verifier_timeout", False, "The verifier took longer than its `seconds`."
     VERIFIER_CRASHED = "verifier_crashed", False, "The verifier's process ended."
     JUDGE_UNREADABLE = "judge_unreadable", True, "The judge gave no verdict that can be read, in several attempts."
+    # rollouts that are scored again
+    NO_ANSWER = "no_answer", False, "`ng_rescore_rollouts`: the rollout has no response to score."
+    INCOMPLETE_GROUP = "incomplete_group", False, "A judge of groups: another rollout of the task has no answer."
     # executors
     ACTOR_LOST = "actor_lost", False, "With `executor=ray`: three actors that ran the rollout were lost."
     WORKER_ERROR = "worker_error", True, "With `executor=ray`: an actor raised an unexpected exception."

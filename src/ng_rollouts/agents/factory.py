@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ng_rollouts.agents.model_agent import ModelAgent
     from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
     from ng_rollouts.models.client import ModelClient
+    from ng_rollouts.verifiers.base import Verifier
     from ng_rollouts.verifiers.process_pool import ProcessPool
 
 # Modules that only some runs need are imported where they are used: a run with a remote agent loads no verifiers.
@@ -55,38 +56,32 @@ async def resolve_agents(
         ConfigError: a name is unknown, or a URL is not valid.
         Unreachable: the server of an agent or a model does not respond, or the head server, if it is needed.
     """
-    limits = TimeLimits(
-        connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
-    )
-    http = await stack.enter_async_context(
-        open_http(limits, config.http_engine, max_reply_bytes=int(config.max_reply_mb * 1_000_000))
-    )
-    rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
-    factory = AgentFactory(config, http, rate_limiter, stack)
+    factory = await open_factory(config, stack)
     agents = factory.configured_agents(rows_by_agent)
     others = {name: rows for name, rows in rows_by_agent.items() if name not in agents}
-    examples = {name: await _example(name, limits, stack, rate_limiter) for name in others if name in EXAMPLE_AGENTS}
+    examples = {name: await _example(name, factory) for name in others if name in EXAMPLE_AGENTS}
     # last, because a run that does not need the head server must not fail without one
     if unresolved := {name: rows for name, rows in others.items() if name not in examples}:
         servers = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
         agents |= {name: factory.listed_agent(name, servers) for name in unresolved}
     # without the examples: they are remote agents too, but their URLs are served in this process
-    await _wait_for(agents.values(), factory, config)
+    await factory.wait_for_servers(agents.values())
     return agents | examples
 
 
-async def _wait_for(agents: Iterable[Agent], factory: AgentFactory, config: CollectConfig) -> None:
-    """Wait until agent servers, resources servers and model servers respond.
+async def open_factory(config: CollectConfig, stack: AsyncExitStack) -> AgentFactory:
+    """Make a factory, with an HTTP client that the stack closes."""
+    http = await stack.enter_async_context(
+        open_http(_limits(config), config.http_engine, max_reply_bytes=int(config.max_reply_mb * 1_000_000))
+    )
+    rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
+    return AgentFactory(config, http, rate_limiter, stack)
 
-    Raises:
-        Unreachable: one does not.
-    """
-    servers = dict.fromkeys(agent for agent in agents if agent.is_remote)
-    load_balancers = [load_balancer for agent in servers for load_balancer in agent.load_balancers]
-    load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(factory.resources_urls)]
-    await wait_for_servers(load_balancers, config.wait_for_agent_s, config.http_engine)
-    for model_server in factory.model_servers:
-        await model_server.resolve_model(config.wait_for_agent_s)
+
+def _limits(config: CollectConfig) -> TimeLimits:
+    return TimeLimits(
+        connect_s=config.connect_timeout_s, idle_s=config.idle_timeout_s, total_s=config.rollout_timeout_s
+    )
 
 
 def check_entry(name: str, entry: Json) -> None:
@@ -131,6 +126,20 @@ class AgentFactory:
     model_servers: list[ModelClient] = field(default_factory=list)
     load_balancers: dict[tuple[str, ...], LoadBalancer] = field(default_factory=dict)
     resources_urls: list[str] = field(default_factory=list)
+
+    async def wait_for_servers(self, agents: Iterable[Agent]) -> None:
+        """Wait until agent servers, resources servers and model servers respond.
+
+        Raises:
+            Unreachable: one does not.
+        """
+        wait_s = self.config.wait_for_agent_s
+        servers = dict.fromkeys(agent for agent in agents if agent.is_remote)
+        load_balancers = [load_balancer for agent in servers for load_balancer in agent.load_balancers]
+        load_balancers += [LoadBalancer([url]) for url in dict.fromkeys(self.resources_urls)]
+        await wait_for_servers(load_balancers, wait_s, self.config.http_engine)
+        for model_server in self.model_servers:
+            await model_server.resolve_model(wait_s)
 
     def configured_agents(self, names: Iterable[str]) -> dict[str, Agent]:
         """The agents that parameters give an address, a model or a function.
@@ -211,19 +220,13 @@ class AgentFactory:
         """
         from ng_rollouts.agents.model_agent import ModelAgent
         from ng_rollouts.agents.tools import PythonTools
-        from ng_rollouts.verifiers.process_pool import ProcessPool
-        from ng_rollouts.verifiers.registry import build_verifier, verifier_options
 
-        if self.process_pool is None:
-            self.process_pool = ProcessPool()
-            self.stack.callback(self.process_pool.stop)
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
-        options = verifier_options(self._value(entry, "verifier"), f"{prefix}verifier")
         if resources:
             self.resources_urls += parse_urls(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
-            verifier=build_verifier(options, self.process_pool, partial(self._judge_server, entry)),
+            verifier=self.verifier(self._value(entry, "verifier"), f"{prefix}verifier", entry),
             http=self.http,
             params=entry.get("responses_create_params") or {},
             resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
@@ -231,6 +234,25 @@ class AgentFactory:
             max_steps=self._value(entry, "max_steps"),
             retries=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
         )
+
+    def verifier(self, value: Any, parameter: str, entry: Json) -> Verifier:
+        """Make a verifier.
+
+        Args:
+            value: the value of the parameter.
+            entry: the options of the agent whose model server is the default for judges.
+
+        Raises:
+            ConfigError: the value is not valid.
+        """
+        from ng_rollouts.verifiers.process_pool import ProcessPool
+        from ng_rollouts.verifiers.registry import build_verifier, verifier_options
+
+        options = verifier_options(value, parameter)
+        if self.process_pool is None:
+            self.process_pool = ProcessPool()
+            self.stack.callback(self.process_pool.stop)
+        return build_verifier(options, self.process_pool, partial(self._judge_server, entry))
 
     def _value(self, entry: Json, name: str) -> Any:
         """The entry's value, or that of the parameter of the same name; an explicit null counts as a value."""
@@ -272,12 +294,12 @@ class AgentFactory:
         return server
 
 
-async def _example(name: str, limits: TimeLimits, stack: AsyncExitStack, rate_limiter: RateLimiter) -> Agent:
+async def _example(name: str, factory: AgentFactory) -> Agent:
     """A packaged example: a remote agent whose HTTP client calls an ASGI app in this process."""
     from ng_rollouts.agents.example.app import example_app
 
-    http = await stack.enter_async_context(open_http(limits, app=example_app(name)))
-    return RemoteAgent([f"http://{name}"], http, rate_limiter)
+    http = await factory.stack.enter_async_context(open_http(_limits(factory.config), app=example_app(name)))
+    return RemoteAgent([f"http://{name}"], http, factory.rate_limiter)
 
 
 async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], config: CollectConfig) -> ServerConfig:

@@ -8,10 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_origin, get_type_hints
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.build import build
+from ng_rollouts.config.dicts import set_in_dict
 from ng_rollouts.config.secrets import remember_arguments
 from ng_rollouts.console import log, log_error, log_lines, only_json, open_closed_streams, print_text
 from ng_rollouts.errors import ConfigError, NgRolloutsError, did_you_mean
@@ -73,6 +74,10 @@ def parse_args(config: type[T], arguments: Sequence[str]) -> T:
             continue
         if not equals or argument.startswith("-"):
             raise ConfigError(f"{argument!r} is not a parameter: write {_as_parameter(argument, hints)} (see --help)")
+        name, _, rest = key.partition(".")
+        if get_origin(hints.get(name)) is dict:
+            set_in_dict(values, config, name, rest, value)
+            continue
         if key.endswith("fpath") and "://" in value:
             raise ConfigError(f"{key} {value}: this command reads local files only: copy the file here first")
         # An unknown key is read as text here. `build` then rejects it, and suggests the nearest key.

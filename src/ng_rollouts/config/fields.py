@@ -66,6 +66,14 @@ def param(default: Any, help: str, **spec: Any) -> Any:  # noqa: A002 - the fiel
     return field(default=default, metadata=metadata)
 
 
+def same_as(config: type, name: str) -> Any:
+    """Define a parameter that another configuration has too, with the same default, help and bounds."""
+    other = next(each for each in fields(config) if each.name == name)
+    if other.default_factory is not MISSING:
+        return field(default_factory=other.default_factory, metadata=other.metadata)
+    return field(default=other.default, metadata=other.metadata)
+
+
 def spec_of(each: Field[Any]) -> Spec | None:
     """The `Spec` of a field; None if it was not defined by `param`."""
     return each.metadata.get(_SPEC)

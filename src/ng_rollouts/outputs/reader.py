@@ -128,8 +128,7 @@ def groups_of(
     """
     group: Group | None = None
     score_names = ScoreNames()
-    rows = _rows_by_value(path, task_value) if lacks_keys(path) else _rows_by_key(path, scanned or scan(path))
-    for key, (_, _, row) in rows:
+    for key, (_, _, row) in keyed_rows(path, scanned):
         if group is None or group.task_index != key.task_index:
             if group:
                 yield group
@@ -145,6 +144,20 @@ def groups_of(
             group.last_messages.append(last_message_text(row))
     if group:
         yield group
+
+
+def keyed_rows(path: Path, scanned: Scan | None = None) -> Iterator[tuple[RolloutKey, RowAt]]:
+    """The rows of a file in the order of their keys; a file without keys is grouped by prompt.
+
+    Args:
+        scanned: result of `scan`, if the file has already been scanned.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not a rollout.
+    """
+    if lacks_keys(path):
+        return _rows_by_value(path, task_value)
+    return _rows_by_key(path, scanned or scan(path))
 
 
 def row_groups(path: Path, group_by: str = "auto", size: int = 0) -> Iterator[list[Json]]:

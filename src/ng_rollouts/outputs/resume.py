@@ -7,7 +7,7 @@ NeMo Gym wrote, is checked row by row.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,28 @@ def _entry_settings(entry: Json, config: CollectConfig) -> Json:
     files = _code_of(settings)
     verifier = settings.get("verifier")
     if isinstance(verifier, dict) and verifier:
-        settings["verifier"] = {
-            name: value for name, value in verifier.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT
-        }
+        settings["verifier"] = _with_effect(verifier)
     settings["agent_params"] = entry.get("responses_create_params")
     settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
     # The user's code counts as a setting: a changed file would give different results under the same name.
     settings["files"] = [digest for digest in map(_file_digest, files) if digest]
     return {name: value for name, value in settings.items() if value}
+
+
+def _with_effect(verifier: Json) -> Json:
+    """The options of a verifier that affect its scores."""
+    return {name: value for name, value in verifier.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT}
+
+
+def verifier_settings(options: Json) -> Json:
+    """The options of a verifier that affect its scores, and a digest of its code or template."""
+    digests = [digest for digest in map(_file_digest, _code_of({"verifier": options})) if digest]
+    return {**mask_settings(_with_effect(options)), **({"files": digests} if digests else {})}
+
+
+def verifier_files(options: Json) -> list[Path]:
+    """The files of a verifier's code and template."""
+    return [path for path in map(_file_of, _code_of({"verifier": options})) if path and path.is_file()]
 
 
 def files_of(config: CollectConfig) -> list[Path]:
@@ -124,7 +138,7 @@ def _code_of(settings: Json) -> list[Any]:
     """The names of the user's code and files in the settings of an agent."""
     verifier = settings.get("verifier")
     options = verifier if isinstance(verifier, dict) else {}
-    return [settings["tools"], settings["_target_"], options.get("function"), options.get("template")]
+    return [settings.get("tools"), settings.get("_target_"), options.get("function"), options.get("template")]
 
 
 def _file_of(name: Any) -> Path | None:
@@ -220,10 +234,11 @@ def prior_failures(
     return prior
 
 
-def check_rows(journal: Journal, plan: Plan, tasks: TaskFile, materialized_inputs: Path) -> None:
+def check_rows(journal: Journal, rollouts: Iterator[Rollout], materialized_inputs: Path) -> None:
     """Check an output without a manifest: compare each row with its task.
 
     Args:
+        rollouts: all planned rollouts, in order.
         materialized_inputs: the planned rows, if NeMo Gym's collector wrote them. They have the parameters that were
             sent, which an agent need not repeat in its rows.
 
@@ -231,7 +246,6 @@ def check_rows(journal: Journal, plan: Plan, tasks: TaskFile, materialized_input
         OutputError: a row has a different prompt, or other sampling parameters.
     """
     planned = _planned_params(materialized_inputs)
-    rollouts = tasks.rollouts(plan)
     for position, row in journal.rows():
         # Both are ordered by position, so this is one pass over the input.
         rollout = next(rollout for rollout in rollouts if rollout.position == position)

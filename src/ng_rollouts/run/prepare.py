@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ng_rollouts.agents.source_agents import source_agents
 from ng_rollouts.agents.urls import parse_urls
@@ -20,7 +20,7 @@ from ng_rollouts.inputs.sampling_warnings import warnings
 from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.inputs.sources import check_source, local_input
 from ng_rollouts.inputs.task_file import TaskFile
-from ng_rollouts.inputs.task_parser import TaskParser
+from ng_rollouts.inputs.task_parser import Task, TaskParser
 from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_replaceable
@@ -30,9 +30,30 @@ from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.gates import check_health_settings
 from ng_rollouts.run.status_file import is_replaceable_status
 from ng_rollouts.templates import load_template
+from ng_rollouts.types import Rollout
 
 if TYPE_CHECKING:
     from ng_rollouts.outputs.upload import Upload
+
+
+class Tasks(Protocol):
+    """Where the rollouts of a run come from: a file of tasks, or rollouts that are scored again."""
+
+    def plan(self, first_rows: int | None = None) -> Plan:
+        """Check every row, and count the rollouts."""
+        ...
+
+    def check(self, check: Callable[[Task], None]) -> None:
+        """Call a function with every task."""
+        ...
+
+    def rollouts(self, plan: Plan) -> Iterator[Rollout]:
+        """Every planned rollout, in the order of the finished output."""
+        ...
+
+    def interleaved_rollouts(self, plan: Plan) -> Iterator[Rollout]:
+        """Every planned rollout: the first ones of all tasks, then the second ones, and so on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +70,7 @@ class PreparedRun:
         budget: prices and token budget.
     """
 
-    tasks: TaskFile
+    tasks: Tasks
     plan: Plan
     paths: OutputPaths
     manifest: Manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -77,7 +77,7 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         Interrupted: a signal ended the run; everything collected is in the output.
     """
     check_integrations(config.export)
-    with prepare(config) as prepared, asyncio.Runner(loop_factory=_uvloop()) as runner:
+    with prepare(config) as prepared, asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(Run(config, prepared, command).collect())
 
 
@@ -88,12 +88,14 @@ class Run:
     Attributes:
         command: the command that was typed; empty for a Python program.
         consumer: the program that receives the rows, if there is one.
+        resolve: makes the agents; None to find those of the configuration.
     """
 
     config: CollectConfig
     prepared: PreparedRun
     command: Sequence[str] = ()
     consumer: Consumer | None = None
+    resolve: Callable[[AsyncExitStack], Awaitable[dict[str, Agent]]] | None = None
 
     async def collect(self) -> int:
         """Collect and finalize, and return the exit code.
@@ -261,10 +263,13 @@ class Run:
 
     async def _resolve_agents(self, stack: AsyncExitStack) -> dict[str, Agent]:
         """Resolve the agents of the plan. Their servers answer, and agents in this process have checked their tasks."""
-        agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
+        if self.resolve:
+            agents = await self.resolve(stack)
+        else:
+            agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
         if any(not agent.is_remote for agent in agents.values()):
             self.prepared.tasks.check(lambda task: _check_task(task, agents))
-        if any(not agent.scores for agent in agents.values()):
+        if not self.resolve and any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
         return agents
 
@@ -323,7 +328,7 @@ def _urls_of(agent: Agent) -> list[str]:
     return [endpoint.display_url for balancer in agent.load_balancers for endpoint in balancer.endpoints]
 
 
-def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop if it is installed; None for asyncio's own loop."""
     try:
         import uvloop  # noqa: PLC0415 - not available on every platform

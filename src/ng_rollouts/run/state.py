@@ -131,7 +131,7 @@ class RunState:
         read_back(self.journal, locate, self._restore_row, has_manifest=prepared.prior_manifest is not None)
         # An output of NeMo Gym has no manifest: its rows themselves have to show that they belong to this input.
         if prepared.prior_manifest is None:
-            check_rows(self.journal, prepared.plan, prepared.tasks, prepared.paths.materialized_inputs)
+            check_rows(self.journal, prepared.tasks.rollouts(prepared.plan), prepared.paths.materialized_inputs)
         self.prior = prior_failures(
             self.failures, locate, self.journal, retry=retry_failed, retry_timeouts=retry_timeouts
         )

@@ -41,3 +41,20 @@ class Verifier(Protocol):
             AttemptFailed: the answer cannot be scored; that is a failure, never a reward of 0.
         """
         ...
+
+
+class GroupVerifier(Protocol):
+    """Scores the answers to one task against each other, with many calls in flight."""
+
+    @property
+    def load_balancers(self) -> Sequence[LoadBalancer]:
+        """The servers that it sends requests to."""
+        ...
+
+    def check(self, row: Json) -> None:
+        """Check a task before anything is sent."""
+        ...
+
+    async def verify_group(self, row: Json, responses: Sequence[Json]) -> list[Json]:
+        """Score the answers to a task; the fields of each, in order."""
+        ...

@@ -119,6 +119,11 @@ def build_verifier(options: Json, process_pool: ProcessPool, judge_server: Calla
     return Unscored()
 
 
+def is_group_verifier(options: Json) -> bool:
+    """True for options of a verifier that scores the rollouts of a task against each other."""
+    return bool(options["kind"] == "group_judge")
+
+
 def _text_or_file(template: str | None) -> str | None:
     """The text of a template, which is either the option itself or in the file that it names."""
     # a file name hardly has braces, and a template without a placeholder makes no sense

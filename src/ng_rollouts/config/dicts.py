@@ -1,0 +1,64 @@
+"""Parameters that are dicts, on command lines without Hydra: `+verifier=mcqa`, `+verifier.answer_field=gold`."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import fields
+from typing import Any
+
+from ng_rollouts.config.fields import spec_of
+from ng_rollouts.errors import ConfigError
+from ng_rollouts.types import Json
+
+_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)\}")
+"""An environment variable in the syntax of the collector, so that an API key need not be typed."""
+
+_KIND = "kind"
+"""The key that a text without a key sets: `+verifier=mcqa` is `+verifier.kind=mcqa`."""
+
+
+def set_in_dict(values: Json, config: type, name: str, path: str, text: str) -> None:
+    """Set a key of a parameter that is a dict.
+
+    Args:
+        values: the values so far, by parameter.
+        path: the keys within the parameter, with dots between them; empty for the parameter itself.
+        text: the value, as it was typed.
+
+    Raises:
+        ConfigError: the value cannot be read, or a key has a value already that is not a dict.
+    """
+    value = _parsed(name, path, text, config)
+    if not path and not isinstance(value, dict):
+        path = _KIND
+    target = values.setdefault(name, {})
+    *parents, last = path.split(".") if path else ("",)
+    for parent in parents:
+        # `+verifiers.strict=math +verifiers.strict.seconds=5`: the text is the kind.
+        if isinstance(target.get(parent), str):
+            target[parent] = {_KIND: target[parent]}
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{name}.{path} cannot be set: {name}.{parent} is not a dict")
+    if last:
+        target[last] = value
+    else:
+        target.update(value)
+
+
+def _parsed(name: str, path: str, text: str, config: type) -> Any:
+    """A value: text where a parameter says so, YAML otherwise."""
+    if variable := _VARIABLE.fullmatch(text):
+        if variable[1] not in os.environ:
+            raise ConfigError(f"{name}.{path}: the environment variable {variable[1]} is not set")
+        return os.environ[variable[1]]
+    spec = next(spec_of(each) for each in fields(config) if each.name == name)
+    if spec and path.rpartition(".")[2] in spec.text_keys:
+        return text
+    import yaml  # noqa: PLC0415 - few commands have such parameters
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}{'.' * bool(path)}{path}: {text!r} is not a value in YAML") from error

@@ -1,0 +1,1 @@
+"""Score collected rollouts again, without asking the model again."""

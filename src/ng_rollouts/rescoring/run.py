@@ -1,0 +1,223 @@
+"""Score the rollouts of a file again: a run whose tasks are rollouts, and whose agent is their verifier."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from ng_rollouts.agents.base import Agent
+from ng_rollouts.agents.factory import AgentFactory, open_factory
+from ng_rollouts.agents.urls import parse_urls
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import log_lines
+from ng_rollouts.errors import ConfigError, InputError, OutputError
+from ng_rollouts.integrations.runner import products_of
+from ng_rollouts.jsonl import loads
+from ng_rollouts.metrics.agreement import Agreement, ScoreChanges, label_of
+from ng_rollouts.outputs.manifest import Manifest, read_manifest
+from ng_rollouts.outputs.path_checks import check_output, check_side_files
+from ng_rollouts.outputs.paths import OutputPaths, output_paths
+from ng_rollouts.outputs.reader import check_readable, keyed_rows
+from ng_rollouts.outputs.resume import check_same_run, verifier_files, verifier_settings
+from ng_rollouts.redaction import mask_settings
+from ng_rollouts.rescoring.config import RescoreConfig
+from ng_rollouts.rescoring.planned_rows import PlannedRows
+from ng_rollouts.rescoring.rescorer import Rescorer
+from ng_rollouts.rescoring.resources_scorer import ResourcesScorer
+from ng_rollouts.rescoring.scorable import PREVIOUS_REWARD, RESCORED, Selection, task_of, value_at
+from ng_rollouts.rescoring.source import KeyedPlan, RolloutSource
+from ng_rollouts.run.budget import Budget
+from ng_rollouts.run.prepare import PreparedRun
+from ng_rollouts.run.run import Run, loop_factory
+from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.types import Json
+from ng_rollouts.verifiers.base import GroupVerifier
+from ng_rollouts.verifiers.registry import is_group_verifier, verifier_options
+
+
+def rescore(config: RescoreConfig, command: Sequence[str] = ()) -> int:
+    """Score rollouts again, print what changed, and return the exit code.
+
+    Args:
+        command: the command that was typed, for the resume command.
+
+    Raises:
+        UsageError: something is wrong that can be known before the first score.
+        RolloutsFailed: more rollouts could not be scored than allowed; the others are in the output.
+        StoppedEarly: continuing was pointless; what was scored is in the output.
+        Interrupted: a signal ended the run; what was scored is in the output.
+    """
+    collect = config.as_collect_config()
+    prepared = prepare_rescoring(config, collect)
+    rescoring = _Rescoring(config, collect)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(Run(collect, prepared, command, resolve=rescoring.agents(prepared)).collect())
+    finally:
+        _report_changes(config, prepared.paths)
+
+
+def prepare_rescoring(config: RescoreConfig, collect: CollectConfig) -> PreparedRun:
+    """Check the configuration, the rollouts and the output.
+
+    Raises:
+        UsageError: something is wrong that can be known before the first score.
+    """
+    options = _options(config)
+    source_path = Path(config.rollouts_jsonl_fpath).expanduser()
+    check_readable("rollouts_jsonl_fpath", source_path)
+    source = output_paths(str(source_path))
+    check_side_files(source)
+    paths = output_paths(config.output_jsonl_fpath, products_of(collect.export, report=collect.report))
+    tasks_path = _tasks_path(config, source)
+    others = [path for path in (tasks_path, source.incomplete, source.failures) if path and path.exists()]
+    check_output(paths, (source_path, *others), [path for each in options.values() for path in verifier_files(each)])
+    is_group = any(map(is_group_verifier, options.values()))
+    tasks = RolloutSource(paths=source, planned=PlannedRows(tasks_path), with_groups=is_group)
+    plan = tasks.plan()
+    manifest = _manifest(config, collect, options, plan, source)
+    prior_manifest = read_manifest(paths.manifest) if config.resume_from_cache else None
+    if prior_manifest:
+        check_same_run(paths, prior_manifest, manifest, plan)
+    return PreparedRun(
+        tasks=tasks,
+        plan=plan,
+        paths=paths,
+        manifest=manifest,
+        prior_manifest=prior_manifest,
+        upload=None,
+        budget=Budget(collect.price_per_million, collect.max_total_tokens),
+    )
+
+
+class _Rescoring:
+    """Makes the verifiers when the run begins."""
+
+    def __init__(self, config: RescoreConfig, collect: CollectConfig) -> None:
+        self._config = config
+        self._collect = collect
+
+    def agents(self, prepared: PreparedRun) -> Callable[[AsyncExitStack], Awaitable[dict[str, Agent]]]:
+        """A function that makes the agents: all rows have the same, whichever agent answered them."""
+
+        async def make(stack: AsyncExitStack) -> dict[str, Agent]:
+            factory = await open_factory(self._collect, stack)
+            rescorer = await self._rescorer(factory)
+            await factory.wait_for_servers([])
+            return dict.fromkeys(prepared.plan.agents, rescorer)
+
+        return make
+
+    async def _rescorer(self, factory: AgentFactory) -> Rescorer:
+        config = self._config
+        selection = Selection(only=config.only, where=config.where)
+        if config.resources_base_url:
+            url = parse_urls(config.resources_base_url, "resources_base_url")[0]
+            scorer = ResourcesScorer(url=url, http=factory.http)
+            factory.resources_urls.append(url)
+            await factory.wait_for_servers([])
+            if not config.force:
+                await scorer.check_stateless()
+            return Rescorer(verifiers={"": scorer}, selection=selection, label_field=config.agreement_with)
+        options = _options(config)
+        made = {name: factory.verifier(value, _parameter(name), {}) for name, value in options.items()}
+        is_group = any(map(is_group_verifier, options.values()))
+        return Rescorer(
+            verifiers={} if is_group else made,
+            group_verifier=cast("GroupVerifier", next(iter(made.values()))) if is_group else None,
+            selection=selection,
+            label_field=config.agreement_with,
+        )
+
+
+def _parameter(name: str) -> str:
+    return f"verifiers.{name}" if name else "verifier"
+
+
+def _options(config: RescoreConfig) -> dict[str, Json]:
+    """The checked options of the verifiers by name; that of `verifier` is empty.
+
+    Raises:
+        ConfigError: a value is not valid.
+    """
+    values = {"": config.verifier} if config.verifier else config.verifiers
+    options = {name: verifier_options(value, _parameter(name)) for name, value in values.items()}
+    for name, each in options.items():
+        if each["kind"] == "none":
+            raise ConfigError(f"{_parameter(name)}=none scores nothing: name a verifier")
+        if len(options) > 1 and is_group_verifier(each):
+            raise ConfigError(f"{_parameter(name)}: a judge of groups cannot be one of several verifiers")
+        if not name.isidentifier() and name:
+            raise ConfigError(f"verifiers.{name}: a name has letters, digits and underscores only")
+    return options
+
+
+def _tasks_path(config: RescoreConfig, source: OutputPaths) -> Path | None:
+    if config.tasks_jsonl_fpath is not None:
+        path = Path(config.tasks_jsonl_fpath).expanduser()
+        check_readable("tasks_jsonl_fpath", path)
+        return path
+    return source.materialized_inputs if source.materialized_inputs.exists() else None
+
+
+def _manifest(
+    config: RescoreConfig, collect: CollectConfig, options: dict[str, Json], plan: KeyedPlan, source: OutputPaths
+) -> Manifest:
+    """The manifest: that of the rollouts, with the verifiers that scored them before and now."""
+    before = None
+    with suppress(OutputError):  # a damaged one does not keep the rows from being scored
+        before = read_manifest(source.manifest)
+    now = {_parameter(name): verifier_settings(each) for name, each in options.items()}
+    if config.resources_base_url:
+        now["resources_server"] = {"stateless": not config.force}
+    return Manifest(
+        rows=plan.rows,
+        rows_digest=plan.digest,
+        num_repeats=before.num_repeats if before else 1,
+        agent_name=None,
+        responses_create_params=before.responses_create_params if before else {},
+        num_repeats_add_seed=before.num_repeats_add_seed if before else False,
+        prompt_template=before.prompt_template if before else None,
+        training_view=collect.training_view,
+        model={
+            **(before.model if before else {}),
+            **now,
+            "rescoring": {"only": config.only, "where": mask_settings(config.where, "where")},
+            "previous_verifier": before.model.get("verifier") if before else None,
+        },
+        rollouts=plan.rollouts,
+        input_rows=plan.input_rows,
+    )
+
+
+def _report_changes(config: RescoreConfig, paths: OutputPaths) -> None:
+    """Print what changed, and add it to the summary file. An error here must not hide one that ended the run."""
+    if not paths.finished.exists() or not paths.summary.exists():
+        return
+    with suppress(InputError, OSError, ValueError):
+        changes, agreement = _changes(paths, config.agreement_with)
+        log_lines("\n".join(changes.lines()))
+        summary = {**loads(paths.summary.read_bytes()), "score_changes": changes.summary()}
+        if agreement:
+            log_lines("\n".join(agreement.lines(config.agreement_with or "", "reward")))
+            summary["agreement_with"] = {"field": config.agreement_with, **agreement.summary()}
+        write_json(paths.summary, summary)
+
+
+def _changes(paths: OutputPaths, label_field: str | None) -> tuple[ScoreChanges, Agreement | None]:
+    """The changes of the scores of all rollouts that were scored again, and the agreement with labels."""
+    changes, agreement = ScoreChanges(), Agreement() if label_field else None
+    for key, (_, _, row) in keyed_rows(paths.finished):
+        reward = _number(row.get("reward"))
+        if row.get(RESCORED):
+            changes.add(key, _number(row.get(PREVIOUS_REWARD)), reward)
+        if agreement and label_field:
+            agreement.add(label_of(value_at(task_of(row), label_field)), reward)
+    return changes, agreement
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
