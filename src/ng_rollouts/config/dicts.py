@@ -29,8 +29,11 @@ def set_in_dict(values: Json, config: type, name: str, path: str, text: str) -> 
     Raises:
         ConfigError: the value cannot be read, or a key has a value already that is not a dict.
     """
-    value = _parsed(name, path, text, config)
+    spec = next(spec_of(each) for each in fields(config) if each.name == name)
+    value = _parsed(f"{name}.{path}".rstrip("."), text, spec.text_keys if spec else ())
     if not path and not isinstance(value, dict):
+        if not (spec and spec.kind.startswith("group")):
+            raise ConfigError(f"{name} has keys: write +{name}.KEY=VALUE, got {text!r}")
         path = _KIND
     target = values.setdefault(name, {})
     *parents, last = path.split(".") if path else ("",)
@@ -47,18 +50,17 @@ def set_in_dict(values: Json, config: type, name: str, path: str, text: str) -> 
         target.update(value)
 
 
-def _parsed(name: str, path: str, text: str, config: type) -> Any:
+def _parsed(name: str, text: str, text_keys: tuple[str, ...]) -> Any:
     """A value: text where a parameter says so, YAML otherwise."""
     if variable := _VARIABLE.fullmatch(text):
         if variable[1] not in os.environ:
-            raise ConfigError(f"{name}.{path}: the environment variable {variable[1]} is not set")
+            raise ConfigError(f"{name}: the environment variable {variable[1]} is not set")
         return os.environ[variable[1]]
-    spec = next(spec_of(each) for each in fields(config) if each.name == name)
-    if spec and path.rpartition(".")[2] in spec.text_keys:
+    if name.rpartition(".")[2] in text_keys:
         return text
     import yaml  # noqa: PLC0415 - few commands have such parameters
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name}{'.' * bool(path)}{path}: {text!r} is not a value in YAML") from error
+        raise ConfigError(f"{name}: {text!r} is not a value in YAML") from error

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 from ng_rollouts.errors import InputChanged, InputError
@@ -28,8 +28,10 @@ from ng_rollouts.rescoring.planned_rows import PlannedRows
 from ng_rollouts.rescoring.scorable import FAILURE, GROUP, INTERNAL, response_of
 from ng_rollouts.types import Json, Rollout, RolloutKey, agent_of
 
-_MAX_LISTED = 50
-"""Rollouts that cannot be scored which a message lists."""
+_MAX_REASONS = 50
+"""Different reasons in a message about rollouts that cannot be scored."""
+
+_NOT_OF_THE_TASK = ("responses_create_params", "agent_ref")
 
 _OF_FAILURES = ("failure_class", "status", "message", "terminal", "num_attempts", "attempts", "row", "elapsed_seconds")
 """Fields of a line of the failures file that say how the rollout failed."""
@@ -108,20 +110,19 @@ class RolloutSource:
         """Call a function with the task of every rollout that has an answer.
 
         Raises:
-            InputError: `check` raised one for some of them; the message names the first.
+            InputError: `check` raised one for some of them; the message has a line for each reason.
         """
-        bad: list[str] = []
+        bad: dict[str, list[RolloutKey]] = {}
         for key, row in self._rows():
             if response_of(row) is None:
                 continue
             try:
                 check(Task(row=row, route=Route((AgentRepeats(agent_of(row), 1),)), own_index=key.task_index))
             except InputError as error:
-                bad.append(f"  task {key.task_index}, rollout {key.rollout_index}: {error}")
-                if len(bad) > _MAX_LISTED:
-                    break
+                bad.setdefault(str(error), []).append(key)
         if bad:
-            raise InputError(f"rollouts_jsonl_fpath {self.paths.finished} cannot be scored:", *bad)
+            listed = [_reason_line(reason, keys) for reason, keys in islice(bad.items(), _MAX_REASONS)]
+            raise InputError(f"rollouts_jsonl_fpath {self.paths.finished} cannot be scored:", *listed)
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every rollout, in the order of the keys.
@@ -161,36 +162,41 @@ class RolloutSource:
 
     def _rows(self) -> Iterator[tuple[RolloutKey, Json]]:
         """The rows with all fields of their tasks, each key once: the row of the output before that of a side file."""
-        files = self._files()
-        kinds = [_failure_row if path == self.paths.failures else _same for path in files]
-        streams = [
-            ((key, place, kind(row_at.row)) for key, row_at in keyed_rows(path))
-            for place, (path, kind) in enumerate(zip(files, kinds, strict=True))
-        ]
+        streams = [self._rows_of(path, place) for place, path in enumerate(self._files())]
         previous = None
         for key, _, row in merge(*streams, key=lambda each: each[:2]):
             if key != previous:
                 yield key, self._with_task(key, row)
             previous = key
 
+    def _rows_of(self, path: Path, place: int) -> Iterator[tuple[RolloutKey, int, Json]]:
+        for key, (_, _, row) in keyed_rows(path):
+            yield key, place, _failure_row(row) if path == self.paths.failures else row
+
     def _with_task(self, key: RolloutKey, row: Json) -> Json:
         planned = self.planned.of(key)
         if not planned:
             return row
+        params = row.get("responses_create_params") or planned.get("responses_create_params")
         # Not at the top level, where its numbers would be scores.
         own = row.get(TASK_FIELDS)
-        return {**row, TASK_FIELDS: {**planned, **(own if isinstance(own, dict) else {})}}
+        fields = {
+            name: value for name, value in planned.items() if name not in ("responses_create_params", "agent_ref")
+        }
+        fields |= own if isinstance(own, dict) else {}
+        return {**row, "responses_create_params": params, TASK_FIELDS: fields}
 
 
-def _same(row: Json) -> Json:
-    return row
+def _reason_line(reason: str, keys: list[RolloutKey]) -> str:
+    count = "1 rollout" if len(keys) == 1 else f"{len(keys)} rollouts"
+    return f"  {count}, such as task {keys[0].task_index}, rollout {keys[0].rollout_index}: {reason}"
 
 
 def _failure_row(line: Json) -> Json:
     """The row of a rollout whose verifier failed, as an output would have it; with `FAILURE`, how it failed."""
     task: Json = line["row"] if isinstance(line.get("row"), dict) else {}
     kept = {name: value for name, value in line.items() if name not in _OF_FAILURES and not name.startswith("_ng_fail")}
-    own = {name: value for name, value in task.items() if name not in ("responses_create_params", "agent_ref")}
+    own = {name: value for name, value in task.items() if name not in _NOT_OF_THE_TASK}
     if response_of(task):  # the rollout failed when it was scored again
         row = {name: value for name, value in {**task, **kept}.items() if name not in INTERNAL}
     else:
