@@ -225,7 +225,8 @@ def test_markup_in_rollouts_is_shown_as_text(tmp_path: Path, visit: Callable[...
         call = {"type": "function_call", "call_id": attack, "name": attack, "arguments": attack}
         row["response"]["output"] += [call, {"type": "function_call_output", "call_id": attack, "output": attack * 9}]
         row["response"]["output"].append({"type": "reasoning", "summary": [{"type": "summary_text", "text": attack}]})
-        rows.append({**row, attack: attack, f"{attack} score": 1.0})
+        before = attack if task % 2 else 0.0
+        rows.append({**row, attack: attack, f"{attack} score": 1.0, "previous_reward": before})
     path = write_rows(tmp_path / "r.jsonl", rows)
     failure = {
         "failure_class": ATTACKS[0],
@@ -466,6 +467,57 @@ def test_problems_are_linked_and_filter_the_tasks(tmp_path: Path, visit: Callabl
     page.reload()
     page.wait_for_selector("body[data-ready]")
     expect(page.locator("#count")).to_contain_text("1 of 6 tasks")
+
+
+def test_changes_of_scores_are_shown_and_filter_the_tasks(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """A page of rollouts that were scored again shows both scores of a rollout, and counts and filters the changes."""
+    scores: list[list[tuple[Any, Any]]] = [
+        [(0.0, 1.0), (1.0, 1.0)],
+        [(1.0, 0.0), (0.5, 0.25)],
+        [(1.0, 1.0), (0.0, 0.0)],
+        [(None, 1.0), (1.0, None)],
+    ]
+    rows = [
+        rollout_row(task, index, now, **({} if before is None else {"previous_reward": before}))
+        for task, of_task in enumerate(scores)
+        for index, (before, now) in enumerate(of_task)
+    ]
+    page = visit(built(write_rows(tmp_path / "r.jsonl", rows)))
+    cards = cards_of(page, "changes")
+    assert (cards["changed scores"], cards["from 0 to 1"], cards["from 1 to 0"]) == ("3 of 6", "1", "1")
+    assert (cards["scored now only, before only"], cards["agreement of old and new"]) == ("1, 1", "50.0 %")
+    # 1 - observed / expected squared distance, from all pairs of a score before with a score now
+    befores, nows = zip(*(pair for of_task in scores for pair in of_task if None not in pair), strict=True)
+    by_chance = sum((before - now) ** 2 for before in befores for now in nows) / 36
+    assert float(cards["quadratic weighted kappa"]) == pytest.approx(1 - (2 + 0.0625) / 6 / by_chance, abs=1e-3)
+    page.click("#changes >> text=from 0 to 1")
+    expect(page.locator("#count")).to_have_text("1 of 4 tasks")
+    expect(page.locator(".task .head").first).to_have_text("#0 · 2×1 changed 0.5 → 1")
+    page.select_option("#only", "change-any")
+    expect(page.locator("#count")).to_have_text("2 of 4 tasks")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#count")).to_have_text("2 of 4 tasks")
+    titles = {1: ["1 → 0", "0.5 → 0.25"], 2: ["1", "0"], 3: ["– → 1", "1 → –"]}
+    for task, expected in titles.items():
+        show(page, f"task-{task}")
+        shown = [text.split(maxsplit=2)[2] for text in page.locator("article h3").all_inner_texts()]
+        assert shown == expected
+        assert page.get_by_text("the same score as before").count() == (2 if task == 2 else 0)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"score": "accuracy"}])
+def test_page_without_earlier_scores_shows_no_changes(
+    tmp_path: Path, visit: Callable[..., Page], parameters: dict[str, Any]
+) -> None:
+    """Without earlier rewards, or of another score than the reward, a page has no changes and no filter of them."""
+    earlier: dict[str, Any] = {"previous_reward": 0.0, "accuracy": 1.0} if parameters else {}
+    write_rows(tmp_path / "r.jsonl", [rollout_row(0, 0, 1.0, **earlier)])
+    page = visit(built(tmp_path / "r.jsonl", **parameters), "#/task-0")
+    page.wait_for_selector("article")
+    expect(page.locator("#changes")).to_be_hidden()
+    assert page.locator("#only option[value^=change-]").count() == 0
+    assert "→" not in page.locator("article h3").inner_text()
 
 
 def test_page_without_problems_shows_none(tmp_path: Path, visit: Callable[..., Page]) -> None:

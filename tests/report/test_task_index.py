@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ng_rollouts.outputs.paths import output_paths
+from ng_rollouts.report.live_index import LiveIndex
+from ng_rollouts.report.overview import listed_changes
+from ng_rollouts.report.page import read_file
 from ng_rollouts.report.task_index import (
     FAILED,
     FINISHED,
@@ -14,6 +19,7 @@ from ng_rollouts.report.task_index import (
     entries_of,
     example_of,
 )
+from tests.metrics.helpers import flatten
 from tests.rollout_files import rollout_row, write_rows
 
 
@@ -38,3 +44,25 @@ def test_index_lists_finished_incomplete_and_failed_rollouts_by_task(tmp_path: P
     assert index.scores == [1.0, 0.5, 1.0, None, 0.0]
     assert index.means == [0.75, None, 0.0]
     assert index.previews[3:] == ["http_400: bad request", "last answer"]
+
+
+def test_live_index_of_rollouts_scored_again_is_that_of_the_finished_file(tmp_path: Path) -> None:
+    """While rollouts are scored again, in any order, the page has the columns and changes of the finished file."""
+    rows = [
+        rollout_row(task, index, float(task == index), previous_reward=float(index % 2))
+        for task in range(3)
+        for index in range(4)
+    ]
+    output = write_rows(tmp_path / "r.jsonl", rows)
+    live = LiveIndex(AgentNumbers(), "reward")
+    for row in sorted(rows, key=lambda row: (row["_ng_rollout_index"], -row["_ng_task_index"])):
+        live.add(row["_ng_task_index"], FINISHED, row)
+    finished = read_file(output_paths(str(output)), "reward", AgentNumbers(), lambda *_: None)
+    assert live.columns()["previous"] == finished.columns["previous"] == [0, 1, 0, 1] * 3
+    assert live.columns()["scores"] == finished.columns["scores"]
+    changes = listed_changes(live.changes)
+    assert changes
+    assert (changes["changed"], changes["to_one"], changes["to_zero"]) == (7, 2, 5)
+    assert finished.overview["changes"]["largest"] == changes["largest"]
+    assert flatten(finished.overview["changes"]["agreement"]["confusion"]) == flatten(changes["agreement"]["confusion"])
+    assert finished.overview["changes"]["agreement"]["kappa"] == pytest.approx(changes["agreement"]["kappa"])

@@ -55,8 +55,8 @@ class Agreement:
     Attributes:
         first, second: the values of each rating, over the pairs.
         agreeing: number of pairs whose values are equal.
-        without_first, without_second: number of rollouts without that rating. They are no pairs; a rollout without both
-            counts in `without_first`.
+        without_first, without_second: number of rollouts that lack this rating, and are therefore not in `pairs`. A
+            rollout that lacks both counts in `without_first`.
     """
 
     first: RunningStats = field(default_factory=RunningStats)
@@ -199,7 +199,7 @@ class _TaskSet:
 
 @dataclass(slots=True)
 class ScoreChanges:
-    """What scoring again has changed, from a stream of rollouts.
+    """Counts of the scores that scoring again has changed, from a stream of rollouts.
 
     Attributes:
         agreement: agreement of the scores before and now.
@@ -233,6 +233,10 @@ class ScoreChanges:
             self.to_zero += 1
             self._tasks_to_zero.add(key.task_index)
         self._keep((abs(new - previous), -key.task_index, -key.rollout_index, previous, new))
+
+    def __bool__(self) -> bool:
+        """True if a rollout had a score before."""
+        return bool(self.agreement.pairs or self.lost)
 
     @property
     def unchanged(self) -> int:

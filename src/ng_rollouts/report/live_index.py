@@ -9,6 +9,7 @@ from typing import Any
 from ng_rollouts.chat import last_user_text, question_of
 from ng_rollouts.export.example import Example
 from ng_rollouts.jsonl import digest_of
+from ng_rollouts.metrics.agreement import ScoreChanges
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.metrics.score_stats import ScoreStats
 from ng_rollouts.report.html import NOT_IN_PAGE
@@ -21,6 +22,7 @@ from ng_rollouts.report.task_index import (
     AgentNumbers,
     TaskIndex,
     preview_of,
+    previous_score,
     shortened,
 )
 from ng_rollouts.types import Json, RolloutKey, agent_of
@@ -61,6 +63,7 @@ class LiveIndex:
         counts: number of rollouts by kind, `FINISHED`, `INCOMPLETE` and `FAILED`.
         masked: number of masked rollouts.
         problems: health problems of rollouts. Those of tasks need whole groups, and follow at the end of the run.
+        changes: what scoring again has changed.
         agents: the names of the agents so far, in order.
     """
 
@@ -68,6 +71,7 @@ class LiveIndex:
         self.scores: dict[str, RunningScore] = {}
         self.masked = 0
         self.problems = Problems()
+        self.changes = ScoreChanges()
         self.counts = [0, 0, 0]
         self.agents: dict[str, None] = {}
         self._agent_numbers = agent_numbers
@@ -87,6 +91,8 @@ class LiveIndex:
         number = row.get("_ng_rollout_index")
         scores = {} if failed else example.stats.scores
         masked = None if failed else example.stats.masked
+        previous = None if failed else previous_score(example.stats, self._score)
+        key = RolloutKey(task_index, number if isinstance(number, int) else 0)
         rollout = [
             number if isinstance(number, int) else None,
             scores.get(self._score),
@@ -94,15 +100,17 @@ class LiveIndex:
             None if failed else example.stats.tokens.get("output_tokens"),
             0 if failed else int(example.stats.truncated),
             masked,
-            0 if failed else self.problems.add(RolloutKey(task_index, number if isinstance(number, int) else 0), row),
+            0 if failed else self.problems.add(key, row),
             kind,
             self._agent_numbers.number(agent),
             shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS),
+            previous,
         ]
         task.rollouts.append(rollout)
         self.counts[kind] += 1
         self.masked += masked is not None
         if kind == FINISHED:
+            self.changes.add(key, previous, scores.get(self._score))
             for name, value in scores.items():
                 self.scores.setdefault(name, RunningScore()).add(task_index, value)
         return [task_index, task.prompt, task.question, *rollout]
@@ -152,4 +160,5 @@ def _columns(index: TaskIndex) -> tuple[list[Any], ...]:
         index.kinds,
         index.agents,
         index.previews,
+        index.previous,
     )

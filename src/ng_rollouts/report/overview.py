@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from ng_rollouts.metrics.aggregate import AgentStats
+from ng_rollouts.metrics.agreement import ScoreChanges
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.report.live_index import LiveIndex
 from ng_rollouts.report.run_state import side_file
 from ng_rollouts.report.task_index import FAILED, FINISHED, INCOMPLETE, TaskIndex
-from ng_rollouts.types import Json
+from ng_rollouts.types import Json, RolloutKey
 
 _CURVES = ("pass@{}", "pass^{}", "majority@{}")
 """The metrics that are shown as curves over k."""
@@ -80,6 +82,7 @@ def overview_of(
     return {
         "name": paths.finished.name,
         "cards": list(_cards(index, statistics, summary, score)),
+        "changes": listed_changes(_changes_of(index)),
         "scores": statistics["scores"],
         "curves": list(_curves(aggregate, score)),
         "latency_histogram": summary.get("latency_histogram") or [],
@@ -101,6 +104,7 @@ def live_overview(paths: OutputPaths, live: LiveIndex) -> Json:
         "name": paths.finished.name,
         "cards": list(live.cards()),
         "problems": live.problems.listed(),
+        "changes": listed_changes(live.changes),
         "scores": {},
         "curves": [],
         "latency_histogram": [],
@@ -111,6 +115,24 @@ def live_overview(paths: OutputPaths, live: LiveIndex) -> Json:
         ],
         "raw": {"manifest": side_file(paths.manifest), "status": status},
     }
+
+
+def listed_changes(changes: ScoreChanges) -> Json | None:
+    """The changes as page.js reads them; None if no rollout had a score before."""
+    return changes.summary() if changes else None
+
+
+def _changes_of(index: TaskIndex) -> ScoreChanges:
+    """The changes of the finished rollouts."""
+    changes = ScoreChanges()
+    for task, (start, end) in enumerate(pairwise(index.starts)):
+        for position in range(start, end):
+            if index.kinds[position] == FINISHED:
+                # Rows of other programs may have no index: theirs is the place in the task.
+                number = index.rollout_indices[position]
+                key = RolloutKey(index.tasks[task], position - start if number is None else number)
+                changes.add(key, index.previous[position], index.scores[position])
+    return changes
 
 
 def _cards(index: TaskIndex, statistics: Json, summary: Json, score: str) -> Iterator[list[Any]]:

@@ -126,16 +126,27 @@
   function prepare(number, index) {
     index.positions = new Map(index.tasks.map((taskIndex, task) => [taskIndex, task]));
     index.flags = [];
+    // The means of the scores before the rollouts were scored again.
+    index.meansBefore = [];
+    index.isScoredAgain = index.previous.some((score) => score !== null);
     for (let task = 0; task < index.tasks.length; task++) {
-      const flags = { failed: 0, incomplete: 0, truncated: 0, masked: 0, mixed: (index.sds[task] || 0) > 0, problems: 0 };
+      const flags = { failed: 0, incomplete: 0, truncated: 0, masked: 0, mixed: (index.sds[task] || 0) > 0, problems: 0, "change-any": 0, "change-to-one": 0, "change-to-zero": 0 };
+      let total = 0, count = 0;
       for (let position = index.starts[task]; position < index.starts[task + 1]; position++) {
         if (index.kinds[position] === FAILED) flags.failed++;
         if (index.kinds[position] === INCOMPLETE) flags.incomplete++;
         if (index.truncated[position]) flags.truncated++;
         if (index.masked[position] !== null) flags.masked++;
         flags.problems |= index.problems[position];
+        const before = index.previous[position], now = index.scores[position];
+        if (before === null || index.kinds[position] !== FINISHED) continue;
+        total += before; count++;
+        if (before !== now && now !== null) flags["change-any"]++;
+        if (before === 0 && now === 1) flags["change-to-one"]++;
+        if (before === 1 && now === 0) flags["change-to-zero"]++;
       }
       index.flags.push(flags);
+      index.meansBefore.push(count ? total / count : null);
     }
     index.notInPage = data.served ? 0 : index.blocks.filter((position) => position < 0).length;
     const scores = index.scores.filter((score) => score !== null);
@@ -146,7 +157,7 @@
   }
 
   // ---- a live run
-  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "masked", "problems", "kinds", "agents", "previews"];
+  const ROLLOUT_COLUMNS = ["rollout_indices", "scores", "correct", "tokens", "truncated", "masked", "problems", "kinds", "agents", "previews", "previous"];
   // Adds rows of LiveIndex.add to an index. The rollouts of a task are adjacent in all columns, so these are made again.
   function merge(index, added) {
     const byTask = new Map();
@@ -184,9 +195,9 @@
       drawing = drawing || setTimeout(redraw, 300);
     });
     events.addEventListener("status", (event) => {
-      const { file, heading, cards, problems } = JSON.parse(event.data);
-      Object.assign(data.files[file], { heading, cards, problems });
-      headings(); showCards(); showProblems();
+      const { file, heading, cards, problems, changes } = JSON.parse(event.data);
+      Object.assign(data.files[file], { heading, cards, problems, changes });
+      headings(); showCards(); showProblems(); showChanges();
     });
     events.addEventListener("reload", reload);
     // A connection that was lost is opened again by the browser; what was missed in between is in the index.
@@ -323,6 +334,8 @@
     return `hsl(${Math.round(4 + share * 136)} 60% ${matchMedia("(prefers-color-scheme: dark)").matches ? 62 : 36}%)`;
   }
   const scored = (value) => el("b", { class: "score", style: value === null || value === undefined ? "" : `color:${colourOf(value)}` }, number(value));
+  // A score, and the one before if the rollouts were scored again and it is another.
+  const rescored = (before, now) => [el("span", { class: "before", title: "before the rollouts were scored again" }, `${number(before)} → `), scored(now)];
   // Accuracy is another score than the one in the list, so it has a sign instead of a colour.
   const correctness = (value) => value === null || value === undefined ? null : el("span", { class: "correct", title: `accuracy ${number(value)}` }, value >= 1 ? "✓" : value <= 0 ? "✗" : `accuracy ${number(value)}`);
   // The chart of all tasks is a canvas: one SVG element per task is slow for large files.
@@ -399,14 +412,35 @@
   // The largest health problems, each with a link to the tasks that have it and to the first of them, and all of them as
   // filters.
   function showProblems() {
-    const problems = data.files[0].problems, only = $("only"), chosen = only.value;
+    const problems = data.files[0].problems;
     $("problems").hidden = !problems.length;
     $("problems").replaceChildren(el("b", {}, "Problems: "), ...problems.slice(0, 3).flatMap((each, position) => [position ? ", " : "",
-      el("a", { href: "#/tasks", title: each.meaning, onclick: () => { only.value = `problem-${each.check}`; filter(); } }, each.check),
+      el("a", { href: "#/tasks", title: each.meaning, onclick: () => showOnly(`problem-${each.check}`) }, each.check),
       ` ${number(each.count)} (${number(each.share * 100, 2)} % of ${each.of}, `, each.task === null ? each.example : el("a", { href: `#/task-${each.task}` }, each.example), ")"]));
-    for (const old of [...only.options].filter((option) => option.value.startsWith("problem-"))) old.remove();
-    only.append(...problems.map((each) => el("option", { value: `problem-${each.check}` }, `problem: ${each.check}`)));
+    filterOptions("problem-", problems.map((each) => [`problem-${each.check}`, `problem: ${each.check}`]));
+  }
+  function showOnly(value) { $("only").value = value; filter(); }
+  // Replaces the filters whose values begin with a prefix, and keeps the chosen one if it is still there.
+  function filterOptions(prefix, options) {
+    const only = $("only"), chosen = only.value;
+    for (const old of [...only.options].filter((option) => option.value.startsWith(prefix))) old.remove();
+    only.append(...options.map(([value, name]) => el("option", { value }, name)));
     only.value = [...only.options].some((option) => option.value === chosen) ? chosen : "";
+  }
+  // What scoring again has changed, in cards. Those of changes lead to the tasks that have one.
+  const CHANGES = [["change-any", "changed scores"], ["change-to-one", "from 0 to 1"], ["change-to-zero", "from 1 to 0"]];
+  function showChanges() {
+    const changes = data.files[0].changes;
+    $("changes").hidden = !changes;
+    filterOptions("change-", changes ? CHANGES : []);
+    if (!changes) return;
+    const { agreement } = changes, counts = [`${number(changes.changed)} of ${number(agreement.pairs)}`, changes.to_one, changes.to_zero];
+    const cards = [
+      ...CHANGES.map(([value, name], position) => [el("a", { href: "#/tasks", onclick: () => showOnly(value) }, name), counts[position]]),
+      ...(changes.newly_scored || changes.lost ? [["scored now only, before only", `${number(changes.newly_scored)}, ${number(changes.lost)}`]] : []),
+      ["agreement of old and new", agreement.agreement === null ? null : `${(agreement.agreement * 100).toFixed(1)} %`],
+      [agreement.kappa_name + (agreement.kappa_undefined ? `: ${agreement.kappa_undefined}` : ""), agreement.kappa]];
+    $("changes").querySelector(".cards").replaceChildren(...cards.map(([name, value]) => card(name, value)));
   }
   // The bit of a problem is that in index.problems.
   const hasProblem = (flags, only) => data.files[0].problems.some((each) => `problem-${each.check}` === only && (flags.problems & each.bit) !== 0);
@@ -418,7 +452,7 @@
   }
   function overview() {
     const first = data.files[0], scores = Object.entries(first.scores);
-    headings(); showCards(); showProblems();
+    headings(); showCards(); showProblems(); showChanges();
     $("which").hidden = data.files.length < 2;
     $("which").textContent = `Overview of ${first.name}. Compare shows both files.`;
     curves("chart-pass", `pass@k of ${data.score}`, first.curves);
@@ -502,7 +536,7 @@
             flags.masked ? el("span", { class: "warn" }, `${flags.masked} masked `) : null,
             flags.truncated ? el("span", { class: "warn" }, `${flags.truncated} truncated `) : null,
             flipped(task) ? el("span", { class: "warn" }, "flipped ") : null,
-            scored(mean))),
+            flags["change-any"] ? [el("span", { class: "warn" }, `${flags["change-any"]} changed `), ...rescored(index.meansBefore[task], mean)] : scored(mean))),
         el("div", { class: "text" }, index.prompts[task] || "(no prompt)")));
     }
     $("space").replaceChildren(...items);
@@ -666,12 +700,13 @@
     return box;
   }
   function rollout(index, position, parsedRow, prompt, fileName) {
-    const kind = index.kinds[position], score = index.scores[position];
-    const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", {}, scored(score), " ", correctness(index.correct[position]));
+    const kind = index.kinds[position], score = index.scores[position], before = index.previous[position];
+    const isUnchanged = index.isScoredAgain && before === score;
+    const title = kind === FAILED ? el("span", { class: "bad" }, "failed") : el("span", {}, index.isScoredAgain && !isUnchanged ? rescored(before, score) : scored(score), " ", correctness(index.correct[position]));
     const name = index.rollout_indices[position] === null ? "rollout" : `rollout ${index.rollout_indices[position]}`;
     const choice = el("input", { type: "checkbox", "aria-label": `compare the answer of ${name}`, title: "compare two answers", onchange: (event) => chooseToCompare(event.target, { name: files[1] ? `${name} of ${fileName}` : name, row: parsedRow }) });
     const box = el("article", { "aria-label": name }, el("h3", {}, el("label", {}, kind === FAILED || !parsedRow ? null : choice, ` ${name}`), title));
-    const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, index.masked[position] !== null ? `masked, in no metric: ${index.masked[position]}` : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null];
+    const facts = [data.agents[index.agents[position]], index.tokens[position] === null ? null : `${number(index.tokens[position])} tokens`, index.truncated[position] ? "truncated" : null, index.masked[position] !== null ? `masked, in no metric: ${index.masked[position]}` : null, kind === INCOMPLETE ? "set aside: its group is incomplete" : null, isUnchanged && before !== null ? "the same score as before" : null];
     box.append(el("div", { class: "facts" }, facts.filter(Boolean).join(" · ")));
     if (!parsedRow) return put(box, {}, [el("p", { class: "muted" }, "The text of this rollout is not in this page: ng_view_rollouts +serve=true shows it.")]);
     const row = parsedRow.row;
@@ -707,7 +742,7 @@
     comparing = [];
     $("detail").replaceChildren(...[
       el("h2", {}, el("button", { class: "back", type: "button", onclick: () => { location.hash = `/tasks${place()}`; } }, "← list"),
-        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, "mean ", scored(index.means[task]), `, sd ${number(index.sds[task])}${files[1] ? ` in ${data.files[0].name}` : ""}`),
+        el("span", {}, `Task ${index.tasks[task]}`), el("span", { class: "muted" }, "mean ", index.flags[task]["change-any"] ? rescored(index.meansBefore[task], index.means[task]) : scored(index.means[task]), `, sd ${number(index.sds[task])}${files[1] ? ` in ${data.files[0].name}` : ""}`),
         el("button", { type: "button", id: "plain", "aria-pressed": String(plain), title: "plain text or rendered (m)", onclick: togglePlain }, plain ? "plain text" : "rendered"),
         el("button", { type: "button", id: "wide", title: "hide or show the list (w)", onclick: toggleWide }, "wide")),
       first ? offered(first.row) : null,

@@ -15,7 +15,7 @@ from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import open_rollouts, parse_row
 from ng_rollouts.report.html import NOT_IN_PAGE
 from ng_rollouts.report.live_index import LiveIndex
-from ng_rollouts.report.overview import live_overview
+from ng_rollouts.report.overview import listed_changes, live_overview
 from ng_rollouts.report.page import FileData, read_file
 from ng_rollouts.report.row_view import row_view, searchable_text
 from ng_rollouts.report.run_state import heading_of, is_running
@@ -104,12 +104,17 @@ class ServedFile:
             return False, list(self._additions()) if self._live else []
 
     def status(self) -> Json:
-        """Heading and cards of a live run at this moment; empty for a finished file."""
+        """Heading, cards, problems and changes of a live run at this moment; empty for a finished file."""
         with self._lock:
             if self._live is None:
                 return {}
             heading = self._heading(self._live)
-            return {"heading": heading, "cards": list(self._live.cards()), "problems": self._live.problems.listed()}
+            return {
+                "heading": heading,
+                "cards": list(self._live.cards()),
+                "problems": self._live.problems.listed(),
+                "changes": listed_changes(self._live.changes),
+            }
 
     def rows_of(self, task_index: int) -> bytes:
         """The rows of a task: for each a line with its kind, its rollout index, and its view.

@@ -16,7 +16,7 @@ from ng_rollouts.metrics.aggregate import AgentStats
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import RowAt, last_message_text, located_groups
-from ng_rollouts.types import Json, agent_of
+from ng_rollouts.types import Json, RolloutStats, agent_of
 
 FINISHED, INCOMPLETE, FAILED = range(3)
 """Kinds of rollouts: in the output, set aside because their group is incomplete, or failed. page.js uses the same."""
@@ -78,6 +78,7 @@ class TaskIndex:
         kinds: `FINISHED`, `INCOMPLETE` or `FAILED`.
         agents: the agent's number.
         previews: the beginning of the last message, or of the failure class and message.
+        previous: the score before the rollout was scored again; None if it was not.
         blocks, lines: the position of the row in the page; `NOT_IN_PAGE` if the page does not contain it.
     """
 
@@ -97,6 +98,7 @@ class TaskIndex:
     kinds: list[int] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
     previews: list[str] = field(default_factory=list)
+    previous: list[float | None] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
@@ -121,6 +123,7 @@ class TaskIndex:
             self.kinds.append(entry.kind)
             self.agents.append(agent_numbers.number(agent_of(row)))
             self.previews.append(shortened(preview_of(row, failed=failed), PREVIEW_CHARACTERS))
+            self.previous.append(None if failed else previous_score(example.stats, score))
         self.starts.append(len(self.kinds))
         self._add_mean()
 
@@ -177,6 +180,11 @@ def _entries(kind: int, path: Path) -> Iterator[Entry]:
 def preview_of(row: Json, *, failed: bool) -> str:
     """The last message of a row; of a failure, its class and message."""
     return f"{row.get('failure_class')}: {row.get('message')}" if failed else last_message_text(row) or ""
+
+
+def previous_score(stats: RolloutStats, score: str) -> float | None:
+    """The score before the rollout was scored again; None if it was not. Rows keep an earlier reward only."""
+    return stats.scores.get("previous_reward") if score == "reward" else None
 
 
 def shortened(text: str, maximum: int) -> str:
