@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ng_rollouts.verifiers.judge import read_verdict
+from ng_rollouts.verifiers.judge_verdict import read_verdict
 from tests.conftest import Ran, read_rows
 from tests.servers import Served
 
