@@ -81,7 +81,8 @@ def test_shell_blocks_run(block: str, shown: str, tmp_path: Path, serve_model: C
     if "scripts/" in block:
         pytest.skip("these set up the environment that runs this test")
     if MODEL_SERVER in block:
-        block = block.replace(MODEL_SERVER, f"{serve_model().url}/v1")
+        options = {"text": "VERDICT: CORRECT"} if "+verifier=judge" in block else {}
+        block = block.replace(MODEL_SERVER, f"{serve_model(**options).url}/v1")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     env = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
     done = subprocess.run(

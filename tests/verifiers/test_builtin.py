@@ -201,14 +201,14 @@ def test_long_texts_take_linear_time(text: str) -> None:
     script = (
         "import asyncio, sys\n"
         "from ng_rollouts.verifiers.builtin import ExactMatch, Mcqa\n"
-        "from ng_rollouts.verifiers.judge_verdict import json_verdict\n"
+        "from ng_rollouts.verifiers.judge_verdict import read_verdict\n"
         "text = sys.stdin.read()\n"
         "content = [{'type': 'output_text', 'text': text}]\n"
         "response = {'output': [{'type': 'message', 'role': 'assistant', 'content': content}]}\n"
         "asyncio.run(ExactMatch().verify({'answer': '4'}, response))\n"
         "asyncio.run(ExactMatch().verify({'answer': text}, response))\n"
         "asyncio.run(Mcqa().verify({'answer': 'A'}, response))\n"
-        "json_verdict(text)\n"
+        "read_verdict(text)\n"
     )
     subprocess.run([sys.executable, "-c", script], input=text, text=True, check=True, timeout=100)
 

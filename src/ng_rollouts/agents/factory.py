@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ng_rollouts.agents.model_agent import ModelAgent
     from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
     from ng_rollouts.models.client import ModelClient
-    from ng_rollouts.verifiers.base import Verifier
+    from ng_rollouts.verifiers.base import GroupVerifier, Verifier
     from ng_rollouts.verifiers.process_pool import ProcessPool
 
 # Modules that only some runs need are imported where they are used: a run with a remote agent loads no verifiers.
@@ -246,13 +246,28 @@ class AgentFactory:
             ConfigError: the value is not valid.
         """
         from ng_rollouts.verifiers.process_pool import ProcessPool
-        from ng_rollouts.verifiers.registry import build_verifier, verifier_options
+        from ng_rollouts.verifiers.registry import build_verifier, is_group_verifier, verifier_options
 
         options = verifier_options(value, parameter)
+        if is_group_verifier(options):
+            raise ConfigError(f"{parameter}={options['kind']} compares the rollouts of a task, which one agent cannot")
         if self.process_pool is None:
             self.process_pool = ProcessPool()
             self.stack.callback(self.process_pool.stop)
         return build_verifier(options, self.process_pool, partial(self._judge_server, entry))
+
+    def group_verifier(self, options: Json) -> GroupVerifier:
+        """Make a verifier that scores the rollouts of a task against each other.
+
+        Args:
+            options: as `verifier_options` returns them.
+
+        Raises:
+            ConfigError: the template cannot be read, or a judge has no address.
+        """
+        from ng_rollouts.verifiers.registry import build_group_verifier
+
+        return build_group_verifier(options, partial(self._judge_server, {}))
 
     def _value(self, entry: Json, name: str) -> Any:
         """The entry's value, or that of the parameter of the same name; an explicit null counts as a value."""

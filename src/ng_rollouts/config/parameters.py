@@ -199,6 +199,7 @@ class ModelServers:
         kind="group and dict",
         text_keys=(
             *("pattern", "verdict_pattern", "answer_field", "schema_field", "template", "function", "model", "api_key"),
+            "compare_with",
             "responses_create_params.instructions",
         ),
         decides_results=True,

@@ -111,8 +111,11 @@ def _entry_settings(entry: Json, config: CollectConfig) -> Json:
 
 
 def _with_effect(verifier: Json) -> Json:
-    """The options of a verifier that affect its scores."""
-    return {name: value for name, value in verifier.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT}
+    """The options of a verifier that affect its scores, and those of its judges."""
+    options = {name: value for name, value in verifier.items() if name not in _VERIFIER_OPTIONS_WITHOUT_EFFECT}
+    if isinstance(judges := options.get("judges"), list):
+        options["judges"] = [_with_effect(judge) if isinstance(judge, dict) else judge for judge in judges]
+    return options
 
 
 def verifier_settings(options: Json) -> Json:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.factory import AgentFactory, open_factory
@@ -34,7 +34,6 @@ from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.run.run import Run, loop_factory
 from ng_rollouts.storage.atomic import write_json
 from ng_rollouts.types import Json
-from ng_rollouts.verifiers.base import GroupVerifier
 from ng_rollouts.verifiers.registry import is_group_verifier, verifier_options
 
 
@@ -123,11 +122,10 @@ class _Rescoring:
                 await scorer.check_stateless()
             return Rescorer(verifiers={"": scorer}, selection=selection, label_field=config.agreement_with)
         options = _options(config)
-        made = {name: factory.verifier(value, _parameter(name), {}) for name, value in options.items()}
-        is_group = any(map(is_group_verifier, options.values()))
+        group = next(filter(is_group_verifier, options.values()), None)
         return Rescorer(
-            verifiers={} if is_group else made,
-            group_verifier=cast("GroupVerifier", next(iter(made.values()))) if is_group else None,
+            verifiers={} if group else {name: factory.verifier(each, _parameter(name), {}) for name, each in options.items()},
+            group_verifier=factory.group_verifier(group) if group else None,
             selection=selection,
             label_field=config.agreement_with,
         )

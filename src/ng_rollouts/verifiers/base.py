@@ -1,4 +1,4 @@
-"""The `Verifier` protocol: the row of a task and the model's response in, `reward` and related fields out."""
+"""The protocols of verifiers: the row of a task and the model's responses in, `reward` and related fields out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Verifier(Protocol):
 
 
 class GroupVerifier(Protocol):
-    """Scores the answers to one task against each other, with many calls in flight."""
+    """Scores the answers of one task against each other, with many groups in flight."""
 
     @property
     def load_balancers(self) -> Sequence[LoadBalancer]:
@@ -52,9 +52,24 @@ class GroupVerifier(Protocol):
         ...
 
     def check(self, row: Json) -> None:
-        """Check a task before anything is sent."""
+        """Check a task before anything is sent.
+
+        Raises:
+            InputError: the row lacks a field that this verifier needs.
+        """
         ...
 
     async def verify_group(self, row: Json, responses: Sequence[Json]) -> list[Json]:
-        """Score the answers to a task; the fields of each, in order."""
+        """Score all answers of a task.
+
+        Args:
+            row: the task, or any row of it.
+            responses: the Response objects of its rollouts.
+
+        Returns:
+            For each response, in order: `reward` in [0, 1], `group_rank` from 1, `judgement`, and further fields.
+
+        Raises:
+            AttemptFailed: the group cannot be scored; none of its rollouts has a reward then.
+        """
         ...

@@ -1,11 +1,13 @@
-"""Read the verdict in a judge's text."""
+"""Read what a judge says: a verdict on one answer, a preference between two, or the scores of several."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from ng_rollouts.types import Json
 from ng_rollouts.verifiers.answer_markup import INVISIBLE, strip_markup
 from ng_rollouts.verifiers.json_answers import json_in
 
@@ -60,6 +62,21 @@ _TAG = re.compile(r"<(/?)verdict>", re.IGNORECASE)
 
 _RECONSIDERED = re.compile(r"\bwait\b|→|->|\bbut\s(?:it\sis\s)?(?:correct|right)\b", re.IGNORECASE)
 
+_PREFERENCE = re.compile(
+    r"""[^\w]*(?:(?:the\s)?(?:answer|response|option)\s)?
+    (?:(?P<tie>(?:it\s?is\s|it's\s)?(?:an?\s)?(?:tie|draw)|(?:both\s(?:are\s)?)?equal(?:ly\sgood)?)|(?P<which>[AB]))
+    ["'”’)\]}*_`]*
+    (?:[,;.:]?\s[-–—]?\s?(?:because|since|as)\b[^\n]*
+    |\s(?:is\s(?:the\s)?(?:better|preferred)(?:\s(?:one|answer|response))?|wins))?[.!]?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A verdict on two answers. Other words behind it make it unreadable: `A or B`, `A, but B is shorter`."""
+
+_RETHOUGHT = re.compile(r"\b(?:wait|actually|on second thought|correction|i take that back)\b", re.IGNORECASE)
+
+_JSON_NAMES = ("verdict", "correct", "is_correct", "score", "reward")
+"""Fields of a JSON object that are its verdict, the first one that it has."""
+
 _CROSSES = ("✗", "✘", "❌", "✖")
 
 _WORD_SCORES = {"correct": 1.0, "right": 1.0, "yes": 1.0, "true": 1.0, "wrong": 0.0, "no": 0.0, "false": 0.0}
@@ -70,18 +87,54 @@ def read_verdict(text: str) -> float | None:
 
     A verdict is a JSON object with `verdict`, `correct`, `score` or `reward`, or a label `VERDICT:` in any markup.
     """
-    value = None if _VERDICT.search(text, text.rfind("}") + 1) else json_verdict(text)
+    value = _json_value(text)
     if value is not None:
         return score_of(value)
+    verdict, rest = _last_label(text)
+    score = None if verdict is None else score_of(verdict)
+    # Text behind the verdict may take it back: `VERDICT: CORRECT. Wait, the sign is wrong.`
+    return None if score == 1.0 and _TAKEN_BACK.search(_STRUCK.sub("", rest)) else score
+
+
+def read_preference(text: str) -> float | None:
+    """The last verdict on two answers in a judge's text: 1 for A, 0 for B, 0.5 for a tie; None if it cannot be read."""
+    value = _json_value(text)
+    verdict, rest = _last_label(text) if value is None else (str(value), "")
+    match = None if verdict is None or _RETHOUGHT.search(rest) else _PREFERENCE.fullmatch(strip_markup(verdict).strip())
+    if match is None:
+        return None
+    return 0.5 if match["tie"] else float(match["which"].upper() == "A")
+
+
+def read_scores(text: str, labels: Sequence[str]) -> dict[str, tuple[float, str]] | None:
+    """The scores in [0, 1] that a judge gives labelled answers, each with its explanation; None if they are unreadable.
+
+    They are a JSON object with `scores`, a list of objects with `id`, `score` and `explanation`, or with `ranking`,
+    the labels from the best to the worst. Each label must occur exactly once.
+    """
+    value = json_with(text, ("scores", "ranking")) or {}
+    entries = value.get("scores")
+    if entries is None and isinstance(value.get("ranking"), list):
+        last = max(len(labels) - 1, 1)
+        entries = [{"id": label, "score": 1 - place / last} for place, label in enumerate(value["ranking"])]
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        return None
+    scores = {str(each.get("id")).strip(): each.get("score") for each in entries}
+    if len(entries) != len(labels) or scores.keys() != set(labels) or not all(map(_is_share, scores.values())):
+        return None
+    return {str(each["id"]).strip(): (float(each["score"]), str(each.get("explanation") or "")) for each in entries}
+
+
+def _is_share(score: Any) -> bool:
+    return isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1
+
+
+def _last_label(text: str) -> tuple[str | None, str]:
+    """The text behind the last verdict label in its line, and all text behind it; None and no text without one."""
     text = _TAG.sub(lambda tag: "\n" if tag[1] else "\nVERDICT: ", text.translate(INVISIBLE).replace("：", ":"))
     verdicts = {match.start("rest"): match["rest"] for match in _VERDICT.finditer(text) if not _is_remark(match)}
     verdicts |= {match.start("rest"): match["rest"] for match in _VERDICT_HEADING.finditer(text)}
-    if not verdicts:
-        return None
-    last = max(verdicts)
-    score = score_of(verdicts[last])
-    # Text behind the verdict may take it back: `VERDICT: CORRECT. Wait, the sign is wrong.`
-    return None if score == 1.0 and _TAKEN_BACK.search(_STRUCK.sub("", text[last:])) else score
+    return (verdicts[max(verdicts)], text[max(verdicts) :]) if verdicts else (None, "")
 
 
 def _is_remark(match: re.Match[str]) -> bool:
@@ -94,15 +147,22 @@ def _is_remark(match: re.Match[str]) -> bool:
     return bool(match["is"] and _REMARK.match(match["rest"]) and score_of(match["rest"]) is None)
 
 
-def json_verdict(text: str) -> Any:
-    """The verdict of a JSON object that is the whole text, in a fenced block, or its end; None without one."""
-    start = max(text.rfind("\n{") + 1, 0)
-    for candidate in (text, text[start:]):
+def _json_value(text: str) -> Any:
+    """The verdict of a JSON object, empty if it is null; None without one, or if a label follows it."""
+    value = None if _VERDICT.search(text, text.rfind("}") + 1) else json_with(text, _JSON_NAMES)
+    if value is None:
+        return None
+    verdict = next(value[name] for name in _JSON_NAMES if name in value)
+    return "" if verdict is None else verdict
+
+
+def json_with(text: str, names: Sequence[str]) -> Json | None:
+    """The JSON object with one of these fields: the whole text, in a fenced block, or its end; None without one."""
+    for start in dict.fromkeys((0, text.rfind("\n{") + 1, text.find("\n{") + 1)):
         with suppress(ValueError):
-            value = json_in(candidate)
-            for name in ("verdict", "correct", "is_correct", "score", "reward") if isinstance(value, dict) else ():
-                if name in value:
-                    return "" if value[name] is None else value[name]
+            value = json_in(text[start:])
+            if isinstance(value, dict) and not value.keys().isdisjoint(names):
+                return value
     return None
 
 
