@@ -250,17 +250,14 @@ class PairwiseJudge(GroupJudge):
     __slots__ = ()
 
     def check(self, row: Json) -> None:
-        self._comparer.prompt(row, "", "")
+        Comparer(panel=self.panel, template=self.template).prompt(row, "", "")
 
     async def judge(self, row: Json, counts: Mapping[str, int]) -> Mapping[str, Json]:
-        pairs = [*combinations(counts, 2)]
-        compare = partial(self._comparer.compare, row)
-        preferences = await all_of(
-            partial(compare, first, second, vote) for first, second in pairs for vote in range(self.panel.votes)
-        )
+        comparer = Comparer(panel=self.panel, template=self.template)
+        pairs = [(*pair, vote) for pair in combinations(counts, 2) for vote in range(self.panel.votes)]
+        preferences = await all_of(partial(comparer.compare, row, *pair) for pair in pairs)
         by_answer: dict[str, list[Outcome]] = {answer: [] for answer in counts}
-        for number, preference in enumerate(preferences):
-            first, second = pairs[number // self.panel.votes]
+        for (first, second, _), preference in zip(pairs, preferences, strict=True):
             by_answer[first].append((second, preference, preference.score))
             by_answer[second].append((first, preference, 1 - preference.score))
         return {answer: self._fields(answer, counts, outcomes) for answer, outcomes in by_answer.items()}
@@ -268,23 +265,20 @@ class PairwiseJudge(GroupJudge):
     def _fields(self, answer: str, counts: Mapping[str, int], outcomes: Sequence[Outcome]) -> Json:
         """The result fields of an answer from its comparisons."""
         others = sum(counts.values()) - 1
-        ties_with_itself = (counts[answer] - 1) * _EQUAL
-        wins = ties_with_itself + sum(counts[other] * score for other, _, score in outcomes) / self.panel.votes
+        ties_with_itself = (counts[answer] - 1) * _EQUAL * self.panel.votes
+        # divided last: equal shares must be equal numbers
+        wins = (ties_with_itself + sum(counts[other] * score for other, _, score in outcomes)) / self.panel.votes
         shares = Counter(score for _, _, score in outcomes)
         judgement = f"won {shares[1.0]}, tied {shares[0.5]}, lost {shares[0.0]} of {len(outcomes)} comparisons"
         agreement = sum(preference.is_consistent for _, preference, _ in outcomes) / len(outcomes)
         fields = {"reward": wins / others, "judgement": judgement, "group_wins": wins}
         return {**fields, "judge_agreement": agreement}
 
-    @property
-    def _comparer(self) -> Comparer:
-        return Comparer(panel=self.panel, template=self.template)
-
 
 def _mean_fields(votes: Sequence[tuple[float, str]]) -> Json:
     """The result fields of votes on one answer, each a score and an explanation: the mean of the scores."""
     scores = [score for score, _ in votes]
-    reward = sum(scores) / len(scores)
+    reward = round(sum(scores) / len(scores), 9)  # 0.1 + 0.2 and 0 + 0.3 have the same rank
     _, judgement = min(votes, key=lambda vote: abs(vote[0] - reward))
     fields = {"reward": reward, "judgement": judgement}
     return {**fields, "judge_votes": scores} if len(votes) > 1 else fields

@@ -105,7 +105,7 @@ _PATTERN_TIMEOUT_S = 5.0
 """Time limit of a user-defined `verdict_pattern`, which may backtrack for hours."""
 
 _AT_ONCE = 16
-"""Requests in flight for one answer, or for one group, whose pairs may be thousands."""
+"""Votes on one answer or one group, or pairs of answers, that are requested at once. Pairs may be thousands."""
 
 T = TypeVar("T")
 
