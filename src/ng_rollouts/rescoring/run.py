@@ -124,7 +124,9 @@ class _Rescoring:
         options = _options(config)
         group = next(filter(is_group_verifier, options.values()), None)
         return Rescorer(
-            verifiers={} if group else {name: factory.verifier(each, _parameter(name), {}) for name, each in options.items()},
+            verifiers={}
+            if group
+            else {name: factory.verifier(each, _parameter(name), {}) for name, each in options.items()},
             group_verifier=factory.group_verifier(group) if group else None,
             selection=selection,
             label_field=config.agreement_with,
