@@ -285,6 +285,8 @@ class AgentFactory:
         # as with the policy: another URL does not receive the policy's key, nor its model name
         is_other_url = "base_url" in options
         url = options["base_url"] if is_other_url else self._value(entry, "policy_base_url")
+        if url is None:
+            raise ConfigError("the judge has no address: add +verifier.base_url=URL of its model server")
         key = options.get("api_key", None if is_other_url else self._value(entry, "policy_api_key"))
         model = options.get("model", None if is_other_url else self._value(entry, "policy_model_name"))
         api = options.get("api", "auto" if is_other_url else self._value(entry, "policy_api"))
