@@ -393,6 +393,8 @@ def _collect(typed: CollectConfig, command: Sequence[str]) -> int:
     if _early_signals:
         raise SystemExit(128 + _early_signals[0])
     gc.freeze()
+    if typed.verifier.get("kind") == "group_judge":
+        from ng_rollouts.rescoring.group_scoring import collect_and_score_groups as run  # noqa: PLC0415 - few runs
     with only_json(wanted=typed.quiet and not typed.dry_run):
         return _dry_run(lambda: run(typed, command)) if typed.dry_run else run(typed, command)
 

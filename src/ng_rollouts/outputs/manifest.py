@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any
 
 from ng_rollouts.errors import OutputError
-from ng_rollouts.jsonl import loads
+from ng_rollouts.jsonl import digest_of, loads
 from ng_rollouts.redaction import mask_settings
 from ng_rollouts.storage.atomic import write_json
 
@@ -99,6 +99,14 @@ def read_manifest(path: Path) -> Manifest | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path} cannot be read ({error!r}): remove it, and a resume compares the rows with the input"
         raise OutputError(message) from error
+
+
+def identity_of(manifest: Manifest) -> str:
+    """A digest of what must not change on a resume. It is the same for a run whose output grows."""
+    content = asdict(manifest)
+    for name in ("rows", "num_repeats", "rollouts", "input_rows", "rows_digest"):
+        del content[name]
+    return digest_of(content)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

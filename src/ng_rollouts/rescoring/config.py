@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from ng_rollouts.config.fields import REQUIRED, check_fields, param, same_as
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.types import Json
 
 _PARALLEL = 256
 """Rollouts in flight by default: enough to keep judges and worker processes busy, and few enough for any memory."""
@@ -79,6 +80,14 @@ class RescoreConfig:
             raise ConfigError(f"{given[0]} and {given[1]} both score the answers: use +verifiers.NAME=... for several")
         if self.only == "failed" and self.where:
             raise ConfigError("where has no effect with only=failed: failed rollouts have no scored row")
+
+    @classmethod
+    def of_run(cls, config: CollectConfig, rollouts_jsonl_fpath: str, verifier: Json) -> Self:
+        """The parameters for scoring the answers that a run has collected."""
+        names = {each.name for each in fields(cls)} & {each.name for each in fields(CollectConfig)}
+        values = {name: getattr(config, name) for name in names - {"verifier", "resources_base_url"}}
+        values["num_samples_in_parallel"] = config.num_samples_in_parallel or _PARALLEL
+        return cls(rollouts_jsonl_fpath=rollouts_jsonl_fpath, verifier=verifier, **values)
 
     def as_collect_config(self) -> CollectConfig:
         """The parameters of the run that scores the rollouts."""

@@ -17,7 +17,7 @@ from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.agreement import Agreement, ScoreChanges, label_of
-from ng_rollouts.outputs.manifest import Manifest, read_manifest
+from ng_rollouts.outputs.manifest import Manifest, identity_of, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_side_files
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.outputs.reader import check_readable, keyed_rows
@@ -37,11 +37,13 @@ from ng_rollouts.types import Json
 from ng_rollouts.verifiers.registry import is_group_verifier, verifier_options
 
 
-def rescore(config: RescoreConfig, command: Sequence[str] = ()) -> int:
+def rescore(config: RescoreConfig, command: Sequence[str] = (), run: CollectConfig | None = None) -> int:
     """Score rollouts again, print what changed, and return the exit code.
 
     Args:
         command: the command that was typed, for the resume command.
+        run: the parameters of the run that collects the rollouts in the same command, if there is one. Its file may
+            have grown when this is resumed.
 
     Raises:
         UsageError: something is wrong that can be known before the first score.
@@ -49,18 +51,21 @@ def rescore(config: RescoreConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: continuing was pointless; what was scored is in the output.
         Interrupted: a signal ended the run; what was scored is in the output.
     """
-    collect = config.as_collect_config()
-    prepared = prepare_rescoring(config, collect)
+    collect = run or config.as_collect_config()
+    prepared = prepare_rescoring(config, collect, may_grow=run is not None)
     rescoring = _Rescoring(config, collect)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(Run(collect, prepared, command, resolve=rescoring.agents(prepared)).collect())
     finally:
-        _report_changes(config, prepared.paths)
+        _report_changes(config, prepared.paths, is_first=run is not None)
 
 
-def prepare_rescoring(config: RescoreConfig, collect: CollectConfig) -> PreparedRun:
+def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow: bool = False) -> PreparedRun:
     """Check the configuration, the rollouts and the output.
+
+    Args:
+        may_grow: whether a resume accepts more rollouts than there were, if they are of the same run.
 
     Raises:
         UsageError: something is wrong that can be known before the first score.
@@ -77,6 +82,8 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig) -> Prepared
     is_group = any(map(is_group_verifier, options.values()))
     tasks = RolloutSource(paths=source, planned=PlannedRows(tasks_path), with_groups=is_group)
     plan = tasks.plan()
+    if may_grow and (collected := read_manifest(source.manifest)):
+        plan.digest = plan.first_digest = identity_of(collected)
     manifest = _manifest(config, collect, options, plan, source)
     prior_manifest = read_manifest(paths.manifest) if config.resume_from_cache else None
     if prior_manifest:
@@ -193,13 +200,14 @@ def _manifest(
     )
 
 
-def _report_changes(config: RescoreConfig, paths: OutputPaths) -> None:
+def _report_changes(config: RescoreConfig, paths: OutputPaths, *, is_first: bool) -> None:
     """Print what changed, and add it to the summary file. An error here must not hide one that ended the run."""
     if not paths.finished.exists() or not paths.summary.exists():
         return
     with suppress(InputError, OSError, ValueError):
         changes, agreement = _changes(paths, config.agreement_with)
-        log_lines("\n".join(changes.lines()))
+        if not is_first:  # without a score before, there is nothing to compare
+            log_lines("\n".join(changes.lines()))
         summary = {**loads(paths.summary.read_bytes()), "score_changes": changes.summary()}
         if agreement:
             log_lines("\n".join(agreement.lines(config.agreement_with or "", "reward")))

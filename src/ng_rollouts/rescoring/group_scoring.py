@@ -1,0 +1,79 @@
+"""Collecting with a judge that compares the rollouts of a task: first all answers, then the scores of whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.errors import ConfigError, RolloutsFailed
+from ng_rollouts.outputs.paths import output_paths
+from ng_rollouts.rescoring.config import RescoreConfig
+from ng_rollouts.rescoring.run import rescore
+from ng_rollouts.run.run import run
+
+UNSCORED = "_unscored.jsonl"
+"""Ending of the file with the answers, which is an output with side files itself."""
+
+
+def collect_and_score_groups(config: CollectConfig, command: Sequence[str] = ()) -> int:
+    """Collect answers into `<stem>_unscored.jsonl`, then score their groups into the output; the exit code.
+
+    A resume continues both steps.
+
+    Raises:
+        UsageError: something is wrong that can be known before the first request.
+        RolloutsFailed: more rollouts failed than allowed; everything that could be scored is in the output.
+        StoppedEarly: continuing was pointless; everything collected is in one of the files.
+        Interrupted: a signal ended the run; everything collected is in one of the files.
+    """
+    _check(config)
+    answers = output_paths(config.output_jsonl_fpath).side_file(UNSCORED)
+    failed: RolloutsFailed | None = None
+    try:
+        run(_first_step(config, answers), command)
+    except RolloutsFailed as error:
+        failed = error
+    if config.dry_run:
+        return 0
+    second = _second_step(config, answers)
+    code = rescore(RescoreConfig.of_run(second, str(answers), config.verifier), command, second)
+    if failed:
+        raise failed
+    return code
+
+
+def _check(config: CollectConfig) -> None:
+    if config.num_repeats == 1:
+        raise ConfigError("verifier=group_judge compares the rollouts of a task: add +num_repeats=4, or another number")
+    for name in ("shard_index", "shard_from", "upload_to"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{name} and verifier=group_judge do not go together: collect with +scoring=defer first")
+
+
+def _first_step(config: CollectConfig, answers: Path) -> CollectConfig:
+    """The run that collects the answers."""
+    return replace(
+        config,
+        output_jsonl_fpath=str(answers),
+        verifier={},
+        scoring="defer",
+        min_mean={},
+        export=None,
+        report=False,
+    )
+
+
+def _second_step(config: CollectConfig, answers: Path) -> CollectConfig:
+    """The run that scores the answers."""
+    return replace(
+        config,
+        input_jsonl_fpath=str(answers),
+        verifier={},
+        limit=None,
+        prompt_config=None,
+        max_total_tokens=None,
+        dispatch_budget_s=None,
+        materialized_inputs=False,
+    )
