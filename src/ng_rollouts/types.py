@@ -46,10 +46,13 @@ class Rollout(NamedTuple):
     seed: int | None = None
     is_episode: bool = False
 
-    def request(self, attempt_index: int = 0) -> AgentRequest:
+    def request(self, attempt_index: int = 0, answer: Json | None = None) -> AgentRequest:
         """The request to the agent: the whole row, the rollout's key, and the number of attempts before this one.
 
         Of a materialized row, it is NeMo Gym's request for an episode.
+
+        Args:
+            answer: the response of an earlier attempt, which only has to be scored.
         """
         if self.is_episode:
             rollout_id = self.row.get("_ng_rollout_id") or f"{self.key.task_index}-{self.key.rollout_index}"
@@ -64,7 +67,7 @@ class Rollout(NamedTuple):
         if attempt_index:
             body["_ng_attempt_index"] = attempt_index
         body["agent_ref"] = agent_ref(self.row, self.agent)
-        return AgentRequest(self.key.task_index, body)
+        return AgentRequest(self.key.task_index, body, answer)
 
 
 class AgentRequest(NamedTuple):
@@ -73,10 +76,12 @@ class AgentRequest(NamedTuple):
     Attributes:
         task_index: `_ng_task_index`. Requests of one task go to the same endpoint where possible.
         body: the body of `POST /run`.
+        answer: the response of an earlier attempt, for an agent that scores it again; None to ask the model.
     """
 
     task_index: int
     body: Json
+    answer: Json | None = None
 
 
 class RolloutStats(NamedTuple):
@@ -215,6 +220,9 @@ def key_of(row: Json) -> RolloutKey | None:
         return RolloutKey(task_index, rollout_index)
     return None
 
+
+ANSWER_FIELDS = ("responses_create_params", "response")
+"""The fields of a reply that are an answer and what was asked."""
 
 MASK = "mask_sample"
 """The field of a reply by which an environment says that its result is not a measurement of the model."""

@@ -208,6 +208,8 @@ def test_answer_whose_judge_failed_is_kept_and_not_asked_for_again(
     ran = command(*FILES, "+agent_name=a", f"+agent_url={server.url}")
     assert (ran.code, server.stats()["total"]) == (1, 1)
     assert "judge_failed, for example: quota" in ran.stderr
+    assert "1 failed, 1 of them unscored: their answers are in r_failures.jsonl" in ran.stderr
+    assert "asks for them again, because only the agent's own server or session could score" in ran.stderr
     assert read_rows(tmp_path / "r.jsonl") == []
     [failure] = read_rows(tmp_path / "r_failures.jsonl")
     assert failure["response"] == reply["response"]

@@ -12,7 +12,10 @@ import pytest
 from openai.types.responses import Response
 
 from ng_rollouts.agents.model_agent import ModelAgent
+from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.types import AgentRequest
+from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
 from tests.models.helpers import ScriptedHttp, client_of, completion_of, response_of
@@ -186,3 +189,95 @@ def test_export_for_rl_can_be_collected_again(
         [[row.get(name) for name in names] for row in read_rows(tmp_path / f"{each}.jsonl")] for each in "ab"
     )
     assert first == again
+
+
+class Grader(Verifier):
+    """Fails so many times with a failure that may be retried, then gives a reward of 1; `graded` has the answers."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.graded: list[Any] = []
+
+    async def verify(self, row: Any, response: Any) -> Any:
+        self.graded.append(response)
+        if len(self.graded) <= self.failures:
+            raise AttemptFailed(FailureClass.CONNECTION_LOST, "gone")
+        return {"reward": 1.0}
+
+
+def graded_by(grader: Grader, http: ScriptedHttp, **options: Any) -> ModelAgent:
+    """An agent that makes two attempts at scoring."""
+    retries = RetryPolicy(max_attempts=2, jitter=lambda: 0.0)
+    return ModelAgent(
+        server=client_of(http, "responses"), verifier=grader, http=http, params={}, retries=retries, **options
+    )
+
+
+def test_scoring_is_retried_without_the_model() -> None:
+    """A verifier that fails once scores the same answer the second time; the model gets one request."""
+    http, grader = ScriptedHttp(lambda _path, _body: response_of("18")), Grader(failures=1)
+    row = asyncio.run(graded_by(grader, http).run(AgentRequest(0, {"responses_create_params": {"input": "hi"}})))
+    assert (row["reward"], len(grader.graded), len(http.sent)) == (1.0, 2, 1)
+
+
+def test_last_failure_of_scoring_has_the_answer_and_is_not_retried() -> None:
+    """The failure keeps what was sent and the response, so that no attempt asks the model again."""
+    http, grader = ScriptedHttp(lambda _path, _body: response_of("18")), Grader(failures=2)
+    with pytest.raises(AttemptFailed) as raised:
+        asyncio.run(graded_by(grader, http).run(AgentRequest(0, {"responses_create_params": {"input": "hi"}})))
+    failure = raised.value
+    assert (failure.failure_class, failure.retryable) == (FailureClass.CONNECTION_LOST, False)
+    assert failure.kept == {"responses_create_params": {"input": "hi"}, "response": grader.graded[0]}
+
+
+def test_cancelled_scoring_is_a_failure_with_the_answer() -> None:
+    """The end of a run leaves the answer in the failures file, although its scoring has not ended."""
+
+    class Endless(Grader):
+        async def verify(self, row: Any, response: Any) -> Any:
+            self.graded.append(response)
+            scoring.set()
+            await asyncio.Event().wait()
+
+    scoring = asyncio.Event()
+
+    async def cancel_while_scoring() -> AttemptFailed:
+        agent = graded_by(Endless(failures=0), ScriptedHttp(lambda _path, _body: response_of("18")))
+        attempt = asyncio.create_task(agent.run(AgentRequest(0, {"responses_create_params": {"input": "hi"}})))
+        await scoring.wait()
+        attempt.cancel()
+        with pytest.raises(AttemptFailed) as raised:
+            await attempt
+        return raised.value
+
+    failure = asyncio.run(cancel_while_scoring())
+    assert failure.kept["response"]["output"]
+
+
+def test_kept_answer_is_only_scored() -> None:
+    """A request with an answer reaches neither the model nor a tool session that the verifier does not need."""
+    answer = response_of("18")
+    http, grader = ScriptedHttp(lambda _path, _body: pytest.fail("a request was sent")), Grader(failures=0)
+    request = AgentRequest(0, {"responses_create_params": {"input": "hi"}}, answer)
+    row = asyncio.run(graded_by(grader, http, resources_url="http://test/v1").run(request))
+    assert (row["reward"], row["response"]) == (1.0, answer)
+
+
+def test_kept_answer_of_a_resources_server_is_scored_in_a_new_session() -> None:
+    """Without tool calls, a session has only the task. After them, its state is lost, and the model has to be asked."""
+    paths: list[str] = []
+
+    def answer(path: str, body: Any) -> Any:
+        paths.append(path)
+        return {**body, "reward": 0.5} if path == "/verify" else {}
+
+    http = ScriptedHttp(answer)
+    agent = ModelAgent(
+        server=client_of(http), verifier=Unscored(), http=http, params={}, resources_url="http://test/v1"
+    )
+    request = AgentRequest(0, {"responses_create_params": {"input": "hi"}}, response_of("18"))
+    assert agent.scores_again(response_of("18"))
+    assert asyncio.run(agent.run(request))["reward"] == 0.5
+    assert paths == ["/seed_session", "/verify"]
+    call = {"type": "function_call", "call_id": "c", "name": "shout", "arguments": "{}"}
+    assert not agent.scores_again({"output": [call, *response_of("18")["output"]]})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 
-from ng_rollouts.outputs.failures import failure_row
+from ng_rollouts.outputs.failures import FailuresFile, failure_row
 from ng_rollouts.redaction import remember_secret
 from ng_rollouts.types import Attempt, Failure, Rollout, RolloutKey
 from tests.conftest import FILES, RESUME, ROOT, Ran, assert_complete, keys_of, read_rows
@@ -116,3 +116,23 @@ def test_resume_of_nemo_gym_failures_counts_their_lines(
         (tmp_path / name).write_bytes(content)
     again = command(*resume, "+retry_terminal_timeouts=true", "+dispatch_longest_first=true")
     assert [row["_ng_task_index"] for row in server.stats()["last"][3:]] == [1, 2, 4, 5], again.stderr
+
+
+def test_answers_are_found_after_settling(tmp_path: Path) -> None:
+    """An answer of an earlier line moves to the last one, and is read from there; collected rollouts are left out."""
+    path, file = tmp_path / "f.jsonl", FailuresFile(tmp_path / "f.jsonl")
+    answers = [{"output": [{"text": "é" * 100 * n}]} for n in range(4)]
+
+    def line(task: int, **fields: object) -> str:
+        return json.dumps({"_ng_task_index": task, "_ng_rollout_index": 0, "failure_class": "x", **fields}) + "\n"
+
+    lines = [line(task, response=answers[task]) for task in range(4)]
+    path.write_text("".join([*lines[:3], "{half\n", line(1, message="later"), lines[3], line(4)]))
+    assert file.answer(RolloutKey(1, 0)) is None
+    file.settle(lambda key: key.task_index == 0)
+    assert [file.answer(RolloutKey(task, 0)) for task in range(5)] == [None, *answers[1:], None]
+    rows = read_rows(path)
+    assert [row["_ng_task_index"] for row in rows] == [2, 1, 3, 4]
+    assert (rows[1]["message"], rows[1]["response"]) == ("later", answers[1])
+    path.write_text("")
+    assert file.answer(RolloutKey(1, 0)) is None

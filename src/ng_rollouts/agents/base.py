@@ -50,6 +50,10 @@ class Agent(Protocol):
         """
         ...
 
+    def scores_again(self, response: Json) -> bool:
+        """True if it can score a response of an earlier attempt without asking its model."""
+        ...
+
     def first_request(self, row: Json) -> Request | None:
         """The first HTTP request for a row, for a dry run; None if the agent's own code decides."""
         ...

@@ -64,9 +64,21 @@ async def resolve_agents(
     if unresolved := {name: rows for name, rows in others.items() if name not in examples}:
         servers = await _look_up(unresolved, [*config.agents, *EXAMPLE_AGENTS], config)
         agents |= {name: factory.listed_agent(name, servers) for name in unresolved}
+    if config.scoring == "defer":
+        _check_deferred(agents | examples)
     # without the examples: they are remote agents too, but their URLs are served in this process
     await factory.wait_for_servers(agents.values())
     return agents | examples
+
+
+def _check_deferred(agents: Mapping[str, Agent]) -> None:
+    """Check that scoring can be deferred.
+
+    Raises:
+        ConfigError: an agent scores its answers itself.
+    """
+    if name := next((name for name, agent in agents.items() if agent.scores), None):
+        raise ConfigError(f"scoring=defer: agent {name} scores its answers itself: use scoring=now, or a model server")
 
 
 async def open_factory(config: CollectConfig, stack: AsyncExitStack) -> AgentFactory:
@@ -113,7 +125,7 @@ class AgentFactory:
 
     Attributes:
         process_pool: worker processes for verifiers; made with the first model agent.
-        model_servers: the clients of all model servers, those of judges included.
+        model_servers: the clients of all model servers, those of judges included unless scoring is deferred.
         load_balancers: by URLs; agents with the same URLs share one, so that it counts all requests in flight.
         resources_urls: URLs of resources servers.
     """
@@ -222,17 +234,25 @@ class AgentFactory:
         from ng_rollouts.agents.tools import PythonTools
 
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
+        verifier = self.verifier(self._value(entry, "verifier"), f"{prefix}verifier", entry)
+        defers = self.config.scoring == "defer"
+        if resources and defers and not verifier.scores:
+            raise ConfigError(
+                f"scoring=defer with {prefix}resources_base_url needs +{prefix}verifier=NAME: a resources server can "
+                "only score while its session lasts"
+            )
         if resources:
             self.resources_urls += parse_urls(resources, f"{prefix}resources_base_url")
         return ModelAgent(
             server=self._policy_server(entry, prefix),
-            verifier=self.verifier(self._value(entry, "verifier"), f"{prefix}verifier", entry),
+            verifier=verifier,
             http=self.http,
             params=entry.get("responses_create_params") or {},
             resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
             tools=PythonTools(tools) if tools else None,
             max_steps=self._value(entry, "max_steps"),
             retries=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
+            defers_scoring=defers,
         )
 
     def verifier(self, value: Any, parameter: str, entry: Json) -> Verifier:
@@ -278,7 +298,11 @@ class AgentFactory:
         # an entry with another URL must bring its own key: the global key must not be sent to another server
         is_other_url = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
         key = entry.get("policy_api_key") if is_other_url else self._value(entry, "policy_api_key")
-        return self._model_server(urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api"))
+        server = self._model_server(
+            urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api")
+        )
+        self.model_servers.append(server)
+        return server
 
     def _judge_server(self, entry: Json, options: Json) -> ModelClient:
         """The judge's model server: `base_url` of the verifier's options, by default the policy's server."""
@@ -290,7 +314,10 @@ class AgentFactory:
         key = options.get("api_key", None if is_other_url else self._value(entry, "policy_api_key"))
         model = options.get("model", None if is_other_url else self._value(entry, "policy_model_name"))
         api = options.get("api", "auto" if is_other_url else self._value(entry, "policy_api"))
-        return self._model_server(parse_urls(url, "verifier.base_url"), key, model, api)
+        server = self._model_server(parse_urls(url, "verifier.base_url"), key, model, api)
+        if self.config.scoring == "now":  # a judge that is not asked need not be up
+            self.model_servers.append(server)
+        return server
 
     def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelClient:
         from ng_rollouts.models.client import ModelClient, base_url
@@ -306,9 +333,7 @@ class AgentFactory:
         load_balancer = self.load_balancers.setdefault(
             tuple(urls), LoadBalancer([base_url(url) for url in urls], self.rate_limiter)
         )
-        server = ModelClient(load_balancer, self.http, api=api, model=model, api_key=key)
-        self.model_servers.append(server)
-        return server
+        return ModelClient(load_balancer, self.http, api=api, model=model, api_key=key)
 
 
 async def _example(name: str, factory: AgentFactory) -> Agent:

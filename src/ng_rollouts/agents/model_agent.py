@@ -6,6 +6,7 @@ and the sum of their usage, `reward`, and the verifier's fields.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -34,6 +35,10 @@ _NOT_OF_THE_TASK = frozenset({*_IDENTITY_FIELDS, "responses_create_params", "pro
 """Fields that the run sets itself; copies in the scorer's reply are dropped."""
 
 
+_DEFERRED: Json = {"_ng_scoring": "deferred"}
+"""What a row has in place of a score, so that its reader knows that it was not scored."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ModelAgent:
     """Calls the model and its tools in turn, until the model makes no more tool calls.
@@ -43,7 +48,8 @@ class ModelAgent:
         resources_url: a resources server, which provides tools. It also scores the answer, unless `verifier` does.
         tools: functions in this process, as an alternative to a resources server.
         max_steps: maximum model requests per rollout.
-        retries: when a request after the first one of a rollout is retried. The scheduler retries the first one.
+        retries: when scoring is retried, and requests after a rollout's first one, which the scheduler retries.
+        defers_scoring: whether its rows are left without a score, for `ng_rescore_rollouts`.
     """
 
     server: ModelClient
@@ -54,6 +60,7 @@ class ModelAgent:
     tools: PythonTools | None = None
     max_steps: int = 32
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    defers_scoring: bool = False
     is_remote: ClassVar[bool] = False
     environment_server: ClassVar[None] = None
     aggregate_metrics_url: ClassVar[None] = None
@@ -61,7 +68,7 @@ class ModelAgent:
     @property
     def scores(self) -> bool:
         """Whether its rows have a reward."""
-        return self.verifier.scores or self.resources_url is not None
+        return not self.defers_scoring and (self.verifier.scores or self.resources_url is not None)
 
     @property
     def model(self) -> str | None:
@@ -71,7 +78,8 @@ class ModelAgent:
     @property
     def load_balancers(self) -> list[LoadBalancer]:
         """The servers that it sends requests to: the model's, and the judge's if there is one."""
-        return list(dict.fromkeys([self.server.load_balancer, *self.verifier.load_balancers]))
+        of_verifier = () if self.defers_scoring else self.verifier.load_balancers
+        return list(dict.fromkeys([self.server.load_balancer, *of_verifier]))
 
     def check(self, row: Json) -> None:
         """Check a task before anything is sent.
@@ -82,15 +90,24 @@ class ModelAgent:
         self.verifier.check(row)
         self.server.check(self._params(row))
 
+    def scores_again(self, response: Json) -> bool:
+        """True unless a resources server scores, and its tools were called: the state of their session is lost."""
+        items = response.get("output")
+        return self.verifier.scores or (
+            isinstance(items, list)
+            and not any(isinstance(each, dict) and each.get("type") in _CALL_TYPES for each in items)
+        )
+
     def first_request(self, row: Json) -> Request:
         """The first request to the model server."""
         return self.server.request(self._params(row))
 
     async def run(self, request: AgentRequest) -> Json:
-        """Run a rollout.
+        """Run a rollout; of a request with an answer, only the scoring.
 
         Raises:
-            AttemptFailed: the model server, the resources server or the verifier failed.
+            AttemptFailed: the model server, the resources server or the verifier failed. If there is an answer, the
+                failure has it and is not retried, because the model would be asked again.
         """
         try:
             return await self._run(request)
@@ -103,19 +120,32 @@ class ModelAgent:
         params = self._params(request.body)
         offered = tool_names(params.get("tools") or ())
         session = ResourcesSession(self.resources_url, self.http, offered) if self.resources_url else None
-        if session:
+        if session and (request.answer is None or not self.verifier.scores):
             await session.seed(request.body)
-        response = await self._converse(params, request.task_index, session)
+        response = request.answer or await self._converse(params, request.task_index, session)
         task = {**request.body, "responses_create_params": params}
-        if session and not self.verifier.scores:
-            scored = await session.verify(task, response)
-        else:
-            scored = await self.verifier.verify(task, response)
+        scored = _DEFERRED if self.defers_scoring else await self._score(task, response, session)
         scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
         # an export can be collected again by them
         own = {name: value for name, value in request.body.items() if name not in _NOT_OF_THE_TASK}
         task_fields = {TASK_FIELDS: own} if own else {}
         return {"responses_create_params": params, "response": response, **scored, **task_fields}
+
+    async def _score(self, task: Json, response: Json, session: ResourcesSession | None) -> Json:
+        """Score an answer, again as often as `retries` allows.
+
+        Raises:
+            AttemptFailed: it could not be scored; the failure has the answer.
+        """
+        verify = session.verify if session and not self.verifier.scores else self.verifier.verify
+        try:
+            return await with_retries(partial(verify, task, response), self.retries)
+        except AttemptFailed as failure:
+            raise _unscored(failure, task, response) from failure.__cause__
+        except asyncio.CancelledError as error:
+            # A time limit, or the end of the run. The answer was paid for, so the attempt fails instead of vanishing.
+            ended = AttemptFailed(FailureClass.TIMEOUT, "the answer was not scored before the attempt was ended")
+            raise _unscored(ended, task, response) from error
 
     def _params(self, row: Json) -> Json:
         """The parameters of a row, with defaults; the row's own tools replace those of `self.tools`."""
@@ -174,6 +204,13 @@ class ModelAgent:
             return await self.tools.call(name, arguments)
         assert session is not None  # noqa: S101 - tool calls are run only with one of the two
         return await session.call(name, dumps(arguments))
+
+
+def _unscored(failure: AttemptFailed, task: Json, response: Json) -> AttemptFailed:
+    """The failure, with the answer that could not be scored. Another attempt would ask the model again."""
+    failure.retryable = False
+    failure.kept = {"responses_create_params": task["responses_create_params"], "response": response}
+    return failure
 
 
 def _arguments(call: Json) -> Json:

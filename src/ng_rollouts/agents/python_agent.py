@@ -85,6 +85,10 @@ class PythonAgent:
     def check(self, row: Json) -> None:
         """Accept every task: only the function can tell which it supports."""
 
+    def scores_again(self, response: Json) -> bool:  # noqa: ARG002 - the interface's
+        """False: the function answers and scores in one."""
+        return False
+
     def first_request(self, row: Json) -> None:
         """None: the function decides which requests are sent."""
 

@@ -74,6 +74,10 @@ class RemoteAgent:
     def check(self, row: Json) -> None:
         """Accept every task: the server checks tasks itself."""
 
+    def scores_again(self, response: Json) -> bool:  # noqa: ARG002 - the interface's
+        """False: only the server can score, and it answers anew."""
+        return False
+
     def first_request(self, row: Json) -> Request:
         """The first request for a row."""
         return Request("/run", {}, row)

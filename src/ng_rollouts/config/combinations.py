@@ -17,6 +17,7 @@ def check_combinations(config: CollectConfig) -> None:
         ConfigError: one does.
     """
     _check_model_server(config)
+    _check_scoring(config)
     _check_resume(config)
     _check_routes(config)
     _check_time(config)
@@ -58,6 +59,19 @@ def _check_model_server(config: CollectConfig) -> None:
         for key in ("verifier", "resources_base_url", "tools"):
             if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
                 raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+
+
+def _check_scoring(config: CollectConfig) -> None:
+    if config.scoring != "defer":
+        return
+    # Which entries of `agents` are used is known when they are resolved.
+    if config.policy_base_url is None and not any(isinstance(entry, dict) for entry in config.agents.values()):
+        raise ConfigError(
+            "scoring=defer is for a model server, +policy_base_url=http://127.0.0.1:8000/v1: agent servers score "
+            "their answers themselves"
+        )
+    if config.min_mean:
+        raise ConfigError("min_mean needs scores, and scoring=defer leaves them to ng_rescore_rollouts: give one")
 
 
 def _check_resume(config: CollectConfig) -> None:

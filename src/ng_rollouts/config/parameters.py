@@ -204,6 +204,13 @@ class ModelServers:
         ),
         decides_results=True,
     )
+    scoring: str = param(
+        "now",
+        "`defer`: collect answers without scoring them; ng_rescore_rollouts scores them.",
+        doc="[More](verifiers.md#score-later).",
+        choices=("now", "defer"),
+        decides_results=True,
+    )
     resources_base_url: str | None = param(
         None, "NeMo Gym resources server: provides tools and scores the answers.", kind="URL"
     )

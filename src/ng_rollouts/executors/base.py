@@ -8,18 +8,19 @@ from typing import Protocol
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.types import Result, Rollout
+from ng_rollouts.types import Json, Result, Rollout
 
 
 class Executor(Protocol):
     """Makes one attempt per call, with many calls in flight."""
 
-    async def call(self, rollout: Rollout, attempts: int) -> Result:
+    async def call(self, rollout: Rollout, attempts: int, answer: Json | None = None) -> Result:
         """Make one attempt.
 
         Args:
             rollout: the rollout to attempt.
             attempts: the number of earlier attempts at it.
+            answer: the response of an earlier attempt, which only has to be scored.
 
         Raises:
             AttemptFailed: the attempt did not end in a result.

@@ -11,7 +11,10 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.metrics.result_rows import result_of
-from ng_rollouts.types import AgentRequest, Json, Result, Rollout
+from ng_rollouts.types import ANSWER_FIELDS, AgentRequest, Json, Result, Rollout
+
+_WITHOUT_SCORE = (FailureClass.NO_REWARD, FailureClass.NOT_FINITE)
+"""Failures of the scorer in a reply that may have an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +30,24 @@ class LocalExecutor:
         """No lines: the summary reports on agents and their servers itself."""
         return ()
 
-    async def call(self, rollout: Rollout, attempts: int) -> Result:
+    async def call(self, rollout: Rollout, attempts: int, answer: Json | None = None) -> Result:
         """Make one attempt."""
         agent = self.agents[rollout.agent]
-        request = rollout.request(attempts)
+        request = rollout.request(attempts, answer)
         reply = await (agent.run(request) if agent.is_remote else self._run_with_timeout(agent, request))
-        return result_of(
-            rollout,
-            reply,
-            training_view=self.config.training_view,
-            scored=agent.scores,
-            answer_key=self.config.answer_key,
-            health_of=None if self.config.disable_health_check else health_of,
-        )
+        try:
+            return result_of(
+                rollout,
+                reply,
+                training_view=self.config.training_view,
+                scored=agent.scores,
+                answer_key=self.config.answer_key,
+                health_of=None if self.config.disable_health_check else health_of,
+            )
+        except AttemptFailed as failure:
+            if failure.failure_class in _WITHOUT_SCORE and isinstance(reply.get("response"), dict):
+                failure.kept = {name: reply[name] for name in ANSWER_FIELDS if name in reply}
+            raise
 
     async def _run_with_timeout(self, agent: Agent, request: AgentRequest) -> Json:
         """Run an agent of this process within `rollout_timeout_s`. The HTTP client enforces it for remote agents."""

@@ -24,7 +24,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, StoppedEarly, Unreachable
 from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
-from ng_rollouts.types import Result, Rollout
+from ng_rollouts.types import Json, Result, Rollout
 
 _MAX_BATCH = 64
 """Requests in one remote call. A batch shares the cost of the call, and stays small enough to be sent at once."""
@@ -180,7 +180,7 @@ class RayExecutor:
             repeated = f"{self._attempts_repeated} of their attempts were repeated"
             yield f"Ray: {self._actors_lost} lost actors, {repeated}"
 
-    async def call(self, rollout: Rollout, attempts: int) -> Result:
+    async def call(self, rollout: Rollout, attempts: int, answer: Json | None = None) -> Result:
         """Make one attempt, and repeat it on another actor if its actor is lost.
 
         A repetition does not count towards `max_attempts`.
@@ -194,7 +194,7 @@ class RayExecutor:
             request_id = next(self._request_ids)
             future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             actor.pending[request_id] = future
-            actor.enqueue(AttemptRequest(request_id, rollout, attempts))
+            actor.enqueue(AttemptRequest(request_id, rollout, attempts, answer))
             try:
                 return await future
             except _ActorLostError:

@@ -14,7 +14,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.executors.local import LocalExecutor
-from ng_rollouts.types import Result, Rollout
+from ng_rollouts.types import Json, Result, Rollout
 
 
 class AttemptRequest(NamedTuple):
@@ -24,11 +24,13 @@ class AttemptRequest(NamedTuple):
         request_id: identifies the attempt. It is unique within the run.
         rollout: the rollout to attempt; None to cancel the attempt.
         attempts: the number of earlier attempts at the rollout.
+        answer: the response of an earlier attempt, which only has to be scored.
     """
 
     request_id: int
     rollout: Rollout | None = None
     attempts: int = 0
+    answer: Json | None = None
 
     @classmethod
     def cancellation(cls, request_id: int) -> Self:
@@ -83,10 +85,10 @@ class RayWorker:
 
     async def submit(self, requests: Sequence[AttemptRequest]) -> None:
         """Start attempts, or cancel those whose request has no rollout."""
-        for request_id, rollout, attempts in requests:
-            if rollout is not None:
-                self._running[request_id] = asyncio.create_task(self._run(request_id, rollout, attempts))
-            elif task := self._running.pop(request_id, None):
+        for request in requests:
+            if request.rollout is not None:
+                self._running[request.request_id] = asyncio.create_task(self._run(request, request.rollout))
+            elif task := self._running.pop(request.request_id, None):
                 task.cancel()
 
     async def take(self, timeout_s: float) -> list[AttemptOutcome]:
@@ -106,11 +108,13 @@ class RayWorker:
             task.cancel()
         await self._stack.aclose()
 
-    async def _run(self, request_id: int, rollout: Rollout, attempts: int) -> None:
+    async def _run(self, request: AttemptRequest, rollout: Rollout) -> None:
         if self._executor is None:
             raise RuntimeError("not started")
+        request_id = request.request_id
         try:
-            outcome = AttemptOutcome(request_id, await self._executor.call(rollout, attempts))
+            result = await self._executor.call(rollout, request.attempts, request.answer)
+            outcome = AttemptOutcome(request_id, result)
         except AttemptFailed as failure:
             outcome = AttemptOutcome(request_id, None, failure_to_values(failure))
         except Exception as error:  # the driver would wait for this attempt without end

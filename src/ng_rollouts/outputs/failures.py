@@ -10,18 +10,18 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from ng_rollouts.errors import StorageError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.redaction import mask_values, redact
 from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.line_index import write_all
-from ng_rollouts.types import Attempt, Failure, Json, RolloutKey, agent_of, key_of
+from ng_rollouts.types import ANSWER_FIELDS, Attempt, Failure, Json, RolloutKey, agent_of, key_of
 
 _MAX_NEMO_GYM_ATTEMPTS = 3
 """Attempts of NeMo Gym's collector at a rollout, over all its commands (NEMO_GYM_MAX_ROLLOUT_ATTEMPTS)."""
@@ -38,6 +38,7 @@ class PriorFailure:
         agent: name of the agent.
         is_exhausted: whether NeMo Gym's collector made all attempts that it allows.
         elapsed_s: duration of the last attempt, if it is known.
+        has_answer: whether a line has an answer that was not scored.
     """
 
     attempts: int
@@ -46,6 +47,7 @@ class PriorFailure:
     agent: str
     is_exhausted: bool = False
     elapsed_s: float | None = None
+    has_answer: bool = False
 
 
 class FailuresFile:
@@ -61,6 +63,7 @@ class FailuresFile:
         self.by_class: Counter[str] = Counter()
         self.by_agent: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self._answers: dict[RolloutKey, int] = {}  # where the lines with an answer begin, as of the last `settle`
 
     def append(self, failure: Failure, earlier_attempts: int = 0) -> None:
         """Write a failure, unless its agent set `_ng_no_persist`, and count it.
@@ -106,13 +109,14 @@ class FailuresFile:
         for row in self.rows():
             if (key := key_of(row)) is not None:
                 lines[key] += 1
-                failures[key] = _prior_failure(row, lines[key])
+                failures[key] = _prior_failure(row, lines[key], failures.get(key))
         return failures
 
     def settle(self, collected: Callable[[RolloutKey], bool]) -> None:
         """Keep the last line of each rollout that still counts as failed; remove the file if there is none.
 
         An answer in an earlier line, whose judge failed, was paid for: it moves to the last line if that has none.
+        After that, `answer` finds the answers.
 
         Args:
             collected: whether the rollout of a key has been collected since.
@@ -120,45 +124,81 @@ class FailuresFile:
         Raises:
             StorageError: the file could not be written; it is unchanged.
         """
-        # Two passes over the file, because rows are large: a failure has its whole input row.
-        last: dict[RolloutKey, tuple[int, bool]] = {}
-        for number, row in enumerate(self.rows()):
+        # Two passes over the file, because rows are large: a failure has its whole input row, and may have an answer.
+        last: dict[RolloutKey, int] = {}
+        answers: dict[RolloutKey, int] = {}
+        for offset, row in self._lines():
             if (key := key_of(row)) is not None:
-                last[key] = number, _has_answer(row)
-        keep = {number: key for key, (number, _) in last.items() if not collected(key)}
-        answers = self._answers({key for key in keep.values() if not last[key][1]})
+                last[key] = offset
+                if has_answer(row):
+                    answers[key] = offset
+        keep = {offset: key for key, offset in last.items() if not collected(key)}
         if not self.path.exists():
             return
         try:
             if not keep:
                 self.path.unlink()
+                self._answers = {}
                 return
             with replacing(self.path) as temporary, temporary.open("wb") as file:
-                for number, row in enumerate(self.rows()):
-                    if number in keep:
-                        file.write(dumps({**answers.get(keep[number], {}), **row}) + b"\n")
+                answers = self._copy(keep, answers, file)
+            self._answers = answers
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def _answers(self, keys: set[RolloutKey]) -> dict[RolloutKey, Json]:
-        """The latest answer of each of these rollouts, as the field that has it."""
-        answers: dict[RolloutKey, Json] = {}
-        for row in self.rows() if keys else ():
-            if (key := key_of(row)) in keys and key is not None and _has_answer(row):
-                answers[key] = {"response": row["response"]}
-        return answers
+    def _copy(
+        self, keep: Mapping[int, RolloutKey], answers: Mapping[RolloutKey, int], file: BinaryIO
+    ) -> dict[RolloutKey, int]:
+        """Copy lines by their offsets, each with the answer of its rollout; the new offsets of those with an answer."""
+        copied: dict[RolloutKey, int] = {}
+        for offset, row in self._lines():
+            if (key := keep.get(offset)) is None:
+                continue
+            if key in answers:
+                copied[key] = file.tell()
+                if answers[key] != offset:
+                    row.update(self._answer_at(answers[key]))
+            file.write(dumps(row) + b"\n")
+        return copied
+
+    def _answer_at(self, offset: int) -> Json:
+        """The fields of an answer in the line that begins at `offset`."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            row = loads(file.readline())
+        return {name: row[name] for name in ("_ng_task_index", "_ng_rollout_index", *ANSWER_FIELDS) if name in row}
+
+    def answer(self, key: RolloutKey) -> Json | None:
+        """The response that an earlier command kept for a rollout, read from the file; None if there is none."""
+        # The file may have been removed or changed since: the model is then asked again.
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if (offset := self._answers.get(key)) is not None:
+                answer = self._answer_at(offset)
+                return answer["response"] if key_of(answer) == key and has_answer(answer) else None
+        return None
+
+    def is_unscored(self, failure: Failure) -> bool:
+        """True for a failure with an answer, of its last attempt or of an earlier command."""
+        return has_answer(failure.attempts[-1].kept) or failure.rollout.key in self._answers
 
     def rows(self) -> Iterator[Json]:
         """The rows of the file, without lines that are not JSON, such as one that a crash cut off."""
+        return (row for _, row in self._lines())
+
+    def _lines(self) -> Iterator[tuple[int, Json]]:
+        """The rows, each with the offset of its line."""
+        offset = 0
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError):
                     row = loads(line)
                     if isinstance(row, dict):
-                        yield row
+                        yield offset, row
+                offset += len(line)
 
 
-def _has_answer(row: Json) -> bool:
+def has_answer(row: Json) -> bool:
+    """True for a row or a reply with a response."""
     return isinstance(row.get("response"), dict)
 
 
@@ -222,8 +262,8 @@ def failure_class_of(row: Json) -> str:
     return str(row.get("failure_class") or row.get("_ng_failure_class") or "unknown")
 
 
-def _prior_failure(row: Json, lines: int) -> PriorFailure:
-    """The failure in a line, the `lines`-th of its rollout."""
+def _prior_failure(row: Json, lines: int, before: PriorFailure | None) -> PriorFailure:
+    """The failure in a line, the `lines`-th of its rollout; `before` is that of the line before."""
     attempts, elapsed = row.get("num_attempts"), row.get("elapsed_seconds")
     is_ours = isinstance(attempts, int)
     return PriorFailure(
@@ -233,4 +273,5 @@ def _prior_failure(row: Json, lines: int) -> PriorFailure:
         agent=agent_of(row),
         is_exhausted=not is_ours and lines >= _MAX_NEMO_GYM_ATTEMPTS,
         elapsed_s=elapsed if isinstance(elapsed, (int, float)) else None,
+        has_answer=has_answer(row) or (before is not None and before.has_answer),
     )

@@ -37,12 +37,14 @@ class PriorFailures:
         attempts: number of failed attempts, by key, of rollouts that are retried.
         not_retried: positions of failed rollouts that are not retried.
         terminal: number of failed rollouts that no run should retry.
+        unscored: number of failed rollouts that are not retried and have an answer.
         elapsed_s: how long the last attempt took, by key, of rollouts that are retried, if it is known.
     """
 
     attempts: dict[RolloutKey, int] = field(default_factory=dict)
     not_retried: set[int] = field(default_factory=set)
     terminal: int = 0
+    unscored: int = 0
     elapsed_s: dict[RolloutKey, float] = field(default_factory=dict)
 
 
@@ -104,6 +106,8 @@ def _entry_settings(entry: Json, config: CollectConfig) -> Json:
     if isinstance(verifier, dict) and verifier:
         settings["verifier"] = _with_effect(verifier)
     settings["agent_params"] = entry.get("responses_create_params")
+    if settings["scoring"] == "now":  # as in a manifest of an earlier version, which had no other way
+        del settings["scoring"]
     settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
     # The user's code counts as a setting: a changed file would give different results under the same name.
     settings["files"] = [digest for digest in map(_file_digest, files) if digest]
@@ -179,7 +183,17 @@ def check_same_run(paths: OutputPaths, then: Manifest, now: Manifest, plan: Plan
     if different:
         listed = "; ".join(different)
         fix = "use the same settings, choose another output, or omit +resume_from_cache to rename this one"
+        if _defers_scoring(then) and not _defers_scoring(now):
+            fix = "ng_rescore_rollouts scores its answers; to collect the rest first, add +scoring=defer"
         raise OutputError(f"cannot resume: the output {paths.output} is of a different run: {listed}: {fix}")
+
+
+def _defers_scoring(manifest: Manifest) -> bool:
+    """True for a run whose rows have no scores yet."""
+    return any(
+        (value.get("scoring") if isinstance(value, dict) else name == "scoring" and value) == "defer"
+        for name, value in manifest.model.items()
+    )
 
 
 def read_back(journal: Journal, locate: Locate, record: Record, *, has_manifest: bool) -> None:
@@ -233,6 +247,7 @@ def prior_failures(
         else:
             prior.not_retried.add(position)
             prior.terminal += failure.terminal
+            prior.unscored += failure.has_answer
             failures.count(failure.failure_class, failure.agent)
     return prior
 

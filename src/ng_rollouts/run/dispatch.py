@@ -102,7 +102,8 @@ class Dispatcher:
 
     def _attempt(self, rollout: Rollout, attempts: int) -> Awaitable[Result]:
         # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
-        return self.executor.call(rollout, attempts + self.state.prior.attempts.get(rollout.key, 0))
+        attempts += self.state.prior.attempts.get(rollout.key, 0)
+        return self.executor.call(rollout, attempts, self.state.kept_answer(rollout))
 
     async def _attempt_with_capacity(self, rollout: Rollout, attempts: int) -> Result:
         if self.wait_for_capacity:
@@ -130,6 +131,8 @@ class Dispatcher:
         counters = self.state.counters
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
+        if counters.unscored:
+            yield f"unscored={counters.unscored}"
         if counters.masked:
             yield f"masked={counters.masked.total()}"
         if counters.in_flight:

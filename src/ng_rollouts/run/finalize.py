@@ -109,7 +109,7 @@ class Finalizer:
             rows = self._scored() if self.state.finished else self.state.journal.collected()
             means = self.state.scores.averages(rows)
             # Without a verifier, rollouts have no reward: null, so that programs still find the key.
-            is_unscored = any(not agent.scores for agent in self.agents.values())
+            is_unscored = self.config.scoring == "defer" or any(not agent.scores for agent in self.agents.values())
             self._averages = {**({"reward": None} if is_unscored and "reward" not in means else {}), **means}
         return self._averages
 
@@ -125,7 +125,7 @@ class Finalizer:
             self.state.settle_failures(self.prepared.plan.locator())
 
     def _log_summary(self) -> None:
-        for line in summary_lines(self.state, self.prepared.paths, self.prepared.budget, self.report):
+        for line in summary_lines(self.config, self.state, self.prepared.paths, self.prepared.budget, self.report):
             log(line)
 
     def _log_next_command(self) -> None:

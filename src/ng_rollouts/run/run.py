@@ -133,7 +133,7 @@ class Run:
     async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
-        state.name_servers({name: _urls_of(agent) for name, agent in agents.items()})
+        state.use_agents(agents)
         finalizer = self._finalizer(state, agents, stop)
         with nullcontext(Received()) if self.consumer else handle_signals(stop, state.counters) as received:
             try:
@@ -269,7 +269,8 @@ class Run:
             agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
         if any(not agent.is_remote for agent in agents.values()):
             self.prepared.tasks.check(lambda task: _check_task(task, agents))
-        if not self.resolve and any(not agent.scores for agent in agents.values()):
+        is_scored = self.resolve or self.config.scoring == "defer"
+        if not is_scored and any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
         return agents
 
@@ -321,11 +322,6 @@ class Run:
 def _check_task(task: Task, agents: Mapping[str, Agent]) -> None:
     for run in task.route.runs:
         agents[run.agent].check(task.row)
-
-
-def _urls_of(agent: Agent) -> list[str]:
-    """The addresses that an agent's requests go to, without passwords."""
-    return [endpoint.display_url for balancer in agent.load_balancers for endpoint in balancer.endpoints]
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from operator import or_
 from typing import Protocol
 
+from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.health.rollout import health_of
@@ -60,6 +61,8 @@ class RunState:
         prior: failures that an earlier command left.
         is_resumed: whether an earlier command began the run.
         collected_before: rollouts that were collected when this command began.
+        scored_by_resume, asked_by_resume: failures of this command with an answer, by what a resume does: it scores the
+            answer, or asks for another one.
         first_failure, last_failure: the last attempt of the first and of the latest failure of this command.
         counted: for every position, whether its rollout has no row and counts as 0; empty before the run is finished.
         finished: numbers of rows in the finished output and set aside; None before it is finished.
@@ -83,6 +86,7 @@ class RunState:
         self.prior = PriorFailures()
         self.is_resumed = False
         self.collected_before = 0
+        self.scored_by_resume = self.asked_by_resume = 0
         self.first_failure: Attempt | None = None
         self.last_failure: Attempt | None = None
         self.finished: Finished | None = None
@@ -93,6 +97,9 @@ class RunState:
         self._circuit_breakers = {agent: CircuitBreaker(agent, plan.rollouts) for agent in plan.agents}
         self._terminal_failures = 0
         self._subscriber: RowSubscriber | None = None
+        self._agents: Mapping[str, Agent] = {}
+        # Without a manifest, nothing shows that an answer is one of this model.
+        self._has_own_answers = prepared.prior_manifest is not None
 
     @property
     def wall_s(self) -> float:
@@ -138,6 +145,7 @@ class RunState:
         self.is_resumed = True
         self.counters.collected = self.collected_before = self.journal.count
         self.counters.failed = len(self.prior.not_retried)
+        self.counters.unscored = self.prior.unscored
         self._terminal_failures = self.prior.terminal
         # Earlier rows show that the configuration works, so the breakers use their higher limits.
         if self.counters.collected:
@@ -148,10 +156,16 @@ class RunState:
         """Pass every row and failure from now on to a subscriber."""
         self._subscriber = subscriber
 
-    def name_servers(self, urls: Mapping[str, Sequence[str]]) -> None:
-        """Set the addresses of each agent's servers, for the message if its circuit breaker opens."""
-        for agent, of_agent in urls.items():
-            self._circuit_breakers[agent].name_servers(of_agent)
+    def use_agents(self, agents: Mapping[str, Agent]) -> None:
+        """Set the agents, which say what they can score again, and whose servers a circuit breaker names."""
+        self._agents = agents
+        for name, agent in agents.items():
+            self._circuit_breakers[name].name_servers(_urls_of(agent))
+
+    def kept_answer(self, rollout: Rollout) -> Json | None:
+        """The answer that an earlier command left unscored, if the agent can score it without asking its model."""
+        answer = self.failures.answer(rollout.key) if self._has_own_answers else None
+        return answer if answer is not None and self._agents[rollout.agent].scores_again(answer) else None
 
     def record(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout to the journal, then count it.
@@ -187,8 +201,25 @@ class RunState:
         self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
         self.first_failure = self.first_failure or last
-        # Last, because it may raise: the failure is then written and counted already.
-        self._circuit_breakers[failure.rollout.agent].record_failure(last.failure_class, redact(last.message))
+        is_rescorable = self._count_unscored(failure)
+        breaker = self._circuit_breakers[failure.rollout.agent]
+        if is_rescorable:
+            # The model answered. Continuing is not pointless, because the answers can be scored later.
+            breaker.record_success()
+        else:
+            # Last, because it may raise: the failure is then written and counted already.
+            breaker.record_failure(last.failure_class, redact(last.message))
+
+    def _count_unscored(self, failure: Failure) -> bool:
+        """Count a failure with an answer; True if a resume scores that without asking the model."""
+        answer, agent = failure.attempts[-1].kept.get("response"), self._agents.get(failure.rollout.agent)
+        is_new = isinstance(answer, dict) and agent is not None and agent.scores_again(answer)
+        is_unscored = self.failures.is_unscored(failure)
+        is_rescorable = is_new or (is_unscored and self.kept_answer(failure.rollout) is not None)
+        self.counters.unscored += is_unscored
+        self.scored_by_resume += is_rescorable
+        self.asked_by_resume += is_unscored and not is_rescorable
+        return is_rescorable
 
     @property
     def counted_as_zero(self) -> Counter[str]:
@@ -246,6 +277,11 @@ class RunState:
             self.counters.reward.add(stats.scores["reward"])
         self.scores.record(position, agent, stats.scores)
         self.aggregator.record(key, agent, stats)
+
+
+def _urls_of(agent: Agent) -> list[str]:
+    """The addresses that an agent's requests go to, without passwords."""
+    return [endpoint.display_url for balancer in agent.load_balancers for endpoint in balancer.endpoints]
 
 
 def restored_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExitStack) -> RunState | None:

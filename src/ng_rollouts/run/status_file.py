@@ -64,6 +64,7 @@ def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
         "planned": counters.planned,
         "collected": counters.collected,
         "failed": counters.failed,
+        "unscored": counters.unscored,
         "masked": counters.masked.total(),
         "in_flight": counters.in_flight,
         "waiting": counters.waiting,

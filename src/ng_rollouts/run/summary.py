@@ -52,12 +52,16 @@ class DispatchReport:
     time_budget: TimeBudget = field(default_factory=lambda: TimeBudget(None, None))
 
 
-def summary_lines(state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport) -> Iterator[str]:
+def summary_lines(
+    config: CollectConfig, state: RunState, paths: OutputPaths, budget: Budget, report: DispatchReport
+) -> Iterator[str]:
     """The outcome of a run for people: counts and files, failures, servers, scores with intervals, tokens, load."""
     yield from _outcome_lines(state, paths)
     yield from _failure_lines(state)
     yield from _server_lines(report.load_balancers)
     yield from _score_lines(state)
+    if config.scoring == "defer":
+        yield "not scored (scoring=defer): ng_rescore_rollouts scores the answers"
     yield from budget.summary_lines(state.counters)
     if report.time_budget.is_over and state.has_remaining:
         yield (
@@ -131,6 +135,7 @@ class SummaryFile:
             "collected_before": state.collected_before,
             "failed": counters.failed,
             "failed_by_class": dict(state.failures.by_class),
+            "unscored": counters.unscored,
             "set_aside": finished.set_aside if finished else 0,
             "not_done": counters.planned - counters.settled,
             "finished": finished.kept if finished else None,
@@ -202,6 +207,7 @@ class SummaryFile:
         return {
             "seed": self.config.responses_create_params.get("seed"),
             "num_repeats_add_seed": self.config.num_repeats_add_seed,
+            "scoring": self.config.scoring,
             "versions": {
                 "ng_rollouts": __version__,
                 "python": platform.python_version(),
@@ -250,11 +256,27 @@ def _failure_lines(state: RunState) -> Iterator[str]:
         return
     if failures.path.exists():
         yield f"failures: {failures.path}"
+    if state.counters.unscored:
+        yield _unscored_line(state)
     # Failures of earlier commands that are not retried are only counted.
     frequent = (name for name, _ in failures.by_class.most_common() if name in failures.examples)
     for failure_class in islice(frequent, _MAX_CLASSES):
         message = shorten(redact(failures.examples[failure_class]), _MAX_EXAMPLE_CHARACTERS, placeholder=" …")
         yield f"  {failure_class}, for example: {message}"
+
+
+def _unscored_line(state: RunState) -> str:
+    """How many failures have an answer, where it is, and what a resume does with it."""
+    scored, asked = state.scored_by_resume, state.asked_by_resume
+    steps = []
+    if scored:
+        steps.append(f"scores {f'{scored} of them' if asked else 'them'} again without asking the model")
+    if asked:
+        rest = f"the other {asked}" if scored else "them"
+        steps.append(f"asks for {rest} again, because only the agent's own server or session could score the answer")
+    counts = f"{state.counters.failed} failed, {state.counters.unscored} of them unscored"
+    line = f"{counts}: their answers are in {state.failures.path}"
+    return f"{line}; +resume_from_cache=true {', and '.join(steps)}" if steps and state.is_resumable else line
 
 
 def _score_lines(state: RunState) -> Iterator[str]:

@@ -34,6 +34,7 @@ class RunCounters:
 
     Attributes:
         collected, failed: rollouts with an outcome, of this command or an earlier one.
+        unscored: failed rollouts that have an answer.
         waiting: rollouts that wait for a retry.
         waiting_for: failure class of the latest attempt that is retried.
         in_flight_since: when each rollout in flight started (`time.monotonic`), oldest first.
@@ -50,6 +51,7 @@ class RunCounters:
     planned: int
     collected: int = 0
     failed: int = 0
+    unscored: int = 0
     waiting: int = 0
     waiting_for: str = ""
     in_flight_since: dict[RolloutKey, float] = field(default_factory=dict)
