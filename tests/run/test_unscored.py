@@ -37,7 +37,8 @@ def test_answers_of_a_judge_that_is_down_are_scored_by_a_resume(
 ) -> None:
     """All answers of a run whose judge always fails are kept; a resume scores them and asks the model nothing.
 
-    More rollouts fail in the same way than a circuit breaker allows, because nothing is lost.
+    More rollouts fail in the same way than a circuit breaker allows, because nothing is lost. The tokens are those of the
+    first run, so that a token budget of the second has no effect.
     """
     model, judge = serve_model(), serve_model(models=["judge"], fail={"500": 1.0})
     ran = collect_sums(f"{model.url}", "+num_repeats=2", *judged_by(judge), rows=15)
@@ -55,7 +56,7 @@ def test_answers_of_a_judge_that_is_down_are_scored_by_a_resume(
     assert (summary["failed"], summary["unscored"]) == (30, 30)
 
     other, up = serve_model(wrong=1.0), serve_model(models=["judge"], text="VERDICT: CORRECT")
-    ran = collect_sums(other.url, "+num_repeats=2", *judged_by(up), RESUME, rows=15)
+    ran = collect_sums(other.url, "+num_repeats=2", "+max_total_tokens=1", *judged_by(up), RESUME, rows=15)
     assert ran.code == 0, ran.stderr
     assert (answered(other), answered(up)) == (0, 30)
     assert keys_of(tmp_path / "rollouts.jsonl") == [(task, repeat) for task in range(15) for repeat in (0, 1)]
@@ -64,7 +65,9 @@ def test_answers_of_a_judge_that_is_down_are_scored_by_a_resume(
         assert row["response"] == by_key[row["_ng_task_index"], row["_ng_rollout_index"]]
         assert (row["reward"], row["_ng_task_fields"]["expected_answer"]) == (1.0, row["expected_answer"])
     assert not (tmp_path / "rollouts_failures.jsonl").exists()
-    assert json.loads((tmp_path / "rollouts_summary.json").read_text())["unscored"] == 0
+    resumed = json.loads((tmp_path / "rollouts_summary.json").read_text())
+    assert resumed["unscored"] == 0
+    assert resumed["tokens"] == resumed["tokens_before"] != {"input": 0, "output": 0}
 
 
 def test_kill_during_scoring_loses_no_kept_answer(

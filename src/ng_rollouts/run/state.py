@@ -98,6 +98,7 @@ class RunState:
         self._terminal_failures = 0
         self._subscriber: RowSubscriber | None = None
         self._agents: Mapping[str, Agent] = {}
+        self._reused: set[RolloutKey] = set()  # rollouts whose answer is one of an earlier command
         # Without a manifest, nothing shows that an answer is one of this model.
         self._has_own_answers = prepared.prior_manifest is not None
 
@@ -165,7 +166,10 @@ class RunState:
     def kept_answer(self, rollout: Rollout) -> Json | None:
         """The answer that an earlier command left unscored, if the agent can score it without asking its model."""
         answer = self.failures.answer(rollout.key) if self._has_own_answers else None
-        return answer if answer is not None and self._agents[rollout.agent].scores_again(answer) else None
+        if answer is None or not self._agents[rollout.agent].scores_again(answer):
+            return None
+        self._reused.add(rollout.key)
+        return answer
 
     def record(self, rollout: Rollout, result: Result) -> None:
         """Write a rollout to the journal, then count it.
@@ -179,7 +183,8 @@ class RunState:
             self._subscriber.put(result.line)
         stats = self._score_names.limit(result.stats)
         self._add_to_metrics(rollout.position, rollout.key, rollout.agent, stats)
-        self.counters.record(rollout.agent, stats)
+        self.counters.record(rollout.agent, stats, is_answered_earlier=rollout.key in self._reused)
+        self._reused.discard(rollout.key)
         if self.health and result.health:
             self.health.add(rollout.position, rollout.key, result.health)
         self._circuit_breakers[rollout.agent].record_success()

@@ -41,7 +41,8 @@ class RunCounters:
         attempts_done: attempts of this command that ended, successful or not.
         attempt_seconds: how long these took in total.
         input_tokens, output_tokens: of the rollouts that this command collected.
-        earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected.
+        earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected, and of the answers
+            of earlier commands that this one scored.
         most_in_flight: the largest number of rollouts in flight at once.
         truncated, empty: collected rollouts whose response is incomplete, or complete without text and tool call.
         masked: collected rollouts whose result is not a measurement, by reason.
@@ -109,19 +110,26 @@ class RunCounters:
         self.by_agent[agent].latencies.add(seconds)
         del self.in_flight_since[key]
 
-    def record(self, agent: str, stats: RolloutStats) -> None:
-        """Count a rollout that this command collected."""
+    def record(self, agent: str, stats: RolloutStats, *, is_answered_earlier: bool = False) -> None:
+        """Count a rollout that this command collected.
+
+        Args:
+            is_answered_earlier: whether the answer is one of an earlier command, which used its tokens.
+        """
         self.collected += 1
+        by_agent = self.by_agent[agent]
+        by_agent.collected += 1
+        if is_answered_earlier:
+            self.restore(stats)
+            return
         input_tokens, output_tokens = _tokens(stats)
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
-        by_agent = self.by_agent[agent]
-        by_agent.collected += 1
         by_agent.output_tokens += output_tokens
         self._add_outcome(stats)
 
     def restore(self, stats: RolloutStats) -> None:
-        """Add tokens, reward and kind of response of a rollout that an earlier command collected."""
+        """Add tokens, reward and kind of response of a rollout that an earlier command collected or answered."""
         input_tokens, output_tokens = _tokens(stats)
         self.earlier_input_tokens += input_tokens
         self.earlier_output_tokens += output_tokens
