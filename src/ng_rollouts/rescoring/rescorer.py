@@ -79,6 +79,10 @@ class Rescorer:
             if self.group_verifier:
                 self.group_verifier.check(task_of(row))
 
+    def scores_again(self, response: Json) -> bool:  # noqa: ARG002 - the interface's
+        """Always: it asks no model for answers."""
+        return True
+
     def first_request(self, row: Json) -> Request | None:  # noqa: ARG002 - the interface's
         """No request: the verifiers decide about their requests."""
         return None

@@ -190,7 +190,7 @@ def _manifest(
         prompt_template=before.prompt_template if before else None,
         training_view=collect.training_view,
         model={
-            **(before.model if before else {}),
+            **({name: value for name, value in before.model.items() if name != "scoring"} if before else {}),
             **now,
             "rescoring": {"only": config.only, "where": mask_settings(config.where, "where")},
             "previous_verifier": before.model.get("verifier") if before else None,

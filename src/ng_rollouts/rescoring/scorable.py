@@ -34,6 +34,7 @@ VERDICT_FIELDS = (
     "group_wins",
     "schema_error",
     "verdicts",
+    "_ng_scoring",
 )
 """Fields that verifiers write. Those of the previous verifier are removed: they say nothing about the new score."""
 
