@@ -106,7 +106,8 @@ def identity_of(manifest: Manifest) -> str:
     content = asdict(manifest)
     for name in ("rows", "num_repeats", "rollouts", "input_rows", "rows_digest"):
         del content[name]
-    return digest_of(content)
+    # Sorted, because the order of parameters is that of a set.
+    return digest_of(json.dumps(content, sort_keys=True))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
