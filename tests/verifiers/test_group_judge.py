@@ -227,10 +227,8 @@ def test_template_of_a_group_judge_is_checked() -> None:
     assert not is_group_verifier(verifier_options("judge"))
 
 
-def test_collecting_with_a_group_judge_is_refused(
-    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]
-) -> None:
-    """A single rollout cannot be scored against others, so the command names the two that can."""
+def test_group_judge_needs_repeats(serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]) -> None:
+    """A single rollout cannot be scored against others, so a run without repeats is refused."""
     server = serve_model()
-    message = "group_judge compares the rollouts of a task: collect with +scoring=defer, then run ng_rescore_rollouts"
+    message = "verifier=group_judge compares the rollouts of a task: add +num_repeats=4"
     assert_rejected_before_sending(collect_sums(server.url, "+verifier=group_judge"), server, message)

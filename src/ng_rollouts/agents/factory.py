@@ -270,7 +270,10 @@ class AgentFactory:
 
         options = verifier_options(value, parameter)
         if is_group_verifier(options):
-            raise ConfigError(f"{parameter}={options['kind']} compares the rollouts of a task, which one agent cannot")
+            raise ConfigError(
+                f"{parameter}={options['kind']} compares the rollouts of a task: collect with scoring=defer, then run "
+                "ng_rescore_rollouts +verifier=group_judge (ng_collect_rollouts does both with +verifier=group_judge)"
+            )
         if self.process_pool is None:
             self.process_pool = ProcessPool()
             self.stack.callback(self.process_pool.stop)
