@@ -9,13 +9,15 @@ import sys
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.answer_markup import without_fence
 from ng_rollouts.verifiers.builtin import ExactMatch, ExpectedAnswer, JsonSchema, Math, Mcqa, Regex
 from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
-from ng_rollouts.verifiers.mathematics import compare_math
+from ng_rollouts.verifiers.mathematics import compare_math, is_equal
 from ng_rollouts.verifiers.process_pool import ProcessPool
 from tests.conftest import SHARED_DATA
 from tests.verifiers.conftest import response_with
@@ -77,6 +79,34 @@ def test_math_answers_are_compared_by_value(process_pool: ProcessPool, expected:
     """Two expressions with the same value are equal, in any notation."""
     scored = asyncio.run(Math(process_pool=process_pool, seconds=60).verify({"answer": expected}, response_with(text)))
     assert scored["accuracy"] is correct
+
+
+@pytest.mark.parametrize(
+    ("expected", "text", "correct"),
+    [
+        ("(3, -2)", r"\boxed{(3,-2)}", True),
+        ("(3, -2)", r"\boxed{\left(\dfrac{6}{2}, -2\right)}", True),
+        ("(3, -2)", r"\boxed{(-2, 3)}", False),
+        ("(3, -2)", r"\boxed{(3, -2, 0)}", False),
+        (r"(\frac{1}{2}, \infty)", r"\boxed{(0.5, +\infty)}", True),
+        (r"(-\infty, 4]", r"\boxed{(\infty, 4]}", False),
+        ("[2, -1)", r"\boxed{[2, 1)}", False),
+        ("[1, 2]", r"\boxed{(1, 2)}", False),
+        ("(1, 2.5)", r"\boxed{(1, 2.4)}", False),
+        (r"(1, \sqrt{4})", r"\boxed{(1, 2)}", True),
+    ],
+)
+def test_points_and_intervals_are_compared_element_by_element(expected: str, text: str, correct: bool) -> None:  # noqa: FBT001
+    """The elements are equal in any notation, and their order and the brackets count."""
+    assert compare_math([expected], text)[0] is correct
+
+
+@given(pairs=st.lists(st.tuples(st.integers(-1, 1), st.integers(-1, 1)), min_size=2, max_size=4))
+def test_points_of_integers_are_equal_if_their_elements_are(pairs: list[tuple[int, int]]) -> None:
+    """Two points are equal if and only if they have the same integers in the same order."""
+    first, second = zip(*pairs, strict=True)
+    expected, answer = (f"({', '.join(map(str, point))})" for point in (first, second))
+    assert is_equal(expected, answer) == (first == second)
 
 
 def test_regex_compares_the_last_match(process_pool: ProcessPool) -> None:

@@ -150,10 +150,10 @@ def peel(text: str) -> str:
 def _strip_once(text: str) -> str:
     """Remove one layer of markup."""
     for opening, closing in _DELIMITERS:
-        inner = text[len(opening) : len(text) - len(closing)]
-        is_around = len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
-        if is_around and (closing not in inner or opening != closing):
-            return inner.strip()
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            inner = text[len(opening) : len(text) - len(closing)]
+            if closing not in inner or opening != closing:
+                return inner.strip()
     # a delimiter whose partner was cut off with the label, or which stands before the full stop: `18**`, `$B$.`
     if text[-1:] in _TRAILING and text[:-1].endswith(("$", r"\)", r"\]", "**", "__", "`", "*")):
         return text[:-1]

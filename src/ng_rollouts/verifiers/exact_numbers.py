@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from ng_rollouts.verifiers.answer_markup import (
     strip_quotes,
@@ -198,6 +199,7 @@ def _number_without_currency(text: str) -> Number | None:
     return None
 
 
+@lru_cache(maxsize=64)
 def clean_answer(text: str) -> str:
     """An answer without markup, with the spellings of LaTeX that mean the same made one."""
     text = re.sub(r"(?<=\d)\s?(?=\\(?:text|textrm|mathrm|mbox)\s?\{)", " ", text)
