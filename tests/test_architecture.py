@@ -17,8 +17,8 @@ CORE = (
     "threads user_code"
 ).split()
 LAYERS = [
-    *"core config storage http metrics health scheduling inputs outputs models verifiers agents executors".split(),
-    *"export report integrations run cli api".split(),
+    *"core config storage http metrics health scheduling inputs outputs models workers verifiers".split(),
+    *"agents executors export report integrations run rescoring cli api".split(),
 ]
 """From top to bottom: a package imports only from packages before it."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ng_rollouts.verifiers.process_pool import ProcessPool
+from ng_rollouts.workers.process_pool import ProcessPool
 
 
 def response_with(text: str) -> Any:

@@ -18,7 +18,7 @@ from ng_rollouts.verifiers.answer_markup import without_fence
 from ng_rollouts.verifiers.builtin import ExactMatch, ExpectedAnswer, JsonSchema, Math, Mcqa, Regex
 from ng_rollouts.verifiers.json_answers import remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math, is_equal
-from ng_rollouts.verifiers.process_pool import ProcessPool
+from ng_rollouts.workers.process_pool import ProcessPool
 from tests.conftest import SHARED_DATA
 from tests.verifiers.conftest import response_with
 

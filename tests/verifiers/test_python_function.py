@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction, result_fields
+from ng_rollouts.workers.process_pool import ProcessPool
 from tests.verifiers.conftest import response_with
 
 FUNCTIONS = """

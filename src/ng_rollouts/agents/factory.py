@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ng_rollouts.agents.server_config import EnvironmentServer, ServerConfig
     from ng_rollouts.models.client import ModelClient
     from ng_rollouts.verifiers.base import GroupVerifier, Verifier
-    from ng_rollouts.verifiers.process_pool import ProcessPool
+    from ng_rollouts.workers.process_pool import ProcessPool
 
 # Modules that only some runs need are imported where they are used: a run with a remote agent loads no verifiers.
 # ruff: noqa: PLC0415
@@ -265,8 +265,8 @@ class AgentFactory:
         Raises:
             ConfigError: the value is not valid.
         """
-        from ng_rollouts.verifiers.process_pool import ProcessPool
         from ng_rollouts.verifiers.registry import build_verifier, is_group_verifier, verifier_options
+        from ng_rollouts.workers.process_pool import ProcessPool
 
         options = verifier_options(value, parameter)
         if is_group_verifier(options):

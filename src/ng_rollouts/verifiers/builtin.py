@@ -23,7 +23,7 @@ from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.choices import answer_letter, boxed_letter
 from ng_rollouts.verifiers.json_answers import check_schema, remote_reference, schema_error
 from ng_rollouts.verifiers.mathematics import compare_math
-from ng_rollouts.verifiers.process_pool import ProcessPool
+from ng_rollouts.workers.process_pool import ProcessPool
 
 ANSWER_FIELDS = ("expected_answer", "answer", "ground_truth", "target", "label", "solution", "gold")
 """Fields that may hold the expected answer, in order of preference. `answer_field` replaces them."""

@@ -21,7 +21,7 @@ from ng_rollouts.verifiers.answer_extraction import output_text
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import ANSWER_FIELDS, ExpectedAnswer, last_match, verdict_fields
 from ng_rollouts.verifiers.judge_verdict import read_verdict, score_of
-from ng_rollouts.verifiers.process_pool import ProcessPool
+from ng_rollouts.workers.process_pool import ProcessPool
 
 VERDICT_FORMATS = ("text", "json")
 

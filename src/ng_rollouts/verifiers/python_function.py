@@ -11,7 +11,7 @@ from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import guarded, import_callable
 from ng_rollouts.verifiers.base import Verifier
-from ng_rollouts.verifiers.process_pool import ProcessPool
+from ng_rollouts.workers.process_pool import ProcessPool
 
 
 @dataclass(slots=True, kw_only=True)

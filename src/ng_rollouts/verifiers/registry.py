@@ -24,8 +24,8 @@ from ng_rollouts.verifiers.group_judge import (
     ReferenceJudge,
 )
 from ng_rollouts.verifiers.judge import ONE_ANSWER, VERDICT_FORMATS, Form, Judge, Panel
-from ng_rollouts.verifiers.process_pool import ProcessPool
 from ng_rollouts.verifiers.python_function import PythonFunction
+from ng_rollouts.workers.process_pool import ProcessPool
 
 _SERVER_OPTIONS = ("base_url", "api_key", "model", "api")
 """The options of a judge's model server, which each entry of `judges` may have, too."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ng_rollouts.errors import AttemptFailed, FailureClass, NgRolloutsError
 from ng_rollouts.user_code import SAFE_PATH
-from ng_rollouts.verifiers.worker import BATCH_SECONDS, prepare, run_batch
+from ng_rollouts.workers.worker import BATCH_SECONDS, prepare, run_batch
 
 MAX_PROCESSES = 4
 """Upper bound of worker processes, so that verifiers leave CPUs to the rest of the machine."""

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed
-from ng_rollouts.verifiers import process_pool as process_pool_module
-from ng_rollouts.verifiers.process_pool import MAX_BATCH, ProcessPool
+from ng_rollouts.workers import process_pool as process_pool_module
+from ng_rollouts.workers.process_pool import MAX_BATCH, ProcessPool
 from tests.conftest import Ran, ended, start, wait_until
 from tests.servers import Served
 from tests.verifiers.calls import act, note_and_wait
