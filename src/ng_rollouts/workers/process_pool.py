@@ -113,13 +113,14 @@ class ProcessPool:
 
     def stop(self) -> None:
         """Kill the workers, wait until they have ended, and cancel the calls that have no result."""
+        # First, or the end of the workers would be a failure of their calls.
+        for call in [*self._waiting, *(call for batch in [*self._sent.values()] for call in batch.calls)]:
+            call.future.cancel()
+        self._waiting.clear()
         if self._pool is not None:
             self._pool.stop()
             self._pool.join()
             self._pool = None
-        for call in [*self._waiting, *(call for batch in self._sent.values() for call in batch.calls)]:
-            call.future.cancel()
-        self._waiting.clear()
         self._sent.clear()
 
     def _send(self) -> None:
