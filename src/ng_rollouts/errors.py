@@ -218,6 +218,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         persist: whether the failure is written to the failures file.
         retry_after_s: seconds that the server asked clients to wait.
         kept: fields of the reply that the failures file keeps, such as an answer that could not be scored.
+        is_earlier: whether an earlier run failed, so that the failure says nothing about the servers of this one.
         sent_at: when the failed request was sent (`time.monotonic`), if known.
     """
 
@@ -243,6 +244,7 @@ class AttemptFailed(NgRolloutsError):  # noqa: N818 - an outcome, not a defect
         self.persist = persist
         self.retry_after_s = retry_after_s
         self.kept = kept or {}
+        self.is_earlier = False
         self.sent_at: float | None = None
 
 

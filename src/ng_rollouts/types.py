@@ -176,6 +176,7 @@ class Attempt:
         began: the time of its beginning, in seconds since 1970.
         seconds: its duration.
         kept: fields of the reply that the failures file keeps.
+        is_earlier: whether it is of an earlier run.
     """
 
     failure_class: str
@@ -184,6 +185,7 @@ class Attempt:
     began: float
     seconds: float
     kept: Json = field(default_factory=dict)
+    is_earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,3 +136,20 @@ def test_answers_are_found_after_settling(tmp_path: Path) -> None:
     assert (rows[1]["message"], rows[1]["response"]) == ("later", answers[1])
     path.write_text("")
     assert file.answer(RolloutKey(1, 0)) is None
+
+
+def test_rows_by_key_prefer_the_first_answer(tmp_path: Path) -> None:
+    """Of several lines for a rollout, the first with an answer counts, or else the last; keys are in order."""
+    lines = [
+        {"_ng_task_index": 2, "_ng_rollout_index": 0, "n": 0},
+        {"_ng_task_index": 1, "_ng_rollout_index": 0, "n": 1},
+        {"_ng_task_index": 2, "_ng_rollout_index": 0, "n": 2, "response": {"id": "a"}},
+        {"_ng_task_index": 2, "_ng_rollout_index": 0, "n": 3, "response": {"id": "b"}},
+        {"_ng_task_index": 1, "_ng_rollout_index": 0, "n": 4},
+        {"n": 5},
+    ]
+    path = tmp_path / "failures.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"_ng_task_index": 1, "_ng_')
+    file = FailuresFile(path)
+    assert [(key, row["n"]) for key, row in file.rows_by_key()] == [(RolloutKey(1, 0), 4), (RolloutKey(2, 0), 2)]
+    assert list(FailuresFile(tmp_path / "missing.jsonl").rows_by_key()) == []

@@ -114,11 +114,12 @@ def _value(key: str, text: str, hint: Any) -> Any:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{key} must be true or false, got {text!r}")
         return text.lower() == "true"
-    for kind, wanted in ((int, "an integer"), (float, "a number")):
-        if kind in kinds:
-            with suppress(ValueError):
-                return kind(text)
-            raise ConfigError(f"{key} must be {wanted}, got {text!r}")
+    numbers = {kind: wanted for kind, wanted in ((int, "an integer"), (float, "a number")) if kind in kinds}
+    for kind in numbers:
+        with suppress(ValueError):
+            return kind(text)
+    if numbers:
+        raise ConfigError(f"{key} must be {list(numbers.values())[-1]}, got {text!r}")
     return text
 
 

@@ -181,6 +181,17 @@ class FailuresFile:
         """True for a failure with an answer, of its last attempt or of an earlier command."""
         return has_answer(failure.attempts[-1].kept) or failure.rollout.key in self._answers
 
+    def rows_by_key(self) -> Iterator[tuple[RolloutKey, Json]]:
+        """A line of each failed rollout, in the order of keys: the first with an answer, or else the last."""
+        chosen: dict[RolloutKey, tuple[bool, int]] = {}
+        for offset, row in self._lines():
+            if (key := key_of(row)) is not None and not chosen.get(key, (False, 0))[0]:
+                chosen[key] = has_answer(row), offset
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            for key in sorted(chosen):
+                file.seek(chosen[key][1])
+                yield key, loads(file.readline())
+
     def rows(self) -> Iterator[Json]:
         """The rows of the file, without lines that are not JSON, such as one that a crash cut off."""
         return (row for _, row in self._lines())

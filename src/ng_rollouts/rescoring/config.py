@@ -56,7 +56,7 @@ class RescoreConfig:
     overwrite: bool = same_as(CollectConfig, "overwrite")
     max_attempts: int = same_as(CollectConfig, "max_attempts")
     retry_budget_s: float | None = same_as(CollectConfig, "retry_budget_s")
-    max_failed_rollouts: Any = same_as(CollectConfig, "max_failed_rollouts")
+    max_failed_rollouts: int | float = same_as(CollectConfig, "max_failed_rollouts")
     incomplete_groups: str = same_as(CollectConfig, "incomplete_groups")
     max_requests_per_minute: float | None = same_as(CollectConfig, "max_requests_per_minute")
     max_tokens_per_minute: float | None = same_as(CollectConfig, "max_tokens_per_minute")

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.metrics.agreement import label_of
+from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.models.request import Request
 from ng_rollouts.rescoring.scorable import (
     FAILURE,
@@ -20,7 +20,6 @@ from ng_rollouts.rescoring.scorable import (
     Selection,
     response_of,
     task_of,
-    value_at,
     without_verdict,
 )
 from ng_rollouts.types import AgentRequest, Json
@@ -43,13 +42,11 @@ class Rescorer:
         verifiers: by name. The first gives the reward; further ones add `NAME_reward` and their fields.
         group_verifier: scores the responses of a task against each other, instead of `verifiers`.
         selection: the rows that are scored; the others are returned as they are.
-        label_field: the field with labels, which have to be readable.
     """
 
     verifiers: Mapping[str, Verifier]
     group_verifier: GroupVerifier | None = None
     selection: Selection
-    label_field: str | None = None
     # The verdicts of groups of which some rollouts have not had theirs, by task.
     _groups: dict[int, _GroupVerdicts] = field(default_factory=dict)
     # Rows that are copied may have no reward, so the executor must not ask for one.
@@ -69,10 +66,8 @@ class Rescorer:
         """Check a row before anything is scored.
 
         Raises:
-            InputError: a verifier cannot score it, or its label cannot be read.
+            InputError: a verifier cannot score it.
         """
-        if self.label_field:
-            label_of(value_at(task_of(row), self.label_field), self.label_field)
         if self.selection.has(row) and response_of(row):
             for scorer in self.verifiers.values():
                 scorer.check(task_of(row))
@@ -107,7 +102,7 @@ class Rescorer:
         previous = row.get("reward")
         before = {PREVIOUS_REWARD: previous} if isinstance(previous, (int, float)) else {}
         kept = {name: value for name, value in without_verdict(row).items() if name != PREVIOUS_REWARD}
-        return {**kept, **verdict, **before, RESCORED: True}
+        return {**kept, **verdict, **_overwritten(row, verdict), **before, RESCORED: True}
 
     async def _verdict(self, row: Json, response: Json) -> Json:
         if self.group_verifier:
@@ -145,17 +140,31 @@ class Rescorer:
         return verdicts[row[f"{GROUP}_place"]]
 
 
+def _overwritten(row: Json, verdict: Json) -> Json:
+    """The expected answer of the task among its own fields, if the verifier writes another one; otherwise nothing.
+
+    A verifier that ignores it writes null, and the next one would miss it.
+    """
+    own, name = row.get(TASK_FIELDS) or {}, "expected_answer"
+    if name in verdict and name in row and name not in own and row[name] != verdict[name]:
+        return {TASK_FIELDS: {**own, name: row[name]}}
+    return {}
+
+
 def _failure_of(row: Json) -> AttemptFailed:
     """The failure of a rollout that cannot be scored: the one that it has had before, if it has had one."""
-    failure = row.get(FAILURE)
-    if not failure:
-        return AttemptFailed(FailureClass.NO_ANSWER, "the row has no response to score", retryable=False)
+    failed = row.get(FAILURE)
     response = response_of(row)
-    return AttemptFailed(
-        failure["failure_class"],
-        failure["message"],
-        status=failure["status"] if isinstance(failure["status"], int) else None,
-        retryable=False,
-        terminal=failure["terminal"],
-        kept={} if response is None else {"response": response},
-    )
+    if failed:
+        failure = AttemptFailed(
+            failed["failure_class"],
+            failed["message"],
+            status=failed["status"] if isinstance(failed["status"], int) else None,
+            retryable=False,
+            terminal=failed["terminal"],
+            kept={} if response is None else {"response": response},
+        )
+    else:
+        failure = AttemptFailed(FailureClass.NO_ANSWER, "the row has no response to score", retryable=False)
+    failure.is_earlier = True
+    return failure

@@ -12,7 +12,7 @@ from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.factory import AgentFactory, open_factory
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log_lines
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.jsonl import loads
@@ -20,7 +20,7 @@ from ng_rollouts.metrics.agreement import Agreement, ScoreChanges, label_of
 from ng_rollouts.outputs.manifest import Manifest, identity_of, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_side_files
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
-from ng_rollouts.outputs.reader import check_readable, keyed_rows
+from ng_rollouts.outputs.reader import FileState, check_readable, keyed_rows
 from ng_rollouts.outputs.resume import check_same_run, verifier_files, verifier_settings
 from ng_rollouts.redaction import mask_settings
 from ng_rollouts.rescoring.config import RescoreConfig
@@ -33,6 +33,7 @@ from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.run.run import Run, loop_factory
 from ng_rollouts.storage.atomic import write_json
+from ng_rollouts.storage.lock import holder_of
 from ng_rollouts.types import Json
 from ng_rollouts.verifiers.registry import is_group_verifier, verifier_options
 
@@ -54,11 +55,14 @@ def rescore(config: RescoreConfig, command: Sequence[str] = (), run: CollectConf
     collect = run or config.as_collect_config()
     prepared = prepare_rescoring(config, collect, may_grow=run is not None)
     rescoring = _Rescoring(config, collect)
+    before = _written(prepared.paths.summary)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(Run(collect, prepared, command, resolve=rescoring.agents(prepared)).collect())
     finally:
-        _report_changes(config, prepared.paths, is_first=run is not None)
+        # Otherwise, the output is still that of an earlier command.
+        if _written(prepared.paths.summary) != before:
+            _report_changes(config, prepared.paths, is_first=run is not None)
 
 
 def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow: bool = False) -> PreparedRun:
@@ -72,7 +76,8 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
     """
     options = _options(config)
     source_path = Path(config.rollouts_jsonl_fpath).expanduser()
-    check_readable("rollouts_jsonl_fpath", source_path)
+    check_readable("rollouts_jsonl_fpath", source_path, follows=True)
+    _check_not_written(source_path)
     source = output_paths(str(source_path))
     check_side_files(source)
     paths = output_paths(config.output_jsonl_fpath, products_of(collect.export, report=collect.report))
@@ -80,7 +85,9 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
     others = [path for path in (tasks_path, source.incomplete, source.failures) if path and path.exists()]
     check_output(paths, (source_path, *others), [path for each in options.values() for path in verifier_files(each)])
     is_group = any(map(is_group_verifier, options.values()))
-    tasks = RolloutSource(paths=source, planned=PlannedRows(tasks_path), with_groups=is_group)
+    tasks = RolloutSource(
+        paths=source, planned=PlannedRows(tasks_path), with_groups=is_group, label_field=config.agreement_with
+    )
     plan = tasks.plan()
     if may_grow and (collected := read_manifest(source.manifest)):
         plan.digest = plan.first_digest = identity_of(collected)
@@ -96,6 +103,7 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
         prior_manifest=prior_manifest,
         upload=None,
         budget=Budget(collect.price_per_million, collect.max_total_tokens),
+        is_rescoring=True,
     )
 
 
@@ -127,7 +135,7 @@ class _Rescoring:
             await factory.wait_for_servers([])
             if not config.force:
                 await scorer.check_stateless()
-            return Rescorer(verifiers={"": scorer}, selection=selection, label_field=config.agreement_with)
+            return Rescorer(verifiers={"": scorer}, selection=selection)
         options = _options(config)
         group = next(filter(is_group_verifier, options.values()), None)
         return Rescorer(
@@ -136,8 +144,13 @@ class _Rescoring:
             else {name: factory.verifier(each, _parameter(name), {}) for name, each in options.items()},
             group_verifier=factory.group_verifier(group) if group else None,
             selection=selection,
-            label_field=config.agreement_with,
         )
+
+
+def _check_not_written(path: Path) -> None:
+    with path.open("rb") as file:
+        if holder := holder_of(file.fileno()):
+            raise InputError(f"rollouts_jsonl_fpath {path} is being written by {holder}: wait for its end")
 
 
 def _parameter(name: str) -> str:
@@ -153,13 +166,21 @@ def _options(config: RescoreConfig) -> dict[str, Json]:
     values = {"": config.verifier} if config.verifier else config.verifiers
     options = {name: verifier_options(value, _parameter(name)) for name, value in values.items()}
     for name, each in options.items():
-        if each["kind"] == "none":
-            raise ConfigError(f"{_parameter(name)}=none scores nothing: name a verifier")
-        if len(options) > 1 and is_group_verifier(each):
-            raise ConfigError(f"{_parameter(name)}: a judge of groups cannot be one of several verifiers")
-        if not name.isidentifier() and name:
-            raise ConfigError(f"verifiers.{name}: a name has letters, digits and underscores only")
+        _check_options(_parameter(name), each, is_alone=len(options) == 1)
+        if name and (not name.isidentifier() or f"{name}_reward" == PREVIOUS_REWARD):
+            raise ConfigError(
+                f"verifiers.{name}: a name has letters, digits and underscores only, and is not `previous`"
+            )
     return options
+
+
+def _check_options(parameter: str, options: Json, *, is_alone: bool) -> None:
+    if options["kind"] == "none":
+        raise ConfigError(f"{parameter}=none scores nothing: name a verifier")
+    if options["kind"] == "judge" and "base_url" not in options:
+        raise ConfigError(f"{parameter}=judge needs the judge's model server: add +{parameter}.base_url=URL")
+    if is_group_verifier(options) and not is_alone:
+        raise ConfigError(f"{parameter}: a judge of groups cannot be one of several verifiers")
 
 
 def _tasks_path(config: RescoreConfig, source: OutputPaths) -> Path | None:
@@ -177,6 +198,8 @@ def _manifest(
     before = None
     with suppress(OutputError):  # a damaged one does not keep the rows from being scored
         before = read_manifest(source.manifest)
+    previous, model = _previous_verifier(before.model if before else {})
+    model.pop("scoring", None)  # of answers whose scores were left to this run
     now = {_parameter(name): verifier_settings(each) for name, each in options.items()}
     if config.resources_base_url:
         now["resources_server"] = {"stateless": not config.force}
@@ -190,28 +213,45 @@ def _manifest(
         prompt_template=before.prompt_template if before else None,
         training_view=collect.training_view,
         model={
-            **({name: value for name, value in before.model.items() if name != "scoring"} if before else {}),
+            **model,
             **now,
             "rescoring": {"only": config.only, "where": mask_settings(config.where, "where")},
-            "previous_verifier": before.model.get("verifier") if before else None,
+            "previous_verifier": previous,
         },
         rollouts=plan.rollouts,
         input_rows=plan.input_rows,
     )
 
 
+def _previous_verifier(model: Json) -> tuple[Json | None, Json]:
+    """The settings of what scored the rollouts before, and the other settings in a manifest's `model`."""
+    if isinstance(model.get("verifier"), dict):
+        previous: Json | None = model["verifier"]
+    else:
+        previous = {name: value for name, value in model.items() if _is_of_verifier(name) and value} or None
+    return previous, {name: value for name, value in model.items() if not _is_of_verifier(name)}
+
+
+def _is_of_verifier(name: str) -> bool:
+    return name in ("verifier", "resources_server") or name.startswith("verifiers.")
+
+
+def _written(path: Path) -> FileState | None:
+    return FileState.of(path) if path.exists() else None
+
+
 def _report_changes(config: RescoreConfig, paths: OutputPaths, *, is_first: bool) -> None:
     """Print what changed, and add it to the summary file. An error here must not hide one that ended the run."""
-    if not paths.finished.exists() or not paths.summary.exists():
-        return
     with suppress(InputError, OSError, ValueError):
         changes, agreement = _changes(paths, config.agreement_with)
-        if not is_first:  # without a score before, there is nothing to compare
-            log_lines("\n".join(changes.lines()))
+        # Without a score before, there is nothing to compare.
+        lines = [] if is_first else list(changes.lines())
         summary = {**loads(paths.summary.read_bytes()), "score_changes": changes.summary()}
         if agreement:
-            log_lines("\n".join(agreement.lines(config.agreement_with or "", "reward")))
+            lines += agreement.lines(config.agreement_with or "", "reward")
             summary["agreement_with"] = {"field": config.agreement_with, **agreement.summary()}
+        for line in lines:
+            log(line)
         write_json(paths.summary, summary)
 
 

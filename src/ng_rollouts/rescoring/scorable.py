@@ -30,6 +30,7 @@ VERDICT_FIELDS = (
     "judgement",
     "judge_votes",
     "judge_agreement",
+    "invalid_judge_response",
     "group_rank",
     "group_wins",
     "schema_error",
@@ -55,7 +56,10 @@ def without_verdict(row: Json) -> Json:
     """A row without the fields of its previous verifier, unless the task has a field of the same name."""
     own = row.get(TASK_FIELDS)
     kept = own if isinstance(own, dict) else {}
-    return {name: value for name, value in row.items() if name not in (*VERDICT_FIELDS, *INTERNAL) or name in kept}
+    verdicts = row.get("verdicts")
+    of_each = [f"{name}_reward" for name in verdicts] if isinstance(verdicts, dict) else []
+    removed = {*VERDICT_FIELDS, *INTERNAL, *of_each} - kept.keys()
+    return {name: value for name, value in row.items() if name not in removed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,12 @@ from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import AgentRepeats, Route
 from ng_rollouts.inputs.task_parser import Task
-from ng_rollouts.outputs.failures import failure_class_of
+from ng_rollouts.metrics.agreement import label_of
+from ng_rollouts.outputs.failures import FailuresFile, failure_class_of
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.outputs.reader import FileState, keyed_rows
+from ng_rollouts.outputs.reader import FileState, Scan, keyed_rows, scan
 from ng_rollouts.rescoring.planned_rows import PlannedRows
-from ng_rollouts.rescoring.scorable import FAILURE, GROUP, INTERNAL, response_of
+from ng_rollouts.rescoring.scorable import FAILURE, GROUP, INTERNAL, VERDICT_FIELDS, response_of, task_of, value_at
 from ng_rollouts.types import Json, Rollout, RolloutKey, agent_of
 
 _MAX_REASONS = 50
@@ -35,6 +36,9 @@ _NOT_OF_THE_TASK = ("responses_create_params", "agent_ref")
 
 _OF_FAILURES = ("failure_class", "status", "message", "terminal", "num_attempts", "attempts", "row", "elapsed_seconds")
 """Fields of a line of the failures file that say how the rollout failed."""
+
+
+_Group = list[tuple[RolloutKey, Json]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,7 +76,7 @@ class KeyedPlan(Plan):
                 yield RolloutKey(task_index, next(indices))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RolloutSource:
     """The rollouts of an output.
 
@@ -80,11 +84,19 @@ class RolloutSource:
         paths: the output and its side files.
         planned: the tasks, for rows that do not have all of their fields.
         with_groups: whether each rollout carries the responses of its whole group, for a verifier that compares them.
+        label_field: the field with labels, which have to be readable.
     """
 
     paths: OutputPaths
     planned: PlannedRows
     with_groups: bool = False
+    label_field: str | None = None
+    _files: tuple[Path, ...] = field(init=False)
+    _scans: dict[Path, Scan] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        paths = self.paths
+        self._files = tuple(path for path in (paths.finished, paths.incomplete, paths.failures) if path.exists())
 
     def plan(self, first_rows: int | None = None) -> KeyedPlan:  # noqa: ARG002 - a rollouts file does not grow
         """Read all keys.
@@ -92,37 +104,38 @@ class RolloutSource:
         Raises:
             InputError: a file cannot be read, has no rollouts, or a line that is not one.
         """
-        plan = KeyedPlan()
+        plan = KeyedPlan(input_state=self._state())
         digest = hashlib.blake2b(digest_size=16)
-        for path in self._files():
+        for path in self._read_files():
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-        for _, group in self._groups():
-            plan.add_group([(key, row) for key, row in group])
+        for group in self._groups():
+            plan.add_group(group)
         if not plan.rollouts:
             raise InputError(f"rollouts_jsonl_fpath {self.paths.finished} has no rollouts")
         plan.digest = plan.first_digest = digest.hexdigest()
-        plan.input_state = self._state()
         return plan
 
     def check(self, check: Callable[[Task], None]) -> None:
-        """Call a function with the task of every rollout that has an answer.
+        """Read the label of every rollout, and call a function with its task.
 
         Raises:
-            InputError: `check` raised one for some of them; the message has a line for each reason.
+            InputError: for some of them there was one; the message has a line for each reason. Or none has a label.
         """
         bad: dict[str, list[RolloutKey]] = {}
+        labels = 0
         for key, row in self._rows():
-            if response_of(row) is None:
-                continue
             try:
+                labels += self._label(row) is not None
                 check(Task(row=row, route=Route((AgentRepeats(agent_of(row), 1),)), own_index=key.task_index))
             except InputError as error:
                 bad.setdefault(str(error), []).append(key)
         if bad:
             listed = [_reason_line(reason, keys) for reason, keys in islice(bad.items(), _MAX_REASONS)]
             raise InputError(f"rollouts_jsonl_fpath {self.paths.finished} cannot be scored:", *listed)
+        if self.label_field and not labels:
+            raise InputError(f"agreement_with={self.label_field}: no rollout has a label in this field")
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every rollout, in the order of the keys.
@@ -131,9 +144,8 @@ class RolloutSource:
             InputChanged: a file changed since it was read for the plan.
         """
         position = 0
-        for _, group in self._groups():
-            if plan.input_state != self._state():
-                break
+        groups = self._groups()
+        while plan.input_state == self._state() and (group := self._next(groups)):
             shared = {GROUP: [response_of(row) for _, row in group]} if self.with_groups else {}
             for at, (key, row) in enumerate(group):
                 yield Rollout(
@@ -145,24 +157,39 @@ class RolloutSource:
                 )
                 position += 1
         if position != plan.rollouts:
-            raise InputChanged(f"rollouts_jsonl_fpath {self.paths.finished} was changed while it was scored")
+            raise self._changed()
 
     interleaved_rollouts = rollouts
 
-    def _files(self) -> list[Path]:
-        return [path for path in (self.paths.finished, self.paths.incomplete, self.paths.failures) if path.exists()]
+    def _read_files(self) -> tuple[Path, ...]:
+        return (*self._files, *((self.planned.path,) if self.planned.path else ()))
 
     def _state(self) -> tuple[int, ...]:
-        states = [FileState.of(path) for path in self._files()]
-        return tuple(hash(state) for state in states)
+        return tuple(map(_state_of, self._read_files()))
 
-    def _groups(self) -> Iterator[tuple[int, list[tuple[RolloutKey, Json]]]]:
-        for task_index, rows in groupby(self._rows(), key=lambda pair: pair[0].task_index):
-            yield task_index, list(rows)
+    def _label(self, row: Json) -> float | None:
+        field = self.label_field
+        return label_of(value_at(task_of(row), field), field) if field else None
+
+    def _groups(self) -> Iterator[_Group]:
+        for _, rows in groupby(self._rows(), key=lambda pair: pair[0].task_index):
+            yield list(rows)
+
+    def _next(self, groups: Iterator[_Group]) -> _Group | None:
+        try:
+            return next(groups, None)
+        except InputError as error:  # all rows could be read for the plan
+            raise self._changed() from error
+
+    def _changed(self) -> InputChanged:
+        return InputChanged(
+            f"rollouts_jsonl_fpath {self.paths.finished}, or a file next to it, was changed while it was scored: "
+            "put it back and resume, or start a new run"
+        )
 
     def _rows(self) -> Iterator[tuple[RolloutKey, Json]]:
         """The rows with all fields of their tasks, each key once: the row of the output before that of a side file."""
-        streams = [self._rows_of(path, place) for place, path in enumerate(self._files())]
+        streams = [self._rows_of(path, place) for place, path in enumerate(self._files)]
         previous = None
         for key, _, row in merge(*streams, key=lambda each: each[:2]):
             if key != previous:
@@ -170,8 +197,14 @@ class RolloutSource:
             previous = key
 
     def _rows_of(self, path: Path, place: int) -> Iterator[tuple[RolloutKey, int, Json]]:
-        for key, (_, _, row) in keyed_rows(path):
-            yield key, place, _failure_row(row) if path == self.paths.failures else row
+        if path == self.paths.failures:
+            for key, line in FailuresFile(path).rows_by_key():
+                yield key, place, _failure_row(line)
+            return
+        if path not in self._scans:  # once, because each pass would read the file once more
+            self._scans[path] = scan(path)
+        for key, (_, _, row) in keyed_rows(path, self._scans[path]):
+            yield key, place, row
 
     def _with_task(self, key: RolloutKey, row: Json) -> Json:
         planned = self.planned.of(key)
@@ -187,6 +220,13 @@ class RolloutSource:
         return {**row, "responses_create_params": params, TASK_FIELDS: fields}
 
 
+def _state_of(path: Path) -> int:
+    try:
+        return hash(FileState.of(path))
+    except FileNotFoundError:
+        return 0
+
+
 def _reason_line(reason: str, keys: list[RolloutKey]) -> str:
     count = "1 rollout" if len(keys) == 1 else f"{len(keys)} rollouts"
     return f"  {count}, such as task {keys[0].task_index}, rollout {keys[0].rollout_index}: {reason}"
@@ -195,9 +235,14 @@ def _reason_line(reason: str, keys: list[RolloutKey]) -> str:
 def _failure_row(line: Json) -> Json:
     """The row of a rollout whose verifier failed, as an output would have it; with `FAILURE`, how it failed."""
     task: Json = line["row"] if isinstance(line.get("row"), dict) else {}
-    kept = {name: value for name, value in line.items() if name not in _OF_FAILURES and not name.startswith("_ng_fail")}
+    # NeMo Gym's lines have a reward of 0, which no verifier gave.
+    kept = {
+        name: value
+        for name, value in line.items()
+        if name not in (*_OF_FAILURES, *VERDICT_FIELDS) and not name.startswith("_ng_fail")
+    }
     own = {name: value for name, value in task.items() if name not in _NOT_OF_THE_TASK}
-    if response_of(task):  # the rollout failed when it was scored again
+    if FAILURE in task or response_of(task):  # the rollout failed when it was scored again
         row = {name: value for name, value in {**task, **kept}.items() if name not in INTERNAL}
     else:
         row = {**own, "responses_create_params": task.get("responses_create_params", {}), **kept}

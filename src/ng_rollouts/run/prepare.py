@@ -68,6 +68,7 @@ class PreparedRun:
         prior_manifest: that of the output to resume, if there is one.
         upload: the remote copy of the output, with `upload_to`.
         budget: prices and token budget.
+        is_rescoring: whether the tasks are rollouts of an earlier run, so that no model is asked for answers.
     """
 
     tasks: Tasks
@@ -77,6 +78,7 @@ class PreparedRun:
     prior_manifest: Manifest | None
     upload: Upload | None
     budget: Budget
+    is_rescoring: bool = False
 
 
 def check_values(config: CollectConfig) -> None:

@@ -26,7 +26,6 @@ from ng_rollouts.errors import (
     UsageError,
 )
 from ng_rollouts.executors.base import Executor, open_executor
-from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
@@ -199,7 +198,7 @@ class Run:
             backup = await upload.claim(is_resumed=state.is_resumed, overwrite=self.config.overwrite)
             if backup:
                 log(f"{upload.folder.url} has an output: renamed to {backup} there, with its side files")
-        _print_announcement(self.config, plan)
+        _print_announcement(self.config, self.prepared)
 
     async def _dispatch(self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport) -> None:
         """Collect the remaining rollouts; a consumer first receives the rows of earlier commands."""
@@ -283,7 +282,7 @@ class Run:
     def _print_plan(self, state: RunState | None) -> None:
         from ng_rollouts.run.dry_run import format_plan  # noqa: PLC0415 - only dry runs need it
 
-        _print_announcement(self.config, self.prepared.plan)
+        _print_announcement(self.config, self.prepared)
         print_result(format_plan(self.prepared.plan, state.counters if state else None))
 
     def _print_dry_run(self, agents: dict[str, Agent], state: RunState | None) -> None:
@@ -333,8 +332,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _print_announcement(config: CollectConfig, plan: Plan) -> None:
+def _print_announcement(config: CollectConfig, prepared: PreparedRun) -> None:
     """Print the lines that NeMo Gym prints before it collects, in its words and order."""
+    plan = prepared.plan
+    if prepared.is_rescoring:
+        print_result(f"Found {plan.rollouts} rollouts of {plan.rows} tasks!")
+        return
     if config.limit:
         print_result(f"Limiting the number of rows to {config.limit}!")
     print_result(f"Found {plan.rows} rows!")

@@ -80,7 +80,7 @@ class RunState:
             plan.group_size(), keep_incomplete=keep_incomplete, completes_late=self.zero_rules.adds_rollouts
         )
         self.counted = bytearray()
-        self.counters = RunCounters(planned=plan.rollouts)
+        self.counters = RunCounters(planned=plan.rollouts, has_earlier_answers=prepared.is_rescoring)
         ignored = checks_of("health_check_ignored_checks", config.health_check_ignored_checks)
         self.health = None if config.disable_health_check else RunHealth(plan.rollouts, plan.group_size(), ignored)
         self.prior = PriorFailures()
@@ -208,7 +208,9 @@ class RunState:
         self.first_failure = self.first_failure or last
         is_rescorable = self._count_unscored(failure)
         breaker = self._circuit_breakers[failure.rollout.agent]
-        if is_rescorable:
+        if last.is_earlier:
+            return
+        if is_rescorable and not self.counters.has_earlier_answers:
             # The model answered. Continuing is not pointless, because the answers can be scored later.
             breaker.record_success()
         else:

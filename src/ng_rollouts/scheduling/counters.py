@@ -40,6 +40,7 @@ class RunCounters:
         in_flight_since: when each rollout in flight started (`time.monotonic`), oldest first.
         attempts_done: attempts of this command that ended, successful or not.
         attempt_seconds: how long these took in total.
+        has_earlier_answers: whether this command scores answers of earlier commands, and asks no model for new ones.
         input_tokens, output_tokens: of the rollouts that this command collected.
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected, and of the answers
             of earlier commands that this one scored.
@@ -50,6 +51,7 @@ class RunCounters:
     """
 
     planned: int
+    has_earlier_answers: bool = False
     collected: int = 0
     failed: int = 0
     unscored: int = 0
@@ -119,7 +121,7 @@ class RunCounters:
         self.collected += 1
         by_agent = self.by_agent[agent]
         by_agent.collected += 1
-        if is_answered_earlier:
+        if is_answered_earlier or self.has_earlier_answers:
             self.restore(stats)
             return
         input_tokens, output_tokens = _tokens(stats)

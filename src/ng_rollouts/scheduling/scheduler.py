@@ -209,6 +209,7 @@ def _attempt_record(failure: AttemptFailed, seconds: float) -> Attempt:
         began=time.time() - seconds,
         seconds=seconds,
         kept=failure.kept,
+        is_earlier=failure.is_earlier,
     )
 
 

@@ -69,11 +69,12 @@ def verifier_options(value: Any, parameter: str = "verifier") -> Json:
     Raises:
         ConfigError: a kind or option is unknown or missing, a value is not valid, or a dependency is not installed.
     """
-    options = {"kind": value} if isinstance(value, str) else {"kind": "none"} if not value else dict(value)
+    value = {"kind": value or "none"} if value is None or isinstance(value, str) else value
+    options = (dict(value) or {"kind": "none"}) if isinstance(value, dict) else {"kind": value}
     kind = options.get("kind")
     if kind is None:
         raise ConfigError(f"{parameter} has options but no kind: add +{parameter}=KIND, one of {', '.join(OPTIONS)}")
-    if kind not in OPTIONS:
+    if not isinstance(kind, str) or kind not in OPTIONS:
         raise ConfigError(f"{parameter} must be one of {', '.join(OPTIONS)}, got {kind!r}")
     options = {name: option for name, option in options.items() if option is not None}
     for name in options.keys() - {*OPTIONS[kind], "kind"}:
