@@ -59,7 +59,7 @@ def test_group_whose_judge_fails_has_no_score(
 ) -> None:
     """A list that cannot be read is a failure of the whole group, never a reward; a resume asks the judge only."""
     model, judge = serve_model(wrong=0.5), serve_model(models=["judge"], text="Both are fine.")
-    ran = collect_sums(model.url, *judged_by(judge), rows=4)
+    ran = collect_sums(model.url, *judged_by(judge), rows=3)
     assert ran.code == 1, ran.stderr
     failures = read_rows(tmp_path / "rollouts_failures.jsonl")
     assert {row["failure_class"] for row in failures} == {"judge_unreadable"}
@@ -67,11 +67,11 @@ def test_group_whose_judge_fails_has_no_score(
     assert len(failures) % 6 == 0
 
     before, good = asked(model), serve_model(models=["judge"], text=SCORES)
-    ran = collect_sums(model.url, *judged_by(good), RESUME, rows=4)
+    ran = collect_sums(model.url, *judged_by(good), RESUME, rows=3)
     assert ran.code == 0, ran.stderr
     assert asked(model) == before
     assert asked(good) == len(failures) / 6
-    assert keys_of(tmp_path / "rollouts.jsonl") == [(task, rollout) for task in range(4) for rollout in range(6)]
+    assert keys_of(tmp_path / "rollouts.jsonl") == [(task, rollout) for task in range(3) for rollout in range(6)]
 
 
 def test_resume_with_more_tasks_keeps_scored_groups(
