@@ -86,7 +86,7 @@ class Rescorer:
         """Score the response of a row.
 
         Raises:
-            AttemptFailed: a verifier failed, or there is no response. The failure keeps the response.
+            AttemptFailed: a verifier failed, or the row has no response. The failure keeps the response.
         """
         row = request.body
         if not self.selection.has(row) and FAILURE not in row:
