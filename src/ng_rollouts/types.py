@@ -226,6 +226,9 @@ def key_of(row: Json) -> RolloutKey | None:
 ANSWER_FIELDS = ("responses_create_params", "response")
 """The fields of a reply that are an answer and what was asked."""
 
+TRANSIENT = "_ng_transient_"
+"""The beginning of the names of fields that are for the agent only. They are in no file."""
+
 MASK = "mask_sample"
 """The field of a reply by which an environment says that its result is not a measurement of the model."""
 

@@ -23,7 +23,7 @@ def test_a_stateless_server_scores_the_answers(
     assert [(row["reward"], row["previous_reward"]) for row in rows] == [(0.0, 0.5), (0.0, 0.5), (1.0, 0.5), (0.0, 0.5)]
     assert [row["response"] for row in rows] == [row["response"] for row in old]
     assert {"expected_answer", "response", "responses_create_params"} <= set(rows[0]["seen"])
-    assert not {"reward", "_ng_rescoring_failure"} & set(rows[0]["seen"])
+    assert not {"reward", "_ng_transient_failure"} & set(rows[0]["seen"])
 
 
 @pytest.mark.parametrize(

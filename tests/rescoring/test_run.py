@@ -234,7 +234,7 @@ def test_a_judge_that_fails_costs_no_answer(
     assert keys_of(tmp_path / "again.jsonl") == keys_of(tmp_path / "rollouts.jsonl")
     assert {(row["reward"], row["previous_reward"]) for row in rows} == {(1.0, 0.5)}
     assert [row["response"] for row in rows] == [row["response"] for row in sum_rows(3, repeats=2)]
-    assert not any(name.startswith("_ng_rescoring") for row in rows for name in row)
+    assert not any(name.startswith("_ng_transient") for row in rows for name in row)
 
 
 def test_a_judge_that_cannot_be_reached_ends_the_run(rescore: Rescore, sums_file: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.redaction import mask_values, redact
 from ng_rollouts.storage.atomic import replacing
 from ng_rollouts.storage.line_index import write_all
-from ng_rollouts.types import ANSWER_FIELDS, Attempt, Failure, Json, RolloutKey, agent_of, key_of
+from ng_rollouts.types import ANSWER_FIELDS, TRANSIENT, Attempt, Failure, Json, RolloutKey, agent_of, key_of
 
 _MAX_NEMO_GYM_ATTEMPTS = 3
 """Attempts of NeMo Gym's collector at a rollout, over all its commands (NEMO_GYM_MAX_ROLLOUT_ATTEMPTS)."""
@@ -240,7 +240,7 @@ def failure_row(failure: Failure, earlier_attempts: int = 0) -> Json:
         **_nemo_gym_fields(failure),
         "num_attempts": earlier_attempts + len(failure.attempts),
         "attempts": [_attempt(attempt) for attempt in failure.attempts],
-        "row": rollout.row,
+        "row": {name: value for name, value in rollout.row.items() if not name.startswith(TRANSIENT)},
     }
     # An answer is data, as in a row of the output.
     answer = {name: last.kept[name] for name in ("response",) if name in last.kept}

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ng_rollouts.inputs.exported_task import TASK_FIELDS
-from ng_rollouts.types import Json
+from ng_rollouts.types import TRANSIENT, Json
 
-FAILURE = "_ng_rescoring_failure"
+FAILURE = f"{TRANSIENT}failure"
 """The field of a row from the failures file that says how the rollout failed. It is in no output."""
 
-GROUP = "_ng_rescoring_group"
+GROUP = f"{TRANSIENT}group"
 """The field with the responses of all rollouts of the task, in order. It is in no output."""
 
 INTERNAL = (FAILURE, GROUP, f"{GROUP}_place")

@@ -242,7 +242,8 @@ def _failure_row(line: Json) -> Json:
         if name not in (*_OF_FAILURES, *VERDICT_FIELDS) and not name.startswith("_ng_fail")
     }
     own = {name: value for name, value in task.items() if name not in _NOT_OF_THE_TASK}
-    if FAILURE in task or response_of(task):  # the rollout failed when it was scored again
+    # A task has no rollout index: the row is that of a rollout which failed when it was scored again.
+    if "_ng_rollout_index" in task or response_of(task):
         row = {name: value for name, value in {**task, **kept}.items() if name not in INTERNAL}
     else:
         row = {**own, "responses_create_params": task.get("responses_create_params", {}), **kept}
