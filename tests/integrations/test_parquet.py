@@ -121,3 +121,14 @@ def test_field_name_that_is_not_unicode_becomes_an_escape_sequence(tmp_path: Pat
     output.write_bytes(dumps({"reward": 1.0, "\ud800s": 2.0}) + b"\n")
     write_parquet(output)
     assert pq.read_table(tmp_path / "r.parquet").to_pylist() == [{"reward": 1.0, "\\ud800s": 2.0}]
+
+
+def test_row_groups_are_limited_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group has as many rows as fit into its limit of JSON bytes, and at least one, so memory is bounded."""
+    monkeypatch.setattr("ng_rollouts.integrations.parquet._ROW_GROUP_BYTES", 100)
+    rows = [{"text": "x" * size} for size in (10, 10, 300, 10, 70, 70)]
+    output = write_rows(tmp_path / "r.jsonl", rows)
+    write_parquet(output)
+    file = pq.ParquetFile(output.with_suffix(".parquet"))
+    assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [2, 1, 1, 1, 1]
+    assert file.read().to_pylist() == rows

@@ -5,8 +5,9 @@ Values without a common type are stored as JSON text.
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -18,44 +19,80 @@ from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.storage.atomic import back_up, replacing
 from ng_rollouts.storage.compression import base_name
 
-_ROW_GROUP_SIZE = 1000
-"""Rows in memory at a time."""
+_ROW_GROUP_SIZE, _ROW_GROUP_BYTES = 1000, 1 << 23
+"""Rows in memory at a time, and the size of their JSON in bytes (8 MiB), which only a single row may exceed."""
 
-_TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "json": pa.string()}
+_TYPES = {
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "int32": pa.int32(),
+    "float": pa.float64(),
+    "float32": pa.float32(),
+    "text": pa.string(),
+    "json": pa.string(),
+}
 
 
 def write_parquet(output: Path) -> str:
-    """Write <stem>.parquet next to a finished output; the line to report.
-
-    The file is read twice: once for the column types, and once to write the rows.
-    """
-    fields: dict[str, ColumnType] = {}
-    rows = 0
-    with output.open("rb") as lines:
-        for row in map(loads, lines):
-            rows += 1
-            for name, value in row.items():
-                fields[name] = unify(fields.get(name), type_of_value(value))
+    """Write <stem>.parquet next to a finished output; the line to report."""
     target = output.with_name(base_name(output) + PRODUCTS["parquet"])
     with replacing(target) as temporary:
-        _write(output, fields, temporary)
+        rows = convert(output, temporary)
         if target.exists():
             back_up(target)
     return f"Parquet: {target} ({rows} rows)"
 
 
-def _write(output: Path, fields: dict[str, ColumnType], target: Path) -> None:
+def convert(source: Path, target: Path, types: Mapping[str, ColumnType] = MappingProxyType({})) -> int:
+    """Write the rows of a JSONL file as a Parquet file; the number of rows.
+
+    The file is read twice: once for the column types, and once to write the rows.
+
+    Args:
+        types: the first columns. The values of those with a type need no conversion, and the type may be "int32" or
+            "float32". None stands for a type that follows from the values, as those of all further columns do.
+    """
+    fields = dict(types)
+    rows = 0
+    with source.open("rb") as lines:
+        for row in map(loads, lines):
+            rows += 1
+            for name, value in row.items():
+                if types.get(name) is None:
+                    fields[name] = unify(fields.get(name), type_of_value(value))
+    _write(source, fields, types, target)
+    return rows
+
+
+def _write(source: Path, fields: dict[str, ColumnType], types: Mapping[str, ColumnType], target: Path) -> None:
     # the schema's metadata names the columns of JSON text, so that readers know which strings to parse
     json_text = [name for field, column_type in fields.items() for name in json_columns(column_type, field)]
     columns = [(_column_name(name), _arrow_type(column_type)) for name, column_type in fields.items()]
     schema = pa.schema(columns, {"json_text": dumps(json_text)})
-    with output.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
-        while chunk := list(map(loads, islice(lines, _ROW_GROUP_SIZE))):
+    with source.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
+        for chunk in _chunks(lines):
             rows = [
-                {_column_name(name): coerce(row.get(name), column_type) for name, column_type in fields.items()}
-                for row in chunk
+                {
+                    _column_name(name): row.get(name) if types.get(name) else coerce(row.get(name), column_type)
+                    for name, column_type in fields.items()
+                }
+                for row in map(loads, chunk)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines, as many at a time as make a row group."""
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        if chunk and (len(chunk) == _ROW_GROUP_SIZE or size + len(line) > _ROW_GROUP_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(line)
+        size += len(line)
+    if chunk:
+        yield chunk
 
 
 def _column_name(field: str) -> str:
