@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ng_rollouts.export.formats import RECIPES
+from ng_rollouts.export.recipes import RECIPES
 from tests.conftest import SHARED_DATA, Ran, read_rows
 from tests.rollout_files import rollout_row, write_rows
 

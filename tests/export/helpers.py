@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.formats import RECIPES
+from ng_rollouts.export.recipes import RECIPES
 from tests.rollout_files import rollout_row
 
 

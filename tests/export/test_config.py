@@ -14,7 +14,7 @@ from tests.rollout_files import rollout_row, write_rows
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["+recipe=ppo"], "recipe must be one of sft, dpo, kto, rl, atif, got 'ppo'"),
+        (["+recipe=ppo"], "recipe must be one of sft, dpo, kto, rl, rl_tokens, atif, got 'ppo'"),
         (["+recipe=sft", "+min_reward_gap=0.3"], "min_reward_gap is for recipe=dpo, not sft"),
         (["+recipe=dpo", "+pairing=best"], "pairing must be one of best_worst"),
         (
@@ -22,6 +22,10 @@ from tests.rollout_files import rollout_row, write_rows
             "min_pass_rate=0.9 is more than max_pass_rate=0.1",
         ),
         (["+recipe=atif", "+min_reward=0.5"], "min_reward is for recipe=dpo or kto or sft, not atif"),
+        (["+recipe=sft", "+output_jsonl_fpath=out.parquet"], "out.parquet: Parquet is for recipe=rl_tokens, not sft"),
+        (["+recipe=rl", "+on_drift=drop"], "on_drift is for recipe=rl_tokens, not rl"),
+        (["+recipe=rl_tokens", "+advantage=gae"], "advantage must be one of grpo, rloo, none, got 'gae'"),
+        (["+recipe=rl_tokens", "+threshold=1"], "threshold is for recipe=kto or rl, not rl_tokens"),
         (["+recipe=sft", "+group_by=position"], "group_by=position and num_repeats go together"),
         (["+recipe=sft", "+validation_fraction=1"], "validation_fraction must be >= 0 and less than 1, got 1"),
         (["+recipe=kto", "+threshold=nan"], "threshold must be a finite number, got nan"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.export.formats import RECIPES
+from ng_rollouts.export.recipes import RECIPES
 from tests.conftest import ROOT, Ran, read_rows
 from tests.export.helpers import export_groups, rollout_groups
 from tests.rollout_files import rollout_row, write_rows

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.console import log, print_json, print_result
-from ng_rollouts.errors import InputError, OutputError
-from ng_rollouts.export.config import ExportConfig
-from ng_rollouts.export.formats import RECIPES, ExportFormat
+from ng_rollouts.errors import InputError, OutputError, require_extra
+from ng_rollouts.export.config import ExportConfig, is_parquet
+from ng_rollouts.export.formats import ExportFormat
+from ng_rollouts.export.recipes import RECIPES
 from ng_rollouts.export.writer import RowWriter
 from ng_rollouts.outputs.path_checks import check_not_an_output, check_other_runs, check_replaceable, writable
 from ng_rollouts.outputs.paths import has_content, output_paths
 from ng_rollouts.outputs.reader import check_readable, row_groups
 from ng_rollouts.storage.atomic import back_up, replacing
-from ng_rollouts.storage.compression import base_name, check_compression, compress_in_place, is_compressed, plain_name
+from ng_rollouts.storage.compression import (
+    base_name,
+    check_compression,
+    compress_in_place,
+    compressed_names,
+    is_compressed,
+    plain_name,
+)
 from ng_rollouts.storage.lock import locked
 from ng_rollouts.types import Json
 
@@ -33,7 +42,7 @@ def run(config: ExportConfig) -> int:
     """Export the rollouts, print the statistics, and return the exit code.
 
     Raises:
-        InputError: the file has no rollouts, or none with the score.
+        InputError: the file has no rollouts, or none with what the rows are made from.
         OutputError: the output cannot be written.
     """
     source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
@@ -46,7 +55,7 @@ def run(config: ExportConfig) -> int:
         with TemporaryFile(dir=target.parent) as file:
             writer = RowWriter(cast("BinaryIO", file))
             read = _read_rows(writer, export_format, source, config)
-            written = _write_files(writer, target, config)
+            written = _write_files(writer, target, config, export_format.column_types)
     _print_statistics(export_format, read, written)
     return 0
 
@@ -54,7 +63,11 @@ def run(config: ExportConfig) -> int:
 def _check_outputs(source: Path, target: Path) -> None:
     check_replaceable(target)
     check_compression(f"output_jsonl_fpath {target}")
-    check_other_runs(output_paths(str(target)))
+    if is_parquet(target):
+        require_extra("pyarrow", "parquet", f"output_jsonl_fpath {target}")
+        _check_not_a_product(target)
+    else:
+        check_other_runs(output_paths(str(target)))
     # The validation file has a derived name, which may be that of the input.
     for path in (target, _validation(target)):
         check_replaceable(path)
@@ -65,11 +78,22 @@ def _check_outputs(source: Path, target: Path) -> None:
             )
 
 
+def _check_not_a_product(target: Path) -> None:
+    """Check that a Parquet file is not that of a run. `sft.jsonl` may be an export beside `sft.parquet`.
+
+    Raises:
+        OutputError: it is.
+    """
+    plain = target.with_suffix(".jsonl")
+    for path in (plain, *compressed_names(plain)):
+        check_not_an_output(path, f"output_jsonl_fpath {target} is the name of a side file:")
+
+
 def _read_rows(writer: RowWriter, export_format: ExportFormat, source: Path, config: ExportConfig) -> int:
     """Pass the rows of every group to the writer, and return the number of rollouts read.
 
     Raises:
-        InputError: the file has no rollouts, or none with the score.
+        InputError: the file has no rollouts, or none with what the rows are made from.
     """
     read = 0
     for group in row_groups(source, config.group_by, config.num_repeats or 0):
@@ -78,13 +102,13 @@ def _read_rows(writer: RowWriter, export_format: ExportFormat, source: Path, con
             writer.add(row, prompt)
     if not read:
         raise InputError(f"{source} has no rollouts")
-    if export_format.needs_score and config.score not in export_format.scores:
-        available = ", ".join(sorted(export_format.scores)) or "none"
-        raise InputError(f"no rollout of {source} has the score {config.score!r}: available scores: {available}")
+    export_format.check(source)
     return read
 
 
-def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[Path, int]:
+def _write_files(
+    writer: RowWriter, target: Path, config: ExportConfig, column_types: Mapping[str, Any]
+) -> dict[Path, int]:
     """Write the training and validation files, and return the number of rows of each."""
     train, validation = writer.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
     parts = {target: train}
@@ -96,6 +120,8 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
         run_lock = locked(plain) if plain != path and plain.exists() else nullcontext()
         with run_lock, locked(path), replacing(path) as temporary:
             writer.write(positions, temporary)
+            if is_parquet(path):
+                _convert_to_parquet(temporary, column_types)
             compress_in_place(temporary, path)
             # Last, so that an error while writing leaves the existing file where it is.
             if not config.overwrite:
@@ -108,8 +134,17 @@ def _write_files(writer: RowWriter, target: Path, config: ExportConfig) -> dict[
 
 
 def _validation(target: Path) -> Path:
+    if is_parquet(target):
+        return target.with_name(f"{target.stem}_validation{target.suffix}")
     compression = target.suffix if is_compressed(target) else ""
     return target.with_name(f"{base_name(target)}_validation.jsonl{compression}")
+
+
+def _convert_to_parquet(file: Path, column_types: Mapping[str, Any]) -> None:
+    from ng_rollouts.integrations.parquet import convert  # noqa: PLC0415 - needs pyarrow
+
+    with replacing(file) as converted:
+        convert(file, converted, column_types)
 
 
 def _back_up(path: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.export.advantages import ADVANTAGES
 from ng_rollouts.outputs.reader import GROUPINGS
 
-RECIPES = ("sft", "dpo", "kto", "rl", "atif")
+RECIPES = ("sft", "dpo", "kto", "rl", "rl_tokens", "atif")
 PAIRINGS = ("best_worst", "best_second", "all", "random")
+DRIFTS = ("fork", "drop", "fail")
 DEDUPES = ("exact", "normalised")
 
 _ONLY_FOR = {
@@ -21,14 +24,15 @@ _ONLY_FOR = {
     "threshold": {"kto", "rl"},
     "min_pass_rate": {"rl"},
     "max_pass_rate": {"rl"},
-    **{
-        name: {"sft", "dpo", "kto", "rl"}
-        for name in ("score", "tool_arguments", "developer_role", "min_valid_per_group")
-    },
+    "advantage": {"rl_tokens"},
+    "on_drift": {"rl_tokens"},
+    "keep_truncated": {"sft", "dpo", "kto", "rl_tokens"},
+    **{name: {"sft", "dpo", "kto", "rl", "rl_tokens"} for name in ("score", "min_valid_per_group")},
+    **{name: {"sft", "dpo", "kto", "rl"} for name in ("tool_arguments", "developer_role")},
     **{
         name: {"sft", "dpo", "kto"}
         for name in (
-            "min_reward keep_masked keep_reasoning keep_truncated min_characters max_characters min_tokens max_tokens "
+            "min_reward keep_masked keep_reasoning min_characters max_characters min_tokens max_tokens "
             "min_turns max_turns"
         ).split()
     },
@@ -41,11 +45,13 @@ _BOUNDS = ("characters", "tokens", "turns")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Export training data: recipe=sft (messages), dpo (pairs), kto (labels), rl (prompts by difficulty) or atif."""
+    """Export training data: recipe=sft (messages), dpo (pairs), kto (labels), rl (prompts), rl_tokens or atif."""
 
-    recipe: str = param(REQUIRED, "Format of the training data; atif: trajectories.", choices=RECIPES)
+    recipe: str = param(
+        REQUIRED, "Format of the training data; rl_tokens: token ids; atif: trajectories.", choices=RECIPES
+    )
     input_jsonl_fpath: str = param(REQUIRED, "Rollouts of this program or of NeMo Gym, or ATIF trajectories.")
-    output_jsonl_fpath: str = param(REQUIRED, "File to write the training data to.")
+    output_jsonl_fpath: str = param(REQUIRED, "File to write the training data to; rl_tokens: .parquet is Parquet.")
     score: str = param("reward", "Score that filters, pairs and labels are based on.")
     min_reward: float | None = param(None, "sft, dpo, kto: minimum score of a rollout.")
     best_of_group: bool = param(False, "sft: keep only the best rollout of each task.")
@@ -57,6 +63,16 @@ class ExportConfig:
     threshold: float = param(0.5, "kto: minimum score of a desirable answer; rl: minimum score of a pass.")
     min_pass_rate: float = param(0.0, "rl: minimum share of passes of a task.", minimum=0, maximum=1)
     max_pass_rate: float = param(1.0, "rl: maximum share of passes of a task.", minimum=0, maximum=1)
+    advantage: str = param(
+        "grpo",
+        "rl_tokens: a score relative to its group: by mean and standard deviation, or by the mean of the others.",
+        choices=ADVANTAGES,
+    )
+    on_drift: str = param(
+        "fork",
+        "rl_tokens: where a turn does not begin with the tokens before it: new row, no rollout, or error.",
+        choices=DRIFTS,
+    )
     min_characters: int | None = param(None, "Minimum characters written by the assistant.")
     max_characters: int | None = param(None, "Maximum characters written by the assistant.")
     min_tokens: int | None = param(None, "Minimum output tokens, from the response's usage.")
@@ -72,7 +88,7 @@ class ExportConfig:
         "Messages of the role `developer`: as `system`, unchanged, or dropped.",
         choices=("system", "keep", "drop"),
     )
-    keep_truncated: bool = param(False, "Keep truncated responses.")
+    keep_truncated: bool | None = param(None, "Keep truncated responses; null: rl_tokens keeps them, others do not.")
     keep_masked: bool = param(
         False, "sft, dpo, kto: keep rollouts whose result is not a measurement of the model (`mask_sample`)."
     )
@@ -95,6 +111,12 @@ class ExportConfig:
         check_fields(self)
         self._check_finite()
         self._check_recipe()
+        if is_parquet(self.output_jsonl_fpath) and self.recipe != "rl_tokens":
+            # In a column, all objects have the same fields: arguments of tool calls would get those of other calls.
+            raise ConfigError(
+                f"output_jsonl_fpath {self.output_jsonl_fpath}: Parquet is for recipe=rl_tokens, not {self.recipe}: "
+                "use the extension .jsonl"
+            )
         if (self.group_by == "position") != (self.num_repeats is not None):
             raise ConfigError("group_by=position and num_repeats go together: +group_by=position +num_repeats=4")
 
@@ -123,3 +145,8 @@ class ExportConfig:
             if minimum is not None or maximum is not None:
                 bounds[name] = (0 if minimum is None else minimum, float("inf") if maximum is None else maximum)
         return bounds
+
+
+def is_parquet(name: str | Path) -> bool:
+    """True for a name with the extension of Parquet, in any case."""
+    return str(name).lower().endswith(".parquet")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import combinations, islice
 from pathlib import Path
+from typing import ClassVar
 
 from ng_rollouts.errors import InputError
 from ng_rollouts.export.atif import Identity, trajectory_of
@@ -46,9 +47,12 @@ class ExportFormat(ABC):
         groups: the number of groups so far.
         scores: the names of all scores that were seen, for the message if `config.score` is not among them.
         needs_score: whether the rows depend on `config.score`.
+        column_types: the columns in Parquet with their types, in the terms of `integrations.column_types`; None for a
+            type that follows from the values.
     """
 
     needs_score = True
+    column_types: ClassVar[Json] = {}
 
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
@@ -75,6 +79,18 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def _examples(self, group: list[Example]) -> ExportRows: ...
+
+    def check(self, source: Path) -> None:
+        """Check, after the last group, that the rollouts had what the rows are made from.
+
+        Raises:
+            InputError: none of them had it.
+        """
+        if self.needs_score and self.config.score not in self.scores:
+            available = ", ".join(sorted(self.scores)) or "none"
+            raise InputError(
+                f"no rollout of {source} has the score {self.config.score!r}: available scores: {available}"
+            )
 
     def _with_first_prompt(self, group: list[Example]) -> list[Example]:
         """The examples with the same prompt as the first one: scores of different prompts cannot be compared."""
@@ -282,9 +298,6 @@ class Atif(ExportFormat):
 
     def _in_extra_alone(self) -> dict[str, int]:
         return {kind: number for kind, number in self._lost.most_common() if number}
-
-
-RECIPES: dict[str, type[ExportFormat]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "rl": Rl, "atif": Atif}
 
 
 class _Deduplicator:
