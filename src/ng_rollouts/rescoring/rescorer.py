@@ -130,7 +130,7 @@ class Rescorer:
         try:
             # Shielded, because the others wait for it too.
             verdicts = await asyncio.shield(group.scoring)
-        except AttemptFailed:
+        except Exception:
             if self._groups.get(index) is group:  # a later attempt asks again, once for all of them
                 del self._groups[index]
             raise

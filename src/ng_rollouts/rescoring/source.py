@@ -213,9 +213,7 @@ class RolloutSource:
         params = row.get("responses_create_params") or planned.get("responses_create_params")
         # Not at the top level, where its numbers would be scores.
         own = row.get(TASK_FIELDS)
-        fields = {
-            name: value for name, value in planned.items() if name not in ("responses_create_params", "agent_ref")
-        }
+        fields = {name: value for name, value in planned.items() if name not in _NOT_OF_THE_TASK}
         fields |= own if isinstance(own, dict) else {}
         return {**row, "responses_create_params": params, TASK_FIELDS: fields}
 
