@@ -16,6 +16,8 @@ It answers arithmetic like `17 + 25`, boxed. Options:
     fail            {status: share}: other errors, drawn anew each time
     cut             finish for length
     text            what it says instead
+    ids             whose token ids chat completions have: "vllm" (the default), "sglang" or "old sglang"; "ignored" for
+                    none, "refused" for a 400 that names the fields that ask for them
     resources       also serve /seed_session, /verify and tools, by cookies
 
 `GET /stats` tells what was asked for.
@@ -31,6 +33,7 @@ import re
 import time
 from typing import Any
 
+ID_FIELDS = {"return_token_ids", "return_prompt_token_ids", "return_meta_info"}
 SUM = re.compile(r"(\d+)\s*\+\s*(\d+)")
 
 
@@ -90,6 +93,8 @@ class ModelServer:
         self.last = [*self.last[-20:], params]
         if params.get("model") not in models:
             return error(404, f"The model {params.get('model')!r} does not exist", "model_not_found")
+        if self.options.get("ids") == "refused" and (names := sorted(params.keys() & ID_FIELDS)):
+            return error(400, f"Unrecognized request arguments supplied: {', '.join(names)}", "invalid_request_error")
         return await self.limited(speaks, params)
 
     async def limited(self, speaks: str, params: Any) -> tuple[int, Any, dict[str, str]]:
@@ -214,12 +219,6 @@ class ModelServer:
         choice["finish_reason"] = (
             "length" if self.options.get("cut") else "tool_calls" if message.get("tool_calls") else "stop"
         )
-        if params.get("logprobs"):
-            name = "token_id:7" if params.get("return_tokens_as_token_ids") else "So"
-            token = {"token": name, "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
-            choice["logprobs"] = {"content": [token], "refusal": None}
-        if params.get("return_token_ids"):
-            choice["token_ids"] = [7]
         read, wrote, cached = self.usage(prompt, str(message))
         return {
             "id": "chatcmpl-1",
@@ -227,7 +226,7 @@ class ModelServer:
             "created": 1,
             "model": params["model"],
             "choices": [choice],
-            **({"prompt_token_ids": [1, 2, 3]} if params.get("return_token_ids") else {}),
+            **self.token_ids(params, choice),
             "usage": {
                 "prompt_tokens": read,
                 "completion_tokens": wrote,
@@ -235,6 +234,26 @@ class ModelServer:
                 "prompt_tokens_details": {"cached_tokens": cached},
             },
         }
+
+    def token_ids(self, params: Any, choice: dict[str, Any]) -> dict[str, Any]:
+        """Add what the server has of ids and log probabilities to the choice, and return the rest, of the completion."""
+        ids = self.options.get("ids", "vllm")
+        if params.get("logprobs"):
+            name = "token_id:7" if params.get("return_tokens_as_token_ids") else "So"
+            token = {"token": name, "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
+            choice["logprobs"] = {"content": [token], "refusal": None}
+        if params.get("return_token_ids") and ids in ("vllm", "sglang"):
+            choice["token_ids"] = [7]
+        prompt = {"prompt_token_ids": [1, 2, 3]}
+        if ids == "vllm":
+            return prompt if params.get("return_token_ids") else {}
+        if "sglang" not in ids:
+            return {}
+        if params.get("return_prompt_token_ids") or "token_ids" in choice:
+            choice |= prompt
+        if params.get("return_meta_info"):
+            choice["meta_info"] = {"output_token_logprobs": [[-0.5, 7, None]], "weight_version": "step-4"}
+        return {"metadata": {"weight_version": "step-4"}}
 
     def resources(self, path: str, fields: dict[str, str], body: Any) -> tuple[int, Any, dict[str, str]]:
         """A session ends with its last cookie: each reply sets a new one."""

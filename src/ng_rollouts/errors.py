@@ -169,6 +169,7 @@ class FailureClass(StrEnum):
     NO_REWARD = "no_reward", False, "The reply has no number in `reward`."
     NOT_FINITE = "not_finite", False, "The reply has NaN or an infinite number."
     ODD_REPLY = "odd_reply", True, "The reply has an unexpected structure, or is nested too deeply to store."
+    NO_TOKEN_IDS = "no_token_ids", False, "With `token_ids=required`: the model server's reply lacks them."
     MODEL_ERROR = "model_error", True, "The model server replied with a response that reports an error."
     NO_PERSIST = "no_persist", False, "The agent set `_ng_no_persist`. Counted, but not written to the failures file."
     # the request cannot be sent

@@ -42,9 +42,10 @@ class ScriptedHttp:
         raise NotImplementedError
 
 
-def client_of(http: ScriptedHttp, api: str = "chat_completions") -> ModelClient:
+def client_of(http: ScriptedHttp, api: str = "chat_completions", ids_mode: str = "never") -> ModelClient:
     """A client of the model server that `http` plays."""
-    return ModelClient(LoadBalancer(["http://test/v1"]), http, api=api, model="m", api_key=None)
+    balancer = LoadBalancer(["http://test/v1"])
+    return ModelClient(balancer, http, api=api, model="m", api_key=None, ids_mode=ids_mode)
 
 
 def completion_of(message: Any, finish_reason: str | None = "stop", **fields: Any) -> Any:

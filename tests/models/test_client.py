@@ -14,7 +14,8 @@ from openai.types.responses import Response
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.models.client import ModelClient, base_url, url_of
+from ng_rollouts.models.client import ModelClient
+from ng_rollouts.models.request import base_url, url_of
 from tests.conftest import Ran, assert_rejected_before_sending
 from tests.models.helpers import ScriptedHttp, client_of, completion_of, response_of
 from tests.servers import Served

@@ -45,6 +45,16 @@ def test_breaker_opens_after_a_success_only_when_the_server_is_unreachable() -> 
         breaker.record_failure("connection_refused", "")
 
 
+def test_breaker_opens_at_the_first_reply_without_required_ids() -> None:
+    """One reply shows that the server has no token ids; after a success, it is a failure of its rollout only."""
+    with pytest.raises(StoppedEarly, match="the rollout of agent 'a' failed"):
+        CircuitBreaker("a", 1000).record_failure("no_token_ids", "")
+    breaker = CircuitBreaker("a", 1000)
+    breaker.record_success()
+    for _ in range(100):
+        breaker.record_failure("no_token_ids", "")
+
+
 def test_breaker_opens_at_the_only_rollout_of_a_run() -> None:
     """A run with a single rollout ends at its first failure that does not depend on the task."""
     with pytest.raises(StoppedEarly, match="the rollout of agent"):

@@ -22,7 +22,7 @@ from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.source_agents import EXAMPLE_AGENTS
 from ng_rollouts.agents.urls import parse_urls
-from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, CollectConfig
+from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, TOKEN_IDS, CollectConfig
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
@@ -109,8 +109,9 @@ def check_entry(name: str, entry: Json) -> None:
     check_sampling(params, f"{where}responses_create_params.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ConfigError(f"{where}max_steps must be a positive integer, got {steps!r}")
-    if entry.get("policy_api", "auto") not in POLICY_APIS:
-        raise ConfigError(f"{where}policy_api must be one of {', '.join(POLICY_APIS)}, got {entry['policy_api']!r}")
+    for key, choices in (("policy_api", POLICY_APIS), ("token_ids", TOKEN_IDS)):
+        if entry.get(key, choices[0]) not in choices:
+            raise ConfigError(f"{where}{key} must be one of {', '.join(choices)}, got {entry[key]!r}")
     for key in ("policy_api_key", "policy_model_name", "tools", "resources_base_url", "_target_"):
         if not isinstance(entry.get(key, ""), str | None):
             raise ConfigError(f"{where}{key} must be a string, got {entry[key]!r}")
@@ -301,9 +302,11 @@ class AgentFactory:
         # an entry with another URL must bring its own key: the global key must not be sent to another server
         is_other_url = entry.get("policy_base_url", self.config.policy_base_url) != self.config.policy_base_url
         key = entry.get("policy_api_key") if is_other_url else self._value(entry, "policy_api_key")
-        server = self._model_server(
-            urls, key, self._value(entry, "policy_model_name"), self._value(entry, "policy_api")
-        )
+        model, api, mode = (self._value(entry, name) for name in ("policy_model_name", "policy_api", "token_ids"))
+        if mode != "never" and api == "responses":
+            fix = "use policy_api=chat_completions"
+            raise ConfigError(f"{prefix}token_ids={mode} needs fields that /responses does not have: {fix}")
+        server = self._model_server(urls, key, model, api, mode)
         self.model_servers.append(server)
         return server
 
@@ -322,8 +325,11 @@ class AgentFactory:
             self.model_servers.append(server)
         return server
 
-    def _model_server(self, urls: list[str], key: str | None, model: str | None, api: str) -> ModelClient:
-        from ng_rollouts.models.client import ModelClient, base_url
+    def _model_server(
+        self, urls: list[str], key: str | None, model: str | None, api: str, ids_mode: str = "never"
+    ) -> ModelClient:
+        from ng_rollouts.models.client import ModelClient
+        from ng_rollouts.models.request import base_url
 
         for url in urls:
             remember_url(url)
@@ -336,7 +342,7 @@ class AgentFactory:
         load_balancer = self.load_balancers.setdefault(
             tuple(urls), LoadBalancer([base_url(url) for url in urls], self.rate_limiter)
         )
-        return ModelClient(load_balancer, self.http, api=api, model=model, api_key=key)
+        return ModelClient(load_balancer, self.http, api=api, model=model, api_key=key, ids_mode=ids_mode)
 
 
 async def _example(name: str, factory: AgentFactory) -> Agent:

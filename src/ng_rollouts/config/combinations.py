@@ -56,8 +56,9 @@ def _check_model_server(config: CollectConfig) -> None:
     if config.policy_base_url is None and not any(
         "policy_base_url" in (entry or ()) for entry in config.agents.values()
     ):
-        for key in ("verifier", "resources_base_url", "tools"):
-            if getattr(config, key) and not any(isinstance(entry, dict) for entry in config.agents.values()):
+        for key in ("verifier", "resources_base_url", "tools", "token_ids"):
+            value = getattr(config, key)
+            if value and value != "never" and not any(isinstance(entry, dict) for entry in config.agents.values()):
                 raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
 
 

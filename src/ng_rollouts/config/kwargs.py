@@ -42,6 +42,7 @@ class Parameters(TypedDict, total=False):
     policy_api_key: str | None
     policy_model_name: str | None
     policy_api: Literal["auto", "responses", "chat_completions"]
+    token_ids: Literal["never", "auto", "required"]
     scoring: Literal["now", "defer"]
     resources_base_url: str | None
     tools: _Path | None

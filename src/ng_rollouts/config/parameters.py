@@ -35,11 +35,14 @@ MAX_SECONDS = 1e8
 
 POLICY_APIS = ("auto", "responses", "chat_completions")
 
+TOKEN_IDS = ("never", "auto", "required")
+
 ENTRY_KEYS = (
     "policy_base_url",
     "policy_api_key",
     "policy_model_name",
     "policy_api",
+    "token_ids",
     "responses_create_params",
     "verifier",
     "resources_base_url",
@@ -190,6 +193,14 @@ class ModelServers:
     )
     policy_api: str = param(
         "auto", "API to use. `auto`: try /responses, fall back to /chat/completions on 404.", choices=POLICY_APIS
+    )
+    token_ids: str = param(
+        "never",
+        "Ask the endpoint for token ids and log probabilities, for training. `auto`: keep them if it sends them. "
+        "`required`: stop if it does not.",
+        doc="[Token ids](model-servers.md#token-ids).",
+        choices=TOKEN_IDS,
+        decides_results=True,
     )
     verifier: dict[str, Any] = param(
         {},

@@ -16,6 +16,9 @@ from ng_rollouts.types import Json
 _TEXTS = frozenset("text thinking content reasoning summary transcript data refusal arguments input".split())
 """Keys of parts whose values are pieces of a text. Other values, such as a signature, are whole."""
 
+_IN_PIECES = frozenset({"delta", "logprobs", "token_ids"})
+"""Fields of a choice of which each chunk has a piece. `token_ids` are vLLM's."""
+
 _PIECES = frozenset(
     "text output_text refusal thinking reasoning reasoning_text thought reasoning.text reasoning.summary".split()
 )
@@ -36,8 +39,10 @@ def completion_of(chunks: list[Json]) -> Json:
         for each in chunk["choices"]:
             if not each.get("index"):
                 _add_delta(message, each.get("delta") or {})
-                choice |= {name: each[name] for name in each.keys() - {"delta", "logprobs"} if each[name] is not None}
+                choice |= {name: each[name] for name in each.keys() - _IN_PIECES if each[name] is not None}
                 _add_logprobs(choice, each.get("logprobs"))
+                if each.get("token_ids"):
+                    choice.setdefault("token_ids", []).extend(each["token_ids"])
     if choice["finish_reason"] is None:
         raise AttemptFailed(FailureClass.TRUNCATED, "the event stream ended before its last event")
     return {**completion, "object": "chat.completion", "choices": [_without_buffers(choice)]}

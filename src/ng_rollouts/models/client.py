@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from urllib.parse import urlsplit
 
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, InputError, Unreachable
 from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
-from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.jsonl import dumps
 from ng_rollouts.models.event_stream import reply_object
 from ng_rollouts.models.from_chat_completions import to_response
 from ng_rollouts.models.from_responses import (
@@ -22,16 +21,22 @@ from ng_rollouts.models.from_responses import (
     normalised_response,
     with_limit_reached,
 )
-from ng_rollouts.models.refusals import LIMIT_NAMES, refuses_limit_name
-from ng_rollouts.models.request import Request, total_tokens
+from ng_rollouts.models.refusals import LIMIT_NAMES, refuses_field
+from ng_rollouts.models.request import (
+    CHAT,
+    PATHS,
+    RESPONSES,
+    Request,
+    asks_for_logprobs,
+    pop_extra_body,
+    total_tokens,
+    url_of,
+)
 from ng_rollouts.models.to_chat_completions import to_chat_request
 from ng_rollouts.models.to_responses import to_responses_request
+from ng_rollouts.models.token_ids import TokenIds
 from ng_rollouts.threads import run_in_thread
 from ng_rollouts.types import Json
-
-RESPONSES, CHAT = "responses", "chat_completions"
-PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
-"""The path of each API below the base address."""
 
 _NO_SUCH_API = (404, 405, 501)
 """Statuses by which a server says that it has no `/responses`: not found, method not allowed, not implemented."""
@@ -56,10 +61,19 @@ class ModelClient:
             `/chat/completions` if the server does not have it.
         model: the model of requests that name none.
         api_key: sent as a bearer token; None sends no credentials.
+        ids_mode: `never`, `auto` or `required`: whether replies should have token ids. Only `/chat/completions` has
+            them, so `api=auto` tries it first if they are asked for.
     """
 
     def __init__(
-        self, load_balancer: LoadBalancer, http: Http, *, api: str, model: str | None, api_key: str | None
+        self,
+        load_balancer: LoadBalancer,
+        http: Http,
+        *,
+        api: str,
+        model: str | None,
+        api_key: str | None,
+        ids_mode: str = "never",
     ) -> None:
         self.load_balancer = load_balancer
         self.model = model
@@ -67,6 +81,7 @@ class ModelClient:
         self._api = api
         self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
         self._limit_name = LIMIT_NAMES[0]
+        self._token_ids = TokenIds(ids_mode, self._addresses)
         self._has_warned_of_logprobs = False
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
@@ -80,53 +95,72 @@ class ModelClient:
         Raises:
             AttemptFailed: the request failed, or the reply is not a response.
         """
-        if self._api != "auto":
-            return await self._respond_with(self._api, params, task)
-        if params.get("seed") is not None:  # only Chat Completions has a seed
-            return await self._respond_with(CHAT, params, task)
-        return await self._respond_and_detect_api(params, task)
+        first, *others = self._apis(params)
+        if not others:
+            return await self._respond_with(first, params, task)
+        return await self._respond_and_detect_api(first, others[0], params, task)
 
-    async def _respond_and_detect_api(self, params: Json, task: int) -> Json:
-        """Try `/responses`, then `/chat/completions`, and remember the API that replied.
+    def _apis(self, params: Json) -> tuple[str, ...]:
+        """The APIs to try for a request, in this order."""
+        if self._api != "auto":
+            return (self._api,)
+        if params.get("seed") is not None:  # only Chat Completions has a seed
+            return (CHAT,)
+        return (CHAT, RESPONSES) if self._token_ids.fields else (RESPONSES, CHAT)
+
+    async def _respond_and_detect_api(self, first: str, second: str, params: Json, task: int) -> Json:
+        """Try one API, then the other, and remember the one that replied.
 
         Concurrent first calls each try for themselves, so that none waits for another.
         """
         try:
-            response = await self._respond_with(RESPONSES, params, task)
+            response = await self._respond_with(first, params, task)
         except AttemptFailed as failure:
-            # once `/responses` has replied to any call, a 404 is about this request: the model is unknown
-            if failure.status not in _NO_SUCH_API or self._api == RESPONSES:
+            # once the API has replied to any call, a 404 is about this request: the model is unknown
+            if failure.status not in _NO_SUCH_API or self._api == first:
                 raise
         else:
-            self._api = RESPONSES
+            self._api = first
             return response
         # if this fails, too, the API stays undecided: a 404 from both is about the model
-        response = await self._respond_with(CHAT, params, task)
-        self._api = CHAT
+        response = await self._respond_with(second, params, task)
+        self._api = second
         return response
 
     async def _respond_with(self, api: str, params: Json, task: int) -> Json:
-        sent = self._limit_name
-        try:
-            return await self._send(api, params, task)
-        except AttemptFailed as failure:
-            if api != CHAT or not refuses_limit_name(failure, sent):
-                raise
-        # The server accepts only the other name; it is remembered for all further requests. Concurrent requests get
-        # the same refusal, so the name is set, not switched.
-        self._limit_name = LIMIT_NAMES[1 - LIMIT_NAMES.index(sent)]
-        return await self._send(api, params, task)
+        refused: set[str] = set()
+        while True:
+            sent = (self._limit_name, *self._token_ids.fields)
+            try:
+                return await self._send(api, params, task)
+            except AttemptFailed as failure:
+                # a field that is refused again is one of the parameters
+                names = {name for name in sent if refuses_field(failure, name)} - refused
+                if api != CHAT or not names:
+                    raise
+            refused |= names
+            self._avoid(names)
+
+    def _avoid(self, refused: set[str]) -> None:
+        """Remember for all further requests what the server does not accept.
+
+        Concurrent requests get the same refusal, so the name of the limit is set, not switched.
+        """
+        for name in refused.intersection(LIMIT_NAMES):
+            self._limit_name = LIMIT_NAMES[1 - LIMIT_NAMES.index(name)]
+        self._token_ids.drop(refused)
 
     async def _send(self, api: str, params: Json, task: int) -> Json:
         request = self.request(params, api)
         body = dumps(request.body)
+        convert = partial(to_response, params=params, keeps_logprobs=request.asks_for_logprobs)
 
         async def post(url: str) -> Json:
             received = await self._http.post(url_of(url, request.path), body, request.headers)
             is_small = len(received.body) < _LARGE_BYTES
             reply = reply_object(received) if is_small else await run_in_thread(partial(reply_object, received))
             check_error(reply)
-            return normalised_response(reply if api == RESPONSES else to_response(reply, params))
+            return normalised_response(reply if api == RESPONSES else convert(reply))
 
         response = await self.load_balancer.send(
             task,
@@ -140,16 +174,17 @@ class ModelClient:
         if request.asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):
             self._has_warned_of_logprobs = True
             log("warning: the model server sends no log probabilities, although the request asks for them")
+        self._token_ids.check(response)
         return with_limit_reached(response, params.get("max_output_tokens"))
 
     def check(self, params: Json) -> None:
-        """Check that the API supports a request. With `auto`, one of the two APIs has to.
+        """Check that the API supports a request. With `auto`, one of the two APIs has to; with token ids, chat.
 
         Raises:
             InputError: no API supports all of its parameters, or a field has an unexpected structure.
         """
         errors = []
-        for api in PATHS if self._api == "auto" else (self._api,):
+        for api in self._apis(params)[: 1 if self._token_ids.fields else 2]:
             try:
                 self.request(params, api)
             except AttemptFailed as failure:
@@ -170,9 +205,9 @@ class ModelClient:
         Raises:
             AttemptFailed: `unsupported_parameter`, naming the parameters that the API does not support.
         """
-        api = api or (self._api if self._api != "auto" else CHAT if params.get("seed") is not None else RESPONSES)
+        api = api or self._apis(params)[0]
         fields = {name: value for name, value in params.items() if value is not None}
-        extra_body = _pop_extra_body(fields)
+        extra_body = pop_extra_body(fields)
         fields.setdefault("model", self.model)
         body = to_chat_request(fields) if api == CHAT else to_responses_request(fields)
         if api == CHAT and "max_tokens" in body:
@@ -180,7 +215,9 @@ class ModelClient:
         # Without it, some servers stream `/responses`.
         body.setdefault("stream", False)
         # extra_body comes last: it may replace any field of the body
-        return Request(PATHS[api], self._headers, {**body, **extra_body})
+        asked = dict.fromkeys(self._token_ids.fields if api == CHAT else (), True)
+        with_logprobs = asks_for_logprobs({**body, **extra_body})
+        return Request(PATHS[api], self._headers, {**body, **asked, **extra_body}, with_logprobs)
 
     async def resolve_model(self, timeout_s: float) -> None:
         """Check that a server is up, accepts the API key and lists the model. The only model needs no name.
@@ -196,16 +233,18 @@ class ModelClient:
         """
         deadline = time.monotonic() + timeout_s
         is_announced = False
-        urls = ", ".join(endpoint.display_url for endpoint in self.load_balancer.endpoints)
         while not (replies := await self._list_models()):
             failure = self._last_failure
             # waiting does not help against an untrusted certificate
             if time.monotonic() >= deadline or failure.failure_class == FailureClass.CERTIFICATE:
-                problem = f"the model server at {urls} cannot be reached ({failure.failure_class}: {failure.message})"
+                reason = f"{failure.failure_class}: {failure.message}"
+                problem = f"the model server at {self._addresses} cannot be reached ({reason})"
                 fix = "start it, check policy_base_url, or wait for it with +wait_for_agent_s=SECONDS"
                 raise Unreachable(f"{problem}: {fix}") from failure
             if not is_announced:
-                log(f"waiting up to {timeout_s:g} s for the model server at {urls} ({failure.failure_class})")
+                log(
+                    f"waiting up to {timeout_s:g} s for the model server at {self._addresses} ({failure.failure_class})"
+                )
                 is_announced = True
             await asyncio.sleep(min(POLL_EVERY_S, max(0.0, deadline - time.monotonic())))
         for endpoint in self.load_balancer.endpoints:
@@ -225,6 +264,10 @@ class ModelClient:
             listed = ", ".join(names[:_MAX_NAMES_SHOWN])
             log(f"warning: {endpoint.display_url} does not list the model {self.model!r}: it lists {listed}")
 
+    @property
+    def _addresses(self) -> str:
+        return ", ".join(endpoint.display_url for endpoint in self.load_balancer.endpoints)
+
     async def _list_models(self) -> dict[Endpoint, Reply]:
         """The replies to `GET /models`, by the address that sent them."""
         replies = {}
@@ -239,43 +282,6 @@ class ModelClient:
                 self._last_failure = failure
                 endpoint.record_failure(failure)
         return replies
-
-
-def base_url(url: str) -> str:
-    """Normalise a base address: remove the path of an API from its end, and add `/v1` if it has no path.
-
-    A query, such as Azure's `api-version`, is kept.
-    """
-    url, mark, query = url.partition("?")
-    url = url.rstrip("/")
-    for path in PATHS.values():
-        url = url.removesuffix(path)
-    return (url if urlsplit(url).path else f"{url}/v1") + mark + query
-
-
-def url_of(base: str, path: str) -> str:
-    """The URL of a path under a base address, whose query stays behind the path."""
-    url, mark, query = base.partition("?")
-    return url + path + mark + query
-
-
-def _pop_extra_body(fields: Json) -> Json:
-    """Remove `extra_body` from the metadata and return it: body fields that the API itself does not define."""
-    metadata = dict(fields.get("metadata") or {})  # a copy: all rollouts of a task share the row's own
-    extra_body = metadata.pop("extra_body", None)
-    if extra_body is None:
-        return {}
-    fields["metadata"] = metadata
-    if not metadata:
-        del fields["metadata"]
-    try:
-        # metadata values are strings in the API, so NeMo Gym's rows carry it as JSON text
-        parsed = loads(extra_body.encode()) if isinstance(extra_body, str) else extra_body
-    except ValueError as error:
-        raise AttemptFailed(FailureClass.BAD_REQUEST, f"metadata.extra_body is not valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise AttemptFailed(FailureClass.BAD_REQUEST, "metadata.extra_body is not a JSON object")
-    return parsed
 
 
 def _model_names(reply: Reply) -> list[str]:

@@ -1,9 +1,8 @@
 """Convert a Chat Completions reply to an OpenAI Response object.
 
 The Responses API has no fields for the token ids and log probabilities that training needs. They are added to the
-last output item, under the names that NeMo Gym's model servers use: `prompt_token_ids`, `generation_token_ids`,
-`generation_log_probs`.
-Source: OpenAI's API references; vLLM's for `reasoning_content`, `reasoning`, `prompt_token_ids` and `token_ids`.
+last output item.
+Source: OpenAI's API references; vLLM's for `reasoning_content` and `reasoning`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 
 from ng_rollouts.chat_items import assistant_items
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.models.token_ids import TOKEN_FIELDS, token_fields, weight_version
 from ng_rollouts.reasoning import REASONING_FIELDS
 from ng_rollouts.redaction import redact
 from ng_rollouts.types import Json
@@ -41,18 +41,19 @@ _ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "reasoni
 """Fields of the request that a Response repeats."""
 
 
-def to_response(completion: Json, params: Json) -> Json:
+def to_response(completion: Json, params: Json, *, keeps_logprobs: bool = True) -> Json:
     """Convert a Chat Completions reply to a Response object.
 
     Args:
         completion: the parsed reply.
         params: the Responses request. A Response repeats some of its fields.
+        keeps_logprobs: whether the text keeps its `logprobs`, which have several alternatives and bytes per token.
 
     Raises:
         AttemptFailed: the reply has no choice with a message, or reports an error.
     """
     try:
-        return _response(completion, params)
+        return _response(completion, params, keeps_logprobs=keeps_logprobs)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         message = f"the model server's reply is not a chat completion ({type(error).__name__}: {error})"
         raise AttemptFailed(FailureClass.ODD_REPLY, message) from error
@@ -64,7 +65,7 @@ def error_message(error: Any) -> str:
     return redact(str(message)) if message else "the model server reported an error without a message"
 
 
-def _response(completion: Json, params: Json) -> Json:
+def _response(completion: Json, params: Json, *, keeps_logprobs: bool) -> Json:
     choices = completion["choices"]
     choice = next((each for each in choices if each.get("index") == 0), None) or choices[0]
     finish_reason = choice.get("finish_reason")
@@ -75,7 +76,10 @@ def _response(completion: Json, params: Json) -> Json:
         message = error_message(error or f"generation was aborted (finish_reason={finish_reason})")
         raise AttemptFailed(FailureClass.MODEL_ERROR, message)
     incomplete_reason = _incomplete_reason(finish_reason)
-    items = _items(choice, completion, "incomplete" if incomplete_reason else "completed")
+    items = _items(choice, "incomplete" if incomplete_reason else "completed")
+    if keeps_logprobs:
+        _add_logprobs(items, choice.get("logprobs") or {})
+    items[-1] |= token_fields(choice, completion)
     created = completion.get("created")
     return {
         "id": completion.get("id") or "chatcmpl",
@@ -93,6 +97,7 @@ def _response(completion: Json, params: Json) -> Json:
         "tools": params.get("tools") or [],
         "metadata": params.get("metadata"),
         **{name: params[name] for name in _ECHOED if params.get(name) is not None},
+        **weight_version(choice, completion),
     }
 
 
@@ -114,18 +119,16 @@ def _incomplete_reason(finish_reason: Any) -> str | None:
     return None if name in _NATURAL_STOPS else _INCOMPLETE_REASONS.get(name, str(finish_reason))
 
 
-def _items(choice: Json, completion: Json, status: str) -> list[Json]:
+def _items(choice: Json, status: str) -> list[Json]:
     """The output items of a choice: reasoning, message, tool calls, in this order; at least one."""
     # some servers have the reasoning beside the message
     reasoning = {name: choice[name] for name in REASONING_FIELDS if choice.get(name)}
-    items = assistant_items({**reasoning, **choice["message"]})
+    message = {name: value for name, value in choice["message"].items() if name not in TOKEN_FIELDS}
+    items = assistant_items({**reasoning, **message})
     before_calls = sum(item["type"] in ("reasoning", "message") for item in items)
     items = [_identified(item, max(0, place - before_calls)) for place, item in enumerate(items)]
-    message = next((item for item in items if item["type"] == "message"), None)
-    if message:
-        message["status"] = status
-        _add_logprobs(message["content"], choice.get("logprobs") or {})
-    items[-1] |= _token_ids(choice, completion)
+    for item in items:
+        item["status"] = status if item["type"] == "message" else item["status"]
     return items
 
 
@@ -135,7 +138,8 @@ def _identified(item: Json, number: int) -> Json:
     return {"id": f"{_PREFIXES.get(item['type'], 'item')}_{number}", "status": "completed", **item, **call_id}
 
 
-def _add_logprobs(content: list[Json], logprobs: Json) -> None:
+def _add_logprobs(items: list[Json], logprobs: Json) -> None:
+    content = [part for item in items if item["type"] == "message" for part in item["content"]]
     part = next((part for part in content if part.get("type") == "output_text"), None)
     if part is not None and logprobs.get("content"):
         part["logprobs"] = [_logprob(token) for token in logprobs["content"]]
@@ -145,25 +149,6 @@ def _logprob(token: Json) -> Json:
     # `bytes` may be null in Chat Completions, but has to be a list in the Responses API
     top = [{**each, "bytes": each.get("bytes") or []} for each in token.get("top_logprobs") or []]
     return {**token, "bytes": token.get("bytes") or [], "top_logprobs": top}
-
-
-def _token_ids(choice: Json, completion: Json) -> Json:
-    """The fields for training that the reply has. vLLM puts them into the choice or, for the prompt, the completion."""
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    fields = {
-        "prompt_token_ids": choice.get("prompt_token_ids") or completion.get("prompt_token_ids"),
-        "generation_token_ids": choice.get("token_ids") or _ids_from_tokens(tokens),
-        "generation_log_probs": [token["logprob"] for token in tokens] or None,
-    }
-    return {name: values for name, values in fields.items() if values is not None}
-
-
-def _ids_from_tokens(tokens: list[Json]) -> list[int] | None:
-    """The ids in tokens like `token_id:22`, from vLLM's `return_tokens_as_token_ids`; None for other tokens."""
-    texts = [str(token.get("token")) for token in tokens]
-    if not texts or not all(text.startswith("token_id:") for text in texts):
-        return None
-    return [int(text.removeprefix("token_id:")) for text in texts]
 
 
 def _usage(usage: Any) -> Json | None:

@@ -28,8 +28,8 @@ _CONTEXT_OVERFLOW = re.compile(
 """Words by which servers say it: OpenAI's code `context_length_exceeded`, and messages of vLLM, SGLang, llama.cpp."""
 
 
-def refuses_limit_name(failure: AttemptFailed, sent: str) -> bool:
-    """Whether a server does not accept the name of the token limit that was sent; its value may be refused as well."""
+def refuses_field(failure: AttemptFailed, sent: str) -> bool:
+    """Whether a server does not know a field that was sent. A refusal of the field's value is another failure."""
     if failure.status not in (400, 422) or not re.search(rf"\b{sent}\b", failure.message):
         return False
     return bool(_REFUSES_NAME.search(failure.message)) and not _REFUSES_VALUE.search(failure.message)

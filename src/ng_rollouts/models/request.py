@@ -1,27 +1,33 @@
-"""HTTP requests to model and agent servers, and the token counts in their replies."""
+"""HTTP requests to model and agent servers, their addresses, and the token counts in the replies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.jsonl import loads
 from ng_rollouts.redaction import MASK
 from ng_rollouts.types import MAX_TOKENS, Json
+
+RESPONSES, CHAT = "responses", "chat_completions"
+PATHS = {RESPONSES: "/responses", CHAT: "/chat/completions"}
+"""The path of each API below the base address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request: the path below the server's base address, the headers and the JSON body."""
+    """An HTTP request: the path below the server's base address, the headers and the JSON body.
+
+    Attributes:
+        asks_for_logprobs: whether its parameters ask for log probabilities, `token_ids` aside.
+    """
 
     path: str
     headers: dict[str, str]
     body: Json
-
-    @property
-    def asks_for_logprobs(self) -> bool:
-        """Whether the reply should have log probabilities, by a field of either API."""
-        include = self.body.get("include") or ()
-        return bool(self.body.get("logprobs") or self.body.get("top_logprobs") or INCLUDE_LOGPROBS in include)
+    asks_for_logprobs: bool = False
 
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
@@ -29,6 +35,48 @@ INCLUDE_LOGPROBS = "message.output_text.logprobs"
 
 
 _PARTS = ("input_tokens", "output_tokens")
+
+
+def asks_for_logprobs(body: Json) -> bool:
+    """Whether the reply should have log probabilities, by a field of either API."""
+    return bool(body.get("logprobs") or body.get("top_logprobs") or INCLUDE_LOGPROBS in (body.get("include") or ()))
+
+
+def pop_extra_body(fields: Json) -> Json:
+    """Remove `extra_body` from the metadata and return it: body fields that the API itself does not define."""
+    metadata = dict(fields.get("metadata") or {})  # a copy: all rollouts of a task share the row's own
+    extra_body = metadata.pop("extra_body", None)
+    if extra_body is None:
+        return {}
+    fields["metadata"] = metadata
+    if not metadata:
+        del fields["metadata"]
+    try:
+        # metadata values are strings in the API, so NeMo Gym's rows carry it as JSON text
+        parsed = loads(extra_body.encode()) if isinstance(extra_body, str) else extra_body
+    except ValueError as error:
+        raise AttemptFailed(FailureClass.BAD_REQUEST, f"metadata.extra_body is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise AttemptFailed(FailureClass.BAD_REQUEST, "metadata.extra_body is not a JSON object")
+    return parsed
+
+
+def base_url(url: str) -> str:
+    """Normalise a base address: remove the path of an API from its end, and add `/v1` if it has no path.
+
+    A query, such as Azure's `api-version`, is kept.
+    """
+    url, mark, query = url.partition("?")
+    url = url.rstrip("/")
+    for path in PATHS.values():
+        url = url.removesuffix(path)
+    return (url if urlsplit(url).path else f"{url}/v1") + mark + query
+
+
+def url_of(base: str, path: str) -> str:
+    """The URL of a path under a base address, whose query stays behind the path."""
+    url, mark, query = base.partition("?")
+    return url + path + mark + query
 
 
 def masked(headers: dict[str, str]) -> dict[str, str]:

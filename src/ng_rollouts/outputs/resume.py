@@ -57,6 +57,9 @@ Locate = Callable[[RolloutKey], int | None]
 _PARAMETERS_IN_MODEL_FIELD = (*(names_that_decide_results() - {field.name for field in fields(Manifest)}), "_target_")
 """Parameters that affect the results of an agent in this process. The manifest has them in its field `model`."""
 
+_IMPLIED = {"token_ids": "never"}
+"""The values of parameters that earlier versions did not have. At these values, no manifest has them."""
+
 _OF_ENVIRONMENTS = ("timeout_exceeded", "reference_missing", "eval_missing", "transport_ineligible")
 """NeMo Gym's classes of terminal failures that another environment may not have."""
 
@@ -111,7 +114,7 @@ def _entry_settings(entry: Json, config: CollectConfig) -> Json:
     settings["resources_server"] = bool(entry.get("resources_base_url", config.resources_base_url))
     # The user's code counts as a setting: a changed file would give different results under the same name.
     settings["files"] = [digest for digest in map(_file_digest, files) if digest]
-    return {name: value for name, value in settings.items() if value}
+    return {name: value for name, value in settings.items() if value and _IMPLIED.get(name) != value}
 
 
 def _with_effect(verifier: Json) -> Json:

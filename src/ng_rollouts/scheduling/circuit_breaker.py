@@ -9,6 +9,9 @@ from ng_rollouts.errors import UNREACHABLE, FailureClass, StoppedEarly
 _FATAL = UNREACHABLE | {FailureClass.CERTIFICATE, "http_401", "http_403", "http_404"}
 """Classes that do not depend on the task: no server, an untrusted certificate, rejected credentials, no such agent."""
 
+_AT_ONCE = frozenset({FailureClass.NO_TOKEN_IDS})
+"""Classes of which one failure before the first success shows that the server cannot do what is asked."""
+
 _MAX_FATAL_BEFORE_SUCCESS = 3
 """More than one, since a single connection can fail by accident; few, since the configuration is probably wrong."""
 
@@ -24,6 +27,7 @@ _FIXES: dict[str, str] = {
     "http_404": "check the address, and the name of the model",
     FailureClass.CERTIFICATE: "set SSL_CERT_FILE=FILE to the certificate of the server's authority",
     FailureClass.REPLY_TOO_LARGE: "raise max_reply_mb",
+    FailureClass.NO_TOKEN_IDS: "use such a server, or token_ids=auto",
     **dict.fromkeys(UNREACHABLE, "check that the server runs at this address"),
 }
 """What to do about a fatal class."""
@@ -33,7 +37,8 @@ class CircuitBreaker:
     """Ends a run when the failures of one agent show that continuing is pointless.
 
     Before the first success, it opens after three consecutive `_FATAL` failures (fewer if the run has fewer rollouts),
-    or after 20 consecutive failures of the same class. After it, it opens after ten consecutive `_FATAL` failures.
+    after 20 consecutive failures of the same class, or after one of `_AT_ONCE`. After it, it opens after ten
+    consecutive `_FATAL` failures.
 
     Args:
         agent: its name.
@@ -67,7 +72,7 @@ class CircuitBreaker:
         merged_class = None if failure_class in _FATAL else failure_class
         self._consecutive = self._consecutive + 1 if merged_class == self._class else 1
         self._class = merged_class
-        if self._consecutive >= self._threshold():
+        if self._consecutive >= self._threshold() or (failure_class in _AT_ONCE and not self._succeeded):
             period = "last" if self._succeeded else "first"
             rollouts = f"the {period} {self._consecutive} rollouts" if self._consecutive > 1 else "the rollout"
             alike = " in the same way" if self._consecutive > 1 else ""
