@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ng_rollouts.errors import ConfigError, did_you_mean, require_extra
-from ng_rollouts.models.client import PATHS, ModelClient
+from ng_rollouts.models.client import ModelClient
+from ng_rollouts.models.request import PATHS
 from ng_rollouts.templates import Template
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import import_callable
