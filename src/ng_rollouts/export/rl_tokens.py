@@ -137,8 +137,8 @@ class RlTokens(ExportFormat):
         super().check(source)
         if self._members_seen and self._without_ids == self._members_seen:
             raise InputError(
-                f"no rollout of {source} has token ids: the model server sends them if a request has "
-                '"return_token_ids": true and "logprobs": true, see docs/model-servers.md'
+                f"no rollout of {source} has token ids: collect with +token_ids=required, over a server that sends "
+                "them, such as vLLM or SGLang (docs/model-servers.md)"
             )
 
     def summary_lines(self) -> Iterator[str]:
