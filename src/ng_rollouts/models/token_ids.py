@@ -1,4 +1,4 @@
-"""Token ids and log probabilities for training: the fields that ask a server for them, and their places in replies.
+"""The fields by which a client asks a model server for token ids, and the check whether replies have them.
 
 No API of OpenAI has token ids. Output items have them under the names that NeMo Gym's model servers use.
 Source: the requests and replies of `/v1/chat/completions` of vLLM and SGLang; NeMo Gym's model servers.
