@@ -20,6 +20,7 @@ def rollout_groups(groups: list[list[float]]) -> list[list[dict[str, Any]]]:
 
 def export_groups(groups: list[list[dict[str, Any]]], recipe: str, **parameters: Any) -> tuple[list[Any], Counter[str]]:
     """The rows that a recipe makes of groups, and the number of skipped rollouts or groups by reason."""
-    config = ExportConfig(recipe=recipe, input_jsonl_fpath="i", output_jsonl_fpath="o", **parameters)
+    output = "o.parquet" if parameters.get("format") == "verl" else "o.jsonl"
+    config = ExportConfig(recipe=recipe, input_jsonl_fpath="i", output_jsonl_fpath=output, **parameters)
     export_format = RECIPES[recipe](config)
     return [row for group in groups for row, _ in export_format.rows(group)], export_format.skipped

@@ -291,7 +291,7 @@ def test_file_without_token_ids_is_an_error(export: Callable[..., Ran], tmp_path
     source = write_rows(tmp_path / "r.jsonl", [rollout_row(0, 0, 1.0)])
     ran = export(f"+input_jsonl_fpath={source}")
     assert ran.code == 2
-    assert 'has token ids: collect with +token_ids=required' in ran.stderr
+    assert "has token ids: collect with +token_ids=required" in ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
 
 

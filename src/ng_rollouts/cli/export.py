@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -45,17 +46,21 @@ def run(config: ExportConfig) -> int:
         InputError: the file has no rollouts, or none with what the rows are made from.
         OutputError: the output cannot be written.
     """
+    export_format = RECIPES[config.recipe](config)
+    if export_format.layout.columns:
+        require_extra("pyarrow", "parquet", f"format={config.format}")
     source, target = Path(config.input_jsonl_fpath).expanduser(), Path(config.output_jsonl_fpath).expanduser()
     check_readable("input_jsonl_fpath", source)
     _check_outputs(source, target)
-    export_format = RECIPES[config.recipe](config)
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Shuffling and splitting need all rows, which may not fit into memory: they wait in a file next to the target.
         with TemporaryFile(dir=target.parent) as file:
             writer = RowWriter(cast("BinaryIO", file))
             read = _read_rows(writer, export_format, source, config)
-            written = _write_files(writer, target, config, export_format.column_types)
+            written = _write_files(writer, target, config, export_format)
+            if export_format.layout.info:
+                _write_info(target, list(written), export_format.layout.info, config)
     _print_statistics(export_format, read, written)
     return 0
 
@@ -69,7 +74,7 @@ def _check_outputs(source: Path, target: Path) -> None:
     else:
         check_other_runs(output_paths(str(target)))
     # The validation file has a derived name, which may be that of the input.
-    for path in (target, _validation(target)):
+    for path in (target, _validation(target), _info(target)):
         check_replaceable(path)
         check_not_an_output(path, "output_jsonl_fpath")
         if path.exists() and source.exists() and path.samefile(source):
@@ -106,9 +111,7 @@ def _read_rows(writer: RowWriter, export_format: ExportFormat, source: Path, con
     return read
 
 
-def _write_files(
-    writer: RowWriter, target: Path, config: ExportConfig, column_types: Mapping[str, Any]
-) -> dict[Path, int]:
+def _write_files(writer: RowWriter, target: Path, config: ExportConfig, export_format: ExportFormat) -> dict[Path, int]:
     """Write the training and validation files, and return the number of rows of each."""
     train, validation = writer.parts(config.validation_fraction, shuffle=config.shuffle, seed=config.seed)
     parts = {target: train}
@@ -119,9 +122,14 @@ def _write_files(
         plain = plain_name(path)
         run_lock = locked(plain) if plain != path and plain.exists() else nullcontext()
         with run_lock, locked(path), replacing(path) as temporary:
-            writer.write(positions, temporary)
-            if is_parquet(path):
-                _convert_to_parquet(temporary, column_types)
+            if export_format.layout.columns:
+                from ng_rollouts.integrations.typed_parquet import write_typed_parquet  # noqa: PLC0415 - needs pyarrow
+
+                write_typed_parquet(writer.lines(positions), export_format.layout.columns, temporary)
+            else:
+                writer.write(positions, temporary)
+                if is_parquet(path):
+                    _convert_to_parquet(temporary, export_format.column_types)
             compress_in_place(temporary, path)
             # Last, so that an error while writing leaves the existing file where it is.
             if not config.overwrite:
@@ -131,6 +139,21 @@ def _write_files(
         with locked(_validation(target)):
             _back_up(_validation(target))
     return {path: len(positions) for path, positions in parts.items()}
+
+
+def _write_info(target: Path, written: list[Path], info: Json, config: ExportConfig) -> None:
+    """Write the description of the files by which LLaMA-Factory finds them, for its `dataset_info.json`."""
+    path = _info(target)
+    entries = {base_name(each): {"file_name": each.name, **info} for each in written}
+    with locked(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2) + "\n")
+        if not config.overwrite:
+            _back_up(path)
+    log(f"LLaMA-Factory: add the content of {path} to dataset_info.json")
+
+
+def _info(target: Path) -> Path:
+    return target.with_name(f"{base_name(target)}_dataset_info.json")
 
 
 def _validation(target: Path) -> Path:
@@ -164,6 +187,8 @@ def _print_statistics(export_format: ExportFormat, read: int, written: dict[Path
     left_out = {reason: number for reason, number in export_format.skipped.most_common() if number}
     for reason, number in left_out.items():
         print_result(f"Left out: {number} {reason}")
+    for note, number in export_format.notes.items():
+        log(f"note: {number} {note}")
     statistics: Json = {
         "rollouts": read,
         "groups": export_format.groups,

@@ -16,6 +16,19 @@ PAIRINGS = ("best_worst", "best_second", "all", "random")
 DRIFTS = ("fork", "drop", "fail")
 DEDUPES = ("exact", "normalised")
 
+FORMATS = {
+    "trl": ("sft", "dpo", "kto", "rl"),
+    "verl": ("sft", "rl"),
+    "nemo_rl": ("sft", "dpo", "rl"),
+    "openrlhf": ("sft", "dpo", "rl"),
+    "llama_factory": ("sft", "dpo", "kto"),
+    "axolotl": ("sft", "dpo", "kto", "rl"),
+}
+"""The trainers, each with the recipes that it has a use for."""
+
+_SUFFIXES = {"verl": (".parquet",), **dict.fromkeys(("nemo_rl", "openrlhf", "llama_factory", "axolotl"), (".jsonl",))}
+"""The endings by which a trainer recognises its files; TRL's are the user's choice."""
+
 _ONLY_FOR = {
     "best_of_group": {"sft"},
     "dedupe": {"sft", "kto"},
@@ -52,6 +65,7 @@ class ExportConfig:
     )
     input_jsonl_fpath: str = param(REQUIRED, "Rollouts of this program or of NeMo Gym, or ATIF trajectories.")
     output_jsonl_fpath: str = param(REQUIRED, "File to write the training data to; rl_tokens: .parquet is Parquet.")
+    format: str | None = param(None, "Trainer that reads the files; null: rows that fit TRL.", choices=tuple(FORMATS))
     score: str = param("reward", "Score that filters, pairs and labels are based on.")
     min_reward: float | None = param(None, "sft, dpo, kto: minimum score of a rollout.")
     best_of_group: bool = param(False, "sft: keep only the best rollout of each task.")
@@ -111,12 +125,13 @@ class ExportConfig:
         check_fields(self)
         self._check_finite()
         self._check_recipe()
-        if is_parquet(self.output_jsonl_fpath) and self.recipe != "rl_tokens":
+        if is_parquet(self.output_jsonl_fpath) and self.recipe != "rl_tokens" and self.format is None:
             # In a column, all objects have the same fields: arguments of tool calls would get those of other calls.
             raise ConfigError(
                 f"output_jsonl_fpath {self.output_jsonl_fpath}: Parquet is for recipe=rl_tokens, not {self.recipe}: "
                 "use the extension .jsonl"
             )
+        self._check_format()
         if (self.group_by == "position") != (self.num_repeats is not None):
             raise ConfigError("group_by=position and num_repeats go together: +group_by=position +num_repeats=4")
 
@@ -136,6 +151,21 @@ class ExportConfig:
             minimum, maximum = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if minimum is not None and maximum is not None and minimum > maximum:
                 raise ConfigError(f"min_{name}={minimum:g} is more than max_{name}={maximum:g}")
+
+    def _check_format(self) -> None:
+        """Check that the trainer has the recipe, reads files of this name, and takes the arguments of tool calls."""
+        if self.format is None:
+            return
+        if self.recipe not in FORMATS[self.format]:
+            raise ConfigError(f"format={self.format} has recipe={' or '.join(FORMATS[self.format])}, not {self.recipe}")
+        suffixes = _SUFFIXES.get(self.format)
+        if suffixes and not self.output_jsonl_fpath.endswith(suffixes):
+            wanted = f"name it {' or '.join(suffixes)}, not {self.output_jsonl_fpath}"
+            raise ConfigError(f"format={self.format} reads a file by its ending: {wanted}")
+        if self.format == "llama_factory" and self.tool_arguments != "object":
+            raise ConfigError(
+                "format=llama_factory writes the arguments of tool calls itself: leave tool_arguments out"
+            )
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """The minimum and maximum of characters, tokens and turns; only of those with at least one of the two set."""

@@ -215,10 +215,16 @@ _UNUSABLE: dict[str, Callable[[Example], bool]] = {
 """What no trainer can take, or must not be trained on: the reason, and whether it applies to a rollout."""
 
 
-def usable(group: list[Example], config: ExportConfig, skipped: Skipped) -> Iterator[tuple[Example, float]]:
-    """The examples of a group that pass all filters, with their scores; the others are counted in `skipped`."""
+def usable(
+    group: list[Example], config: ExportConfig, skipped: Skipped, obstacle: Callable[[Example], str | None]
+) -> Iterator[tuple[Example, float]]:
+    """The examples of a group that pass all filters, with their scores; the others are counted in `skipped`.
+
+    Args:
+        obstacle: what the trainer has no place for in an example; None if it can take all of it.
+    """
     for example in group:
-        reason = _skip_reason(example, config)
+        reason = _skip_reason(example, config) or obstacle(example)
         if reason:
             skipped[reason] += 1
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import combinations, islice
@@ -16,6 +17,7 @@ from ng_rollouts.export.atif_steps import Lost
 from ng_rollouts.export.config import ExportConfig
 from ng_rollouts.export.example import Example, Skipped, usable
 from ng_rollouts.export.messages import MessageForm
+from ng_rollouts.export.trainers import layout_of
 from ng_rollouts.inputs.exported_task import TASK_FIELDS, exported_row
 from ng_rollouts.metrics.running_stats import RunningStats
 from ng_rollouts.storage.compression import base_name
@@ -46,6 +48,8 @@ class ExportFormat(ABC):
         skipped: skipped rollouts and groups, counted by reason.
         groups: the number of groups so far.
         scores: the names of all scores that were seen, for the message if `config.score` is not among them.
+        layout: how the trainer takes the rows.
+        notes: what the user has to give the trainer beside the rows, with the number of rows that need it.
         needs_score: whether the rows depend on `config.score`.
         column_types: the columns in Parquet with their types, in the terms of `integrations.column_types`; None for a
             type that follows from the values.
@@ -57,7 +61,9 @@ class ExportFormat(ABC):
     def __init__(self, config: ExportConfig) -> None:
         self.config = config
         self._form = MessageForm(**{each.name: getattr(config, each.name) for each in fields(MessageForm)})
+        self.layout = layout_of(config)
         self.skipped = Skipped()
+        self.notes: Counter[str] = Counter()
         self.groups = 0
         self.scores: set[str] = set()
 
@@ -75,7 +81,7 @@ class ExportFormat(ABC):
         if valid < self.config.min_valid_per_group:
             self.skipped[f"groups with fewer than {self.config.min_valid_per_group} valid rollouts"] += 1
             return iter(())
-        return self._examples(examples)
+        return ((self.layout.convert(row), prompt) for row, prompt in self._examples(examples))
 
     @abstractmethod
     def _examples(self, group: list[Example]) -> ExportRows: ...
@@ -91,6 +97,10 @@ class ExportFormat(ABC):
             raise InputError(
                 f"no rollout of {source} has the score {self.config.score!r}: available scores: {available}"
             )
+
+    def _usable(self, group: list[Example]) -> Iterator[Scored]:
+        """The examples that pass all filters and have a place in the trainer's rows; the others are counted."""
+        return usable(group, self.config, self.skipped, self.layout.obstacle)
 
     def _with_first_prompt(self, group: list[Example]) -> list[Example]:
         """The examples with the same prompt as the first one: scores of different prompts cannot be compared."""
@@ -119,7 +129,7 @@ class Sft(ExportFormat):
 
     def _examples(self, group: list[Example]) -> ExportRows:
         group = self._with_first_prompt(group) if self.config.best_of_group else group
-        examples = list(usable(group, self.config, self.skipped))
+        examples = list(self._usable(group))
         if self.config.best_of_group and examples:
             self.skipped["not the best of the group"] += len(examples) - 1
             # of equal scores, `max` returns the first
@@ -139,7 +149,7 @@ class Kto(ExportFormat):
         self._desirable = self._undesirable = 0
 
     def _examples(self, group: list[Example]) -> ExportRows:
-        for example, score in self._deduplicator.unique(usable(group, self.config, self.skipped), self.skipped):
+        for example, score in self._deduplicator.unique(self._usable(group), self.skipped):
             label = score >= self.config.threshold
             self._desirable, self._undesirable = self._desirable + label, self._undesirable + (not label)
             row = {"prompt": example.prompt, "completion": example.completion, "label": label}
@@ -163,7 +173,7 @@ class Dpo(ExportFormat):
 
     def _examples(self, group: list[Example]) -> ExportRows:
         same = self._with_first_prompt(group)
-        ranked = sorted(usable(same, self.config, self.skipped), key=lambda pair: pair[1], reverse=True)
+        ranked = sorted(self._usable(same), key=lambda pair: pair[1], reverse=True)
         if len(ranked) < 2:
             self.skipped["groups with fewer than two usable rollouts"] += 1
             return
@@ -253,6 +263,11 @@ class Rl(ExportFormat):
             self.skipped[f"groups with a pass rate above {self.config.max_pass_rate:g}"] += 1
             return
         task = {**_task_fields([example.row for example in group]), **_task_ids(group[0])}
+        subject = Example({**task, "input": group[0].row.get("input")}, self._form)
+        if obstacle := self.layout.obstacle(subject):
+            self.skipped[f"groups with {obstacle}"] += 1
+            return
+        self.notes.update(self.layout.notes_on(subject))
         columns = {
             "prompt": prompt,
             "mean_reward": stats.mean,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -57,9 +58,13 @@ class RowWriter:
         train = array("q", (number for number in order if self.prompts[number] not in held_out))
         return train, array("q", (number for number in order if self.prompts[number] in held_out))
 
+    def lines(self, numbers: array[int]) -> Iterator[bytes]:
+        """The rows with these numbers, in this order."""
+        for number in numbers:
+            self.file.seek(self.offsets[number])
+            yield self.file.readline()
+
     def write(self, numbers: array[int], target: Path) -> None:
         """Write the rows with these numbers, in this order."""
         with target.open("wb") as output:
-            for number in numbers:
-                self.file.seek(self.offsets[number])
-                output.write(self.file.readline())
+            output.writelines(self.lines(numbers))

@@ -70,7 +70,7 @@ def _write(source: Path, fields: dict[str, ColumnType], types: Mapping[str, Colu
     columns = [(_column_name(name), _arrow_type(column_type)) for name, column_type in fields.items()]
     schema = pa.schema(columns, {"json_text": dumps(json_text)})
     with source.open("rb") as lines, pq.ParquetWriter(target, schema) as writer:
-        for chunk in _chunks(lines):
+        for chunk in chunks(lines):
             rows = [
                 {
                     _column_name(name): row.get(name) if types.get(name) else coerce(row.get(name), column_type)
@@ -81,7 +81,7 @@ def _write(source: Path, fields: dict[str, ColumnType], types: Mapping[str, Colu
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+def chunks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     """The lines, as many at a time as make a row group."""
     chunk: list[bytes] = []
     size = 0
