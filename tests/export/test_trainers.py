@@ -78,7 +78,7 @@ def rollouts(draw: st.DrawFn) -> list[Json]:
     turns = draw(st.lists(st.tuples(USERS, TEXTS.map(_answer)), max_size=1))
     prompt = [*system, *(item for turn in turns for item in turn), draw(USERS)]
     tools = {"tools": [TOOL]} if draw(st.booleans()) else {}
-    fields: dict[str, Any] = draw(
+    fields: Json = draw(
         st.sampled_from(
             [{}, {"expected_answer": "4"}, {"expected_answer": ["4", "four"]}, {"agent_ref": {"name": "a"}}]
         )
