@@ -32,7 +32,7 @@ def in_prompt(what: str, applies: Callable[[Json], bool]) -> Obstacle:
 def beyond(*fields: str) -> Callable[[Json], bool]:
     """A predicate: true for a message with more than role, text and these fields, or with parts that are not text.
 
-    The content of a row with images has parts for them; they are an obstacle of their own.
+    The content of a row with images has parts for them, which are another obstacle.
     """
     allowed = _ALWAYS | {*fields}
 
@@ -62,7 +62,7 @@ def has_text_beside_calls(message: Json) -> bool:
 
 
 def has_ambiguous_reasoning(message: Json) -> bool:
-    """True for a message whose reasoning could not be told from its text if both were one text with tags."""
+    """True for a message whose reasoning could not be separated again from its text if both were one text with tags."""
     reasoning = message.get("reasoning_content")
     return bool(reasoning) and "think>" in f"{reasoning}{text_of(message.get('content'))}"
 
