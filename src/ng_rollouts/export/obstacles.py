@@ -1,4 +1,4 @@
-"""What a trainer may have no place for: each a phrase, and whether it applies to an example."""
+"""The parts of rollouts that a trainer may have no place for: a phrase for each, and whether an example has it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Layout:
         return None
 
     def notes_on(self, example: Example) -> Iterator[str]:
-        """What the user has to give the trainer for this example."""
+        """The things that the user has to give the trainer for this example."""
         return (note for note, applies in self.notes if applies(example))
 
 

@@ -31,7 +31,7 @@ _VERSIONS = (
 
 
 class TokenIds:
-    """What a client asks its model server for, and whether the replies have it.
+    """The fields that a client asks its model server for, and the check whether the replies have them.
 
     Attributes:
         fields: names of the request fields that are still sent, each with the value true.
