@@ -135,7 +135,7 @@ class RolloutHealth(NamedTuple):
     Attributes:
         mask: its findings, the checks that lacked evidence, and facts; see `health/checks.py`.
         reward: its reward; None if it has none or is masked, so that it takes no part in rules about rewards.
-        answer: a digest of its answer, 64 bits; 0 without an answer.
+        answer: its answer, to be compared with those of the task's other rollouts; empty without one.
         tokens: tokens of the prompt and of the completion that its usage reports; 0 where it reports none.
         calls: its model calls, if it has a trajectory.
         rollout_id: its own name, if it has one.
@@ -144,7 +144,7 @@ class RolloutHealth(NamedTuple):
 
     mask: int
     reward: float | None = None
-    answer: int = 0
+    answer: str = ""
     tokens: tuple[int, int] = (0, 0)
     calls: CallCounts | None = None
     rollout_id: str | None = None

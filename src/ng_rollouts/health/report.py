@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from ng_rollouts.health.checks import CHECKS, Check, mask_of, unobserved_mask_of
+from ng_rollouts.health.rollout import digest_of
 from ng_rollouts.types import RolloutHealth, RolloutKey
 
 MAX_INDEX = 2**64 - 1
@@ -95,7 +96,7 @@ class Columns:
         self.tasks.append(task_index)
         self.rollouts.append(rollout_index)
         self.masks.append(mask)
-        self.answers.append(health.answer)
+        self.answers.append(digest_of(health.answer))
         self.rewards.append(math.nan if health.reward is None else health.reward)
 
     def order(self) -> Sequence[int]:

@@ -57,7 +57,7 @@ def _health_of(row: Json) -> RolloutHealth:
     return RolloutHealth(
         mask | trajectory.mask,
         reward,
-        _digest_of(answer),
+        answer,
         (prompt or 0, completion or 0),
         trajectory.counts,
         _rollout_id(row),
@@ -65,8 +65,8 @@ def _health_of(row: Json) -> RolloutHealth:
     )
 
 
-def _digest_of(answer: str) -> int:
-    """The length and a checksum of an answer; of a long one, the checksum of its beginning and end.
+def digest_of(answer: str) -> int:
+    """The length and a checksum of an answer, 64 bits; of a long one, the checksum of its beginning and end.
 
     It only has to tell the few answers to one task apart, and a cryptographic digest takes five times as long.
     """

@@ -22,6 +22,7 @@ from ng_rollouts.health.checks import (
 from ng_rollouts.health.closed_report import CheckedRow
 from ng_rollouts.health.counts import OF_VERDICTS, HealthCounts
 from ng_rollouts.health.report import CallTotals
+from ng_rollouts.health.rollout import digest_of
 from ng_rollouts.health.task_rules import TaskHealth, health_of_single, task_health
 from ng_rollouts.types import RolloutHealth, RolloutKey
 
@@ -116,7 +117,7 @@ class RunHealth:
         if self._group_size(key.task_index) == 1:
             self._add_task(key.task_index, health_of_single(mask))
             return
-        collected = _Collected(key.rollout_index, mask, health.answer, health.reward or 0.0)
+        collected = _Collected(key.rollout_index, mask, digest_of(health.answer), health.reward or 0.0)
         self._open.setdefault(key.task_index, []).append(collected)
         self._close_if_complete(key.task_index)
 

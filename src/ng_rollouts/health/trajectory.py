@@ -98,8 +98,8 @@ def usage_tokens(row: Json) -> tuple[int | None, int | None]:
     usage = response.get("usage") if isinstance(response, dict) else None
     if not isinstance(usage, dict):
         return None, None
-    prompt = usage.get("input_tokens", usage.get("prompt_tokens"))
-    completion = usage.get("output_tokens", usage.get("completion_tokens"))
+    prompt = usage["input_tokens"] if "input_tokens" in usage else usage.get("prompt_tokens")
+    completion = usage["output_tokens"] if "output_tokens" in usage else usage.get("completion_tokens")
     # `type(...) is`, because a bool is an int as well
     return (
         prompt if type(prompt) is int and prompt >= 0 else None,

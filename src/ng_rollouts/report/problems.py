@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ng_rollouts.health.checks import CHECKS, ROLLOUT_FINDINGS, mask_of
 from ng_rollouts.health.counts import HealthCounts
-from ng_rollouts.health.rollout import health_of
+from ng_rollouts.health.rollout import digest_of, health_of
 from ng_rollouts.health.task_rules import task_health
 from ng_rollouts.types import Json, RolloutHealth, RolloutKey
 
@@ -44,7 +44,7 @@ class Problems:
         found = task_health(
             [_index_of(rows[number], number) for number in checked],
             [healths[number].mask for number in checked],
-            [healths[number].answer for number in checked],
+            [digest_of(healths[number].answer) for number in checked],
             [healths[number].reward or 0.0 for number in checked],
         )
         self._counts.add_task(task_index, found, found.mask)
