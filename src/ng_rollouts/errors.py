@@ -11,6 +11,7 @@
     ├── StoppedEarly              3  stopped because continuing was pointless
     │   ├── InputChanged             the input was changed while the run read it
     │   ├── Unreachable              a server that the run needs does not answer
+    │   ├── WallTimeOver             the time of the command is over, and rollouts remain
     │   └── StorageError             results can no longer be written
     │       └── OutputTaken             another file has the output's name
     ├── Interrupted         128 + n   signal n ended the run: 129, 130, 140 or 143
@@ -103,6 +104,10 @@ class StoppedEarly(NgRolloutsError):  # noqa: N818 - names how the run ended
 
 class InputChanged(StoppedEarly):
     """The input was changed while the run read it."""
+
+
+class WallTimeOver(StoppedEarly):
+    """The time of the command is over, and rollouts remain."""
 
 
 class Unreachable(StoppedEarly):

@@ -89,3 +89,17 @@ def test_resume_with_more_tasks_keeps_scored_groups(
     assert len(rows) == 36
     new = {(row["_ng_task_index"], text_of_answer(row)) for row in rows[18:]}
     assert asked(judge) - before == len(new) - 3
+
+
+def test_command_whose_time_is_over_while_it_collects_scores_nothing(
+    serve_model: ServeModel, collect_sums: CollectSums, tmp_path: Path
+) -> None:
+    """Its exit code is that of a run whose time is over; the groups are scored when all answers are there."""
+    judge = serve_model(models=["judge"], text=SCORES)
+    run = [*judged_by(judge), "+max_wall_s=1", "+wall_margin_s=0.2"]
+    slow = serve_model(latency=300)
+    assert collect_sums(slow.url, *run).code == 3
+    ran = collect_sums(slow.url, *run, "+stop_ok=true", RESUME)
+    assert ran.code == 0
+    assert "30 rollouts remain" in ran.stderr
+    assert not (tmp_path / "rollouts.jsonl").exists()

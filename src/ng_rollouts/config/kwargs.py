@@ -54,6 +54,9 @@ class Parameters(TypedDict, total=False):
     dispatch_longest_first: bool
     dispatch_budget_s: float | None
     drain_margin_s: float | None
+    max_wall_s: float | None
+    wall_margin_s: float | None
+    stop_ok: bool
     dry_run: bool
     canary: int
     http_engine: Literal["auto", "pyreqwest", "httpx"]

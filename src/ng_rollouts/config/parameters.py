@@ -312,6 +312,20 @@ class Execution:
         minimum=0,
         below=MAX_SECONDS,
     )
+    max_wall_s: float | None = param(
+        None,
+        "Seconds after the command's start in which it ends. Rollouts that would probably not finish do not start.",
+        doc="A Slurm job ends its command in time without it. [More](resume.md#limited-time).",
+        above=0,
+        below=MAX_SECONDS,
+    )
+    wall_margin_s: float | None = param(
+        None,
+        "Seconds before that end in which rollouts are cancelled and files written (null: 1 % of the time, 1 to 60 s).",
+        minimum=0,
+        below=MAX_SECONDS,
+    )
+    stop_ok: bool = param(False, "Exit code 0 instead of 3 if the time is over and rollouts remain.")
     dry_run: bool = param(False, "Check everything and print the plan and the first request, but send no rollout.")
     canary: int = param(0, "Send this many rollouts first, and the rest only if none of them failed.", minimum=0)
     http_engine: str = param(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.errors import ConfigError, RolloutsFailed
+from ng_rollouts.console import log
+from ng_rollouts.errors import ConfigError, RolloutsFailed, WallTimeOver
 from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.rescoring.config import RescoreConfig
 from ng_rollouts.rescoring.run import rescore
@@ -30,14 +32,20 @@ def collect_and_score_groups(config: CollectConfig, command: Sequence[str] = ())
     """
     _check(config)
     answers = output_paths(config.output_jsonl_fpath).side_file(UNSCORED)
+    began = time.monotonic()
     failed: RolloutsFailed | None = None
     try:
         run(_first_step(config, answers), command)
     except RolloutsFailed as error:
         failed = error
+    except WallTimeOver as over:
+        if not config.stop_ok:
+            raise
+        log(str(over))
+        return 0
     if config.dry_run:
         return 0
-    second = _second_step(config, answers)
+    second = _second_step(config, answers, time.monotonic() - began)
     code = rescore(RescoreConfig.of_run(second, str(answers), config.verifier), command, second)
     if failed:
         raise failed
@@ -59,14 +67,16 @@ def _first_step(config: CollectConfig, answers: Path) -> CollectConfig:
         output_jsonl_fpath=str(answers),
         verifier={},
         scoring="defer",
+        stop_ok=False,  # so that its end is not taken for that of a complete run
         min_mean={},
         export=None,
         report=False,
     )
 
 
-def _second_step(config: CollectConfig, answers: Path) -> CollectConfig:
-    """The run that scores the answers."""
+def _second_step(config: CollectConfig, answers: Path, seconds: float) -> CollectConfig:
+    """The run that scores the answers, `seconds` after the command's start."""
+    wall_s = config.max_wall_s
     return replace(
         config,
         input_jsonl_fpath=str(answers),
@@ -75,5 +85,6 @@ def _second_step(config: CollectConfig, answers: Path) -> CollectConfig:
         prompt_config=None,
         max_total_tokens=None,
         dispatch_budget_s=None,
+        max_wall_s=None if wall_s is None else max(0.001, wall_s - seconds),
         materialized_inputs=False,
     )

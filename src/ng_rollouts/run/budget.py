@@ -1,21 +1,53 @@
-"""The budgets of a run: tokens, what they cost, and time."""
+"""The limits of a run: tokens, what they cost, and time."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Self
 
 from ng_rollouts.config.parameters import Prices
+from ng_rollouts.console import log
 from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.scheduling.stop import Stop
 
 _MILLION = 1_000_000
 
-
 _MIN_DURATIONS = 5
-"""Durations that have to be known before the margin of a time budget is taken from them."""
+"""Durations that have to be known before they limit the start of rollouts."""
 
-_MARGIN_QUANTILE = 0.75
+_PROBABLY = 0.75
+"""A rollout starts if this share of the rollouts so far would have ended in the time that is left."""
+
+_FRESH_S = 0.25
+"""How long a quantile of the durations is used. It takes 0.1 ms, which each rollout would otherwise cost."""
+
+_END_SHARE, _MIN_END_S, _MAX_END_S = 0.01, 1.0, 60.0
+"""The share of the wall time that is kept for the end of the run, and its bounds in seconds."""
+
+_SLURM_END = "SLURM_JOB_END_TIME"
+"""The variable of a Slurm job with the time of its end, in seconds since 1970."""
+
+
+@dataclass(slots=True)
+class ProbableDuration:
+    """The time in which most of this command's rollouts end, in seconds; 0 while too few have ended."""
+
+    _seconds: float = 0.0
+    _fresh_until: float = -inf
+
+    def at(self, now: float, counters: RunCounters) -> float:
+        """The value at a time (`time.monotonic`), at most `_FRESH_S` seconds old."""
+        if now >= self._fresh_until:
+            self._fresh_until = now + _FRESH_S
+            is_known = counters.attempts_done >= _MIN_DURATIONS
+            self._seconds = counters.latencies.quantile(_PROBABLY) or 0.0 if is_known else 0.0
+        return self._seconds
 
 
 @dataclass(slots=True)
@@ -33,6 +65,7 @@ class TimeBudget:
     margin_s: float | None
     is_over: bool = False
     began: float | None = None
+    _duration: ProbableDuration = field(default_factory=ProbableDuration)
 
     def allows(self, counters: RunCounters) -> bool:
         """Whether a rollout may start now."""
@@ -40,15 +73,80 @@ class TimeBudget:
             now = time.monotonic()
             self.began = now if self.began is None else self.began
             left = self.seconds - (now - self.began)
-            self.is_over = self.is_over or left <= 0 or left < self._margin(counters)
+            margin = self._duration.at(now, counters) if self.margin_s is None else self.margin_s
+            self.is_over = self.is_over or left <= 0 or left < margin
         return not self.is_over
 
-    def _margin(self, counters: RunCounters) -> float:
-        if self.margin_s is not None:
-            return self.margin_s
-        if counters.attempts_done < _MIN_DURATIONS:
-            return 0.0
-        return counters.latencies.quantile(_MARGIN_QUANTILE) or 0.0
+
+@dataclass(slots=True)
+class WallTime:
+    """The time in which this command has to end.
+
+    Attributes:
+        ends_at: when nothing may be in flight any more (`time.monotonic`); None for no limit.
+        limit: what sets the limit, for messages.
+        is_over: whether a rollout was not started or was cancelled for lack of time.
+    """
+
+    ends_at: float | None = None
+    limit: str = ""
+    is_over: bool = False
+    _duration: ProbableDuration = field(default_factory=ProbableDuration)
+
+    @classmethod
+    def of(cls, max_wall_s: float | None, margin_s: float | None, began: float) -> Self:
+        """The earlier end of `max_wall_s` and of the Slurm job, less the margin.
+
+        Args:
+            margin_s: the seconds kept for the end of the run; None for a share of the time.
+            began: when the command began (`time.monotonic`).
+        """
+        ends = [] if max_wall_s is None else [(began + max_wall_s, f"max_wall_s={max_wall_s:g}")]
+        if (slurm_s := _slurm_seconds_left()) is not None:
+            ends.append((time.monotonic() + slurm_s, "the end of the Slurm job"))
+        if not ends:
+            return cls()
+        end, limit = min(ends)
+        if margin_s is None:
+            margin_s = min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * (end - began)))
+        return cls(end - margin_s, limit)
+
+    def allows(self, counters: RunCounters) -> bool:
+        """Whether a rollout that starts now will probably end in time."""
+        if self.ends_at is not None and not self.is_over:
+            now = time.monotonic()
+            left = self.ends_at - now
+            self.is_over = left <= 0 or left < self._duration.at(now, counters)
+        return not self.is_over
+
+    @contextmanager
+    def enforced(self, stop: Stop, counters: RunCounters) -> Iterator[None]:
+        """Cancel what is in flight when the time is over, while the block runs."""
+        if self.ends_at is None:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, self.ends_at - time.monotonic()), self._end, stop, counters
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end(self, stop: Stop, counters: RunCounters) -> None:
+        if not stop.requested.is_set():
+            self.is_over = True
+            log(f"the time is over ({self.limit}): {counters.in_flight} rollouts in flight are cancelled")
+        stop.request_without_drain()
+
+
+def _slurm_seconds_left() -> float | None:
+    """Seconds until the end of this Slurm job; None outside of a job, also if an ended job has left its variable."""
+    try:
+        left = float(os.environ[_SLURM_END]) - time.time()
+    except (KeyError, ValueError):
+        return None
+    return left if 0 < left < inf else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Dispatcher:
         self._limit = AdaptiveLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
 
     async def dispatch(self, remaining: Iterator[Rollout]) -> None:
-        """Collect the remaining rollouts, as far as canary and token budget allow.
+        """Collect the remaining rollouts, as far as canary, budgets and wall time allow.
 
         Raises:
             StoppedEarly: continuing is pointless.
@@ -111,7 +111,10 @@ class Dispatcher:
         return await self._attempt(rollout, attempts)
 
     def _may_start(self) -> bool:
-        return not self.budget.is_spent(self.state.counters) and self.report.time_budget.allows(self.state.counters)
+        counters, report = self.state.counters, self.report
+        if self.budget.is_spent(counters):
+            return False
+        return report.time_budget.allows(counters) and report.wall_time.allows(counters)
 
     async def _send_canary(self, remaining: Iterator[Rollout]) -> None:
         """Send the first rollouts alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from ng_rollouts.errors import (
     StorageError,
     UploadFailed,
     UsageError,
+    WallTimeOver,
 )
 from ng_rollouts.executors.base import Executor, open_executor
 from ng_rollouts.inputs.task_parser import Task
@@ -33,7 +35,7 @@ from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
 from ng_rollouts.redaction import mask_settings
 from ng_rollouts.report.live_page import live_page
-from ng_rollouts.run.budget import TimeBudget
+from ng_rollouts.run.budget import TimeBudget, WallTime
 from ng_rollouts.run.dispatch import Dispatcher
 from ng_rollouts.run.finalize import Finalizer
 from ng_rollouts.run.prepare import PreparedRun, prepare
@@ -75,9 +77,10 @@ def run(config: CollectConfig, command: Sequence[str] = ()) -> int:
         StoppedEarly: continuing was pointless; everything collected is in the output.
         Interrupted: a signal ended the run; everything collected is in the output.
     """
+    began = time.monotonic()
     check_integrations(config.export)
     with prepare(config) as prepared, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(Run(config, prepared, command).collect())
+        return runner.run(Run(config, prepared, command, began=began).collect())
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Run:
         command: the command that was typed; empty for a Python program.
         consumer: the program that receives the rows, if there is one.
         resolve: makes the agents; None to find those of the configuration.
+        began: when the command began (`time.monotonic`).
     """
 
     config: CollectConfig
@@ -95,6 +99,7 @@ class Run:
     command: Sequence[str] = ()
     consumer: Consumer | None = None
     resolve: Callable[[AsyncExitStack], Awaitable[dict[str, Agent]]] | None = None
+    began: float = field(default_factory=time.monotonic)
 
     async def collect(self) -> int:
         """Collect and finalize, and return the exit code.
@@ -139,9 +144,10 @@ class Run:
                 await self._begin(state)
                 if executor:
                     await self._dispatch(state, executor, stop, finalizer.report)
-                # A signal that arrives after the last rollout does not keep the output from being finished.
-                if stop.requested.is_set() and state.has_remaining:
-                    raise Interrupted(received.first or signal.SIGINT)
+                # A signal that arrives after the last rollout does not keep the output from being finished, nor does
+                # the end of the time.
+                if state.has_remaining:
+                    self._check_not_stopped(finalizer, received)
                 await finalizer.finish()
             # After a usage error, nothing was sent and there is nothing to publish. After other expected errors, the
             # rows collected so far are published. Every error is raised again, because it decides the exit code.
@@ -154,7 +160,10 @@ class Run:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
                 await self._publish_after(error, finalizer, received)
-                raise
+                if error.exit_code:
+                    raise
+                log(str(error))  # with `stop_ok`
+                return 0
             except BaseException:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
@@ -162,6 +171,23 @@ class Run:
             if failure := await self._publish(finalizer, code, received):
                 raise failure
             return code
+
+    def _check_not_stopped(self, finalizer: Finalizer, received: Received) -> None:
+        """Check that a run with remaining rollouts was not stopped.
+
+        Raises:
+            Interrupted: a signal or the consumer has stopped it.
+            WallTimeOver: the time of the command is over.
+        """
+        wall, counters = finalizer.report.wall_time, finalizer.state.counters
+        if wall.is_over and not received.first:
+            remaining = counters.planned - counters.settled
+            message = f"the time is over ({wall.limit}) and {remaining} rollouts remain"
+            over = WallTimeOver(f"{message}: +resume_from_cache=true collects them")
+            over.exit_code = 0 if self.config.stop_ok else over.exit_code
+            raise over
+        if finalizer.stop.requested.is_set():
+            raise Interrupted(received.first or signal.SIGINT)
 
     def _finalizer(self, state: RunState, agents: dict[str, Agent], stop: Stop) -> Finalizer:
         # Agents can share a load balancer, which is then reported once.
@@ -176,6 +202,7 @@ class Run:
             report=DispatchReport(
                 load_balancers=list(balancers.values()),
                 time_budget=TimeBudget(self.config.dispatch_budget_s, self.config.drain_margin_s),
+                wall_time=WallTime.of(self.config.max_wall_s, self.config.wall_margin_s, self.began),
             ),
             summary=self.consumer.summary if self.consumer else {},
         )
@@ -216,7 +243,8 @@ class Run:
             report=report,
             wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,
         )
-        await dispatcher.dispatch(self._remaining(state))
+        with report.wall_time.enforced(stop, state.counters):
+            await dispatcher.dispatch(self._remaining(state))
 
     async def _replay(self, consumer: Consumer, state: RunState) -> None:
         """Pass the rows of earlier commands to the consumer, and subscribe it to new ones."""

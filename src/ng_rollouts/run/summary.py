@@ -18,7 +18,7 @@ from ng_rollouts.metrics.nemo_gym import score_line
 from ng_rollouts.metrics.score_table import Sums
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.redaction import display_command, redact
-from ng_rollouts.run.budget import Budget, TimeBudget
+from ng_rollouts.run.budget import Budget, TimeBudget, WallTime
 from ng_rollouts.run.client_load import ClientLoad
 from ng_rollouts.run.state import RunState
 from ng_rollouts.types import Json
@@ -44,12 +44,14 @@ class DispatchReport:
         executor_lines: the executor's report.
         load_balancers: the servers that were used.
         time_budget: the time in which rollouts may start.
+        wall_time: the time in which the command has to end.
     """
 
     load: ClientLoad | None = None
     executor_lines: list[str] = field(default_factory=list)
     load_balancers: Sequence[LoadBalancer] = ()
     time_budget: TimeBudget = field(default_factory=lambda: TimeBudget(None, None))
+    wall_time: WallTime = field(default_factory=WallTime)
 
 
 def summary_lines(

@@ -29,6 +29,11 @@ class Stop:
         self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
 
+    def request_without_drain(self) -> None:
+        """Ask the run to stop and to cancel what is in flight. Unlike `at_once`, steps after that are not cut short."""
+        self.drain_s = 0.0
+        self.requested.set()
+
     async def unless_requested(self, work: Coroutine[Any, Any, T], *, from_now: bool = False) -> T:
         """Await optional work, and cancel it when a stop is requested.
 
