@@ -62,6 +62,7 @@ class AgentServer:
         self.authorization: str | None = None
         self.asked: Counter[str] = Counter()
         self.bodies: list[Any] = []
+        self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = self.connections = 0
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,6 +73,7 @@ class AgentServer:
                 method, path, _ = request.split(" ")
                 fields = {name.strip().lower(): value.strip() for name, _, value in (h.partition(":") for h in headers)}
                 self.authorization = fields.get("authorization") or self.authorization
+                self.headers = [*self.headers[-50:], fields]
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 if not await self.respond(method, path, body, writer):
                     return
@@ -89,6 +91,7 @@ class AgentServer:
                 "connections": self.connections,
                 "authorization": self.authorization,
                 "last": self.bodies[-50:],
+                "headers": self.headers,
             }
             return await self.send(writer, 200, json.dumps(stats).encode())
         if path == "/global_config_dict_yaml" and ("head" in self.options or "config" in self.options):

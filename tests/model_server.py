@@ -43,6 +43,7 @@ class ModelServer:
         self.in_flight = self.most_in_flight = self.refused = 0
         self.asked: dict[str, int] = {}
         self.last: list[Any] = []
+        self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
         self.bucket, self.filled = float(options.get("burst", 1)), time.monotonic()
         self.prefixes: set[str] = set()
@@ -91,6 +92,7 @@ class ModelServer:
             return error(404, "Not Found", "not_found")
         params = json.loads(body)
         self.last = [*self.last[-20:], params]
+        self.headers = [*self.headers[-20:], fields]
         if params.get("model") not in models:
             return error(404, f"The model {params.get('model')!r} does not exist", "model_not_found")
         if self.options.get("ids") == "refused" and (names := sorted(params.keys() & ID_FIELDS)):

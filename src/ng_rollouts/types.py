@@ -84,6 +84,24 @@ class AgentRequest(NamedTuple):
     answer: Json | None = None
 
 
+@dataclass(slots=True)
+class Tokens:
+    """A number of input and of output tokens, which grows."""
+
+    input: int = 0
+    output: int = 0
+
+    def add(self, input_tokens: int, output_tokens: int) -> None:
+        """Add tokens."""
+        self.input += input_tokens
+        self.output += output_tokens
+
+    @property
+    def total(self) -> int:
+        """Input and output tokens."""
+        return self.input + self.output
+
+
 class RolloutStats(NamedTuple):
     """The values of one rollout that metrics are computed from.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ng_rollouts.config.fields import spec_of
-from ng_rollouts.config.parameters import SECTIONS, CollectConfig, HeadServer, Prices
+from ng_rollouts.config.parameters import SECTIONS, CollectConfig, HeadServer, JudgePrices, Prices
 from ng_rollouts.config.validation import zero_names
 from ng_rollouts.errors import ConfigError
 from tests.conftest import FILES, Ran, assert_rejected_before_sending
@@ -19,7 +19,7 @@ from tests.servers import Served
 
 def test_every_parameter_is_documented() -> None:
     """Every field of every section is a parameter with a help text, or a nested configuration of such parameters."""
-    nested = {"head_server": HeadServer, "price_per_million": Prices}
+    nested = {"head_server": HeadServer, "price_per_million": Prices, "judge_price_per_million": JudgePrices}
     documented = []
     for section in (*SECTIONS, *nested.values()):
         for field in fields(section):

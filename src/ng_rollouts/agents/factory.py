@@ -320,13 +320,20 @@ class AgentFactory:
         key = options.get("api_key", None if is_other_url else self._value(entry, "policy_api_key"))
         model = options.get("model", None if is_other_url else self._value(entry, "policy_model_name"))
         api = options.get("api", "auto" if is_other_url else self._value(entry, "policy_api"))
-        server = self._model_server(parse_urls(url, "verifier.base_url"), key, model, api)
+        server = self._model_server(parse_urls(url, "verifier.base_url"), key, model, api, is_judge=True)
         if self.config.scoring == "now":  # a judge that is not asked need not be up
             self.model_servers.append(server)
         return server
 
     def _model_server(
-        self, urls: list[str], key: str | None, model: str | None, api: str, ids_mode: str = "never"
+        self,
+        urls: list[str],
+        key: str | None,
+        model: str | None,
+        api: str,
+        ids_mode: str = "never",
+        *,
+        is_judge: bool = False,
     ) -> ModelClient:
         from ng_rollouts.models.client import ModelClient
         from ng_rollouts.models.request import base_url
@@ -342,7 +349,9 @@ class AgentFactory:
         load_balancer = self.load_balancers.setdefault(
             tuple(urls), LoadBalancer([base_url(url) for url in urls], self.rate_limiter)
         )
-        return ModelClient(load_balancer, self.http, api=api, model=model, api_key=key, ids_mode=ids_mode)
+        return ModelClient(
+            load_balancer, self.http, api=api, model=model, api_key=key, ids_mode=ids_mode, is_judge=is_judge
+        )
 
 
 async def _example(name: str, factory: AgentFactory) -> Agent:

@@ -11,6 +11,7 @@ from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.jsonl import dumps, loads
+from ng_rollouts.models.attempt import count_usage, session_headers
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.redaction import remember_url
 from ng_rollouts.seeds import seed_in_extra_body
@@ -90,6 +91,7 @@ class RemoteAgent:
             lambda url: self._run_at(url, request.body),
             tokens_of=lambda reply: total_tokens(usage_of(reply)),
         )
+        count_usage(usage_of(reply))
         if "episode_id" in request.body:
             reply = result_of_episode(reply)
         return {**reply, **marks} if marks else reply
@@ -118,13 +120,13 @@ class RemoteAgent:
         has_seed = (request.get("responses_create_params") or {}).get("seed") is not None
         # rollouts in flight at the first refusal each find out by themselves, which costs one request each
         if has_seed and not self._refuses_seed:
-            reply = await self._http.post(url, dumps(request))
+            reply = await self._http.post(url, dumps(request), session_headers())
             if not _refuses_seed(reply):
                 return json_object(reply)
             self._refuses_seed = True
         if has_seed:
             request = seed_in_extra_body(request)
-        return json_object(await self._http.post(url, dumps(request)))
+        return json_object(await self._http.post(url, dumps(request), session_headers()))
 
 
 def usage_of(reply: Json) -> Json | None:

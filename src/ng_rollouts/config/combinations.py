@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ng_rollouts.errors import ConfigError
 
 if TYPE_CHECKING:
     from ng_rollouts.config.parameters import CollectConfig
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A token (RFC 9110, 5.6.2)."""
+
+_OWN_HEADERS = frozenset(
+    "accept accept-encoding authorization connection content-encoding content-length content-type cookie host te "
+    "trailer transfer-encoding upgrade user-agent".split()
+)
 
 
 def check_combinations(config: CollectConfig) -> None:
@@ -22,6 +31,13 @@ def check_combinations(config: CollectConfig) -> None:
     _check_routes(config)
     _check_time(config)
     _check_shards(config)
+    _check_session(config)
+
+
+def _check_session(config: CollectConfig) -> None:
+    name = config.session_header
+    if name is not None and (not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS):
+        raise ConfigError(f"session_header={name} must be the name of a header that requests do not have already")
 
 
 def _check_routes(config: CollectConfig) -> None:

@@ -60,6 +60,8 @@ class Parameters(TypedDict, total=False):
     dry_run: bool
     canary: int
     http_engine: Literal["auto", "pyreqwest", "httpx"]
+    session_header: str | None
+    session_by: Literal["rollout", "task"]
     connect_timeout_s: float | None
     idle_timeout_s: float | None
     rollout_timeout_s: float | None
@@ -71,6 +73,7 @@ class Parameters(TypedDict, total=False):
     max_tokens_per_minute: float | None
     max_total_tokens: int | None
     price_per_million: Mapping[str, float | None]
+    judge_price_per_million: Mapping[str, float | None]
     resume_from_cache: bool
     retry_failed: bool
     retry_terminal_timeouts: bool

@@ -30,6 +30,8 @@ RESPONSES_PARAMETERS = frozenset(
 )
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
+_MILLION = 1_000_000
+
 MAX_SECONDS = 1e8
 """Three years: longer than any run, and within the range of timers."""
 
@@ -244,6 +246,22 @@ class Prices:
     input: float | None = param(None, "Price per million input tokens, to report the cost.", minimum=0)
     output: float | None = param(None, "Price per million output tokens.", minimum=0)
 
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """The cost of a number of tokens; a price that is not known counts as 0."""
+        return (input_tokens * (self.input or 0.0) + output_tokens * (self.output or 0.0)) / _MILLION
+
+
+@dataclass(kw_only=True)
+class JudgePrices(Prices):
+    """Prices of judges per million tokens, in the same currency."""
+
+    input: float | None = param(
+        None, "Price per million input tokens of judges (null: price_per_million.input).", minimum=0
+    )
+    output: float | None = param(
+        None, "Price per million output tokens of judges (null: price_per_million.output).", minimum=0
+    )
+
 
 @dataclass(kw_only=True, init=False, repr=False, eq=False)
 class RateAndBudget:
@@ -257,9 +275,13 @@ class RateAndBudget:
         None, "Rate limit in tokens per minute, measured from the usage in replies.", above=0
     )
     max_total_tokens: int | None = param(
-        None, "Token budget: start no new rollouts once this command has used this many tokens.", above=0
+        None,
+        "Token budget: start no new rollouts once this command has used this many tokens.",
+        doc="Judges and failed attempts count. [More](model-servers.md#token-budget-and-cost).",
+        above=0,
     )
     price_per_million: Prices = field(default_factory=Prices)
+    judge_price_per_million: JudgePrices = field(default_factory=JudgePrices)
 
 
 @dataclass(kw_only=True, init=False, repr=False, eq=False)
@@ -333,6 +355,17 @@ class Execution:
         "HTTP client. `auto`: pyreqwest if it is installed, else httpx.",
         doc="httpx is slow above a few dozen rollouts in flight, unless httpx-aiohttp is installed.",
         choices=HTTP_ENGINES,
+    )
+    session_header: str | None = param(
+        "X-Session-ID",
+        "Header of each request by which a router keeps the requests of a rollout on one server (null: none).",
+        doc="[Routers](model-servers.md#routers).",
+        nonempty=True,
+    )
+    session_by: str = param(
+        "rollout",
+        "The requests with the same value of session_header: those of a `rollout`, or of all rollouts of a `task`.",
+        choices=("rollout", "task"),
     )
     connect_timeout_s: float | None = param(
         10.0, "Connect timeout in seconds (null: none).", above=0, below=MAX_SECONDS

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from zlib import crc32
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.health.rollout import health_of
+from ng_rollouts.http.client import NO_HEADERS, Headers
 from ng_rollouts.metrics.result_rows import result_of
-from ng_rollouts.types import ANSWER_FIELDS, AgentRequest, Json, Result, Rollout
+from ng_rollouts.models.attempt import session
+from ng_rollouts.types import ANSWER_FIELDS, AgentRequest, Json, Result, Rollout, RolloutKey
 
 _WITHOUT_SCORE = (FailureClass.NO_REWARD, FailureClass.NOT_FINITE)
 """Failures of the scorer in a reply that may have an answer."""
@@ -34,7 +37,8 @@ class LocalExecutor:
         """Make one attempt."""
         agent = self.agents[rollout.agent]
         request = rollout.request(attempts, answer)
-        reply = await (agent.run(request) if agent.is_remote else self._run_with_timeout(agent, request))
+        with session(self._session_headers(rollout.key)):
+            reply = await (agent.run(request) if agent.is_remote else self._run_with_timeout(agent, request))
         try:
             return result_of(
                 rollout,
@@ -48,6 +52,16 @@ class LocalExecutor:
             if failure.failure_class in _WITHOUT_SCORE and isinstance(reply.get("response"), dict):
                 failure.kept = {name: reply[name] for name in ANSWER_FIELDS if name in reply}
             raise
+
+    def _session_headers(self, key: RolloutKey) -> Headers:
+        """The header by which a router sends requests with the same prompt to the same server."""
+        config = self.config
+        if config.session_header is None:
+            return NO_HEADERS
+        # The rollouts of two runs have the same keys. A resume, or another actor, has the same path.
+        run = crc32(config.output_jsonl_fpath.encode())
+        rollout = f"-{key.rollout_index}" if config.session_by == "rollout" else ""
+        return {config.session_header: f"{run:08x}-{key.task_index}{rollout}"}
 
     async def _run_with_timeout(self, agent: Agent, request: AgentRequest) -> Json:
         """Run an agent of this process within `rollout_timeout_s`. The HTTP client enforces it for remote agents."""

@@ -24,6 +24,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, ConfigError, FailureClass, StoppedEarly, Unreachable
 from ng_rollouts.executors.ray_worker import AttemptOutcome, AttemptRequest, RayWorker, failure_from_values
+from ng_rollouts.models.attempt import count_tokens
 from ng_rollouts.types import Json, Result, Rollout
 
 _MAX_BATCH = 64
@@ -74,6 +75,19 @@ async def _ping(actor: _Actor) -> None:
     await actor.handle.ping.remote()
 
 
+def _result_of(outcome: AttemptOutcome) -> Result:
+    """The result of an attempt, whose tokens are counted.
+
+    Raises:
+        AttemptFailed: it has none.
+    """
+    if outcome.tokens:
+        count_tokens(outcome.tokens)
+    if outcome.result is None:
+        raise failure_from_values(outcome.failure or (FailureClass.WORKER_ERROR, "no outcome", {}))
+    return outcome.result
+
+
 @dataclass(eq=False, slots=True)
 class _Actor:
     """The driver's view of an actor.
@@ -88,7 +102,7 @@ class _Actor:
     """
 
     handle: Any
-    pending: dict[int, asyncio.Future[Result]] = field(default_factory=dict)
+    pending: dict[int, asyncio.Future[AttemptOutcome]] = field(default_factory=dict)
     outbox: list[AttemptRequest] = field(default_factory=list)
     has_requests: asyncio.Event = field(default_factory=asyncio.Event)
     is_up: bool = False
@@ -192,11 +206,11 @@ class RayExecutor:
         for _ in range(_MAX_LOSSES_PER_ROLLOUT):
             actor = await self._least_busy()
             request_id = next(self._request_ids)
-            future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[AttemptOutcome] = asyncio.get_running_loop().create_future()
             actor.pending[request_id] = future
             actor.enqueue(AttemptRequest(request_id, rollout, attempts, answer))
             try:
-                return await future
+                return _result_of(await future)
             except _ActorLostError:
                 self._attempts_repeated += 1
             except asyncio.CancelledError:
@@ -301,10 +315,7 @@ class RayExecutor:
                 future = actor.pending.get(outcome.request_id)
                 if future is None or future.done():  # cancelled in the meantime
                     continue
-                if outcome.failure is not None:
-                    future.set_exception(failure_from_values(outcome.failure))
-                elif outcome.result is not None:
-                    future.set_result(outcome.result)
+                future.set_result(outcome)
 
     async def _least_busy(self) -> _Actor:
         """The actor with the fewest attempts in flight; wait for one that is up and below its bound.

@@ -12,6 +12,7 @@ from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps
+from ng_rollouts.models.attempt import count_usage, session_headers
 from ng_rollouts.models.event_stream import reply_object
 from ng_rollouts.models.from_chat_completions import to_response
 from ng_rollouts.models.from_responses import (
@@ -63,6 +64,7 @@ class ModelClient:
         api_key: sent as a bearer token; None sends no credentials.
         ids_mode: `never`, `auto` or `required`: whether replies should have token ids. Only `/chat/completions` has
             them, so `api=auto` tries it first if they are asked for.
+        is_judge: whether its replies score answers, so that their tokens count apart.
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class ModelClient:
         model: str | None,
         api_key: str | None,
         ids_mode: str = "never",
+        is_judge: bool = False,
     ) -> None:
         self.load_balancer = load_balancer
         self.model = model
         self._http = http
         self._api = api
+        self._is_judge = is_judge
         self._last_failure = AttemptFailed(FailureClass.CONNECT_FAILED, "")
         self._limit_name = LIMIT_NAMES[0]
         self._token_ids = TokenIds(ids_mode, self._addresses)
@@ -154,9 +158,10 @@ class ModelClient:
         request = self.request(params, api)
         body = dumps(request.body)
         convert = partial(to_response, params=params, keeps_logprobs=request.asks_for_logprobs)
+        headers = {**request.headers, **session_headers()}
 
         async def post(url: str) -> Json:
-            received = await self._http.post(url_of(url, request.path), body, request.headers)
+            received = await self._http.post(url_of(url, request.path), body, headers)
             is_small = len(received.body) < _LARGE_BYTES
             reply = reply_object(received) if is_small else await run_in_thread(partial(reply_object, received))
             check_error(reply)
@@ -169,6 +174,7 @@ class ModelClient:
             output_tokens=params.get("max_output_tokens"),
             tokens_of=lambda response: total_tokens(response.get("usage")),
         )
+        count_usage(response.get("usage"), is_judge=self._is_judge)
         if is_empty(response):
             raise AttemptFailed(FailureClass.MODEL_ERROR, "the model server replied with an empty response")
         if request.asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):

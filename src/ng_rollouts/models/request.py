@@ -92,6 +92,11 @@ def total_tokens(usage: Any) -> int:
     return _count(total) if isinstance(total, (int, float)) else sum(map(_count, map(usage.get, _PARTS)))
 
 
+def token_counts(usage: Any) -> tuple[int, int]:
+    """The input and the output tokens of a `usage` object; 0 for what it does not report."""
+    return (_count(usage.get(_PARTS[0])), _count(usage.get(_PARTS[1]))) if isinstance(usage, dict) else (0, 0)
+
+
 def _count(value: Any) -> int:
     """A number of tokens; 0 for anything that is none, such as 1e308."""
     return int(value) if isinstance(value, (int, float)) and 0 <= value <= MAX_TOKENS else 0

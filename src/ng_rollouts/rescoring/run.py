@@ -102,7 +102,7 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
         manifest=manifest,
         prior_manifest=prior_manifest,
         upload=None,
-        budget=Budget(collect.price_per_million, collect.max_total_tokens),
+        budget=Budget(collect.price_per_million, collect.max_total_tokens, collect.judge_price_per_million),
         is_rescoring=True,
     )
 

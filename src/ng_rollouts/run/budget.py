@@ -15,8 +15,7 @@ from ng_rollouts.config.parameters import Prices
 from ng_rollouts.console import log
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
-
-_MILLION = 1_000_000
+from ng_rollouts.types import Tokens
 
 _MIN_DURATIONS = 5
 """Durations that have to be known before they limit the start of rollouts."""
@@ -155,28 +154,48 @@ class Budget:
 
     Attributes:
         prices: per million tokens, in any currency.
-        max_tokens: input and output tokens of this command after which no new rollouts start; None for no limit.
+        max_tokens: tokens of this command, with judges and failed attempts, after which no new rollouts start; None for
+            no limit.
+        judge_prices: those of judges, as far as they differ from `prices`.
     """
 
     prices: Prices
     max_tokens: int | None
+    judge_prices: Prices = field(default_factory=Prices)
 
     @property
     def has_prices(self) -> bool:
         """Whether the cost can be computed."""
-        return self.prices.input is not None or self.prices.output is not None
+        prices = (self.prices.input, self.prices.output, self.judge_prices.input, self.judge_prices.output)
+        return any(price is not None for price in prices)
 
     def spent(self, counters: RunCounters) -> float:
-        """The cost of this command so far."""
-        return self.cost(counters.input_tokens, counters.output_tokens)
+        """The cost of this command so far, with judges and failed attempts."""
+        return self.cost(counters.input_tokens, counters.output_tokens) + self.extra_cost(counters)
+
+    def extra_cost(self, counters: RunCounters) -> float:
+        """The cost of this command's judges and failed attempts."""
+        return self.judge_cost(counters) + self.failed_cost(counters)
+
+    def judge_cost(self, counters: RunCounters) -> float:
+        """The cost of this command's judges."""
+        tokens, own, default = counters.judge_tokens, self.judge_prices, self.prices
+        return Prices(
+            input=default.input if own.input is None else own.input,
+            output=default.output if own.output is None else own.output,
+        ).cost(tokens.input, tokens.output)
+
+    def failed_cost(self, counters: RunCounters) -> float:
+        """The cost of the answers of this command's failed attempts."""
+        return self.prices.cost(counters.failed_tokens.input, counters.failed_tokens.output)
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """The cost of a number of tokens, in the currency of the prices."""
-        return (input_tokens * (self.prices.input or 0.0) + output_tokens * (self.prices.output or 0.0)) / _MILLION
+        """The cost of a number of tokens of answers, in the currency of the prices."""
+        return self.prices.cost(input_tokens, output_tokens)
 
     def is_spent(self, counters: RunCounters) -> bool:
         """Whether the token budget is used up."""
-        return self.max_tokens is not None and counters.input_tokens + counters.output_tokens >= self.max_tokens
+        return self.max_tokens is not None and counters.total_tokens >= self.max_tokens
 
     def progress_notes(self, counters: RunCounters, collected_before: int) -> Iterator[str]:
         """The cost so far, and the projected cost of all planned rollouts, as `key=value`."""
@@ -190,9 +209,8 @@ class Budget:
 
     def summary_lines(self, counters: RunCounters) -> Iterator[str]:
         """Tokens, cost and budget, for the end of a run."""
-        if counters.input_tokens or counters.output_tokens:
-            line = f"tokens: {counters.input_tokens} in, {counters.output_tokens} out"
-            yield line + (f", cost {self.spent(counters):.4g}" if self.has_prices else "")
+        if counters.total_tokens:
+            yield from self._token_lines(counters)
         elif counters.collected and (self.max_tokens is not None or self.has_prices):
             yield "warning: replies report no token usage, so budget and cost cannot be tracked"
         if self.is_spent(counters) and counters.settled < counters.planned:
@@ -201,3 +219,16 @@ class Budget:
                 f"the budget max_total_tokens={self.max_tokens} is spent: no more rollouts were started; "
                 f"resume to collect the remaining {remaining}, with a new budget"
             )
+
+    def _token_lines(self, counters: RunCounters) -> Iterator[str]:
+        answers = Tokens(counters.input_tokens, counters.output_tokens)
+        parts = [
+            ("tokens", answers, self.cost(answers.input, answers.output)),
+            ("tokens of judges", counters.judge_tokens, self.judge_cost(counters)),
+            ("tokens of failed attempts", counters.failed_tokens, self.failed_cost(counters)),
+        ]
+        parts = [part for part in parts if part[1].total]
+        for name, tokens, cost in parts:
+            yield f"{name}: {tokens.input} in, {tokens.output} out" + (f", cost {cost:.4g}" if self.has_prices else "")
+        if self.has_prices and len(parts) > 1:
+            yield f"cost of all: {self.spent(counters):.4g}"

@@ -137,7 +137,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
             manifest=manifest,
             prior_manifest=prior_manifest,
             upload=upload,
-            budget=Budget(config.price_per_million, config.max_total_tokens),
+            budget=Budget(config.price_per_million, config.max_total_tokens, config.judge_price_per_million),
         )
 
 

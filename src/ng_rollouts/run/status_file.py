@@ -74,6 +74,8 @@ def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
         "left_s": round((counters.planned - counters.settled) / rate, 1) if rate else None,
         "input_tokens": counters.input_tokens,
         "output_tokens": counters.output_tokens,
+        "judge_tokens": counters.judge_tokens.total,
+        "failed_tokens": counters.failed_tokens.total,
     }
 
 

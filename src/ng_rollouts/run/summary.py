@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from textwrap import shorten
 
@@ -198,12 +198,22 @@ class SummaryFile:
         }
 
     def _tokens(self) -> Json:
-        """Tokens and cost of all collected rollouts, including those of earlier commands."""
-        counters = self.state.counters
+        """Tokens and cost of all collected rollouts, and of the judges and failed attempts of this command."""
+        counters, budget = self.state.counters, self.budget
         before = {"input": counters.earlier_input_tokens, "output": counters.earlier_output_tokens}
         tokens = {"input": before["input"] + counters.input_tokens, "output": before["output"] + counters.output_tokens}
-        cost = self.budget.cost(tokens["input"], tokens["output"]) if self.budget.has_prices else None
-        return {"tokens": tokens, "tokens_before": before, "cost": cost}
+        costs = {
+            "cost": budget.cost(tokens["input"], tokens["output"]) + budget.extra_cost(counters),
+            "cost_of_judges": budget.judge_cost(counters),
+            "cost_of_failed_attempts": budget.failed_cost(counters),
+        }
+        return {
+            "tokens": tokens,
+            "tokens_before": before,
+            "tokens_of_judges": asdict(counters.judge_tokens),
+            "tokens_of_failed_attempts": asdict(counters.failed_tokens),
+            **(costs if budget.has_prices else dict.fromkeys(costs)),
+        }
 
     def _circumstances(self) -> Json:
         return {

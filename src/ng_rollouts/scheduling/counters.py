@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ng_rollouts.metrics.latency_histogram import LatencyHistogram
 from ng_rollouts.metrics.running_stats import RunningStats
-from ng_rollouts.types import Json, RolloutKey, RolloutStats
+from ng_rollouts.types import Json, RolloutKey, RolloutStats, Tokens
 
 
 @dataclass(slots=True)
@@ -42,6 +42,8 @@ class RunCounters:
         attempt_seconds: how long these took in total.
         has_earlier_answers: whether this command scores answers of earlier commands, and asks no model for new ones.
         input_tokens, output_tokens: of the rollouts that this command collected.
+        judge_tokens: of the judges that this command asked.
+        failed_tokens: of the answers of this command's attempts that failed or were cancelled.
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected, and of the answers
             of earlier commands that this one scored.
         most_in_flight: the largest number of rollouts in flight at once.
@@ -62,6 +64,8 @@ class RunCounters:
     attempt_seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    judge_tokens: Tokens = field(default_factory=Tokens)
+    failed_tokens: Tokens = field(default_factory=Tokens)
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
     most_in_flight: int = 0
@@ -78,6 +82,11 @@ class RunCounters:
         for counters in self.by_agent.values():
             merged.merge(counters.latencies)
         return merged
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that this command used: of collected rollouts, judges and failed attempts."""
+        return self.input_tokens + self.output_tokens + self.judge_tokens.total + self.failed_tokens.total
 
     @property
     def in_flight(self) -> int:
