@@ -232,6 +232,7 @@ class AgentFactory:
             prefix: the start of parameter names in messages.
         """
         from ng_rollouts.agents.model_agent import ModelAgent
+        from ng_rollouts.agents.rollout_limits import RolloutLimits
         from ng_rollouts.agents.tools import PythonTools
 
         resources, tools = self._value(entry, "resources_base_url"), self._value(entry, "tools")
@@ -252,6 +253,11 @@ class AgentFactory:
             resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
             tools=PythonTools(tools) if tools else None,
             max_steps=self._value(entry, "max_steps"),
+            limits=RolloutLimits(
+                max_tokens=self.config.max_rollout_tokens,
+                max_cost=self.config.max_rollout_cost,
+                prices=self.config.price_per_million,
+            ),
             retries=RetryPolicy(max_attempts=self.config.max_attempts, budget_s=self.config.retry_budget_s),
             defers_scoring=defers,
         )

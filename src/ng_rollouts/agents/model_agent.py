@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, ClassVar
 
 from ng_rollouts.agents.resources_server import ResourcesSession
+from ng_rollouts.agents.rollout_limits import RolloutLimits
 from ng_rollouts.agents.tools import PythonTools
 from ng_rollouts.chat import tool_names
 from ng_rollouts.chat_items import input_items
@@ -48,6 +49,7 @@ class ModelAgent:
         resources_url: a resources server, which provides tools. It also scores the answer, unless `verifier` does.
         tools: functions in this process, as an alternative to a resources server.
         max_steps: maximum model requests per rollout.
+        limits: what the model requests of a rollout may use together.
         retries: when scoring is retried, and requests after a rollout's first one, which the scheduler retries.
         defers_scoring: whether its rows are left without a score, for `ng_rescore_rollouts`.
     """
@@ -59,6 +61,7 @@ class ModelAgent:
     resources_url: str | None = None
     tools: PythonTools | None = None
     max_steps: int = 32
+    limits: RolloutLimits = field(default_factory=RolloutLimits)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     defers_scoring: bool = False
     is_remote: ClassVar[bool] = False
@@ -155,7 +158,7 @@ class ModelAgent:
         return params
 
     async def _converse(self, params: Json, task: int, session: ResourcesSession | None) -> Json:
-        """Request responses until one has no tool calls, is incomplete, or is the last that `max_steps` allows.
+        """Request responses until one has no tool calls, is incomplete, or is the last that the limits allow.
 
         Returns:
             The last response, with the items and the usage of all of them.
@@ -165,12 +168,17 @@ class ModelAgent:
         usage: Json = {}
         response: Json = {}
         for step in range(self.max_steps):
+            allowance = self.limits.allowance(usage, response.get("usage"))
+            if step and allowance.tokens < 1:
+                response = _incomplete(response, allowance.limit)
+                break
             # every request has the whole conversation
             turn = {**params, "input": [*_items(params["input"]), *items]}
             try:
                 # A failure of the first request is retried by the scheduler. A later one would repeat the conversation.
-                request = partial(self.server.respond, turn, task)
+                request = partial(self.server.respond, allowance.lower(turn), task)
                 response = await (request() if step == 0 else with_retries(request, self.retries))
+                response = allowance.name_limit(turn, response)
             except AttemptFailed as failure:
                 if step == 0 or not is_context_overflow(failure):
                     raise

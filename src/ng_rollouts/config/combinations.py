@@ -26,6 +26,7 @@ def check_combinations(config: CollectConfig) -> None:
         ConfigError: one does.
     """
     _check_model_server(config)
+    _check_cost(config)
     _check_scoring(config)
     _check_resume(config)
     _check_routes(config)
@@ -72,10 +73,17 @@ def _check_model_server(config: CollectConfig) -> None:
     if config.policy_base_url is None and not any(
         "policy_base_url" in (entry or ()) for entry in config.agents.values()
     ):
-        for key in ("verifier", "resources_base_url", "tools", "token_ids"):
+        limits = ("max_rollout_tokens", "max_rollout_cost", "max_rollout_turns")
+        for key in ("verifier", "resources_base_url", "tools", "token_ids", *limits):
             value = getattr(config, key)
             if value and value != "never" and not any(isinstance(entry, dict) for entry in config.agents.values()):
                 raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+
+
+def _check_cost(config: CollectConfig) -> None:
+    prices = config.price_per_million
+    if config.max_rollout_cost is not None and prices.input is None and prices.output is None:
+        raise ConfigError("max_rollout_cost needs prices: add +price_per_million.output=PRICE")
 
 
 def _check_scoring(config: CollectConfig) -> None:

@@ -47,6 +47,9 @@ class Parameters(TypedDict, total=False):
     resources_base_url: str | None
     tools: _Path | None
     max_steps: int
+    max_rollout_turns: int | None
+    max_rollout_tokens: int | None
+    max_rollout_cost: float | None
     responses_create_params: Mapping[str, Any]
     num_repeats_add_seed: bool
     num_samples_in_parallel: int | None

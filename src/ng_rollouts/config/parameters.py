@@ -237,6 +237,17 @@ class ModelServers:
     max_steps: int = param(
         32, "Maximum model calls per rollout, with tool calls in between.", minimum=1, decides_results=True
     )
+    max_rollout_turns: int | None = param(None, "Another name of max_steps, which it replaces.", minimum=1)
+    max_rollout_tokens: int | None = param(
+        None,
+        "Maximum tokens of a rollout: input and output of all its model calls. Checked between calls.",
+        doc="[Limits of a rollout](model-servers.md#limits-of-a-rollout).",
+        minimum=1,
+        decides_results=True,
+    )
+    max_rollout_cost: float | None = param(
+        None, "Maximum cost of a rollout, with price_per_million. Checked between calls.", above=0, decides_results=True
+    )
 
 
 @dataclass(kw_only=True)
@@ -556,6 +567,7 @@ class CollectConfig(
         self.count_as_zero = zero_names(
             self.count_as_zero, self.count_failure_classes_as_zero, missing=self.count_missing_rollouts_as_zero
         )
+        self.max_steps = self.max_rollout_turns or self.max_steps
         self.limit = self.limit or None
         self.num_samples_in_parallel = self.num_samples_in_parallel or None
         self.num_repeats = 1 if self.num_repeats is None else self.num_repeats
