@@ -414,3 +414,44 @@ def test_rollouts_without_a_reward_are_scored(rescore: Rescore, tmp_path: Path) 
     ran = rescore("+verifier=exact_match", "+only=unscored")
     assert ran.code == 0, ran.stderr
     assert ran.averages == {"reward": 1.0, "accuracy": 1.0}
+
+
+def test_nested_fields_select_rows_among_others(rescore: Rescore, tmp_path: Path) -> None:
+    """`where` compares the fields that it names, whichever others a row has; what is copied is not in the table."""
+    rows = sum_rows(6)
+    for number, row in enumerate(rows):
+        row["meta"] = {"subject": "algebra" if number % 2 else "other", "level": number}
+    write_rows(tmp_path / "rollouts.jsonl", rows)
+    ran = rescore("+verifier=exact_match", "+where.meta.subject=algebra")
+    assert ran.code == 0, ran.stderr
+    assert [bool(row.get("_ng_rescored")) for row in read_rows(tmp_path / "new.jsonl")] == [False, True] * 3
+    assert "scoring 3 of 6 rollouts, copying 3" in ran.stderr
+    assert "of 3 rollouts with a score before and now" in ran.stderr
+    ran = rescore("+verifier=exact_match", "+where.meta.subject=chemistry", output="none.jsonl")
+    assert ran.code == 2
+    assert "where: no rollout has meta.subject='chemistry'" in ran.stderr
+
+
+def test_an_unfinished_source_is_named(rescore: Rescore, command: Callable[..., Ran], tmp_path: Path) -> None:
+    """A source that lacks planned rollouts is scored with a warning, and refused by a judge that needs whole groups."""
+    write_rows(tmp_path / "rollouts.jsonl", sum_rows(3))
+    assert rescore("+verifier=exact_match").code == 0
+    lines = (tmp_path / "new.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "new.jsonl").write_text("".join(lines[:2]))
+    ran = rescore("+verifier=exact_match", source="new.jsonl", output="newer.jsonl")
+    assert ran.code == 0, ran.stderr
+    assert "has 2 of 3 planned rollouts, so its run is not finished" in ran.stderr
+    judge = ["+verifier=group_judge", "+verifier.base_url=http://127.0.0.1:9/v1"]
+    ran = rescore(*judge, source="new.jsonl", output="judged.jsonl")
+    assert ran.code == 2
+    assert "a judge of groups needs whole groups" in ran.stderr
+
+
+def test_labels_may_be_scores_of_another_verifier(rescore: Rescore, tmp_path: Path) -> None:
+    """The new scores can be compared with those of another verifier of the same command, but not with themselves."""
+    write_rows(tmp_path / "rollouts.jsonl", sum_rows(4))
+    two = ["+verifiers.strict=exact_match", "+verifiers.loose=math"]
+    ran = rescore(*two, "+agreement_with=loose_reward")
+    assert ran.code == 0, ran.stderr
+    assert "Agreement of loose_reward and reward: 100.0% of 4 rollouts" in ran.stderr
+    assert "is the new score itself" in rescore(*two, "+agreement_with=reward", output="x.jsonl").stderr

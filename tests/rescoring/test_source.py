@@ -218,4 +218,4 @@ def test_with_groups_each_rollout_has_the_answers_of_its_group(tmp_path: Path) -
     for number, rollout in enumerate(source.rollouts(source.plan())):
         start = number - number % 3
         assert rollout.row["_ng_transient_group"] == [row["response"] for row in rows[start : start + 3]]
-        assert rollout.row["_ng_transient_group_place"] == number % 3
+        assert rollout.row["_ng_transient_place"] == number % 3

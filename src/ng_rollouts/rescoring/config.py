@@ -78,6 +78,10 @@ class RescoreConfig:
             )
         if len(given) > 1:
             raise ConfigError(f"{given[0]} and {given[1]} both score the answers: use +verifiers.NAME=... for several")
+        if self.agreement_with in ("reward", "accuracy"):
+            raise ConfigError(
+                f"agreement_with={self.agreement_with} is the new score itself: the table of changes has the one before"
+            )
         if self.only == "failed" and self.where:
             raise ConfigError("where has no effect with only=failed: failed rollouts have no scored row")
 

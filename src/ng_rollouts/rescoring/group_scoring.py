@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+from ng_rollouts.agents.factory import open_factory
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, RolloutsFailed, WallTimeOver
@@ -14,6 +18,7 @@ from ng_rollouts.outputs.paths import output_paths
 from ng_rollouts.rescoring.config import RescoreConfig
 from ng_rollouts.rescoring.run import rescore
 from ng_rollouts.run.run import run
+from ng_rollouts.verifiers.registry import verifier_options
 
 UNSCORED = "_unscored.jsonl"
 """Ending of the file with the answers, which is an output with side files itself."""
@@ -31,11 +36,14 @@ def collect_and_score_groups(config: CollectConfig, command: Sequence[str] = ())
         Interrupted: a signal ended the run; everything collected is in one of the files.
     """
     _check(config)
+    asyncio.run(_check_judge(config))
     answers = output_paths(config.output_jsonl_fpath).side_file(UNSCORED)
     began = time.monotonic()
     failed: RolloutsFailed | None = None
     try:
-        run(_first_step(config, answers), command)
+        # stdout is for the results of the command, which are those of the second step.
+        with redirect_stdout(sys.stderr) if not config.dry_run else nullcontext():
+            run(_first_step(config, answers), command)
     except RolloutsFailed as error:
         failed = error
     except WallTimeOver as over:
@@ -58,6 +66,19 @@ def _check(config: CollectConfig) -> None:
     for name in ("shard_index", "shard_from", "upload_to"):
         if getattr(config, name) is not None:
             raise ConfigError(f"{name} and verifier=group_judge do not go together: collect with +scoring=defer first")
+
+
+async def _check_judge(config: CollectConfig) -> None:
+    """Check the judge before anything is collected.
+
+    Raises:
+        ConfigError: its options are not valid.
+        Unreachable: its server does not respond.
+    """
+    async with AsyncExitStack() as stack:
+        factory = await open_factory(config, stack)
+        factory.group_verifier(verifier_options(config.verifier))
+        await factory.wait_for_servers([])
 
 
 def _first_step(config: CollectConfig, answers: Path) -> CollectConfig:

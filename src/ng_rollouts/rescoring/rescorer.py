@@ -15,6 +15,7 @@ from ng_rollouts.rescoring.scorable import (
     FAILURE,
     GROUP,
     INTERNAL,
+    PLACE,
     PREVIOUS_REWARD,
     RESCORED,
     Selection,
@@ -42,11 +43,13 @@ class Rescorer:
         verifiers: by name. The first gives the reward; further ones add `NAME_reward` and their fields.
         group_verifier: scores the responses of a task against each other, instead of `verifiers`.
         selection: the rows that are scored; the others are returned as they are.
+        label_field: the field that the new scores are compared with, which stays.
     """
 
     verifiers: Mapping[str, Verifier]
     group_verifier: GroupVerifier | None = None
     selection: Selection
+    label_field: str | None = None
     # The verdicts of groups of which some rollouts have not had theirs, by task.
     _groups: dict[int, _GroupVerdicts] = field(default_factory=dict)
     # Rows that are copied may have no reward, so the executor must not ask for one.
@@ -90,7 +93,8 @@ class Rescorer:
         """
         row = request.body
         if not self.selection.has(row) and FAILURE not in row:
-            return {name: value for name, value in row.items() if name not in INTERNAL}
+            # Without the mark of an earlier scoring: this one has not scored it.
+            return {name: value for name, value in row.items() if name not in (*INTERNAL, RESCORED)}
         response = response_of(row)
         if response is None or not self.selection.has(row):
             raise _failure_of(row)
@@ -101,7 +105,8 @@ class Rescorer:
             raise
         previous = row.get("reward")
         before = {PREVIOUS_REWARD: previous} if isinstance(previous, (int, float)) else {}
-        kept = {name: value for name, value in without_verdict(row).items() if name != PREVIOUS_REWARD}
+        kept = without_verdict(row, self.label_field)
+        kept.pop(PREVIOUS_REWARD, None)
         return {**kept, **verdict, **_overwritten(row, verdict), **before, RESCORED: True}
 
     async def _verdict(self, row: Json, response: Json) -> Json:
@@ -112,7 +117,7 @@ class Rescorer:
         for name, verifier in self.verifiers.items():
             fields = await verifier.verify(task, response)
             verdict = verdict or fields
-            if len(self.verifiers) > 1:
+            if name:
                 verdicts = {**verdict.get("verdicts", {}), name: fields}
                 verdict = {**verdict, f"{name}_reward": fields.get("reward"), "verdicts": verdicts}
         return verdict
@@ -121,7 +126,11 @@ class Rescorer:
         """The verdict about a row, from that about its whole group, which the first of its rollouts asks for."""
         index, responses = row["_ng_task_index"], row[GROUP]
         if None in responses:
-            raise AttemptFailed(FailureClass.INCOMPLETE_GROUP, "a rollout of its task has no answer", retryable=False)
+            failure = AttemptFailed(
+                FailureClass.INCOMPLETE_GROUP, "a rollout of its task has no answer", retryable=False
+            )
+            failure.is_earlier = True
+            raise failure
         group = self._groups.get(index)
         if group is None:
             assert self.group_verifier  # noqa: S101 - the caller has one
@@ -137,7 +146,7 @@ class Rescorer:
         group.waiting -= 1
         if not group.waiting:
             self._groups.pop(index, None)
-        return verdicts[row[f"{GROUP}_place"]]
+        return verdicts[row[PLACE]]
 
 
 def _overwritten(row: Json, verdict: Json) -> Json:

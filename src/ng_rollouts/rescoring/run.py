@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,15 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
     check_output(paths, (source_path, *others), [path for each in options.values() for path in verifier_files(each)])
     is_group = any(map(is_group_verifier, options.values()))
     tasks = RolloutSource(
-        paths=source, planned=PlannedRows(tasks_path), with_groups=is_group, label_field=config.agreement_with
+        paths=source,
+        planned=PlannedRows(tasks_path),
+        selection=Selection(only=config.only, where=config.where),
+        with_groups=is_group,
+        # The scores of this command do not exist yet.
+        label_field=None if config.agreement_with in _scores_of(options) else config.agreement_with,
     )
     plan = tasks.plan()
+    _check_finished(source, plan, is_group=is_group)
     if may_grow and (collected := read_manifest(source.manifest)):
         plan.digest = plan.first_digest = identity_of(collected)
     manifest = _manifest(config, collect, options, plan, source)
@@ -105,6 +111,29 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
         budget=Budget(collect.price_per_million, collect.max_total_tokens, collect.judge_price_per_million),
         is_rescoring=True,
     )
+
+
+def _scores_of(options: Mapping[str, Json]) -> set[str]:
+    """The fields with the scores of named verifiers."""
+    return {f"{name}_reward" for name in options if name}
+
+
+def _check_finished(source: OutputPaths, plan: KeyedPlan, *, is_group: bool) -> None:
+    """Compare the number of rollouts with the planned ones of their run.
+
+    Raises:
+        InputError: some are missing, and groups are to be compared as a whole.
+    """
+    planned = 0
+    with suppress(OutputError):
+        manifest = read_manifest(source.manifest)
+        planned = manifest.rollouts if manifest else 0
+    if plan.rollouts >= planned:
+        return
+    message = f"{source.finished} has {plan.rollouts} of {planned} planned rollouts, so its run is not finished"
+    if is_group:
+        raise InputError(f"{message}, and a judge of groups needs whole groups: resume it first")
+    log(f"warning: {message}: resume it first to score all of them")
 
 
 class _Rescoring:
@@ -135,7 +164,7 @@ class _Rescoring:
             await factory.wait_for_servers([])
             if not config.force:
                 await scorer.check_stateless()
-            return Rescorer(verifiers={"": scorer}, selection=selection)
+            return Rescorer(verifiers={"": scorer}, selection=selection, label_field=config.agreement_with)
         options = _options(config)
         group = next(filter(is_group_verifier, options.values()), None)
         return Rescorer(
@@ -144,6 +173,7 @@ class _Rescoring:
             else {name: factory.verifier(each, _parameter(name), {}) for name, each in options.items()},
             group_verifier=factory.group_verifier(group) if group else None,
             selection=selection,
+            label_field=config.agreement_with,
         )
 
 
@@ -177,7 +207,8 @@ def _options(config: RescoreConfig) -> dict[str, Json]:
 def _check_options(parameter: str, options: Json, *, is_alone: bool) -> None:
     if options["kind"] == "none":
         raise ConfigError(f"{parameter}=none scores nothing: name a verifier")
-    if options["kind"] == "judge" and "base_url" not in options:
+    judges = options.get("judges") or [{}]
+    if options["kind"] == "judge" and not all("base_url" in {**options, **judge} for judge in judges):
         raise ConfigError(f"{parameter}=judge needs the judge's model server: add +{parameter}.base_url=URL")
     if is_group_verifier(options) and not is_alone:
         raise ConfigError(f"{parameter}: a judge of groups cannot be one of several verifiers")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ng_rollouts.inputs.exported_task import TASK_FIELDS
@@ -15,7 +15,13 @@ FAILURE = f"{TRANSIENT}failure"
 GROUP = f"{TRANSIENT}group"
 """The field with the responses of all rollouts of the task, in order. It is in no output."""
 
-INTERNAL = (FAILURE, GROUP, f"{GROUP}_place")
+PLACE = f"{TRANSIENT}place"
+"""The field with the place of the rollout among those."""
+
+SELECTED = f"{TRANSIENT}selected"
+"""The field that says whether the whole group of a rollout is scored."""
+
+INTERNAL = (FAILURE, GROUP, PLACE, SELECTED)
 
 PREVIOUS_REWARD = "previous_reward"
 
@@ -52,13 +58,17 @@ def task_of(row: Json) -> Json:
     return {**row, **own} if isinstance(own, dict) else row
 
 
-def without_verdict(row: Json) -> Json:
-    """A row without the fields of its previous verifier, unless the task has a field of the same name."""
+def without_verdict(row: Json, keep: str | None = None) -> Json:
+    """A row without the fields of its previous verifier, unless the task has a field of the same name.
+
+    Args:
+        keep: a field that stays.
+    """
     own = row.get(TASK_FIELDS)
     kept = own if isinstance(own, dict) else {}
     verdicts = row.get("verdicts")
     of_each = [f"{name}_reward" for name in verdicts] if isinstance(verdicts, dict) else []
-    removed = {*VERDICT_FIELDS, *INTERNAL, *of_each} - kept.keys()
+    removed = {*VERDICT_FIELDS, *INTERNAL, *of_each} - kept.keys() - {keep}
     return {name: value for name, value in row.items() if name not in removed}
 
 
@@ -72,16 +82,27 @@ class Selection:
     """
 
     only: str = "all"
-    where: Mapping[str, Any]
+    where: Mapping[str, Any] = field(default_factory=dict)
 
     def has(self, row: Json) -> bool:
         """True if a row is to be scored."""
+        if SELECTED in row:
+            return bool(row[SELECTED])
         if self.only == "failed" and FAILURE not in row:
             return False
         if self.only == "unscored" and FAILURE not in row and row.get("reward") is not None:
             return False
         task = task_of(row)
-        return all(value_at(task, name) == wanted for name, wanted in self.where.items())
+        return all(value_at(task, name) == wanted for name, wanted in paths_in(self.where))
+
+
+def paths_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested objects by dotted name."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from paths_in(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def value_at(row: Json, name: str) -> Any:

@@ -16,6 +16,7 @@ from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
 
+from ng_rollouts.console import log
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.inputs.plan import Plan
@@ -26,7 +27,19 @@ from ng_rollouts.outputs.failures import FailuresFile, failure_class_of
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.outputs.reader import FileState, Scan, keyed_rows, scan
 from ng_rollouts.rescoring.planned_rows import PlannedRows
-from ng_rollouts.rescoring.scorable import FAILURE, GROUP, INTERNAL, VERDICT_FIELDS, response_of, task_of, value_at
+from ng_rollouts.rescoring.scorable import (
+    FAILURE,
+    GROUP,
+    INTERNAL,
+    PLACE,
+    SELECTED,
+    VERDICT_FIELDS,
+    Selection,
+    paths_in,
+    response_of,
+    task_of,
+    value_at,
+)
 from ng_rollouts.types import Json, Rollout, RolloutKey, agent_of
 
 _MAX_REASONS = 50
@@ -83,12 +96,15 @@ class RolloutSource:
     Attributes:
         paths: the output and its side files.
         planned: the tasks, for rows that do not have all of their fields.
+        selection: the rollouts that are scored.
         with_groups: whether each rollout carries the responses of its whole group, for a verifier that compares them.
+            A group is scored if one of its rollouts is selected.
         label_field: the field with labels, which have to be readable.
     """
 
     paths: OutputPaths
     planned: PlannedRows
+    selection: Selection = field(default_factory=Selection)
     with_groups: bool = False
     label_field: str | None = None
     _files: tuple[Path, ...] = field(init=False)
@@ -124,8 +140,11 @@ class RolloutSource:
             InputError: for some of them there was one; the message has a line for each reason. Or none has a label.
         """
         bad: dict[str, list[RolloutKey]] = {}
-        labels = 0
-        for key, row in self._rows():
+        labels = rows = selected = answers = 0
+        for key, row in self._selected_rows():
+            rows += 1
+            answers += response_of(row) is not None
+            selected += self.selection.has(row)
             try:
                 labels += self._label(row) is not None
                 check(Task(row=row, route=Route((AgentRepeats(agent_of(row), 1),)), own_index=key.task_index))
@@ -134,8 +153,15 @@ class RolloutSource:
         if bad:
             listed = [_reason_line(reason, keys) for reason, keys in islice(bad.items(), _MAX_REASONS)]
             raise InputError(f"rollouts_jsonl_fpath {self.paths.finished} cannot be scored:", *listed)
+        if not answers:
+            raise InputError(f"rollouts_jsonl_fpath {self.paths.finished}: no row has a response to score")
         if self.label_field and not labels:
             raise InputError(f"agreement_with={self.label_field}: no rollout has a label in this field")
+        if self.selection.where and not selected:
+            wanted = ", ".join(f"{name}={value!r}" for name, value in paths_in(self.selection.where))
+            raise InputError(f"where: no rollout has {wanted} (a text that looks like a number needs quotes: '\"13\"')")
+        if selected < rows:
+            log(f"scoring {selected} of {rows} rollouts, copying {rows - selected}")
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every rollout, in the order of the keys.
@@ -144,16 +170,16 @@ class RolloutSource:
             InputChanged: a file changed since it was read for the plan.
         """
         position = 0
-        groups = self._groups()
+        groups = self._selected_groups()
         while plan.input_state == self._state() and (group := self._next(groups)):
-            shared = {GROUP: [response_of(row) for _, row in group]} if self.with_groups else {}
+            responses = {GROUP: [response_of(row) for _, row in group]} if self.with_groups else {}
             for at, (key, row) in enumerate(group):
                 yield Rollout(
                     position=position,
                     key=key,
                     agent=agent_of(row),
                     prompt_id=str(row.get("prompt_id", key.task_index)),
-                    row={**row, **shared, **({f"{GROUP}_place": at} if shared else {})},
+                    row={**row, **responses, PLACE: at} if responses else row,
                 )
                 position += 1
         if position != plan.rollouts:
@@ -174,6 +200,19 @@ class RolloutSource:
     def _groups(self) -> Iterator[_Group]:
         for _, rows in groupby(self._rows(), key=lambda pair: pair[0].task_index):
             yield list(rows)
+
+    def _selected_groups(self) -> Iterator[_Group]:
+        """The groups; if they are scored as a whole, each row says whether its group is."""
+        if not self.with_groups:
+            yield from self._groups()
+            return
+        for group in self._groups():
+            selected = {SELECTED: any(self.selection.has(row) for _, row in group)}
+            yield [(key, {**row, **selected}) for key, row in group]
+
+    def _selected_rows(self) -> Iterator[tuple[RolloutKey, Json]]:
+        for group in self._selected_groups():
+            yield from group
 
     def _next(self, groups: Iterator[_Group]) -> _Group | None:
         try:

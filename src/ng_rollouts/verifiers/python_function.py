@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.jsonl import dumps
 from ng_rollouts.types import Json
 from ng_rollouts.user_code import guarded, import_callable
 from ng_rollouts.verifiers.base import Verifier
@@ -51,7 +52,7 @@ def result_fields(returned: Any) -> Json:
     """Convert the return value of a verifier's function to result fields.
 
     Raises:
-        AttemptFailed: it is neither a number nor a dict.
+        AttemptFailed: it is neither a number nor a dict that can be JSON.
     """
     returned = _plain(returned)
     if isinstance(returned, (bool, int, float)):
@@ -61,6 +62,11 @@ def result_fields(returned: Any) -> Json:
             message = "the verifier returned an integer that is too large for a reward"
             raise AttemptFailed(FailureClass.VERIFIER_ERROR, message) from error
     if isinstance(returned, dict):
+        try:
+            dumps(returned)
+        except (TypeError, ValueError, RecursionError) as error:
+            message = f"the verifier returned a value that is not JSON: {error}"
+            raise AttemptFailed(FailureClass.VERIFIER_ERROR, message) from error
         return returned
     raise AttemptFailed(
         FailureClass.VERIFIER_ERROR, f"the verifier returned {type(returned).__name__}, not a number or a dict"
