@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ng_rollouts.models.attempt import AttemptTokens, count_tokens, count_usage, counted_tokens
+from ng_rollouts.models.attempt import AttemptTokens, count_tokens, count_tokens_of_task, count_usage
 from ng_rollouts.types import Tokens
 from tests.conftest import FILES, RESUME, Ran
 from tests.servers import Served
@@ -83,15 +83,11 @@ def test_tokens_count_for_the_attempt_that_uses_them() -> None:
     """Tasks that an attempt creates count for it, attempts at the same time do not mix, and odd usages count as 0."""
 
     async def attempt(number: int) -> AttemptTokens:
-        with counted_tokens() as tokens:
-            for usage in (
-                {"input_tokens": number, "output_tokens": 1},
-                None,
-                {"input_tokens": -5, "output_tokens": "x"},
-            ):
-                await asyncio.create_task(answer(usage))
-            count_usage({"input_tokens": 7}, is_judge=True)
-            count_tokens(AttemptTokens(Tokens(1, 1), Tokens(0, 2)))
+        tokens = count_tokens_of_task()
+        for usage in ({"input_tokens": number, "output_tokens": 1}, None, {"input_tokens": -5, "output_tokens": "x"}):
+            await asyncio.create_task(answer(usage))
+        count_usage({"input_tokens": 7}, is_judge=True)
+        count_tokens(AttemptTokens(Tokens(1, 1), Tokens(0, 2)))
         return tokens
 
     async def answer(usage: Any) -> None:

@@ -11,7 +11,7 @@ from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.jsonl import dumps, loads
-from ng_rollouts.models.attempt import count_usage, session_headers
+from ng_rollouts.models.attempt import session_headers
 from ng_rollouts.models.request import Request, total_tokens
 from ng_rollouts.redaction import remember_url
 from ng_rollouts.seeds import seed_in_extra_body
@@ -91,7 +91,6 @@ class RemoteAgent:
             lambda url: self._run_at(url, request.body),
             tokens_of=lambda reply: total_tokens(usage_of(reply)),
         )
-        count_usage(usage_of(reply))
         if "episode_id" in request.body:
             reply = result_of_episode(reply)
         return {**reply, **marks} if marks else reply

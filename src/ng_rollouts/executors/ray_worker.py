@@ -14,7 +14,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import quietly
 from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.executors.local import LocalExecutor
-from ng_rollouts.models.attempt import AttemptTokens, counted_tokens
+from ng_rollouts.models.attempt import AttemptTokens, count_tokens_of_task
 from ng_rollouts.types import Json, Result, Rollout
 
 
@@ -114,15 +114,15 @@ class RayWorker:
         if self._executor is None:
             raise RuntimeError("not started")
         request_id = request.request_id
-        with counted_tokens() as tokens:
-            try:
-                result = await self._executor.call(rollout, request.attempts, request.answer)
-                outcome = AttemptOutcome(request_id, result)
-            except AttemptFailed as failure:
-                outcome = AttemptOutcome(request_id, None, failure_to_values(failure))
-            except Exception as error:  # the driver would wait for this attempt without end
-                message = f"{type(error).__name__}: {error}"
-                outcome = AttemptOutcome(request_id, None, (FailureClass.WORKER_ERROR, message, {"retryable": True}))
+        tokens = count_tokens_of_task()
+        try:
+            result = await self._executor.call(rollout, request.attempts, request.answer)
+            outcome = AttemptOutcome(request_id, result)
+        except AttemptFailed as failure:
+            outcome = AttemptOutcome(request_id, None, failure_to_values(failure))
+        except Exception as error:  # the driver would wait for this attempt without end
+            message = f"{type(error).__name__}: {error}"
+            outcome = AttemptOutcome(request_id, None, (FailureClass.WORKER_ERROR, message, {"retryable": True}))
         self._running.pop(request_id, None)
         self._outcomes.append(outcome._replace(tokens=tokens))
         self._has_outcomes.set()

@@ -5,8 +5,6 @@ Context variables carry them to every request of the attempt, whichever agent, v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,15 +31,14 @@ _TOKENS: ContextVar[AttemptTokens | None] = ContextVar("tokens", default=None)
 _HEADERS: ContextVar[Headers] = ContextVar("headers", default=NO_HEADERS)
 
 
-@contextmanager
-def counted_tokens() -> Iterator[AttemptTokens]:
-    """Count the tokens that are used within the block, and in asyncio tasks that are created there."""
+def count_tokens_of_task() -> AttemptTokens:
+    """Count the tokens that the current asyncio task uses from now on, and the tasks that it creates.
+
+    A task has its own context, so nothing has to be reset: this runs for every rollout.
+    """
     tokens = AttemptTokens()
-    before = _TOKENS.set(tokens)
-    try:
-        yield tokens
-    finally:
-        _TOKENS.reset(before)
+    _TOKENS.set(tokens)
+    return tokens
 
 
 def count_usage(usage: Any, *, is_judge: bool = False) -> None:
@@ -56,14 +53,9 @@ def count_tokens(other: AttemptTokens) -> None:
         tokens.add(other)
 
 
-@contextmanager
-def session(headers: Headers) -> Iterator[None]:
-    """Send these headers with every request within the block, and in asyncio tasks that are created there."""
-    before = _HEADERS.set(headers)
-    try:
-        yield
-    finally:
-        _HEADERS.reset(before)
+def begin_session(headers: Headers) -> None:
+    """Send these headers with every request of the current asyncio task from now on, and of tasks that it creates."""
+    _HEADERS.set(headers)
 
 
 def session_headers() -> Headers:

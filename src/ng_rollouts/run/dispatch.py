@@ -15,7 +15,7 @@ from ng_rollouts.console import log
 from ng_rollouts.errors import StoppedEarly, StorageError
 from ng_rollouts.executors.base import Executor
 from ng_rollouts.http.client import slow_above
-from ng_rollouts.models.attempt import counted_tokens
+from ng_rollouts.models.attempt import count_tokens_of_task
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.client_load import measure_client_load
@@ -105,14 +105,14 @@ class Dispatcher:
         # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
         attempts += self.state.prior.attempts.get(rollout.key, 0)
         counters = self.state.counters
-        with counted_tokens() as tokens:
-            try:
-                return await self.executor.call(rollout, attempts, self.state.kept_answer(rollout))
-            except BaseException:  # also a cancellation: what it has used is spent
-                counters.failed_tokens.add(tokens.answers.input, tokens.answers.output)
-                raise
-            finally:
-                counters.judge_tokens.add(tokens.judges.input, tokens.judges.output)
+        tokens = count_tokens_of_task()
+        try:
+            return await self.executor.call(rollout, attempts, self.state.kept_answer(rollout))
+        except BaseException:  # also a cancellation: what it has used is spent
+            counters.failed_tokens.add(tokens.answers.input, tokens.answers.output)
+            raise
+        finally:
+            counters.judge_tokens.add(tokens.judges.input, tokens.judges.output)
 
     async def _attempt_with_capacity(self, rollout: Rollout, attempts: int) -> Result:
         if self.wait_for_capacity:
