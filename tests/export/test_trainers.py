@@ -370,11 +370,12 @@ def test_verl_gets_parquet(command: Command, tmp_path: Path, recipe: str) -> Non
     found = [
         row for name in ("out", "out_validation") for row in pq.read_table(tmp_path / f"{name}.parquet").to_pylist()
     ]
-    assert len(found) == 1200
-    if recipe == "sft":
-        last = next(row for row in found if row["extra_info"]["index"] == 0)["messages"][-1]
-        assert last == {"role": "assistant", "content": "4", "reasoning_content": "hm \\ud800"}
+    if recipe == "sft":  # a rollout with reasoning has no place
+        assert len(found) == 1199
+        last = next(row for row in found if row["extra_info"]["index"] == 1)["messages"][-1]
+        assert last == {"role": "assistant", "content": "\\ud800", "reasoning_content": None}
     else:
+        assert len(found) == 1200
         truths = {row["extra_info"]["index"]: row["reward_model"]["ground_truth"] for row in found}
         assert truths == {0: "4", **{task: str(task) for task in range(1, 1200)}}
 

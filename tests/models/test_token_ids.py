@@ -192,7 +192,7 @@ def test_refused_field_of_the_row_is_not_sent_again_and_again() -> None:
     """A field that the row itself sends, and the server refuses, fails the attempt."""
     refusal = (400, {"error": {"message": "Unrecognized request argument supplied: return_token_ids"}})
     params = {"input": "hi", "metadata": {"extra_body": '{"return_token_ids": true}'}}
-    for mode, requests in (("never", 1), ("auto", 2)):
+    for mode, requests in (("never", 1), ("auto", 3)):
         http = ScriptedHttp(lambda _path, _body: refusal)
         with pytest.raises(AttemptFailed, match="Unrecognized"):
             asyncio.run(client_of(http, ids_mode=mode).respond(params))
@@ -357,3 +357,25 @@ def test_judge_is_not_asked_for_ids(serve_model: ServeModel, collect_sums: Colle
     assert policy.stats()["last"][0].items() >= ASKED.items()
     assert judge.stats()["last"]
     assert not any(request.keys() & ASKED.keys() for request in judge.stats()["last"])
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_refusal_that_names_no_field_is_tried_without_them(mode: str) -> None:
+    """A refusal without a name is the fields' if the request is accepted without them, and stays the request's if not."""
+
+    def answer(_path: str, body: Any) -> Any:
+        if "bad" in str(body["messages"]) or "return_token_ids" in body:
+            return 422, {"error": {"message": "Bad request"}}
+        return completion_of({"content": "hi"})
+
+    http = ScriptedHttp(answer)
+    client = client_of(http, ids_mode=mode)
+    with pytest.raises(AttemptFailed, match="Bad request"):
+        asyncio.run(client.respond({"input": "bad"}))
+    if mode == "required":
+        with pytest.raises(AttemptFailed, match="does not accept logprobs, return_token_ids"):
+            asyncio.run(client.respond({"input": "hi"}))
+        return
+    for _ in range(2):
+        assert asyncio.run(client.respond({"input": "hi"}))["output"]
+    assert [bool({*ASKED} & body.keys()) for body in http.sent[2:]] == [True, False, False]

@@ -123,14 +123,17 @@ def verl_rl(row: Json) -> Json:
 
 
 def expected_answer(task: Json) -> str | None:
-    """The expected answer as text, several accepted ones as a list in JSON; None if there is none."""
+    """The expected answer: a text as it is, anything else as JSON; None if there is none."""
     # most exports need no verifier
     from ng_rollouts.verifiers.builtin import ExpectedAnswer  # noqa: PLC0415
 
     try:
-        texts = ExpectedAnswer().texts_of(task)
+        value, texts = ExpectedAnswer().of(task), ExpectedAnswer().texts_of(task)
     except InputError:
         return None
+    is_text = isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+    if not is_text:
+        return _json(value)
     return texts[0] if len(texts) == 1 else _json(texts)
 
 

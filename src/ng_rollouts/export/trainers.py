@@ -92,7 +92,9 @@ _LAYOUTS = {
         obstacles=(
             hard.IMAGES,
             hard.TOOLS,
-            hard.in_conversation("contents or fields beyond text", hard.beyond("reasoning_content")),
+            # It renders each message alone, and templates of thinking models leave out the reasoning then.
+            hard.REASONING,
+            hard.in_conversation("contents or fields beyond text", hard.beyond()),
         ),
     ),
     ("verl", "rl"): Layout(

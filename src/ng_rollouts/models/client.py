@@ -139,11 +139,28 @@ class ModelClient:
                 return await self._send(api, params, task)
             except AttemptFailed as failure:
                 # a field that is refused again is one of the parameters
-                names = {name for name in sent if refuses_field(failure, name)} - refused
+                named = {name for name in sent if refuses_field(failure, name)}
+                if api == CHAT and not named and self._token_ids.may_be_refused(failure):
+                    return await self._without_token_ids(params, task, failure)
+                names = named - refused
                 if api != CHAT or not names:
                     raise
             refused |= names
             self._avoid(names)
+
+    async def _without_token_ids(self, params: Json, task: int, refusal: AttemptFailed) -> Json:
+        """Send a request without the fields for token ids, after a refusal that names no field.
+
+        Raises:
+            AttemptFailed: the refusal, if the request is refused without them as well; or the ids are required.
+        """
+        try:
+            response = await self._send(CHAT, params, task, asks_for_ids=False)
+        except AttemptFailed:
+            raise refusal from None  # the fields were not the reason
+        self._token_ids.drop(self._token_ids.fields)
+        self._token_ids.check(response)
+        return response
 
     def _avoid(self, refused: set[str]) -> None:
         """Remember for all further requests what the server does not accept.
@@ -154,8 +171,8 @@ class ModelClient:
             self._limit_name = LIMIT_NAMES[1 - LIMIT_NAMES.index(name)]
         self._token_ids.drop(refused)
 
-    async def _send(self, api: str, params: Json, task: int) -> Json:
-        request = self.request(params, api)
+    async def _send(self, api: str, params: Json, task: int, *, asks_for_ids: bool = True) -> Json:
+        request = self.request(params, api, asks_for_ids=asks_for_ids)
         body = dumps(request.body)
         convert = partial(to_response, params=params, keeps_logprobs=request.asks_for_logprobs)
         headers = {**request.headers, **session_headers()}
@@ -180,7 +197,8 @@ class ModelClient:
         if request.asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):
             self._has_warned_of_logprobs = True
             log("warning: the model server sends no log probabilities, although the request asks for them")
-        self._token_ids.check(response)
+        if asks_for_ids:
+            self._token_ids.check(response)
         return with_limit_reached(response, params.get("max_output_tokens"))
 
     def check(self, params: Json) -> None:
@@ -201,12 +219,13 @@ class ModelClient:
                 return
         raise InputError("responses_create_params: " + "; ".join(errors))
 
-    def request(self, params: Json, api: str | None = None) -> Request:
+    def request(self, params: Json, api: str | None = None, *, asks_for_ids: bool = True) -> Request:
         """Build the HTTP request without sending it.
 
         Args:
             params: the Responses request.
             api: the API to use; None for the one that `respond` tries first.
+            asks_for_ids: whether it has the fields for token ids, if these are wanted.
 
         Raises:
             AttemptFailed: `unsupported_parameter`, naming the parameters that the API does not support.
@@ -221,7 +240,7 @@ class ModelClient:
         # Without it, some servers stream `/responses`.
         body.setdefault("stream", False)
         # extra_body comes last: it may replace any field of the body
-        asked = dict.fromkeys(self._token_ids.fields if api == CHAT else (), True)
+        asked = dict.fromkeys(self._token_ids.fields if api == CHAT and asks_for_ids else (), True)
         with_logprobs = asks_for_logprobs({**body, **extra_body})
         return Request(PATHS[api], self._headers, {**body, **asked, **extra_body}, with_logprobs)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ng_rollouts.console import log
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.models.refusals import is_context_overflow
 from ng_rollouts.types import Json
 
 PROMPT_IDS, IDS, LOG_PROBS = "prompt_token_ids", "generation_token_ids", "generation_log_probs"
@@ -48,6 +49,10 @@ class TokenIds:
         self._refused: list[str] = []
         self._has_ids = False
         self._has_warned = False
+
+    def may_be_refused(self, failure: AttemptFailed) -> bool:
+        """True if a server may have refused a request because of the fields, without naming one."""
+        return bool(self.fields) and failure.status in (400, 422) and not is_context_overflow(failure)
 
     def drop(self, refused: Iterable[str]) -> None:
         """Stop sending these fields, and all of them if the rest gives no ids."""

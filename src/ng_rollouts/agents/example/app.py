@@ -123,6 +123,19 @@ def _call_a_tool_and_answer(_: list[Step], solution: Solution) -> list[Json]:
     return [{**call, "status": "completed"}, result, _message_item(solution.text)]
 
 
+_CALCULATOR = {
+    "type": "function",
+    "name": "calculator",
+    "description": "Calculate the steps in order.",
+    "parameters": {
+        "type": "object",
+        "properties": {"steps": {"type": "array", "items": {"type": "string"}}},
+        "required": ["steps"],
+    },
+}
+"""The definition of the example's tool, which its response repeats as model servers do."""
+
+
 def _message_item(text: str) -> Json:
     content = [{"type": "output_text", "text": text, "annotations": []}]
     return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
@@ -165,7 +178,7 @@ def _response(params: Json, prompt: str, items: list[Json]) -> Json:
         "output": items,
         "parallel_tool_calls": False,
         "tool_choice": "auto",
-        "tools": params.get("tools") or [],
+        "tools": params.get("tools") or ([_CALCULATOR] if items[0]["type"] == "function_call" else []),
         "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": total_tokens},
     }
 
