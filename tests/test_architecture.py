@@ -18,7 +18,7 @@ CORE = (
 ).split()
 LAYERS = [
     *"core config storage http metrics health scheduling inputs outputs models workers verifiers".split(),
-    *"agents executors export report integrations run rescoring cli api".split(),
+    *"agents executors control export report integrations run rescoring cli api".split(),
 ]
 """From top to bottom: a package imports only from packages before it."""
 

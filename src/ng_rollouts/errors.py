@@ -191,6 +191,8 @@ class FailureClass(StrEnum):
     # rollouts that are scored again
     NO_ANSWER = "no_answer", False, "`ng_rescore_rollouts`: the rollout has no response to score."
     INCOMPLETE_GROUP = "incomplete_group", False, "A judge of groups: another rollout of the task has no answer."
+    # the user
+    CANCELLED = "cancelled", False, "`ng_control_rollouts` cancelled the task. A resume retries it."
     # executors
     ACTOR_LOST = "actor_lost", False, "With `executor=ray`: three actors that ran the rollout were lost."
     WORKER_ERROR = "worker_error", True, "With `executor=ray`: an actor raised an unexpected exception."

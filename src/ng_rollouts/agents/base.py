@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.models.request import Request
-from ng_rollouts.types import AgentRequest, Json
+from ng_rollouts.types import AgentRequest, Json, RolloutKey
 
 
 class Agent(Protocol):
@@ -67,4 +67,13 @@ class Agent(Protocol):
         Raises:
             AttemptFailed: the attempt did not end in such an object.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsTurns(Protocol):
+    """An agent whose conversations are in this process."""
+
+    def turns_of(self, key: RolloutKey) -> list[Json] | None:
+        """The items of the conversation of a rollout in flight, so far; None if it has not begun."""
         ...

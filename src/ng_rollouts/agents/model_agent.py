@@ -26,7 +26,7 @@ from ng_rollouts.models.client import ModelClient
 from ng_rollouts.models.refusals import is_context_overflow
 from ng_rollouts.models.request import Request
 from ng_rollouts.scheduling.retry import RetryPolicy, with_retries
-from ng_rollouts.types import AgentRequest, Json
+from ng_rollouts.types import AgentRequest, Json, RolloutKey, key_of
 from ng_rollouts.verifiers.base import Verifier
 
 _CALL_TYPES = ("function_call", "custom_tool_call")
@@ -66,6 +66,7 @@ class ModelAgent:
     defers_scoring: bool = False
     is_remote: ClassVar[bool] = False
     environment_server: ClassVar[None] = None
+    _conversations: dict[RolloutKey, tuple[Json, list[Json]]] = field(default_factory=dict, init=False)
     aggregate_metrics_url: ClassVar[None] = None
 
     @property
@@ -125,7 +126,7 @@ class ModelAgent:
         session = ResourcesSession(self.resources_url, self.http, offered) if self.resources_url else None
         if session and (request.answer is None or not self.verifier.scores):
             await session.seed(request.body)
-        response = request.answer or await self._converse(params, request.task_index, session)
+        response = request.answer or await self._observed(params, request, session)
         task = {**request.body, "responses_create_params": params}
         scored = _DEFERRED if self.defers_scoring else await self._score(task, response, session)
         scored = {name: value for name, value in scored.items() if name not in _IDENTITY_FIELDS}
@@ -157,13 +158,31 @@ class ModelAgent:
             params["tools"] = self.tools.definitions
         return params
 
-    async def _converse(self, params: Json, task: int, session: ResourcesSession | None) -> Json:
+    def turns_of(self, key: RolloutKey) -> list[Json] | None:
+        """The items of the conversation of a rollout in flight, so far; None if it does not go on."""
+        params, items = self._conversations.get(key, (None, []))
+        return None if params is None else [*_items(params["input"]), *items]
+
+    async def _observed(self, params: Json, request: AgentRequest, session: ResourcesSession | None) -> Json:
+        """The conversation, which `turns_of` shows until it ends."""
+        key, items = key_of(request.body), list[Json]()
+        if key:
+            self._conversations[key] = params, items
+        try:
+            return await self._converse(params, request.task_index, session, items)
+        finally:
+            if key:
+                self._conversations.pop(key, None)
+
+    async def _converse(self, params: Json, task: int, session: ResourcesSession | None, items: list[Json]) -> Json:
         """Request responses until one has no tool calls, is incomplete, or is the last that the limits allow.
+
+        Args:
+            items: receives the items of all turns.
 
         Returns:
             The last response, with the items and the usage of all of them.
         """
-        items: list[Json] = []
         call_ids = {str(item.get("call_id")) for item in input_items(_items(params["input"]))}
         usage: Json = {}
         response: Json = {}

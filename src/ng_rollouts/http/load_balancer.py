@@ -138,6 +138,10 @@ class LoadBalancer:
         self._rate_limiter = rate_limiter or RateLimiter()
         self._endpoint_by_task: OrderedDict[int, Endpoint] = OrderedDict()
 
+    def set_requests_per_minute(self, requests_per_minute: float) -> None:
+        """Replace the limit of requests of all balancers that share the rate limiter."""
+        self._rate_limiter.set_requests_per_minute(requests_per_minute)
+
     def cooling_down(self) -> list[str]:
         """The endpoints that get no requests at present, for messages."""
         several = len(self.endpoints) > 1

@@ -85,6 +85,11 @@ class FailuresFile:
         self.by_class[failure_class] += 1
         self.by_agent[agent] += 1
 
+    def uncount(self, failure_class: str, agent: str) -> None:
+        """Count a failed rollout no more; its line stays until `settle`."""
+        self.by_class -= Counter({failure_class: 1})
+        self.by_agent -= Counter({agent: 1})
+
     def _write(self, row: Json) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed during the run

@@ -70,6 +70,11 @@ class OutputPaths:
         return self.side_file("_status.json")
 
     @property
+    def control_socket(self) -> Path:
+        """The socket that takes commands for the run, while it runs; see `control/address.py`."""
+        return self.side_file("_control.sock")
+
+    @property
     def materialized_inputs(self) -> Path:
         """The planned rows, as NeMo Gym's collector writes them."""
         return self.side_file("_materialized_inputs.jsonl")

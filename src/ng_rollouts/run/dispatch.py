@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
-from ng_rollouts.errors import StoppedEarly, StorageError
+from ng_rollouts.control.controls import Controls
+from ng_rollouts.control.server import control_socket
+from ng_rollouts.errors import StoppedEarly, StorageError, UsageError
 from ng_rollouts.executors.base import Executor
 from ng_rollouts.http.client import slow_above
 from ng_rollouts.models.attempt import count_tokens_of_task
@@ -20,15 +23,16 @@ from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.client_load import measure_client_load
 from ng_rollouts.run.os_limits import max_connections
-from ng_rollouts.run.progress import progress
+from ng_rollouts.run.progress import progress, progress_line
 from ng_rollouts.run.state import RunState
-from ng_rollouts.run.status_file import status_file
+from ng_rollouts.run.status_file import status_file, status_of
 from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.concurrency import AdaptiveLimit, ConcurrencyLimit, FixedLimit
+from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.types import Result, Rollout
+from ng_rollouts.types import Json, Result, Rollout, RolloutKey
 
 _SYNC_EVERY_S = 1.0
 """A power cut costs at most this much; a sync takes about half a millisecond."""
@@ -40,6 +44,9 @@ class Dispatcher:
 
     Attributes:
         status_path: the status file.
+        control_path: the socket that takes commands.
+        planned: reads all planned rollouts, to attempt failed ones again.
+        is_planned: whether a key is planned.
         wait_for_capacity: awaited before each attempt, if a consumer has to keep up.
         report: receives the measurements of client, servers and executor.
     """
@@ -50,14 +57,21 @@ class Dispatcher:
     stop: Stop
     budget: Budget
     status_path: Path
+    control_path: Path
+    planned: Callable[[], Iterator[Rollout]]
+    is_planned: Callable[[RolloutKey], bool]
     report: DispatchReport
     wait_for_capacity: Callable[[], Awaitable[None]] | None = None
     _began: float = field(default_factory=time.monotonic)
     _limit: ConcurrencyLimit = field(init=False)
+    _schedule: ScheduleControl = field(default_factory=ScheduleControl)
+    _again: deque[Iterator[Rollout]] = field(default_factory=deque)
+    _parallel: int = field(init=False)
+    _settled_before: int = field(init=False)
 
     def __post_init__(self) -> None:
-        planned = self.state.counters.planned
-        parallel = _parallel(self.config, min(planned, self.executor.max_concurrency or planned))
+        self._settled_before = self.state.counters.settled
+        self._parallel = parallel = self._possible(self.config.num_samples_in_parallel)
         self._limit = AdaptiveLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
 
     async def dispatch(self, remaining: Iterator[Rollout]) -> None:
@@ -73,12 +87,13 @@ class Dispatcher:
                 progress(counters, self._progress_notes),
                 status_file(self.status_path, counters),
                 measure_client_load() as self.report.load,
+                control_socket(self.control_path, self._controls().execute),
             ):
                 if self.config.canary:
                     await self._send_canary(remaining)
                 # The budget is checked before each new rollout. When it is spent, rollouts in flight still finish.
                 if not self.stop.requested.is_set():
-                    await self._send(takewhile(lambda _: self._may_start(), remaining))
+                    await self._send(_Rollouts(remaining, self._again, self._may_start))
         finally:
             # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
@@ -99,7 +114,81 @@ class Dispatcher:
             ),
             counters=self.state.counters,
             stop=self.stop,
+            control=self._schedule,
         )
+
+    def _controls(self) -> Controls:
+        """What `ng_control_rollouts` reads and changes."""
+        is_local = bool(self.report.load_balancers) and not self.executor.max_concurrency
+        return Controls(
+            counters=self.state.counters,
+            schedule=self._schedule,
+            stop=self.stop,
+            status=self._status,
+            knobs={
+                "num_samples_in_parallel": self._set_parallel,
+                "max_attempts": self._set_max_attempts,
+                "drain_s": self._set_drain_s,
+                # Attempts of other processes have their own rate limiters.
+                **({"max_requests_per_minute": self._set_rate} if is_local else {}),
+            },
+            retry_failed=self._retry_failed,
+            is_planned=self.is_planned,
+            where=self.state.where,
+            log=self.report.control,
+        )
+
+    def _status(self) -> tuple[str, Json]:
+        """The numbers of the progress line, as text and as an object."""
+        counters, elapsed_s = self.state.counters, time.monotonic() - self._began
+        settled = counters.settled - self._settled_before
+        status = {
+            **status_of(counters, elapsed_s, settled),
+            "num_samples_in_parallel": self._parallel,
+            "paused": self._schedule.is_paused,
+            "draining": self.stop.requested.is_set(),
+        }
+        return progress_line(counters, self._progress_notes(), elapsed_s, settled), status
+
+    def _possible(self, wanted: int | None) -> int:
+        """The number of rollouts in flight that is possible, up to a wanted one; None for no bound."""
+        planned = self.state.counters.planned
+        return _parallel(self.config.http_engine, wanted, min(planned, self.executor.max_concurrency or planned))
+
+    def _set_parallel(self, wanted: float) -> float:
+        self._parallel = self._possible(int(wanted))
+        self._limit.set_ceiling(self._parallel)
+        self._schedule.wake()
+        return self._parallel
+
+    def _set_max_attempts(self, wanted: float) -> float:
+        self._schedule.max_attempts = int(wanted)
+        return wanted
+
+    def _set_drain_s(self, wanted: float) -> float:
+        self.stop.drain_s = wanted
+        return wanted
+
+    def _set_rate(self, wanted: float) -> float:
+        for balancer in self.report.load_balancers:
+            balancer.set_requests_per_minute(wanted)
+        return wanted
+
+    def _retry_failed(self) -> str:
+        """Put failed rollouts of this command back.
+
+        Raises:
+            UsageError: this run cannot do it.
+        """
+        if not self.state.can_retry_failed:
+            raise UsageError("this run cannot retry failed rollouts while it goes on: resume it to retry them")
+        positions = self.state.retry_failed()
+        if positions:
+            # Only positions are kept in memory, so the input is read again, as far as needed.
+            wanted = (each for each in self.planned() if each.position in positions)
+            self._again.append(islice(wanted, len(positions)))
+            self._schedule.wake()
+        return f"{len(positions)} failed rollouts are attempted again"
 
     async def _attempt(self, rollout: Rollout, attempts: int) -> Result:
         # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
@@ -141,6 +230,8 @@ class Dispatcher:
     def _progress_notes(self) -> Iterator[str]:
         """The items that progress shows next to the counters, as `key=value`, the most important first."""
         counters = self.state.counters
+        if self._schedule.is_paused:
+            yield "paused"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
         if counters.unscored:
@@ -160,6 +251,30 @@ class Dispatcher:
         yield from self.budget.progress_notes(counters, self.state.collected_before)
 
 
+class _Rollouts:
+    """The rollouts to attempt: those that are attempted again by request, then the remaining ones.
+
+    Unlike a generator, it may have rollouts again after it had none.
+    """
+
+    def __init__(
+        self, remaining: Iterator[Rollout], again: deque[Iterator[Rollout]], may_start: Callable[[], bool]
+    ) -> None:
+        self._remaining = takewhile(lambda _: may_start(), remaining)
+        self._again = again
+        self._may_start = may_start
+
+    def __iter__(self) -> Iterator[Rollout]:
+        return self
+
+    def __next__(self) -> Rollout:
+        while self._again and self._may_start():
+            if (rollout := next(self._again[0], None)) is not None:
+                return rollout
+            self._again.popleft()
+        return next(self._remaining)
+
+
 async def _sync_regularly(journal: Journal) -> None:
     """Sync every second. An error ends the run at the next row, or at the final sync."""
     was_named = True
@@ -173,14 +288,14 @@ async def _sync_regularly(journal: Journal) -> None:
             log("warning: the output was removed or renamed while the run writes it: it is written again at the end")
 
 
-def _parallel(config: CollectConfig, rollouts: int) -> int:
-    """The maximum number of rollouts in flight: as configured, within the limits of the operating system."""
-    wanted = min(config.num_samples_in_parallel or rollouts, rollouts)
+def _parallel(http_engine: str, wanted: int | None, rollouts: int) -> int:
+    """The maximum number of rollouts in flight: as wanted, within the limits of the operating system."""
+    wanted = min(wanted or rollouts, rollouts)
     possible, limit = max_connections()
     if wanted > possible:
         log(f"{possible} rollouts in flight instead of {wanted}: this machine's limit is {limit}")
     parallel = min(wanted, possible)
-    threshold = slow_above(config.http_engine)
+    threshold = slow_above(http_engine)
     if threshold and parallel > threshold:
         log(
             f"warning: httpx's connection pool is slow above {threshold} rollouts in flight, and this run has up to "

@@ -193,22 +193,31 @@ class _Lines:
         self._print()
 
     def _print(self) -> None:
-        counters = self._counters
         elapsed = time.monotonic() - self._started
-        rate = (counters.settled - self._settled_before) / max(elapsed, 1e-9)
-        left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate else "?"
+        line = progress_line(self._counters, self._notes(), elapsed, self._counters.settled - self._settled_before)
         # A reader that closed the pipe, as `| head` does, must not end the run.
         with contextlib.suppress(OSError):
-            self._write(elapsed, rate, left)
+            self._write(line)
 
-    def _write(self, elapsed: float, rate: float, left: str) -> None:
-        counters = self._counters
-        notes = "".join(f" {note}" for note in [*self._notes(), *_lateness(counters)])
-        self._stream.write(
-            f"{TITLE}: collected={counters.collected} failed={counters.failed} planned={counters.planned} "
-            f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{shown(redact(notes))}\n"
-        )
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{TITLE}: {line}\n")
         self._stream.flush()
+
+
+def progress_line(counters: RunCounters, notes: Iterable[str], elapsed: float, settled: int) -> str:
+    """The counters and notes in one line, without a title.
+
+    Args:
+        elapsed: how long this command has run, in seconds.
+        settled: rollouts that it settled in that time.
+    """
+    rate = settled / max(elapsed, 1e-9)
+    left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate else "?"
+    more = "".join(f" {note}" for note in [*notes, *_lateness(counters)])
+    return (
+        f"collected={counters.collected} failed={counters.failed} planned={counters.planned} "
+        f"rate={rate:.2f}/s elapsed={elapsed:.0f}s left={left}{shown(redact(more))}"
+    )
 
 
 def _lateness(counters: RunCounters) -> list[str]:

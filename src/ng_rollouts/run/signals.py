@@ -94,7 +94,7 @@ def report(counters: RunCounters, seconds: float) -> str:
 
 
 def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) -> None:
-    is_first = received.first is None
+    is_first = not stop.requested.is_set()  # a drain by ng_control_rollouts is the first request, too
     received.first = received.first or number
     if is_first:
         stop.requested.set()

@@ -9,12 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 from operator import or_
 from typing import Protocol
 
-from ng_rollouts.agents.base import Agent
+from ng_rollouts.agents.base import Agent, KnowsTurns
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
+from ng_rollouts.errors import FailureClass
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.health.run_health import RunHealth
 from ng_rollouts.health.selection import checks_of
@@ -30,7 +33,7 @@ from ng_rollouts.redaction import redact
 from ng_rollouts.run.prepare import PreparedRun
 from ng_rollouts.scheduling.circuit_breaker import CircuitBreaker
 from ng_rollouts.scheduling.counters import RunCounters
-from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout, RolloutKey, RolloutStats, agent_of
+from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout, RolloutKey, RolloutStats, agent_of, key_of
 
 
 class RowSubscriber(Protocol):
@@ -47,6 +50,24 @@ class RowSubscriber(Protocol):
     async def wait_for_capacity(self) -> None:
         """Wait until it can receive more rows."""
         ...
+
+
+@dataclass(slots=True)
+class _FailedHere:
+    """A failure of this command that may be attempted again.
+
+    Attributes:
+        attempts: number of attempts in all commands so far.
+        unscored: 1 if it has an answer, otherwise 0.
+        is_queued: whether it is about to be attempted again.
+    """
+
+    failure_class: str
+    agent: str
+    key: RolloutKey
+    attempts: int
+    unscored: int
+    is_queued: bool = False
 
 
 class RunState:
@@ -74,15 +95,19 @@ class RunState:
         self.journal = journal
         self.failures = FailuresFile(prepared.paths.failures)
         self.scores = ScoreTable(plan.rollouts)
-        keep_incomplete = config.incomplete_groups == "keep"
         self.zero_rules = ZeroRules.of(config.count_as_zero)
-        self.aggregator = GroupAggregator(
-            plan.group_size(), keep_incomplete=keep_incomplete, completes_late=self.zero_rules.adds_rollouts
+        self._new_aggregator = partial(
+            GroupAggregator,
+            plan.group_size(),
+            keep_incomplete=config.incomplete_groups == "keep",
+            completes_late=self.zero_rules.adds_rollouts,
         )
+        self.aggregator = self._new_aggregator()
         self.counted = bytearray()
         self.counters = RunCounters(planned=plan.rollouts, has_earlier_answers=prepared.is_rescoring)
         ignored = checks_of("health_check_ignored_checks", config.health_check_ignored_checks)
-        self.health = None if config.disable_health_check else RunHealth(plan.rollouts, plan.group_size(), ignored)
+        self._new_health = partial(RunHealth, plan.rollouts, plan.group_size(), ignored)
+        self.health = None if config.disable_health_check else self._new_health()
         self.prior = PriorFailures()
         self.is_resumed = False
         self.collected_before = 0
@@ -98,6 +123,8 @@ class RunState:
         self._terminal_failures = 0
         self._subscriber: RowSubscriber | None = None
         self._agents: Mapping[str, Agent] = {}
+        self._failed_here: dict[int, _FailedHere] = {}  # by position
+        self._recovered = False  # whether a rollout that failed has been collected since
         self._reused: set[RolloutKey] = set()  # rollouts whose answer is one of an earlier command
         # Without a manifest, nothing shows that an answer is one of this model.
         self._has_own_answers = prepared.prior_manifest is not None
@@ -163,6 +190,12 @@ class RunState:
         for name, agent in agents.items():
             self._circuit_breakers[name].name_servers(_urls_of(agent))
 
+    def where(self, rollout: Rollout) -> Json:
+        """The agent of a rollout in flight, the addresses of its servers, and its turns, if this process knows them."""
+        agent = self._agents[rollout.agent]
+        turns = agent.turns_of(rollout.key) if isinstance(agent, KnowsTurns) else None
+        return {"agent": rollout.agent, "servers": _urls_of(agent), "turns": turns}
+
     def kept_answer(self, rollout: Rollout) -> Json | None:
         """The answer that an earlier command left unscored, if the agent can score it without asking its model."""
         answer = self.failures.answer(rollout.key) if self._has_own_answers else None
@@ -179,6 +212,8 @@ class RunState:
         """
         # The journal is first: if it cannot be written, the row must not be counted, and must not reach the subscriber.
         self.journal.append(rollout.position, result.line)
+        if self._failed_here:
+            self._take_back(rollout.position)
         if self._subscriber:
             self._subscriber.put(result.line)
         stats = self._score_names.limit(result.stats)
@@ -196,7 +231,9 @@ class RunState:
             StorageError: it could not be written.
             StoppedEarly: the circuit breaker opened.
         """
-        self.failures.append(failure, self.prior.attempts.get(failure.rollout.key, 0))
+        earlier = self.prior.attempts.get(failure.rollout.key, 0)
+        self.failures.append(failure, earlier)
+        self._take_back(failure.rollout.position)
         self.aggregator.mark_incomplete(failure.rollout.key)
         if self.health:
             self.health.give_up(failure.rollout.key.task_index)
@@ -206,9 +243,18 @@ class RunState:
         self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
         self.first_failure = self.first_failure or last
+        unscored_before = self.counters.unscored
         is_rescorable = self._count_unscored(failure)
+        if not (failure.terminal or is_rescorable or last.failure_class == FailureClass.CANCELLED):
+            self._failed_here[failure.rollout.position] = _FailedHere(
+                failure_class=last.failure_class,
+                agent=failure.rollout.agent,
+                key=failure.rollout.key,
+                attempts=earlier + len(failure.attempts),
+                unscored=self.counters.unscored - unscored_before,
+            )
         breaker = self._circuit_breakers[failure.rollout.agent]
-        if last.is_earlier:
+        if last.is_earlier or last.failure_class == FailureClass.CANCELLED:
             return
         if is_rescorable and not self.counters.has_earlier_answers:
             # The model answered. Continuing is not pointless, because the answers can be scored later.
@@ -216,6 +262,32 @@ class RunState:
         else:
             # Last, because it may raise: the failure is then written and counted already.
             breaker.record_failure(last.failure_class, redact(last.message))
+
+    def retry_failed(self) -> set[int]:
+        """The positions of failures of this command that may be attempted again, each once until it fails again.
+
+        Without those that no run should retry, those that were cancelled, and those with an answer, which a resume
+        scores without asking the model.
+        """
+        again = {position for position, each in self._failed_here.items() if not each.is_queued}
+        for each in map(self._failed_here.__getitem__, again):
+            each.is_queued = True
+            self.prior.attempts[each.key] = each.attempts
+        return again
+
+    @property
+    def can_retry_failed(self) -> bool:
+        """False if something else already relies on the failures: a Python program, or the judge of a group."""
+        return self._subscriber is None and not self.counters.has_earlier_answers
+
+    def _take_back(self, position: int) -> None:
+        """Count a failure no more, because its rollout was attempted again."""
+        if failed := self._failed_here.pop(position, None):
+            self.counters.failed -= 1
+            self.counters.unscored -= failed.unscored
+            self.asked_by_resume -= failed.unscored
+            self.failures.uncount(failed.failure_class, failed.agent)
+            self._recovered = True
 
     def _count_unscored(self, failure: Failure) -> bool:
         """Count a failure with an answer; True if a resume scores that without asking the model."""
@@ -248,6 +320,8 @@ class RunState:
         Raises:
             StorageError: a file could not be written; the journal is unchanged.
         """
+        if self._recovered:
+            self._aggregate_again()
         self.finished = self.journal.finish(keep)
         for position, rollout in counted:
             self.counted = self.counted or bytearray(self.counters.planned)
@@ -257,6 +331,17 @@ class RunState:
         self.aggregator.end()
         if self.health:
             self.health.end()
+
+    def _aggregate_again(self) -> None:
+        """Make metrics of groups and health again from the rows: a failure dropped what was held of its group."""
+        self.aggregator, self.health = self._new_aggregator(), self.health and self._new_health()
+        for position, row in self.journal.rows():
+            key = key_of(row)
+            assert key  # noqa: S101 - this run wrote or checked the row
+            stats = self.zero_rules.apply(self._score_names.limit(stats_of(row, self._answer_key)))
+            self.aggregator.record(key, agent_of(row), stats)
+            if self.health:
+                self.health.add(position, key, health_of(row))
 
     def settle_failures(self, locate: Callable[[RolloutKey], int | None]) -> None:
         """Remove rollouts that have since been collected from the failures file.

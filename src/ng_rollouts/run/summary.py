@@ -45,6 +45,7 @@ class DispatchReport:
         load_balancers: the servers that were used.
         time_budget: the time in which rollouts may start.
         wall_time: the time in which the command has to end.
+        control: the commands that changed the run while it went on.
     """
 
     load: ClientLoad | None = None
@@ -52,6 +53,7 @@ class DispatchReport:
     load_balancers: Sequence[LoadBalancer] = ()
     time_budget: TimeBudget = field(default_factory=lambda: TimeBudget(None, None))
     wall_time: WallTime = field(default_factory=WallTime)
+    control: list[Json] = field(default_factory=list)
 
 
 def summary_lines(
@@ -220,6 +222,7 @@ class SummaryFile:
             "seed": self.config.responses_create_params.get("seed"),
             "num_repeats_add_seed": self.config.num_repeats_add_seed,
             "scoring": self.config.scoring,
+            "control": self.report.control,
             "versions": {
                 "ng_rollouts": __version__,
                 "python": platform.python_version(),

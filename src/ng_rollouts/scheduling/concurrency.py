@@ -51,6 +51,10 @@ class ConcurrencyLimit(Protocol):
         """The number of rollouts that may be in flight."""
         ...
 
+    def set_ceiling(self, ceiling: int) -> None:
+        """Change the upper bound; `Slots.assign` then lets waiting rollouts start."""
+        ...
+
     def record_success(self, now: float) -> None:
         """Count an attempt that succeeded."""
         ...
@@ -65,6 +69,10 @@ class FixedLimit:
 
     def __init__(self, limit: int) -> None:
         self.current = limit
+
+    def set_ceiling(self, ceiling: int) -> None:
+        """Replace the limit."""
+        self.current = ceiling
 
     def record_success(self, now: float) -> None:
         """Change nothing."""
@@ -91,6 +99,11 @@ class AdaptiveLimit:
     def current(self) -> int:
         """The number of rollouts that may be in flight."""
         return max(1, int(self._limit))
+
+    def set_ceiling(self, ceiling: int) -> None:
+        """Lower the limit to a new ceiling at once, or let it grow up to that."""
+        self._ceiling = ceiling
+        self._limit = min(self._limit, float(ceiling))
 
     def record_success(self, now: float) -> None:
         """Grow by one success's share of the growth per window."""
@@ -177,7 +190,11 @@ class Slots:
     def release(self) -> None:
         """Return a slot, and assign free slots to those that wait."""
         self._in_use -= 1
-        # A loop, since the limit may have grown by more than one since the last release.
+        self.assign()
+
+    def assign(self) -> None:
+        """Assign free slots to those that wait, after a slot was returned or the limit was raised."""
+        # A loop, since the limit may have grown by more than one since the last call.
         while self._waiters and self._in_use < self.limit.current:
             waiter = self._waiters.popleft()
             if not waiter.done():  # a cancelled one leaves its future in the queue

@@ -109,6 +109,11 @@ class RunCounters:
             return key, time.monotonic() - since
         return None
 
+    def seconds_of(self, key: RolloutKey) -> float:
+        """How long a rollout has been in flight, in seconds; 0 if it is not."""
+        now = time.monotonic()
+        return now - self.in_flight_since.get(key, now)
+
     def begin_attempt(self, key: RolloutKey) -> None:
         """Count a rollout as in flight."""
         self.in_flight_since[key] = time.monotonic()

@@ -10,15 +10,16 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ng_rollouts.errors import AttemptFailed, NgRolloutsError
+from ng_rollouts.errors import AttemptFailed, FailureClass, NgRolloutsError
 from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, Slots
+from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.types import Attempt, Failure, Result, Rollout
+from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout
 
 MIN_WAITING = 64
 """This many rollouts may wait for a retry before fresh ones are held back, even with fewer slots."""
@@ -49,12 +50,14 @@ class _Work:
     Attributes:
         began: when the first attempt began (`time.monotonic`); None before the first failure.
         task: the attempt in flight.
+        is_cancelled: whether the attempt in flight was ended because its task is cancelled.
     """
 
     rollout: Rollout
     attempts: tuple[Attempt, ...] = ()
     began: float | None = None
     task: asyncio.Task[None] | None = None
+    is_cancelled: bool = False
 
 
 async def schedule(
@@ -66,16 +69,20 @@ async def schedule(
     policy: RetryPolicy,
     counters: RunCounters,
     stop: Stop,
+    control: ScheduleControl | None = None,
 ) -> None:
     """Attempt every rollout until it has a result or is given up.
 
     Rollouts start in order, at most `limit` at once. After a stop request, this returns when the attempts in flight
     have ended or have been cancelled; rollouts without an outcome are then left as they were.
 
+    Args:
+        control: changes the schedule while it runs.
+
     Raises:
         NgRolloutsError: raised by the sink, or by the iterator of rollouts; attempts in flight are cancelled.
     """
-    scheduler = _Scheduler(call, sink, limit, policy, counters)
+    scheduler = _Scheduler(call, sink, limit, policy, counters, control or ScheduleControl())
     try:
         async with asyncio.TaskGroup() as tasks:
             feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
@@ -89,7 +96,13 @@ async def schedule(
 
 class _Scheduler:
     def __init__(
-        self, call: Call, sink: ResultSink, limit: ConcurrencyLimit, policy: RetryPolicy, counters: RunCounters
+        self,
+        call: Call,
+        sink: ResultSink,
+        limit: ConcurrencyLimit,
+        policy: RetryPolicy,
+        counters: RunCounters,
+        control: ScheduleControl,
     ) -> None:
         self._call = call
         self._sink = sink
@@ -102,6 +115,9 @@ class _Scheduler:
         self._in_flight: set[_Work] = set()
         self._attempt_ended = asyncio.Event()
         self._draining = False
+        self._control = control
+        control.wake, control.cancel_in_flight = self._wake, self._cancel_in_flight
+        control.in_flight = lambda: (work.rollout for work in self._in_flight)
 
     async def feed(self, rollouts: Iterator[Rollout], tasks: asyncio.TaskGroup) -> None:
         """Start attempts as slots become free, until every rollout has an outcome."""
@@ -112,6 +128,11 @@ class _Scheduler:
             work = self._ready(rollouts) or await self._next(rollouts)
             if work is None:
                 return
+            if not self._control.resumed.is_set():
+                await self._control.resumed.wait()
+                if self._give_up_cancelled(work):
+                    self._slots.release()
+                    continue
             self._counters.begin_attempt(work.rollout.key)
             self._in_flight.add(work)
             work.task = tasks.create_task(self._attempt(work))
@@ -146,7 +167,13 @@ class _Scheduler:
         return work
 
     def _ready(self, rollouts: Iterator[Rollout]) -> _Work | None:
-        """The rollout that may be attempted now: one whose wait has ended, else a fresh one; None if there is none."""
+        """The rollout that may be attempted now; None if there is none. Those of cancelled tasks are given up."""
+        while (work := self._first(rollouts)) and self._give_up_cancelled(work):
+            pass
+        return work
+
+    def _first(self, rollouts: Iterator[Rollout]) -> _Work | None:
+        """A rollout whose wait has ended, else a fresh one; None if there is none."""
         if self._waiting:
             if self._waiting[0][0] <= time.monotonic():
                 return self._pop_waiting()
@@ -168,7 +195,13 @@ class _Scheduler:
             result = await self._call(work.rollout, len(work.attempts))
         except AttemptFailed as failure:
             self._limit.record_failure(failure, failure.sent_at or began, time.monotonic())
+            # An answer whose scoring was ended is kept.
+            failure = _cancelled(failure.kept) if work.is_cancelled else failure
             self._retry_or_give_up(work, failure, time.monotonic() - began)
+        except asyncio.CancelledError:
+            if not work.is_cancelled:
+                raise
+            self._retry_or_give_up(work, _cancelled(), time.monotonic() - began)
         else:
             self._limit.record_success(time.monotonic())
             self._sink.record(work.rollout, result)
@@ -183,7 +216,10 @@ class _Scheduler:
         # By the monotonic clock: a jump of the wall clock must not give up rollouts.
         now = time.monotonic()
         work.began = now - seconds if work.began is None else work.began
-        wait_s = self._policy.wait_s(failure, len(work.attempts), now - work.began)
+        policy = self._policy
+        if self._control.max_attempts is not None:
+            policy = replace(policy, max_attempts=self._control.max_attempts)
+        wait_s = policy.wait_s(failure, len(work.attempts), now - work.began)
         if wait_s is None:
             self._sink.give_up(
                 Failure(
@@ -195,10 +231,42 @@ class _Scheduler:
             heapq.heappush(self._waiting, (now + wait_s, work.rollout.position, work))
             self._counters.waiting = len(self._waiting)
 
+    def _give_up_cancelled(self, work: _Work) -> bool:
+        """Give up a rollout that is not in flight if its task is cancelled; False if the task is not."""
+        if work.rollout.key.task_index not in self._control.cancelled:
+            return False
+        self._retry_or_give_up(work, _cancelled(), 0.0)
+        return True
+
+    def _cancel_in_flight(self, task_index: int) -> int:
+        """End the attempts of a task, and make its waits end now; the number of attempts."""
+        ended = [work for work in self._in_flight if work.rollout.key.task_index == task_index]
+        for work in ended:
+            work.is_cancelled = True
+            if work.task:
+                work.task.cancel()
+        self._waiting = [
+            (0.0 if work.rollout.key.task_index == task_index else at, position, work)
+            for at, position, work in self._waiting
+        ]
+        heapq.heapify(self._waiting)
+        self._wake()
+        return len(ended)
+
+    def _wake(self) -> None:
+        """Look at limit, waits and rollouts again, because one of them was changed from outside."""
+        self._slots.assign()
+        self._attempt_ended.set()
+
     def _pop_waiting(self) -> _Work:
         _, _, work = heapq.heappop(self._waiting)
         self._counters.waiting = len(self._waiting)
         return work
+
+
+def _cancelled(kept: Json | None = None) -> AttemptFailed:
+    """The failure of a rollout whose task is cancelled, with the fields of its reply that are kept."""
+    return AttemptFailed(FailureClass.CANCELLED, "the task was cancelled while the run went on", kept=kept)
 
 
 def _attempt_record(failure: AttemptFailed, seconds: float) -> Attempt:

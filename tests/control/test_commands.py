@@ -1,0 +1,66 @@
+"""Commands from text, and where the socket of a run is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ng_rollouts.cli.control import as_parameters
+from ng_rollouts.control.address import MAX_PATH_BYTES, is_private, make_private, socket_paths
+from ng_rollouts.control.commands import FORMS, parse_command
+from ng_rollouts.errors import ConfigError
+from ng_rollouts.types import RolloutKey
+
+
+@given(st.text())
+def test_any_text_is_a_command_or_a_usage_error(text: str) -> None:
+    """Whatever arrives, parsing it gives a command or a ConfigError."""
+    with suppress(ConfigError):
+        assert parse_command(text).name in FORMS
+
+
+def test_spaces_between_the_words_of_a_command_do_not_matter() -> None:
+    """A command has its arguments as values, and its text with single spaces."""
+    assert parse_command("  cancel   7 ").key == RolloutKey(7, 0)
+    assert parse_command("show 7:3").key == RolloutKey(7, 3)
+    setting = parse_command("set +max_requests_per_minute=0.5")
+    assert (setting.knob, setting.value) == ("max_requests_per_minute", 0.5)
+    assert parse_command("retry \t failed").text == "retry failed"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e30", "x", ""])
+def test_numbers_that_a_parameter_cannot_have_are_refused(value: str) -> None:
+    """`set` takes numbers above 0 that are finite."""
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        parse_command(f"set max_requests_per_minute={value}")
+
+
+def test_words_without_a_name_are_output_and_command() -> None:
+    """The first word is the output unless a parameter names it; the other words are the command."""
+    command = ["+output_jsonl_fpath=r.jsonl", "+command=set max_attempts=2"]
+    assert as_parameters(["r.jsonl", "set", "max_attempts=2"]) == command
+    assert as_parameters(["+output_jsonl_fpath=r.jsonl", "set", "max_attempts=2"]) == command
+    assert as_parameters(["r.jsonl", "status", "+json=true"])[0] == "+json=true"
+
+
+def test_path_that_is_too_long_for_a_socket_has_another_one(tmp_path: Path) -> None:
+    """The last place is always short enough, and is another one for another output."""
+    long = tmp_path / ("x" * 200)
+    [first], [second] = (list(socket_paths(long / f"{name}_control.sock")) for name in "ab")
+    assert first != second
+    assert len(os.fsencode(first)) <= MAX_PATH_BYTES
+
+
+def test_folder_that_others_can_enter_is_not_private(tmp_path: Path) -> None:
+    """A link, a file, and a folder with rights for others are no private folders; a new one is."""
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "file").touch(mode=0o600)
+    assert not any(is_private(tmp_path / name) for name in ("open", "link", "file", "absent"))
+    assert not make_private(tmp_path / "open")
+    assert make_private(tmp_path / "new")

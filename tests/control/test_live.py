@@ -1,0 +1,348 @@
+"""`ng_control_rollouts` over runs of the real command: what each command does, and what the socket survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import RESUME, Ran, assert_complete, ended, keys_of, read_rows, start, wait_until
+from tests.servers import Served
+
+Control = Callable[..., Ran]
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Control:
+    """Send a command to the run of `r.jsonl` in the test's folder."""
+
+    def run(*words: str) -> Ran:
+        command = [sys.executable, "-m", "ng_rollouts.cli.control", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def started(serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """Start a slow run of an agent server, and return its process and server once it collects rollouts."""
+
+    def begin(*arguments: str, count: int = 400, **options: Any) -> tuple[subprocess.Popen[str], Served]:
+        server = serve(**{"delay": [0.05, 0.05], **options})
+        tasks(count)
+        files = [f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+        process = start(tmp_path, *files, "+num_samples_in_parallel=2", *arguments)
+        wait_until(lambda: server.stats()["total"] >= 4)
+        return process, server
+
+    return begin
+
+
+def status_of(control: Control) -> Any:
+    """The numbers of `status`."""
+    ran = control("r.jsonl", "status", "+json=true")
+    assert ran.code == 0, ran.stderr
+    return json.loads(ran.stdout)["status"]
+
+
+def finish(control: Control) -> None:
+    """Let the run have all rollouts in flight, so that it ends soon."""
+    assert control("r.jsonl", "set", "num_samples_in_parallel=400").code == 0
+
+
+def summary_in(folder: Path) -> Any:
+    """The summary of the run."""
+    return json.loads((folder / "r_summary.json").read_bytes())
+
+
+def metrics_in(folder: Path) -> Any:
+    """Metrics and health of the run, without what depends on its speed."""
+    metrics = [
+        json.loads((folder / f"r_{name}.json").read_bytes()) for name in ("aggregate_metrics", "quality_summary")
+    ]
+    return without_speed(metrics)
+
+
+def without_speed(value: Any) -> Any:
+    """A JSON value without latencies and throughput."""
+    if isinstance(value, dict):
+        return {name: without_speed(each) for name, each in value.items() if not name.endswith(("_per_s", "latency_s"))}
+    return [without_speed(each) for each in value] if isinstance(value, list) else value
+
+
+def test_paused_run_starts_nothing_until_it_is_resumed(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """After `pause`, rollouts in flight finish and none starts; `resume` and `set` let the run go on, and are logged."""
+    process, server = started()
+    assert "finish, and none starts" in control("r.jsonl", "pause").stdout
+    wait_until(lambda: status_of(control)["in_flight"] == 0)
+    paused = status_of(control)
+    assert paused["paused"]
+    assert paused["collected"] == server.stats()["total"] < 400
+    text = control("+output_jsonl_fpath=r.jsonl", "status").stdout
+    assert f"collected={paused['collected']} failed=0 planned=400" in text
+    assert " paused" in text
+    assert status_of(control)["collected"] == paused["collected"]
+    assert control("r.jsonl", "set", "num_samples_in_parallel=400").stdout == "num_samples_in_parallel is 400\n"
+    assert control("r.jsonl", "resume").code == 0
+    ran = ended(process)
+    assert ran.code == 0, ran.stderr
+    assert server.stats()["most_in_flight"] > 2
+    assert_complete(tmp_path, 400)
+    logged = summary_in(tmp_path)["control"]
+    assert [each["command"] for each in logged] == ["pause", "set num_samples_in_parallel=400", "resume"]
+    assert {each["by"] for each in logged} == {"socket"}
+    assert "resume (by socket): rollouts start again" in ran.stderr
+
+
+def test_socket_is_for_its_owner_only_and_gone_after_the_run(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """The socket beside the output has mode 0600, and neither it nor another file of the control outlives the run."""
+    process, _ = started()
+    assert stat.S_IMODE((tmp_path / "r_control.sock").stat().st_mode) == 0o600
+    finish(control)
+    assert ended(process).code == 0
+    assert not (tmp_path / "r_control.sock").exists()
+    ran = control("r.jsonl", "status")
+    assert ran.code == 2
+    assert "no run is writing this output on this machine" in ran.stderr
+
+
+def test_next_run_replaces_the_socket_that_a_kill_has_left(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """After kill -9, commands say that no run answers; the run that resumes has a socket of the same name."""
+    process, server = started()
+    process.send_signal(signal.SIGKILL)
+    ended(process)
+    assert (tmp_path / "r_control.sock").exists()
+    assert control("r.jsonl", "status").code == 2
+    process = start(tmp_path, f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl",
+                    "+num_samples_in_parallel=2", RESUME)  # fmt: skip
+    wait_until(lambda: control("r.jsonl", "status").code == 0)
+    finish(control)
+    assert ended(process).code == 0
+    assert_complete(tmp_path, 400)
+
+
+def test_second_run_of_the_output_leaves_the_socket_of_the_first(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """A second run of the same output ends with 2, and the first one still takes commands."""
+    process, server = started()
+    second = start(
+        tmp_path, f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"
+    )
+    assert ended(second).code == 2
+    assert status_of(control)["pid"] == process.pid
+    finish(control)
+    assert ended(process).code == 0
+
+
+def test_garbage_on_the_socket_ends_its_connection_at_most(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """Lines that are no requests, endless lines, and many idle connections change nothing about the run."""
+    process, _ = started()
+    for garbage in (
+        b"\x00\xff\n",
+        b"[1]\n",
+        b'{"command": 3}\n',
+        b'{"command": "fly"}\n',
+        b'{"command": "status", "by": "x"}\n',
+    ):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "r_control.sock"))
+            connection.sendall(garbage)
+            reply = json.loads(connection.recv(65536))
+            assert reply["ok"] is False
+            assert reply["error"]
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(tmp_path / "r_control.sock"))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(b"[" * 2**26)
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for connection in idle:
+        connection.connect(str(tmp_path / "r_control.sock"))
+    for connection in idle:
+        connection.close()
+    wait_until(lambda: control("r.jsonl", "status").code == 0)
+    finish(control)
+    assert ended(process).code == 0
+    assert_complete(tmp_path, 400)
+
+
+def test_drained_run_ends_as_after_ctrl_c_and_can_be_resumed(
+    started: Callable[..., Any], control: Control, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """`drain` lets rollouts in flight finish and ends the run with 130, also while it is paused; a resume completes it."""
+    process, server = started()
+    assert control("r.jsonl", "pause").code == 0
+    assert "s to finish" in control("r.jsonl", "drain").stdout
+    ran = ended(process)
+    assert ran.code == 130, ran.stderr
+    assert summary_in(tmp_path)["control"][-1]["command"] == "drain"
+    assert len(keys_of(tmp_path / "r.jsonl")) == server.stats()["total"]
+    files = [f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    assert command(*files, "+num_samples_in_parallel=400", RESUME).code == 0
+    assert_complete(tmp_path, 400)
+
+
+def test_rollouts_of_a_cancelled_task_fail_and_the_others_are_collected(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """`cancel` ends the task's rollouts in flight and starts no other; they are failures of the class `cancelled`."""
+    process, server = started("+num_repeats=6", "+max_failed_rollouts=12", count=30)
+    assert control("r.jsonl", "pause").code == 0
+    shown = status_of(control)["collected"] // 6 + 2
+    for task in (shown, 29):
+        ran = control("r.jsonl", "cancel", str(task))
+        assert ran.code == 0, ran.stderr
+    assert control("r.jsonl", "cancel", "30").code == 2
+    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts are attempted again\n"
+    assert control("r.jsonl", "resume").code == 0
+    ran = ended(process)
+    assert ran.code == 0, ran.stderr
+    failed = read_rows(tmp_path / "r_failures.jsonl")
+    assert {row["failure_class"] for row in failed} == {"cancelled"}
+    assert sum(row["_ng_task_index"] == 29 for row in failed) == 6
+    assert not any(name.startswith("29/") for name in server.stats()["asked"])
+    assert summary_in(tmp_path)["failed_by_class"] == {"cancelled": len(failed)}
+    assert {task for task, _ in keys_of(tmp_path / "r.jsonl")} == set(range(30)) - {shown, 29}
+
+
+def test_cancel_ends_rollouts_in_flight(started: Callable[..., Any], control: Control, tmp_path: Path) -> None:
+    """A rollout that would be in flight for minutes fails at once when its task is cancelled."""
+    process, _ = started("+max_failed_rollouts=4", "+num_samples_in_parallel=4", count=4, delay=[500, 600])
+    shown = json.loads(control("r.jsonl", "show", "2:0", "+json=true").stdout)["shown"]
+    assert shown["rollout"] == "2:0"
+    assert shown["servers"]
+    assert shown["turns"] is None
+    for task in range(4):
+        assert control("r.jsonl", "cancel", str(task)).code == 0 or task == 3
+    ran = ended(process)
+    assert summary_in(tmp_path)["failed_by_class"] == {"cancelled": 4}, ran.stderr
+
+
+def test_failed_rollouts_that_succeed_when_they_are_retried_are_no_failures(
+    started: Callable[..., Any], control: Control, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """After `retry failed`, files and metrics are those of a run in which these rollouts succeeded at once."""
+    process, server = started(
+        "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
+    )
+    wait_until(lambda: status_of(control)["failed"] >= 3)
+    assert control("r.jsonl", "pause").code == 0
+    assert control("r.jsonl", "show", "49:3").code == 2
+    wait_until(lambda: status_of(control)["in_flight"] == 0)
+    failed = status_of(control)["failed"]
+    assert control("r.jsonl", "retry", "failed").stdout == f"{failed} failed rollouts are attempted again\n"
+    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts are attempted again\n"
+    assert control("r.jsonl", "resume").code == 0
+    ran = ended(process)
+    summary = summary_in(tmp_path)
+    failures = read_rows(tmp_path / "r_failures.jsonl") if (tmp_path / "r_failures.jsonl").exists() else []
+    assert summary["failed"] == len(failures) == sum(summary["failed_by_class"].values()), ran.stderr
+    assert summary["collected"] + summary["failed"] == 200
+    files = [
+        f"+agent_url={server.url}",
+        "+input_jsonl_fpath=tasks.jsonl",
+        "+output_jsonl_fpath=r.jsonl",
+        "+num_repeats=4",
+    ]
+    assert any(asked > 1 for asked in server.stats()["asked"].values())
+    before = metrics_in(tmp_path)
+    # A resume that attempts nothing makes the metrics from the rows.
+    command(*files, RESUME, "+retry_failed=false", "+max_attempts=1")
+    assert metrics_in(tmp_path) == before
+
+
+def test_show_has_the_turns_so_far_of_an_agent_in_the_command(
+    serve_model: Callable[..., Served], tasks: Callable[..., Path], control: Control, tmp_path: Path
+) -> None:
+    """`show` prints the conversation of a rollout in flight, and says that another one is not in flight."""
+    server = serve_model(latency=300)
+    tasks(1)
+    process = start(tmp_path, f"+policy_base_url={server.url}/v1", "+input_jsonl_fpath=tasks.jsonl",
+                    "+output_jsonl_fpath=r.jsonl", "+drain_s=0")  # fmt: skip
+    wait_until(lambda: control("r.jsonl", "show", "0:0").code == 0)
+    shown = control("r.jsonl", "show", "0:0").stdout
+    assert "0:0: " in shown
+    assert "  user: question 0" in shown
+    ran = control("r.jsonl", "show", "0:1")
+    assert ran.code == 2
+    assert "rollout 0:1 is not in flight" in ran.stderr
+    assert control("r.jsonl", "drain").code == 0
+    assert ended(process).code == 130
+
+
+def test_long_path_has_its_socket_in_a_private_folder(
+    serve: Callable[..., Served], tasks: Callable[..., Path], control: Control, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An output whose path is too long for a socket has it in the user's runtime folder, which only the owner enters."""
+    runtime = Path("/tmp", f"ng-{os.getpid()}")
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    server = serve(delay=[0.05, 0.05])
+    tasks(400)
+    folder = "x" * 120
+    output = f"{folder}/r.jsonl"
+    process = start(tmp_path, f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", f"+output_jsonl_fpath={output}",
+                    "+num_samples_in_parallel=2")  # fmt: skip
+    try:
+        wait_until(lambda: control(output, "status").code == 0)
+        [path] = (runtime / "ng_rollouts").iterdir()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert control(output, "set", "num_samples_in_parallel=400").code == 0
+        assert ended(process).code == 0
+        assert not path.exists()
+    finally:
+        (runtime / "ng_rollouts").rmdir()
+        runtime.rmdir()
+
+
+def test_run_goes_on_without_a_socket_where_another_file_has_its_name(
+    serve: Callable[..., Served], tasks: Callable[..., Path], command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """A file with the name of the socket is left as it is, and the run is complete."""
+    (tmp_path / "r_control.sock").write_text("precious")
+    tasks(3)
+    files = [f"+agent_url={serve().url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
+    assert command(*files).code == 0
+    assert (tmp_path / "r_control.sock").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "unknown command 'fly'"),
+        (["statu"], "did you mean status?"),
+        (["set", "num_repeats=3"], "a run can change num_samples_in_parallel"),
+        (["set", "num_samples_in_parallel=0"], "num_samples_in_parallel must be an integer of at least 1, got '0'"),
+        (["cancel", "all"], "write cancel TASK"),
+        (["show", "3"], "write show TASK:ROLLOUT"),
+        (["retry"], "write retry failed"),
+        ([], "command is missing"),
+        (["status"], "no run is writing this output"),
+    ],
+)
+def test_what_is_no_command_is_an_error_of_one_line(words: list[str], message: str, control: Control) -> None:
+    """Unknown commands, wrong arguments, and an output that no run writes: one line and exit code 2."""
+    ran = control("r.jsonl", *words)
+    assert ran.code == 2
+    assert message in ran.stderr
+    assert ran.stderr.count("\n") == 1
