@@ -15,6 +15,34 @@ from ng_rollouts.types import Failure, Result, Rollout, RolloutStats
 from tests.scheduling.test_scheduler import NO_WAIT, Sink, plan_of, rollouts_of
 
 
+def test_changed_ceiling_lets_waiting_rollouts_start() -> None:
+    """After `set_ceiling` and `wake`, as many rollouts are in flight as the new limit allows."""
+
+    async def run() -> None:
+        limit, control, plan = FixedLimit(1), ScheduleControl(), plan_of([1] * 6)
+        counters, release, stop = RunCounters(planned=6), asyncio.Event(), Stop(0)
+
+        async def call(rollout: Rollout, _: int) -> Result:
+            await release.wait()
+            return Result(b"{}", RolloutStats({}))
+
+        scheduling = schedule(
+            rollouts_of(plan), call, Sink(), limit=limit, policy=NO_WAIT, counters=counters, stop=stop, control=control
+        )
+        running = asyncio.create_task(scheduling)
+        while counters.in_flight < 1:  # noqa: ASYNC110 - the law is about the scheduler's turns
+            await asyncio.sleep(0)
+        limit.set_ceiling(5)
+        control.wake()
+        while counters.in_flight < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        release.set()
+        await running
+        assert counters.most_in_flight == 5
+
+    asyncio.run(run())
+
+
 def test_cancelled_task_has_one_failure_for_each_rollout_wherever_it_was() -> None:
     """Rollouts in flight, those that wait for a retry and those that have not started each fail once, as `cancelled`."""
 

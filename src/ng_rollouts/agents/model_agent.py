@@ -159,7 +159,7 @@ class ModelAgent:
         return params
 
     def turns_of(self, key: RolloutKey) -> list[Json] | None:
-        """The items of the conversation of a rollout in flight, so far; None if it does not go on."""
+        """The items of the conversation of a rollout in flight, so far; None if there is none now."""
         params, items = self._conversations.get(key, (None, []))
         return None if params is None else [*_items(params["input"]), *items]
 

@@ -1,4 +1,4 @@
-"""`ng_control_rollouts`: ask a run for its state, and change it while it goes on."""
+"""`ng_control_rollouts`: ask a run for its state, and change it while it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXAMPLE = "rollouts.jsonl set num_samples_in_parallel=64"
 
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig:
-    """Ask a run for its state, and change it while it goes on: OUTPUT COMMAND."""
+    """Ask a run for its state, and change it while it runs: OUTPUT COMMAND."""
 
     output_jsonl_fpath: str = param(REQUIRED, "Output of the run; the first word without a name.")
     command: str = param(REQUIRED, f"Command, the other words: {', '.join(FORMS.values())}.")
@@ -48,7 +48,7 @@ def run(config: ControlConfig) -> int:
     """Send the command, print the reply, and return the exit code.
 
     Raises:
-        ConfigError: it is no command.
+        ConfigError: the words are not a command.
         InputError: no run answers.
         UsageError: the run refuses the command.
     """
@@ -72,7 +72,7 @@ def _parameters_of(words: Iterator[str], *, has_output: bool) -> Iterator[str]:
 
 
 def _is_parameter(word: str) -> bool:
-    """True for a word that is no part of a command: an option, or a parameter of this program."""
+    """True for a word outside the command: an option, or a parameter of this program."""
     return word.startswith("-") or word.lstrip("+").partition("=")[0] in get_type_hints(ControlConfig)
 
 

@@ -54,7 +54,7 @@ class Controls:
             by: who sent it.
 
         Raises:
-            UsageError: it is no command, or the run cannot do it now.
+            UsageError: it is not a command, or the run cannot do it now.
         """
         command = parse_command(text)
         reply = self._execute(command)

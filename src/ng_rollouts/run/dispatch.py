@@ -181,7 +181,7 @@ class Dispatcher:
             UsageError: this run cannot do it.
         """
         if not self.state.can_retry_failed:
-            raise UsageError("this run cannot retry failed rollouts while it goes on: resume it to retry them")
+            raise UsageError("this run cannot retry failed rollouts before it ends: resume it to retry them")
         positions = self.state.retry_failed()
         if positions:
             # Only positions are kept in memory, so the input is read again, as far as needed.

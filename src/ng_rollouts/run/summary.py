@@ -45,7 +45,7 @@ class DispatchReport:
         load_balancers: the servers that were used.
         time_budget: the time in which rollouts may start.
         wall_time: the time in which the command has to end.
-        control: the commands that changed the run while it went on.
+        control: the commands that changed the run while it ran.
     """
 
     load: ClientLoad | None = None

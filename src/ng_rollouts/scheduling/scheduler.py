@@ -244,7 +244,8 @@ class _Scheduler:
         for work in ended:
             work.is_cancelled = True
             if work.task:
-                work.task.cancel()
+                # Not now: a task that is cancelled before its first turn would never count its attempt as ended.
+                asyncio.get_running_loop().call_soon(work.task.cancel)
         self._waiting = [
             (0.0 if work.rollout.key.task_index == task_index else at, position, work)
             for at, position, work in self._waiting
@@ -266,7 +267,7 @@ class _Scheduler:
 
 def _cancelled(kept: Json | None = None) -> AttemptFailed:
     """The failure of a rollout whose task is cancelled, with the fields of its reply that are kept."""
-    return AttemptFailed(FailureClass.CANCELLED, "the task was cancelled while the run went on", kept=kept)
+    return AttemptFailed(FailureClass.CANCELLED, "the task was cancelled during the run", kept=kept)
 
 
 def _attempt_record(failure: AttemptFailed, seconds: float) -> Attempt:
