@@ -26,7 +26,7 @@ _MAX_LOGGED = 1000
 
 @dataclass(slots=True, kw_only=True)
 class Controls:
-    """What commands read and change.
+    """The parts of a run that commands read and change.
 
     Attributes:
         status: the state of the run as text and as an object.
@@ -119,7 +119,7 @@ class Controls:
 
 
 def _lines(shown: Json) -> list[str]:
-    """What `show` prints: a line about the rollout, and one for each turn."""
+    """The lines that `show` prints: one about the rollout, and one for each turn."""
     servers = ", ".join(shown["servers"])
     head = f"{shown['rollout']}: {shown['in_flight_s']:.1f} s in flight, agent {shown['agent']}"
     turns = [_turn(turn) for turn in shown["turns"] or ()]

@@ -197,13 +197,26 @@
     events.addEventListener("status", (event) => {
       const { file, heading, cards, problems, changes } = JSON.parse(event.data);
       Object.assign(data.files[file], { heading, cards, problems, changes });
-      headings(); showCards(); showProblems(); showChanges();
+      headings(); showCards(); showProblems(); showChanges(); control();
     });
     events.addEventListener("reload", reload);
+    for (const button of $("control").querySelectorAll("button")) button.addEventListener("click", () => control(button.dataset.command));
+    control();
     // A connection that was lost is opened again by the browser; what was missed in between is in the index.
     let lost = false;
     events.addEventListener("error", () => { lost = true; document.body.classList.add("lost"); headings(); });
     events.addEventListener("open", () => { document.body.classList.remove("lost"); if (lost) reload(); lost = false; });
+  }
+  // The numbers of the run and its commands. A run without a socket, or one that has ended, has none.
+  async function control(command) {
+    if (data.files[0].heading.state !== "running") { $("control").hidden = true; return; }
+    const options = command && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ command }) };
+    try {
+      const { ok, text, error, status } = await (await fetch("control", options)).json();
+      if (!command) $("control").hidden = !ok;
+      if (status) for (const button of $("control").querySelectorAll("button")) button.disabled = status.draining || (button.dataset.command === "pause" && status.paused) || (button.dataset.command === "resume" && !status.paused);
+      $("control-text").textContent = text || error;
+    } catch { $("control").hidden = true; }
   }
   function redraw() {
     drawing = null;
@@ -219,7 +232,7 @@
     pending = [];
     Object.assign(data, { files: overviews, agents });
     columns.forEach((index, number) => prepare(number, index));
-    overview();
+    overview(); control();
     refresh(shown, true);
     document.body.dataset.generation = String(Number(document.body.dataset.generation || 0) + 1);  // for tests
   }

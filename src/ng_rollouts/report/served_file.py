@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ng_rollouts.control.client import send_command
 from ng_rollouts.errors import InputError, NgRolloutsError
 from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.outputs.paths import OutputPaths
@@ -102,6 +103,14 @@ class ServedFile:
                 self.load()
                 return True, []
             return False, list(self._additions()) if self._live else []
+
+    def control(self, command: str) -> Json:
+        """Send a command to the run that writes the file, and return its reply.
+
+        Raises:
+            UsageError: no run answers, or it refuses the command.
+        """
+        return send_command(self._paths.control_socket, command, by="page")
 
     def status(self) -> Json:
         """Heading, cards, problems and changes of a live run at this moment; empty for a finished file."""

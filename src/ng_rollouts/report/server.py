@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ng_rollouts.console import log, print_json, print_result, prints_only_json
-from ng_rollouts.errors import ConfigError, NgRolloutsError
-from ng_rollouts.jsonl import dumps
+from ng_rollouts.errors import ConfigError, NgRolloutsError, UsageError
+from ng_rollouts.jsonl import dumps, loads
 from ng_rollouts.report.page import head_of
 from ng_rollouts.report.served_file import ServedFile
 from ng_rollouts.report.task_index import AgentNumbers
@@ -32,6 +32,11 @@ _KEEP_ALIVE_S = 10.0
 
 _GRACE_S = 5.0
 """How long a server whose run has ended waits for a page to be opened, or opened again."""
+
+_COMMANDS = ("pause", "resume", "drain")
+"""The commands that a page may send to the run of its file, besides `status`."""
+
+_MAX_COMMAND_BYTES = 1000
 
 _MAX_PENDING = 1000
 """Events that wait for a page which does not read them. Beyond them, it has to load the index again."""
@@ -116,7 +121,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, its index, rows, the tasks that a search finds, or events."""
-        host = self.headers.get("host", "").rpartition(":")[0]
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         answers: dict[str, Callable[[], None]] = {
@@ -125,14 +129,48 @@ class _Handler(BaseHTTPRequestHandler):
             "rows": lambda: self._send_rows(query),
             "search": lambda: self._send(dumps(self._page.files[0].search(query.get("q", ""))), "application/json"),
             "events": self._send_events,
+            "control": lambda: self._send_control("status"),
         }
-        token, _, name = url.path.removeprefix("/").partition("/")
+        self._answer(answers)
+
+    def do_POST(self) -> None:
+        """Send a command of the page to the run.
+
+        Other pages do not know the token. Besides, browsers name the origin of a POST, and send JSON to another origin
+        only if its server allows it, which this one does not.
+        """
+        is_own = self.headers.get("origin") == f"http://{self.headers.get('host', '')}"
+        if not is_own or self.headers.get("content-type") != "application/json":
+            self.send_error(403)
+        else:
+            self._answer({"control": lambda: self._send_control(self._command())})
+
+    def _answer(self, answers: Mapping[str, Callable[[], None]]) -> None:
+        """Answer a request from this machine with the token and one of these names."""
+        host, path = self.headers.get("host", "").rpartition(":")[0], urlsplit(self.path).path
+        token, _, name = path.removeprefix("/").partition("/")
         if host not in _HOSTS:
             self.send_error(403)
-        elif not secrets.compare_digest(token, self._token) or name not in answers or url.path == f"/{token}":
+        elif not secrets.compare_digest(token, self._token) or name not in answers or path == f"/{token}":
             self.send_error(404)
         else:
             answers[name]()
+
+    def _command(self) -> str:
+        """The command in the body; empty if it is none that a page may send."""
+        with suppress(ValueError, AttributeError):
+            length = int(self.headers.get("content-length", ""))
+            command = loads(self.rfile.read(length)).get("command") if 0 < length <= _MAX_COMMAND_BYTES else ""
+            return command if command in _COMMANDS else ""
+        return ""
+
+    def _send_control(self, command: str) -> None:
+        """The reply of the run of the first file; one with `error` if no run answers."""
+        try:
+            reply = self._page.files[0].control(command)
+        except UsageError as error:
+            reply = {"ok": False, "error": str(error)}
+        self._send(dumps(reply), "application/json")
 
     def _send_rows(self, query: dict[str, str]) -> None:
         try:

@@ -118,7 +118,7 @@ class Dispatcher:
         )
 
     def _controls(self) -> Controls:
-        """What `ng_control_rollouts` reads and changes."""
+        """The parts of this run that `ng_control_rollouts` reads and changes."""
         is_local = bool(self.report.load_balancers) and not self.executor.max_concurrency
         return Controls(
             counters=self.state.counters,

@@ -25,7 +25,7 @@ def _nothing_to_cancel(_: int) -> int:
 
 @dataclass(slots=True)
 class ScheduleControl:
-    """What may change while rollouts are scheduled. The scheduler reads it; everything runs in its event loop.
+    """The settings of a schedule that may change while it runs. All code that uses it runs in one event loop.
 
     Attributes:
         resumed: set unless nothing may start.
