@@ -18,6 +18,7 @@ It answers arithmetic like `17 + 25`, boxed. Options:
     text            what it says instead
     ids             whose token ids chat completions have: "vllm" (the default), "sglang" or "old sglang"; "ignored" for
                     none, "refused" for a 400 that names the fields that ask for them
+    gauges          serve /metrics of vLLM: {"cache": share of the cache of a request in flight}
     resources       also serve /seed_session, /verify and tools, by cookies
 
 `GET /stats` tells what was asked for.
@@ -79,6 +80,8 @@ class ModelServer:
             stats = {name: value for name, value in vars(self).items() if name not in ("options", "prefixes")}
             stats["prompts"] = len(self.prefixes)
             return 200, stats, {}
+        if "gauges" in self.options and path == "/metrics":
+            return 200, self.metrics().encode(), {}
         if "resources" in self.options and path in ("/seed_session", "/verify", "/shout"):
             return self.resources(path, fields, json.loads(body))
         if self.options.get("key") and fields.get("authorization") != f"Bearer {self.options['key']}":
@@ -98,6 +101,12 @@ class ModelServer:
         if self.options.get("ids") == "refused" and (names := sorted(params.keys() & ID_FIELDS)):
             return error(400, f"Unrecognized request arguments supplied: {', '.join(names)}", "invalid_request_error")
         return await self.limited(speaks, params)
+
+    def metrics(self) -> str:
+        cache = min(1.0, self.in_flight * self.options["gauges"]["cache"])
+        values = {"num_requests_running": self.in_flight, "num_requests_waiting": 0, "kv_cache_usage_perc": cache}
+        lines = [f'vllm:{name}{{engine="0",model_name="test-model"}} {value}' for name, value in values.items()]
+        return "\n".join([*lines, 'vllm:num_preemptions_total{engine="0"} 0.0', ""])
 
     async def limited(self, speaks: str, params: Any) -> tuple[int, Any, dict[str, str]]:
         retry = {"retry-after": str(self.options["retry_after"])} if "retry_after" in self.options else {}

@@ -72,6 +72,7 @@ class Parameters(TypedDict, total=False):
     wait_for_agent_s: float
     drain_s: float
     adaptive_parallelism: bool
+    engine_metrics_url: str | Sequence[str] | None
     max_requests_per_minute: float | None
     max_tokens_per_minute: float | None
     max_total_tokens: int | None

@@ -279,7 +279,16 @@ class RateAndBudget:
     """Rate and budget"""
 
     adaptive_parallelism: bool = param(
-        False, "Adapt the number of rollouts in flight to the servers, up to num_samples_in_parallel."
+        False,
+        "Adapt the number of rollouts in flight to the servers, up to num_samples_in_parallel.",
+        doc="[More](model-servers.md#adaptive-parallelism).",
+    )
+    engine_metrics_url: Any = param(
+        None,
+        "Prometheus metrics of the inference engines, for adaptive_parallelism (null: /metrics of each server; never).",
+        nonempty=True,
+        kind="URL or list",
+        annotation="str | Sequence[str] | None",
     )
     max_requests_per_minute: float | None = param(None, "Rate limit in requests per minute, evenly spaced.", above=0)
     max_tokens_per_minute: float | None = param(

@@ -55,6 +55,7 @@ class Endpoint:
         answered: requests that succeeded.
         failed: requests that failed.
         reply_seconds: the total duration of the successful requests.
+        capacity: how much it can have in flight, relative to the other endpoints.
     """
 
     url: str
@@ -63,6 +64,7 @@ class Endpoint:
     answered: int = 0
     failed: int = 0
     reply_seconds: float = 0.0
+    capacity: float = 1.0
     _consecutive_failures: int = 0
     _cooldown_s: float = FIRST_COOLDOWN_S
     _cooldown_until: float = 0.0
@@ -99,10 +101,10 @@ class Endpoint:
             needs_probe and (self.in_flight > 0 or time.monotonic() < self._cooldown_until)
         )
 
-    def sort_key(self) -> tuple[bool, int, int]:
+    def sort_key(self) -> tuple[bool, float, int]:
         """The order of preference: the best endpoint has the lowest key."""
         # requests_sent breaks ties, so that idle endpoints take turns
-        return self.is_avoided, self.in_flight, self.requests_sent
+        return self.is_avoided, self.in_flight / self.capacity, self.requests_sent
 
     def record_success(self, seconds: float) -> None:
         """Count a request that succeeded after `seconds`, and end the cooldown."""
@@ -244,8 +246,7 @@ class LoadBalancer:
             return self.endpoints[0]
         best = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
         sticky = self._endpoint_by_task.get(task)
-        max_in_flight = max(best.in_flight + _STICKY_MARGIN, best.in_flight * (1 + _STICKY_MARGIN_SHARE))
-        if sticky is None or sticky in tried or sticky.is_avoided or sticky.in_flight > max_in_flight:
+        if sticky is None or sticky in tried or sticky.is_avoided or _is_busier(sticky, best):
             self._stick(task, best)
             return best
         return sticky
@@ -254,3 +255,9 @@ class LoadBalancer:
         self._endpoint_by_task[task] = endpoint
         if len(self._endpoint_by_task) > _MAX_STICKY_TASKS:
             self._endpoint_by_task.popitem(last=False)
+
+
+def _is_busier(endpoint: Endpoint, best: Endpoint) -> bool:
+    """True if an endpoint is busier than the least busy one by a margin."""
+    least = best.in_flight * endpoint.capacity / best.capacity
+    return endpoint.in_flight > max(least + _STICKY_MARGIN, least * (1 + _STICKY_MARGIN_SHARE))

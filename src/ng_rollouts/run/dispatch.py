@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
+from ng_rollouts.agents.steering import sources_of, steering
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.control.controls import Controls
@@ -27,8 +28,9 @@ from ng_rollouts.run.progress import progress, progress_line
 from ng_rollouts.run.state import RunState
 from ng_rollouts.run.status_file import status_file, status_of
 from ng_rollouts.run.summary import DispatchReport
-from ng_rollouts.scheduling.concurrency import AdaptiveLimit, ConcurrencyLimit, FixedLimit
+from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, FixedLimit
 from ng_rollouts.scheduling.control import ScheduleControl
+from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
@@ -72,7 +74,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._settled_before = self.state.counters.settled
         self._parallel = parallel = self._possible(self.config.num_samples_in_parallel)
-        self._limit = AdaptiveLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
+        self._limit = EngineAwareLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
 
     async def dispatch(self, remaining: Iterator[Rollout]) -> None:
         """Collect the remaining rollouts, as far as canary, budgets and wall time allow.
@@ -88,6 +90,7 @@ class Dispatcher:
                 status_file(self.status_path, counters),
                 measure_client_load() as self.report.load,
                 control_socket(self.control_path, self._controls().execute),
+                self._steered(),
             ):
                 if self.config.canary:
                     await self._send_canary(remaining)
@@ -98,9 +101,15 @@ class Dispatcher:
             # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
             self.state.journal.sync()
+            if isinstance(self._limit, EngineAwareLimit):
+                self.report.steered_by = self._limit.steered_by
             self.report.executor_lines = list(self.executor.summary_lines())
             for line in self.report.executor_lines:
                 log(line)
+
+    def _steered(self) -> AbstractAsyncContextManager[None]:
+        sources = sources_of(self.config.engine_metrics_url, self.report.policies)
+        return steering(self._limit, sources, lambda: self.state.counters.in_flight, self.config.http_engine)
 
     async def _send(self, rollouts: Iterator[Rollout]) -> None:
         await schedule(
@@ -244,8 +253,8 @@ class Dispatcher:
             yield f"waiting={counters.waiting} waiting_for={counters.waiting_for}"
         if counters.output_tokens:
             yield f"tokens={counters.output_tokens / (time.monotonic() - self._began):.0f}/s"
-        if isinstance(self._limit, AdaptiveLimit):
-            yield f"parallel={self._limit.current}"
+        if isinstance(self._limit, EngineAwareLimit):
+            yield f"parallel={self._limit.current} steered_by={self._limit.steered_by}"
         for load_balancer in self.report.load_balancers:
             yield from (f"cooling_down={url}" for url in load_balancer.cooling_down())
         yield from self.budget.progress_notes(counters, self.state.collected_before)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ng_rollouts.agents.source_agents import source_agents
+from ng_rollouts.agents.steering import sources_of
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
@@ -93,6 +94,7 @@ def check_values(config: CollectConfig) -> None:
         check_source("prompt_config", config.prompt_config)
     if config.agent_url is not None:
         parse_urls(config.agent_url, "agent_url")
+    sources_of(config.engine_metrics_url, ())
 
 
 @contextmanager

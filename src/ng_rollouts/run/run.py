@@ -201,6 +201,8 @@ class Run:
             stop=stop,
             report=DispatchReport(
                 load_balancers=list(balancers.values()),
+                # The first server of an agent answers. Others, such as a judge's, follow from it.
+                policies=list(dict.fromkeys(each for agent in agents.values() for each in agent.load_balancers[:1])),
                 time_budget=TimeBudget(self.config.dispatch_budget_s, self.config.drain_margin_s),
                 wall_time=WallTime.of(self.config.max_wall_s, self.config.wall_margin_s, self.began),
             ),

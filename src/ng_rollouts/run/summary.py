@@ -43,6 +43,8 @@ class DispatchReport:
         load: how busy this process was; None if nothing was dispatched.
         executor_lines: the executor's report.
         load_balancers: the servers that were used.
+        policies: those of them that answer rollouts.
+        steered_by: the signal that decided an adaptive limit at the end; None with a fixed limit.
         time_budget: the time in which rollouts may start.
         wall_time: the time in which the command has to end.
         control: the commands that changed the run while it ran.
@@ -51,6 +53,8 @@ class DispatchReport:
     load: ClientLoad | None = None
     executor_lines: list[str] = field(default_factory=list)
     load_balancers: Sequence[LoadBalancer] = ()
+    policies: Sequence[LoadBalancer] = ()
+    steered_by: str | None = None
     time_budget: TimeBudget = field(default_factory=lambda: TimeBudget(None, None))
     wall_time: WallTime = field(default_factory=WallTime)
     control: list[Json] = field(default_factory=list)
@@ -63,6 +67,8 @@ def summary_lines(
     yield from _outcome_lines(state, paths)
     yield from _failure_lines(state)
     yield from _server_lines(report.load_balancers)
+    if report.steered_by:
+        yield f"up to {state.counters.most_in_flight} rollouts in flight, steered by {report.steered_by}"
     yield from _score_lines(state)
     if config.scoring == "defer":
         yield "not scored (scoring=defer): ng_rescore_rollouts scores the answers"
@@ -194,6 +200,7 @@ class SummaryFile:
             "latency_s": counters.latencies.percentiles(),
             "latency_histogram": list(map(list, counters.latencies.histogram())),
             "most_in_flight": counters.most_in_flight,
+            "steered_by": self.report.steered_by,
             "client_busy": round(load.busy, 6) if load else None,
             "event_loop_lag_s": lag,
             "executor": self.report.executor_lines,

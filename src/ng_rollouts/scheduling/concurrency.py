@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from ng_rollouts.errors import AttemptFailed
@@ -44,7 +45,13 @@ _MAX_HOLD_S = 120.0
 
 
 class ConcurrencyLimit(Protocol):
-    """A limit that may change with the outcomes of attempts."""
+    """A limit that may change with the outcomes of attempts.
+
+    Attributes:
+        on_rise: called by a limit that has risen without an outcome.
+    """
+
+    on_rise: Callable[[], None]
 
     @property
     def current(self) -> int:
@@ -69,6 +76,7 @@ class FixedLimit:
 
     def __init__(self, limit: int) -> None:
         self.current = limit
+        self.on_rise: Callable[[], None] = lambda: None
 
     def set_ceiling(self, ceiling: int) -> None:
         """Replace the limit."""
@@ -82,11 +90,12 @@ class FixedLimit:
 
 
 class AdaptiveLimit:
-    """A limit that follows the capacity of the servers, up to a ceiling."""
+    """A limit that follows the capacity of the servers, up to a ceiling; it begins at `first`."""
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, first: int = _INITIAL_LIMIT) -> None:
+        self.on_rise: Callable[[], None] = lambda: None
         self._ceiling = ceiling
-        self._limit = float(min(_INITIAL_LIMIT, ceiling))
+        self._limit = float(min(first, ceiling))
         self._growth_per_window = float("inf")  # infinite during slow start
         self._has_grown = False
         self._last_decrease = float("-inf")
@@ -165,6 +174,7 @@ class Slots:
         self.limit = limit
         self._in_use = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        limit.on_rise = self.assign
 
     def acquire_at_once(self) -> bool:
         """Take a slot if one is free; False if not."""
