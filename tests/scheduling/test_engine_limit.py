@@ -149,3 +149,14 @@ def test_gauges_keep_an_engine_full_without_preemptions(simulator: Any, number: 
     steered = simulator.collect(engine, EngineAwareLimit(1000), 1000, 1, gauges=True)
     assert steered.seconds <= fixed.seconds / 0.97
     assert steered.preempted_share <= 0.025
+
+
+def test_ceiling_of_engines_can_be_set() -> None:
+    """A lower ceiling holds at once, whatever the gauges say; a higher one lets the limit grow again."""
+    limit = EngineAwareLimit(64)
+    limit.set_ceiling(3)
+    assert limit.current <= 3
+    limit.set_ceiling(64)
+    for second in range(200):
+        limit.record_success(float(second))
+    assert 3 < limit.current <= 64

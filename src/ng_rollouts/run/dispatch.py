@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 
-from ng_rollouts.agents.steering import sources_of, steering
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.control.controls import Controls
 from ng_rollouts.control.server import control_socket
 from ng_rollouts.errors import StoppedEarly, StorageError, UsageError
 from ng_rollouts.executors.base import Executor
+from ng_rollouts.executors.steering import sources_of, steering
 from ng_rollouts.http.client import slow_above
 from ng_rollouts.models.attempt import count_tokens_of_task
 from ng_rollouts.outputs.journal import Journal

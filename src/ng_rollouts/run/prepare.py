@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ng_rollouts.agents.source_agents import source_agents
-from ng_rollouts.agents.steering import sources_of
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
+from ng_rollouts.executors.steering import sources_of
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import Routes
 from ng_rollouts.inputs.sampling_warnings import warnings
