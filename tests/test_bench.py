@@ -13,10 +13,10 @@ import pytest
 
 from tests.conftest import ROOT
 
-MAX_CPU_RATIO = 1.9
+MAX_CPU_RATIO = 2.8
 """The limit of our CPU per rollout, as a multiple of that of a script over the same HTTP engine."""
 
-MAX_INSTRUCTIONS_RATIO = 5.0
+MAX_INSTRUCTIONS_RATIO = 3.6
 """The same limit for instructions, which leave out the kernel. Both programs need the same work of it."""
 
 pytestmark = [
