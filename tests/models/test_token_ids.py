@@ -379,3 +379,20 @@ def test_refusal_that_names_no_field_is_tried_without_them(mode: str) -> None:
     for _ in range(2):
         assert asyncio.run(client.respond({"input": "hi"}))["output"]
     assert [bool({*ASKED} & body.keys()) for body in http.sent[2:]] == [True, False, False]
+
+
+def test_outcome_of_refusals_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that refuses one field after the other gets two warnings: at the first, and when it sends no ids."""
+
+    def answer(_path: str, body: Any) -> Any:
+        for name in reversed(ASKED):
+            if name in body:
+                return 400, {"error": {"message": f"Unrecognized request argument supplied: {name}"}}
+        return completion_of({"content": "hi"})
+
+    client = client_of(ScriptedHttp(answer), ids_mode="auto")
+    for _ in range(2):
+        asyncio.run(client.respond({"input": "hi"}))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "does not accept" in line]
+    assert len(lines) == 2
+    assert lines[-1].endswith("it is not asked for token ids")

@@ -203,6 +203,7 @@ def test_comparison_counts_only_if_the_order_does_not_matter(
     assert ran.code == 0, ran.stderr
     (row,) = read_rows(tmp_path / "rollouts.jsonl")
     assert (row["reward"], row["accuracy"], row["expected_answer"]) == (0.5, False, "2")
+    assert row["judge_agreement"] == 0
     assert sorted(request["input"][0]["content"] for request in requests_of(judge)) == ["[2|mine]", "[mine|2]"]
 
 

@@ -58,7 +58,10 @@ class TokenIds:
         """Stop sending these fields, and all of them if the rest gives no ids."""
         self._refused += [name for name in self.fields if name in refused]
         kept = tuple(name for name in self.fields if name not in refused)
+        is_end = bool(self.fields) and not _NEEDED_FOR_IDS.intersection(kept)
         self.fields = kept if _NEEDED_FOR_IDS.intersection(kept) else ()
+        # The outcome is said also if a warning was about some of the fields.
+        self._has_warned = self._has_warned and not is_end
         if self._refused:
             result = "it is asked for token ids without them" if self.fields else "it is not asked for token ids"
             self._warn(f"does not accept {', '.join(self._refused)}: {result}")

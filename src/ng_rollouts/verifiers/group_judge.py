@@ -163,6 +163,8 @@ class ReferenceJudge(Verifier):
         preferences = await all_of(partial(compare, vote) for vote in range(self.comparer.panel.votes))
         votes = [(preference.score, preference.text) for preference in preferences]
         fields = fields_of(votes, lambda score: score > _EQUAL)
+        # A judge that prefers a position gives nothing but ties, which agree with one another.
+        fields["judge_agreement"] = sum(preference.is_consistent for preference in preferences) / len(preferences)
         return {**verdict_fields(correct=fields["accuracy"], extracted=text, expected=reference), **fields}
 
     def _reference(self, row: Json) -> str:
