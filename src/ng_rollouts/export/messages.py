@@ -113,10 +113,18 @@ def chat_tool(tool: Any) -> Any:
 
 
 def _both(first: Any, second: Any) -> Any:
-    """Two contents as one, as text if both are text."""
+    """Two contents as one, as text if both are text. Templates put parts together without a space between them."""
     if isinstance(first, str) and isinstance(second, str):
         return f"{first}\n\n{second}"
-    return [*content_parts(first), *content_parts(second)]
+    before, after = content_parts(first), content_parts(second)
+    if before and after and _is_text(before[-1]) and _is_text(after[0]):
+        joined = {**before[-1], "text": f"{before[-1]['text']}\n\n{after[0]['text']}"}
+        return [*before[:-1], joined, *after[1:]]
+    return [*before, *after]
+
+
+def _is_text(part: Json) -> bool:
+    return part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _call_with_arguments(call: Any, form: str) -> Any:
