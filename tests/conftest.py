@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import logging
 import os
 import shutil
 import ssl
@@ -73,6 +74,18 @@ def no_known_secrets() -> Iterator[None]:
     """No test masks the secrets of another one: commands run in one process here."""
     yield
     redaction._KNOWN.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_logging_of_other_tests() -> Iterator[None]:
+    """No test logs as Hydra has set it up in another one: commands run in one process here."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture
