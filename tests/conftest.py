@@ -85,6 +85,7 @@ def no_logging_of_other_tests() -> Iterator[None]:
     for handler in root.handlers[:]:
         if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)
+            handler.close()
     root.setLevel(level)
 
 
