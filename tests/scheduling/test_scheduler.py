@@ -26,8 +26,9 @@ from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.scheduling import scheduler
 from ng_rollouts.scheduling.concurrency import FixedLimit
 from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.scheduling.hedging import Call
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.scheduling.scheduler import MIN_WAITING, Call, schedule
+from ng_rollouts.scheduling.scheduler import MIN_WAITING, schedule
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Attempt, Failure, Result, Rollout, RolloutKey, RolloutStats
 

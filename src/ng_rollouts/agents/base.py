@@ -38,6 +38,11 @@ class Agent(Protocol):
         ...
 
     @property
+    def may_run_twice(self) -> bool:
+        """True if two attempts at a rollout may run at a time: they share no state, and one can be cancelled."""
+        ...
+
+    @property
     def aggregate_metrics_url(self) -> str | None:
         """Where it aggregates its own metrics (`POST`); None if it does not."""
         ...

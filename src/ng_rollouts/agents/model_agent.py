@@ -80,6 +80,11 @@ class ModelAgent:
         return self.server.model
 
     @property
+    def may_run_twice(self) -> bool:
+        """True without a resources server, whose sessions would be left open."""
+        return self.resources_url is None
+
+    @property
     def load_balancers(self) -> list[LoadBalancer]:
         """The servers that it sends requests to: the model's, and the judge's if there is one."""
         of_verifier = () if self.defers_scoring else self.verifier.load_balancers

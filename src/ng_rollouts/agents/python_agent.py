@@ -56,6 +56,7 @@ class PythonAgent:
     scores: bool = True
     is_remote: ClassVar[bool] = False
     environment_server: ClassVar[None] = None
+    may_run_twice: ClassVar[bool] = False  # its code may keep state
     aggregate_metrics_url: ClassVar[None] = None
     _function: AgentFunction = field(init=False)
 

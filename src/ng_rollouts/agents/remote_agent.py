@@ -68,6 +68,11 @@ class RemoteAgent:
         return self._environment.name if self._environment else None
 
     @property
+    def may_run_twice(self) -> bool:
+        """True unless an environment server answers. The number of the attempt tells the names of both apart."""
+        return self._environment is None
+
+    @property
     def aggregate_metrics_url(self) -> str | None:
         """The URL of NeMo Gym's `/aggregate_metrics`; None unless a head server lists this agent."""
         return self._urls[0].rstrip("/") + "/aggregate_metrics" if self._is_listed else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ng_rollouts.config.validation import integration_names
 from ng_rollouts.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def check_combinations(config: CollectConfig) -> None:
     _check_scoring(config)
     _check_resume(config)
     _check_routes(config)
+    _check_dispatch(config)
+    _check_export(config)
     _check_time(config)
     _check_shards(config)
     _check_session(config)
@@ -53,6 +56,21 @@ def _check_routes(config: CollectConfig) -> None:
             raise ConfigError(f"fan_out.{key} must be a list of different agents such as [a, b], got {agents!r}")
     if (config.environment_routing_mode == "legacy") != (config.environment_server_name is not None):
         raise ConfigError("environment_routing_mode=legacy and environment_server_name=NAME go together")
+
+
+def _check_dispatch(config: CollectConfig) -> None:
+    is_estimated = config.dispatch_field is not None or config.dispatch_from is not None
+    if config.dispatch == "longest_first" and not is_estimated:
+        raise ConfigError("dispatch=longest_first needs an estimate: add +dispatch_field=FIELD or +dispatch_from=FILE")
+    if is_estimated and config.dispatch != "longest_first":
+        raise ConfigError("dispatch_field and dispatch_from have no effect without dispatch=longest_first")
+    if config.dispatch_field is not None and config.dispatch_from is not None:
+        raise ConfigError("dispatch_field and dispatch_from both give an estimate: choose one")
+
+
+def _check_export(config: CollectConfig) -> None:
+    if config.export_every_s is not None and not set(integration_names(config.export)) - {"parquet"}:
+        raise ConfigError("export_every_s has no effect without a tracker: add +export=wandb, mlflow or trackio")
 
 
 def _check_time(config: CollectConfig) -> None:

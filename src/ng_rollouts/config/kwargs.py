@@ -54,6 +54,10 @@ class Parameters(TypedDict, total=False):
     num_repeats_add_seed: bool
     num_samples_in_parallel: int | None
     interleave_repeats: bool
+    dispatch: Literal["in_order", "longest_first"]
+    dispatch_field: str | None
+    dispatch_from: _Path | None
+    hedge_after: float | str | None
     dispatch_longest_first: bool
     dispatch_budget_s: float | None
     drain_margin_s: float | None
@@ -106,6 +110,7 @@ class Parameters(TypedDict, total=False):
     report: bool
     serve: bool
     export: str | Sequence[str] | None
+    export_every_s: float | None
     export_project: str
     # end of generated lines
     # config groups: a name, or the values themselves

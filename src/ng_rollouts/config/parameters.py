@@ -13,11 +13,13 @@ from typing import Any
 from ng_rollouts.config.combinations import check_combinations
 from ng_rollouts.config.fields import check_fields, param, spec_of
 from ng_rollouts.config.validation import (
+    MAX_SECONDS,
     check_max_failed,
     check_min_mean,
     check_repeats,
     check_sampling,
     executor_options,
+    hedge_threshold,
     integration_names,
     zero_names,
 )
@@ -31,9 +33,6 @@ RESPONSES_PARAMETERS = frozenset(
 """The fields of an OpenAI Responses request that NeMo Gym's agents accept, and `seed`."""
 
 _MILLION = 1_000_000
-
-MAX_SECONDS = 1e8
-"""Three years: longer than any run, and within the range of timers."""
 
 POLICY_APIS = ("auto", "responses", "chat_completions")
 
@@ -339,6 +338,31 @@ class Execution:
     interleave_repeats: bool = param(
         False, "Send the first rollouts of all tasks before the second ones. The order of the output is the same."
     )
+    dispatch: str = param(
+        "in_order",
+        "`longest_first`: send the tasks that are expected to take longest first. The order of the output is the same.",
+        doc="[The last rollouts](scale.md#the-last-rollouts).",
+        choices=("in_order", "longest_first"),
+    )
+    dispatch_field: str | None = param(
+        None,
+        "Number in each row, such as expected tokens, from which dispatch=longest_first takes its order.",
+        nonempty=True,
+    )
+    dispatch_from: str | None = param(
+        None,
+        "File of rollouts whose mean output tokens of each task give the order of dispatch=longest_first.",
+        nonempty=True,
+        kind="path",
+    )
+    hedge_after: Any = param(
+        None,
+        "Seconds, or a percentile of this run's durations such as p99, after which a rollout gets a second attempt, "
+        "when slots are idle at the end (null: never).",
+        doc="The first answer wins. [The last rollouts](scale.md#the-last-rollouts).",
+        kind="float or str",
+        annotation="float | str | None",
+    )
     dispatch_longest_first: bool = param(
         False, "On a resume, begin with the failed rollouts that took longest (`elapsed_seconds` in the failures file)."
     )
@@ -542,6 +566,12 @@ class MetricsAndReports:
         kind="str or list",
         annotation="str | Sequence[str] | None",
     )
+    export_every_s: float | None = param(
+        None,
+        "Seconds between running figures for the experiment trackers in `export` (null: only the finished run).",
+        minimum=0.1,
+        below=MAX_SECONDS,
+    )
     export_project: str = param("ng_rollouts", "Project or experiment for the run in experiment trackers.")
 
 
@@ -567,6 +597,7 @@ class CollectConfig(
     def __post_init__(self) -> None:
         check_fields(self)
         check_combinations(self)
+        hedge_threshold(self.hedge_after)
         check_max_failed(self.max_failed_rollouts)
         check_min_mean(self.min_mean)
         check_sampling(self.responses_create_params, "responses_create_params.")

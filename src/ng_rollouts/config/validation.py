@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from ng_rollouts.errors import ConfigError, require_extra
 
 _CHECKED_SAMPLING = frozenset({"temperature", "top_p", "max_output_tokens", "seed"})
 """Sampling parameters with a range. Rows that set none of them, which most do, are not checked further."""
+
+MAX_SECONDS = 1e8
+"""Three years: longer than any run, and within the range of timers."""
 
 INTEGRATIONS = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "parquet": "pyarrow"}
 """The integrations that can receive a finished run, and the module that each of them needs."""
@@ -137,6 +141,28 @@ def _names(parameter: str, value: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{parameter} must be a list of names such as [failed,missing], got {value!r}")
     return [name for name in names if name]
+
+
+class HedgeThreshold(NamedTuple):
+    """How long a rollout is in flight before its second attempt: seconds, or a quantile of the run's durations."""
+
+    seconds: float | None = None
+    quantile: float = 0.0
+
+
+def hedge_threshold(value: Any) -> HedgeThreshold | None:
+    """The threshold that `hedge_after` gives; None for no second attempts.
+
+    Raises:
+        ConfigError: it is neither a number of seconds nor a percentile.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < MAX_SECONDS:
+        return HedgeThreshold(float(value))
+    if isinstance(value, str) and re.fullmatch(r"p\d\d(\.\d{1,2})?", value):
+        return HedgeThreshold(quantile=float(value[1:]) / 100)
+    raise ConfigError(f"hedge_after must be a number of seconds or a percentile such as p99, got {value!r}")
 
 
 def integration_names(wanted: Any) -> list[str]:

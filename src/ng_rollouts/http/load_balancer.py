@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed, FailureClass
 from ng_rollouts.http.rate_limiter import UNLIMITED, RateLimiter, Reservation
+from ng_rollouts.http.trail import TRAIL
 from ng_rollouts.redaction import without_credentials
 
 FIRST_COOLDOWN_S = 2.0
@@ -176,13 +177,16 @@ class LoadBalancer:
         Raises:
             AttemptFailed: the failure of the last endpoint that was tried.
         """
-        tried: set[Endpoint] = set()
+        trail = TRAIL.get()
+        tried = self._avoided(trail.avoided) if trail and trail.avoided else set()
         while True:
             endpoint, reservation = self._reserve_at_once(task, tried) or await self._reserve(
                 task, tried, characters, output_tokens
             )
             endpoint.in_flight += 1
             endpoint.requests_sent += 1
+            if trail:
+                trail.visited.add(endpoint)
             began = time.monotonic()
             try:
                 reply = await send(endpoint.url)
@@ -205,6 +209,11 @@ class LoadBalancer:
                 return reply
             finally:
                 endpoint.in_flight -= 1
+
+    def _avoided(self, endpoints: frozenset[Endpoint]) -> set[Endpoint]:
+        """Those of the endpoints that are this balancer's; none, if no usable one would be left."""
+        others = [endpoint for endpoint in self.endpoints if endpoint not in endpoints and not endpoint.is_avoided]
+        return set(self.endpoints).intersection(endpoints) if others else set()
 
     def _reserve_at_once(self, task: int, tried: set[Endpoint]) -> tuple[Endpoint, Reservation] | None:
         """An endpoint and a reservation without a wait; None if one may be necessary."""

@@ -120,6 +120,22 @@ class Plan:
             for rollout_index in range(first, first + repeats):
                 yield RolloutKey(task_index, rollout_index)
 
+    def row(self, number: int) -> tuple[int, int]:
+        """The task index of a row and its number of rollouts."""
+        index = self.first_index + self.stride * number if self._indices is None else self._indices[number]
+        return index, self._repeats if isinstance(self._repeats, int) else self._repeats[number]
+
+    def row_locator(self) -> Callable[[int], int | None]:
+        """A function that maps a task index to the number of its first row, or to None if it is not planned."""
+        if self._indices is not None:
+            return {index: row for row, index in reversed(list(enumerate(self._indices)))}.get
+
+        def locate(task_index: int) -> int | None:
+            row, remainder = divmod(task_index - self.first_index, self.stride)
+            return row if not remainder and 0 <= row < self.rows else None
+
+        return locate
+
     def locator(self) -> Callable[[RolloutKey], int | None]:
         """A function that maps a key to its position, or to None if the key is not planned."""
         if self._indices is None and isinstance(self._repeats, int):

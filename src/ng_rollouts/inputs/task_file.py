@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ng_rollouts.errors import InputChanged, InputError
+from ng_rollouts.inputs.bad_lines import bad_lines_message
+from ng_rollouts.inputs.dispatch_order import LongestFirst
 from ng_rollouts.inputs.lines import numbered_lines
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import NO_AGENT
@@ -25,9 +28,6 @@ from ng_rollouts.inputs.shards import Shard
 from ng_rollouts.inputs.task_parser import Task, TaskParser
 from ng_rollouts.jsonl import has_long_integer, loads
 from ng_rollouts.types import Json, Rollout, RolloutKey
-
-_MAX_REASONS = 50
-"""Number of different reasons in a message about bad lines. Of further lines, only the numbers are listed."""
 
 _BUFFER_BYTES = 1 << 17
 
@@ -100,7 +100,7 @@ class TaskFile:
         if not plan.rows and {reason for _, reason in bad} == {NO_AGENT}:
             raise InputError(NO_AGENT)
         if bad:
-            raise InputError(*_bad_lines_message(self.name, bad))
+            raise InputError(*bad_lines_message(self.name, bad))
         if not plan.input_rows:
             raise InputError(f"input_jsonl_fpath {self.name} has no rows: put one JSON object on each line")
         return plan
@@ -118,7 +118,7 @@ class TaskFile:
             except InputError as error:
                 bad.append((number, str(error)))
         if bad:
-            raise InputError(*_bad_lines_message(self.name, bad))
+            raise InputError(*bad_lines_message(self.name, bad))
 
     def rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout, in the order of the finished output.
@@ -148,26 +148,88 @@ class TaskFile:
             end = start + count
             if only is not None and not first <= only < first + count:
                 continue
-            task = self._parse_again(number, line, has_long=has_long)
-            if task.route.repeats != count:
-                raise self._changed(f", line {number}")
-            prompt_id, seed = _prompt_id(task.row, task_index), self._seed(task.row)
-            run_start = first
-            for agent, repeats in task.route.runs:
-                for rollout_index in range(run_start, run_start + repeats):
-                    if only is None or rollout_index == only:
-                        yield Rollout(
-                            position=start + rollout_index - first,
-                            key=RolloutKey(task_index, rollout_index),
-                            agent=agent,
-                            prompt_id=prompt_id,
-                            row=task.row,
-                            seed=None if seed is None else seed + rollout_index,
-                            is_episode=task.is_episode,
-                        )
-                run_start += repeats
+            task = self._planned_task(number, line, count, has_long=has_long)
+            for rollout in self._rollouts_of(task, task_index, start, first):
+                if only is None or rollout.key.rollout_index == only:
+                    yield rollout
         if end != plan.rollouts:
             raise self._changed()
+
+    def _planned_task(self, number: int, line: bytes, count: int, *, has_long: bool | None) -> Task:
+        task = self._parse_again(number, line, has_long=has_long)
+        if task.route.repeats != count:
+            raise self._changed(f", line {number}")
+        return task
+
+    def _rollouts_of(self, task: Task, task_index: int, start: int, first: int) -> Iterator[Rollout]:
+        """The rollouts of a row, of which the first one has the position `start` and the rollout index `first`."""
+        prompt_id, seed = _prompt_id(task.row, task_index), self._seed(task.row)
+        run_start = first
+        for agent, repeats in task.route.runs:
+            for rollout_index in range(run_start, run_start + repeats):
+                yield Rollout(
+                    position=start + rollout_index - first,
+                    key=RolloutKey(task_index, rollout_index),
+                    agent=agent,
+                    prompt_id=prompt_id,
+                    row=task.row,
+                    seed=None if seed is None else seed + rollout_index,
+                    is_episode=task.is_episode,
+                )
+            run_start += repeats
+
+    def longest_first(self, plan: Plan, estimate: Callable[[int, bytes], float | None]) -> LongestFirst:
+        """The rows of a plan by falling estimate.
+
+        Args:
+            estimate: of a row, from its number in the plan and its line.
+
+        Raises:
+            InputChanged: the file changed since it was checked.
+        """
+        order = LongestFirst()
+        order.add_block(0, 0, 0, 0)
+        spans = plan.spans()
+        with self._open() as file:
+            for ordinal, (number, line) in enumerate(self._unchanged(file, plan, self._lines_of(file))):
+                if self.shard is not None and not _is_in_shard(self.shard, ordinal, line):
+                    continue
+                _, start, count = next(spans)
+                order.add(estimate(len(order), line))
+                if order.begins_block:
+                    order.add_block(file.tell(), number, ordinal + 1, start + count)
+        return order
+
+    def ordered_rollouts(self, plan: Plan, order: LongestFirst, only: int | None = None) -> Iterator[Rollout]:
+        """Every planned rollout, tasks in an order; with `only`, those that have this rollout index.
+
+        Raises:
+            InputChanged: the file changed since it was checked.
+        """
+        has_long = None if plan.has_long_integers else False
+        firsts = array("I", plan.first_rollouts()) if plan.is_renumbered_by_repeats else None
+        with self._open() as file:
+            for row in order.rows:
+                number, line, start = self._row_at(file, plan, order, row)
+                task_index, count = plan.row(row)
+                task = self._planned_task(number, line, count, has_long=has_long)
+                for rollout in self._rollouts_of(task, task_index, start, firsts[row] if firsts else 0):
+                    if only is None or rollout.key.rollout_index == only:
+                        yield rollout
+
+    def _row_at(self, file: _CountingReader, plan: Plan, order: LongestFirst, row: int) -> tuple[int, bytes, int]:
+        """The line number and the line of a row, and the position of its first rollout."""
+        first, (offset, before, ordinal, start) = order.block(row)
+        file.seek(offset)
+        lines = self._unchanged(file, plan, numbered_lines(file, self.name), is_moved=True)
+        in_shard = (
+            (before + number, line)
+            for place, (number, line) in enumerate(lines, ordinal)
+            if self.shard is None or _is_in_shard(self.shard, place, line)
+        )
+        for number, line in islice(in_shard, row - first, None):
+            return number, line, start + sum(plan.row(each)[1] for each in range(first, row))
+        raise self._changed()
 
     def _index_collisions(self) -> Iterator[tuple[int, str]]:
         """Rows without an index whose position is the `_ng_task_index` of another row."""
@@ -220,16 +282,31 @@ class TaskFile:
             InputChanged: the file has other rows.
         """
         with self._open() as file:
-            checked, check_at = -1, 0.0
-            for pair in islice(self._lines_of(file), plan.input_rows):
-                # After each read from the file, so that no row of another state is used, and regularly, to stop early.
-                # Of the open file, because one that was renamed or removed is still read as it was.
-                if file.raw.reads != checked or time.monotonic() >= check_at:
-                    checked, check_at = file.raw.reads, time.monotonic() + _CHECK_EVERY_S
-                    if (state := _state(os.fstat(file.fileno()))) != plan.input_state:
-                        self._check_unchanged(plan)
-                        plan.input_state = state
-                yield pair
+            yield from self._unchanged(file, plan, self._lines_of(file))
+
+    def _unchanged(
+        self, file: _CountingReader, plan: Plan, lines: Iterator[tuple[int, bytes]], *, is_moved: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """Lines of an open file, each after a check.
+
+        Args:
+            is_moved: whether the lines begin at an offset of the file as it was planned.
+
+        Raises:
+            InputChanged: the file has other rows; or, from an offset, another size.
+        """
+        checked, check_at = -1, 0.0
+        for pair in islice(lines, plan.input_rows):
+            # After each read from the file, so that no row of another state is used, and regularly, to stop early.
+            # Of the open file, because one that was renamed or removed is still read as it was.
+            if file.raw.reads != checked or time.monotonic() >= check_at:
+                checked, check_at = file.raw.reads, time.monotonic() + _CHECK_EVERY_S
+                if (state := _state(os.fstat(file.fileno()))) != plan.input_state:
+                    if is_moved and plan.input_state and state[1] != plan.input_state[1]:
+                        raise self._changed()
+                    self._check_unchanged(plan)
+                    plan.input_state = state
+            yield pair
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         with self._open() as file:
@@ -294,31 +371,3 @@ def _prompt_id(row: Json, task_index: int) -> str:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
             return str(value)
     return str(task_index)
-
-
-def _bad_lines_message(name: str, bad: list[tuple[int, str]]) -> list[str]:
-    """A message about bad lines, given as (line number, reason), and a line of text for each reason."""
-    by_reason: dict[str, list[int]] = {}
-    for number, reason in bad:
-        by_reason.setdefault(reason, []).append(number)
-    listed = [f"  {_lines_label(numbers)}: {reason}" for reason, numbers in islice(by_reason.items(), _MAX_REASONS)]
-    rest = [number for numbers in islice(by_reason.values(), _MAX_REASONS, None) for number in numbers]
-    if rest:
-        listed.append(f"  and {len(rest)} more, for other reasons: {_lines_label(sorted(rest))}")
-    count = "1 bad line" if len(bad) == 1 else f"{len(bad)} bad lines"
-    return [f"input_jsonl_fpath {name} has {count}, so nothing was sent:", *listed]
-
-
-def _lines_label(numbers: list[int]) -> str:
-    """For example `lines 1-70, 72`."""
-    return f"line{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}"
-
-
-def _ranges(numbers: list[int]) -> str:
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)

@@ -1,4 +1,6 @@
-"""Run one integration: `python -m ng_rollouts.integrations NAME OUTPUT PROJECT`.
+"""Run one integration: `python -m ng_rollouts.integrations NAME OUTPUT PROJECT [live]`.
+
+With `live`, stdin has the lines of `live.py`: running figures, and `finish` once the output is finished.
 
 The last line of stdout is the result, or the error if the exit code is 1. Lines before it come from the tracker's
 library.
@@ -12,7 +14,7 @@ from pathlib import Path
 from ng_rollouts.outputs.paths import output_paths
 
 
-def _run(name: str, output: Path, project: str) -> str:
+def _run(name: str, output: Path, project: str, *, is_live: bool) -> str:
     """Run an integration; the line to report."""
     if name == "parquet":
         from ng_rollouts.integrations.parquet import write_parquet  # noqa: PLC0415 - needs pyarrow
@@ -22,15 +24,18 @@ def _run(name: str, output: Path, project: str) -> str:
         from ng_rollouts.report.build import ViewConfig, build_page  # noqa: PLC0415
 
         return f"Page: {build_page(ViewConfig(input_jsonl_fpath=str(output)))}"
-    from ng_rollouts.integrations.trackers import TRACKERS, TrackedRun  # noqa: PLC0415
+    from ng_rollouts.integrations.trackers import TRACKERS, TrackedRun, follow  # noqa: PLC0415
 
-    return TRACKERS[name](TrackedRun.of(output_paths(str(output))), project)
+    paths = output_paths(str(output))
+    run = TrackedRun.of(paths)
+    tracker = TRACKERS[name](run, project)
+    return follow(tracker, sys.stdin.buffer, lambda: TrackedRun.of(paths)) if is_live else tracker.finish(run)
 
 
 if __name__ == "__main__":
-    name, output, project = sys.argv[1:]
+    name, output, project, *live = sys.argv[1:]
     try:
-        message = _run(name, Path(output), project)
+        message = _run(name, Path(output), project, is_live=bool(live))
     # errors of any kind become one line, because `runner` reports the last line
     except Exception as error:
         # the newline in front ends a line that the library left open, such as a progress bar

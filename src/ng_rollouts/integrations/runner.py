@@ -18,7 +18,7 @@ from ng_rollouts.errors import require_extra
 PRODUCTS = {"parquet": ".parquet", "report": ".html"}
 """Endings of the files that integrations write next to the output."""
 
-_TIMEOUT_S = 900.0
+TIMEOUT_S = 900.0
 
 
 def products_of(names: Iterable[str], *, report: bool) -> list[str]:
@@ -36,6 +36,12 @@ def check_integrations(names: Sequence[str]) -> None:
         require_extra(INTEGRATIONS[name], name, f"export={name}")
 
 
+def last_line(printed: bytes) -> str:
+    """The last line that is not blank: libraries print as they like, before the line that `__main__` writes last."""
+    lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
 async def run_integrations(names: Sequence[str], output: Path, project: str) -> None:
     """Run integrations one after another, and log the result of each.
 
@@ -49,7 +55,7 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
         # -P: without it, a `random.py` in the working folder would be run in place of Python's own
         arguments = ["-P", "-m", "ng_rollouts.integrations", name, str(output), project]
         label = "report" if name == "report" else f"export={name}"
-        log(f"{label}: running (at most {_TIMEOUT_S:g} s; Ctrl-C cancels it)")
+        log(f"{label}: running (at most {TIMEOUT_S:g} s; Ctrl-C cancels it)")
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -58,15 +64,13 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 printed, _ = await child.communicate()
         except TimeoutError:
-            log(f"warning: {label} did not finish within {_TIMEOUT_S:g} s and was stopped")
+            log(f"warning: {label} did not finish within {TIMEOUT_S:g} s and was stopped")
         else:
-            # libraries print as they like, before the line that `__main__` writes last
-            lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
             prefix = "" if child.returncode == 0 else f"warning: {label} failed: "
-            log(prefix + (lines[-1] if lines else f"exit code {child.returncode}"))
+            log(prefix + (last_line(printed) or f"exit code {child.returncode}"))
         finally:
             # after a timeout or a cancellation
             if child.returncode is None:

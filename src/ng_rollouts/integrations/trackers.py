@@ -1,14 +1,15 @@
-"""Log a finished run's parameters, metrics and files to an experiment tracker."""
+"""Log a run to an experiment tracker: running figures, then its parameters, metrics and files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ng_rollouts.integrations.live import FINISH
 from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.types import Json
 
@@ -48,49 +49,131 @@ class TrackedRun:
         return cls(name=paths.output.stem, parameters=parameters, metrics=metrics, files=files)
 
 
-def to_wandb(run: TrackedRun, project: str) -> str:
-    """Log to Weights & Biases; with `WANDB_MODE=offline`, to a local folder. The line to report."""
-    import wandb  # noqa: PLC0415 - an extra
+class Tracker(Protocol):
+    """A run that is open in a tracker."""
 
-    with wandb.init(project=project, name=run.name, config=run.parameters, job_type="rollouts") as tracked:
-        tracked.log(run.metrics)
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log running figures."""
+        ...
+
+    def finish(self, run: TrackedRun) -> str:
+        """Log the finished run, and end it; the line to report."""
+        ...
+
+    def close(self) -> None:
+        """End a run that was not finished."""
+        ...
+
+
+class Wandb:
+    """A run of Weights & Biases; with `WANDB_MODE=offline`, in a local folder."""
+
+    def __init__(self, run: TrackedRun, project: str) -> None:
+        import wandb  # noqa: PLC0415 - an extra
+
+        self._wandb = wandb
+        self._run = wandb.init(project=project, name=run.name, config=run.parameters, job_type="rollouts")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log running figures."""
+        self._run.log(dict(metrics), step=step)
+
+    def finish(self, run: TrackedRun) -> str:
+        """Log the finished run, and end it; the line to report."""
+        self._run.config.update(run.parameters, allow_val_change=True)
+        self._run.log(run.metrics)
         # artifact names allow only these characters
-        artifact = wandb.Artifact(re.sub(r"[^\w\-.]", "_", run.name), type="rollouts")
+        artifact = self._wandb.Artifact(re.sub(r"[^\w\-.]", "_", run.name), type="rollouts")
         for path in run.files:
             artifact.add_file(str(path))
-        tracked.log_artifact(artifact)
-        location = tracked.url or tracked.dir
-    return f"wandb: {location}"
+        self._run.log_artifact(artifact)
+        location = self._run.url or self._run.dir
+        self.close()
+        return f"wandb: {location}"
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.finish()
 
 
-def to_mlflow(run: TrackedRun, project: str) -> str:
-    """Log to MLflow, at `MLFLOW_TRACKING_URI` if it is set. The line to report."""
-    import mlflow  # noqa: PLC0415 - an extra
+class Mlflow:
+    """A run of MLflow, at `MLFLOW_TRACKING_URI` if it is set."""
 
-    mlflow.set_experiment(project)
-    with mlflow.start_run(run_name=run.name) as tracked:
-        mlflow.log_params({key: _text(value)[:_MAX_PARAMETER_CHARACTERS] for key, value in run.parameters.items()})
-        mlflow.log_metrics({_FORBIDDEN_IN_MLFLOW.sub("_", key): value for key, value in run.metrics.items()})
+    def __init__(self, run: TrackedRun, project: str) -> None:
+        import mlflow  # noqa: PLC0415 - an extra
+
+        self._mlflow = mlflow
+        mlflow.set_experiment(project)
+        self._run = mlflow.start_run(run_name=run.name)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log running figures."""
+        self._mlflow.log_metrics(_mlflow_names(metrics), step=step)
+
+    def finish(self, run: TrackedRun) -> str:
+        """Log the finished run, and end it; the line to report."""
+        parameters = {key: _text(value)[:_MAX_PARAMETER_CHARACTERS] for key, value in run.parameters.items()}
+        self._mlflow.log_params(parameters)
+        self._mlflow.log_metrics(_mlflow_names(run.metrics))
         for path in run.files:
-            mlflow.log_artifact(str(path))
-    return f"mlflow: run {tracked.info.run_id} at {mlflow.get_tracking_uri()}"
+            self._mlflow.log_artifact(str(path))
+        self.close()
+        return f"mlflow: run {self._run.info.run_id} at {self._mlflow.get_tracking_uri()}"
+
+    def close(self) -> None:
+        """End the run."""
+        self._mlflow.end_run()
 
 
-def to_trackio(run: TrackedRun, project: str) -> str:
-    """Log to Trackio, in `TRACKIO_DIR` if it is set. The line to report."""
-    import trackio  # noqa: PLC0415 - an extra
+class Trackio:
+    """A run of Trackio, in `TRACKIO_DIR` if it is set."""
 
-    tracked = trackio.init(project=project, name=run.name, config=run.parameters, embed=False)
-    trackio.log(run.metrics)
-    artifact = trackio.Artifact(re.sub(r"[^\w\-.]", "_", run.name), type="rollouts")
-    for path in run.files:
-        artifact.add_file(str(path))
-    tracked.log_artifact(artifact)
-    trackio.finish()
-    return f"trackio: run {run.name} of project {project}"
+    def __init__(self, run: TrackedRun, project: str) -> None:
+        import trackio  # noqa: PLC0415 - an extra
+
+        self._trackio = trackio
+        self._project = project
+        self._run = trackio.init(project=project, name=run.name, config=run.parameters, embed=False)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log running figures."""
+        self._trackio.log(dict(metrics), step=step)
+
+    def finish(self, run: TrackedRun) -> str:
+        """Log the finished run, and end it; the line to report."""
+        self._trackio.log(run.metrics)
+        artifact = self._trackio.Artifact(re.sub(r"[^\w\-.]", "_", run.name), type="rollouts")
+        for path in run.files:
+            artifact.add_file(str(path))
+        self._run.log_artifact(artifact)
+        self.close()
+        return f"trackio: run {run.name} of project {self._project}"
+
+    def close(self) -> None:
+        """End the run."""
+        self._trackio.finish()
 
 
-TRACKERS: dict[str, Callable[[TrackedRun, str], str]] = {"wandb": to_wandb, "mlflow": to_mlflow, "trackio": to_trackio}
+TRACKERS: dict[str, Callable[[TrackedRun, str], Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
+
+
+def follow(tracker: Tracker, lines: Iterable[bytes], finished: Callable[[], TrackedRun]) -> str:
+    """Log the figures in lines of JSON until the line `finish`, then the finished run; the line to report.
+
+    Args:
+        finished: reads the data of the finished run.
+    """
+    for line in lines:
+        if line == FINISH:
+            return tracker.finish(finished())
+        message = json.loads(line)
+        tracker.log(message["figures"], message["step"])
+    tracker.close()
+    return "the run was not finished"
+
+
+def _mlflow_names(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {_FORBIDDEN_IN_MLFLOW.sub("_", key): value for key, value in metrics.items()}
 
 
 def _read(path: Path, default: Any) -> Any:

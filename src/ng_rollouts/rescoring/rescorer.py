@@ -57,6 +57,7 @@ class Rescorer:
     is_remote: ClassVar[bool] = False
     model: ClassVar[None] = None
     environment_server: ClassVar[None] = None
+    may_run_twice: ClassVar[bool] = False
     aggregate_metrics_url: ClassVar[None] = None
 
     @property

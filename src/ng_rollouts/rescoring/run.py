@@ -109,6 +109,7 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
         prior_manifest=prior_manifest,
         upload=None,
         budget=Budget(collect.price_per_million, collect.max_total_tokens, collect.judge_price_per_million),
+        dispatched=lambda: tasks.rollouts(plan),
         is_rescoring=True,
     )
 

@@ -185,8 +185,6 @@ class RolloutSource:
         if position != plan.rollouts:
             raise self._changed()
 
-    interleaved_rollouts = rollouts
-
     def _read_files(self) -> tuple[Path, ...]:
         return (*self._files, *((self.planned.path,) if self.planned.path else ()))
 

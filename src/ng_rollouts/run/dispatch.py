@@ -12,6 +12,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.config.validation import hedge_threshold
 from ng_rollouts.console import log
 from ng_rollouts.control.controls import Controls
 from ng_rollouts.control.server import control_socket
@@ -19,6 +20,8 @@ from ng_rollouts.errors import StoppedEarly, StorageError, UsageError
 from ng_rollouts.executors.base import Executor
 from ng_rollouts.executors.steering import sources_of, steering
 from ng_rollouts.http.client import slow_above
+from ng_rollouts.http.trail import avoiding_first
+from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.models.attempt import count_tokens_of_task
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.run.budget import Budget
@@ -31,6 +34,7 @@ from ng_rollouts.run.summary import DispatchReport
 from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, FixedLimit
 from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
+from ng_rollouts.scheduling.hedging import Hedging
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
@@ -49,6 +53,7 @@ class Dispatcher:
         control_path: the socket that takes commands.
         planned: reads all planned rollouts, to attempt failed ones again.
         is_planned: whether a key is planned.
+        trackers: receive running figures.
         wait_for_capacity: awaited before each attempt, if a consumer has to keep up.
         report: receives the measurements of client, servers and executor.
     """
@@ -63,10 +68,11 @@ class Dispatcher:
     planned: Callable[[], Iterator[Rollout]]
     is_planned: Callable[[RolloutKey], bool]
     report: DispatchReport
+    trackers: LiveTrackers
     wait_for_capacity: Callable[[], Awaitable[None]] | None = None
     _began: float = field(default_factory=time.monotonic)
     _limit: ConcurrencyLimit = field(init=False)
-    _schedule: ScheduleControl = field(default_factory=ScheduleControl)
+    _schedule: ScheduleControl = field(init=False)
     _again: deque[Iterator[Rollout]] = field(default_factory=deque)
     _parallel: int = field(init=False)
     _settled_before: int = field(init=False)
@@ -74,6 +80,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._settled_before = self.state.counters.settled
         self._parallel = parallel = self._possible(self.config.num_samples_in_parallel)
+        self._schedule = ScheduleControl(hedging=self._hedging())
         self._limit = EngineAwareLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
 
     async def dispatch(self, remaining: Iterator[Rollout]) -> None:
@@ -88,6 +95,7 @@ class Dispatcher:
             async with (
                 progress(counters, self._progress_notes),
                 status_file(self.status_path, counters),
+                self.trackers.following(counters, self.config.export_every_s),
                 measure_client_load() as self.report.load,
                 control_socket(self.control_path, self._controls().execute),
                 self._steered(),
@@ -112,9 +120,10 @@ class Dispatcher:
         return steering(self._limit, sources, lambda: self.state.counters.in_flight, self.config.http_engine)
 
     async def _send(self, rollouts: Iterator[Rollout]) -> None:
+        attempt = self._attempt_with_capacity if self.wait_for_capacity else self._attempt
         await schedule(
             rollouts,
-            self._attempt_with_capacity if self.wait_for_capacity else self._attempt,
+            avoiding_first(attempt) if self._schedule.hedging else attempt,
             self.state,
             limit=self._limit,
             policy=RetryPolicy(
@@ -125,6 +134,13 @@ class Dispatcher:
             stop=self.stop,
             control=self._schedule,
         )
+
+    def _hedging(self) -> Hedging | None:
+        threshold = hedge_threshold(self.config.hedge_after)
+        return threshold and Hedging(allows=self._may_hedge, seconds=threshold.seconds, quantile=threshold.quantile)
+
+    def _may_hedge(self, rollout: Rollout) -> bool:
+        return self.state.may_run_twice(rollout) and self._may_start()
 
     def _controls(self) -> Controls:
         """The parts of this run that `ng_control_rollouts` reads and changes."""
@@ -243,12 +259,13 @@ class Dispatcher:
             yield "paused"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
-        if counters.unscored:
-            yield f"unscored={counters.unscored}"
-        if counters.masked:
-            yield f"masked={counters.masked.total()}"
-        if counters.in_flight:
-            yield f"in_flight={counters.in_flight}"
+        numbers = {
+            "unscored": counters.unscored,
+            "masked": counters.masked.total(),
+            "in_flight": counters.in_flight,
+            "hedged": counters.hedged,
+        }
+        yield from (f"{name}={number}" for name, number in numbers.items() if number)
         if counters.waiting:
             yield f"waiting={counters.waiting} waiting_for={counters.waiting_for}"
         if counters.output_tokens:

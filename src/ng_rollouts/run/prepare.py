@@ -15,6 +15,7 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.executors.steering import sources_of
+from ng_rollouts.inputs.estimates import Rollouts, dispatch_order
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.routes import Routes
 from ng_rollouts.inputs.sampling_warnings import warnings
@@ -26,6 +27,7 @@ from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_replaceable
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
+from ng_rollouts.outputs.reader import check_readable
 from ng_rollouts.outputs.resume import check_same_run, files_of, manifest_of
 from ng_rollouts.run.budget import Budget
 from ng_rollouts.run.gates import check_health_settings
@@ -52,10 +54,6 @@ class Tasks(Protocol):
         """Every planned rollout, in the order of the finished output."""
         ...
 
-    def interleaved_rollouts(self, plan: Plan) -> Iterator[Rollout]:
-        """Every planned rollout: the first ones of all tasks, then the second ones, and so on."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRun:
@@ -69,6 +67,7 @@ class PreparedRun:
         prior_manifest: that of the output to resume, if there is one.
         upload: the remote copy of the output, with `upload_to`.
         budget: prices and token budget.
+        dispatched: yields the planned rollouts in the order in which they are sent.
         is_rescoring: whether the tasks are rollouts of an earlier run, so that no model is asked for answers.
     """
 
@@ -79,6 +78,7 @@ class PreparedRun:
     prior_manifest: Manifest | None
     upload: Upload | None
     budget: Budget
+    dispatched: Rollouts
     is_rescoring: bool = False
 
 
@@ -95,6 +95,8 @@ def check_values(config: CollectConfig) -> None:
     if config.agent_url is not None:
         parse_urls(config.agent_url, "agent_url")
     sources_of(config.engine_metrics_url, ())
+    if config.dispatch_from:
+        check_readable("dispatch_from", Path(config.dispatch_from).expanduser(), follows=True)
 
 
 @contextmanager
@@ -140,6 +142,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
             prior_manifest=prior_manifest,
             upload=upload,
             budget=Budget(config.price_per_million, config.max_total_tokens, config.judge_price_per_million),
+            dispatched=dispatch_order(config, tasks, plan),
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import UploadFailed
+from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.integrations.runner import run_integrations
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths
@@ -25,6 +26,7 @@ class Publisher:
     config: CollectConfig
     paths: OutputPaths
     stop: Stop
+    trackers: LiveTrackers
 
     @property
     def _wanted(self) -> list[str]:
@@ -36,7 +38,9 @@ class Publisher:
             return
         # Optional work: a signal ends it at once, because the output is complete without it.
         try:
-            await self.stop.unless_requested(run_integrations(wanted, self.paths.output, self.config.export_project))
+            done = await self.stop.unless_requested(self.trackers.finish())
+            others = [name for name in wanted if name not in done]
+            await self.stop.unless_requested(run_integrations(others, self.paths.output, self.config.export_project))
         except StopRequested:
             log(f"note: stopped before these were finished: {', '.join(wanted)}")
 

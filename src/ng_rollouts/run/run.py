@@ -29,7 +29,8 @@ from ng_rollouts.errors import (
 )
 from ng_rollouts.executors.base import Executor, open_executor
 from ng_rollouts.inputs.task_parser import Task
-from ng_rollouts.integrations.runner import check_integrations
+from ng_rollouts.integrations.live import LiveTrackers
+from ng_rollouts.integrations.runner import PRODUCTS, check_integrations
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
@@ -128,13 +129,20 @@ class Run:
                     self.consumer.began.set()
                 state = state or new_state(self.config, self.prepared, stack)
                 with live_page(self.prepared.paths.output) if self.config.serve else nullcontext():
-                    return await self._collect_into(state, agents, opened)
+                    async with self._trackers() as trackers:
+                        return await self._collect_into(state, agents, opened, trackers)
 
     @property
     def _status_path(self) -> Path:
         return Path(self.config.status_file or self.prepared.paths.status).expanduser()
 
-    async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
+    def _trackers(self) -> LiveTrackers:
+        names = [name for name in self.config.export if name not in PRODUCTS]
+        return LiveTrackers(names, self.prepared.paths.output, self.config.export_project)
+
+    async def _collect_into(
+        self, state: RunState, agents: dict[str, Agent], executor: Executor | None, trackers: LiveTrackers
+    ) -> int:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
         state.use_agents(agents)
@@ -143,7 +151,7 @@ class Run:
             try:
                 await self._begin(state)
                 if executor:
-                    await self._dispatch(state, executor, stop, finalizer.report)
+                    await self._dispatch(state, executor, stop, finalizer.report, trackers)
                 # A signal that arrives after the last rollout does not keep the output from being finished, nor does
                 # the end of the time.
                 if state.has_remaining:
@@ -159,7 +167,7 @@ class Run:
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
-                await self._publish_after(error, finalizer, received)
+                await self._publish_after(error, finalizer, received, trackers)
                 if error.exit_code:
                     raise
                 log(str(error))  # with `stop_ok`
@@ -168,7 +176,7 @@ class Run:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
             code = received.exit_code(0)
-            if failure := await self._publish(finalizer, code, received):
+            if failure := await self._publish(finalizer, code, received, trackers):
                 raise failure
             return code
 
@@ -229,7 +237,9 @@ class Run:
                 log(f"{upload.folder.url} has an output: renamed to {backup} there, with its side files")
         _print_announcement(self.config, self.prepared)
 
-    async def _dispatch(self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport) -> None:
+    async def _dispatch(
+        self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport, trackers: LiveTrackers
+    ) -> None:
         """Collect the remaining rollouts; a consumer first receives the rows of earlier commands."""
         if self.consumer:
             await self._replay(self.consumer, state)
@@ -247,6 +257,7 @@ class Run:
             # Made when it is needed: of plans with different repeats, it holds all keys.
             is_planned=lambda key: self.prepared.plan.locator()(key) is not None,
             report=report,
+            trackers=trackers,
             wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,
         )
         with report.wall_time.enforced(stop, state.counters):
@@ -262,18 +273,22 @@ class Run:
         # After the replay, so that the consumer receives each row once.
         state.subscribe(consumer.rows)
 
-    async def _publish_after(self, error: NgRolloutsError, finalizer: Finalizer, received: Received) -> None:
+    async def _publish_after(
+        self, error: NgRolloutsError, finalizer: Finalizer, received: Received, trackers: LiveTrackers
+    ) -> None:
         """Publish the files of a run that ended with an error, whose exit code counts."""
         # As for a run without failures, a signal that arrives after the last rollout decides the exit code.
         if isinstance(error, RolloutsFailed):
             error.exit_code = received.exit_code(error.exit_code)
-        if failure := await self._publish(finalizer, error.exit_code, received):
+        if failure := await self._publish(finalizer, error.exit_code, received, trackers):
             log(f"warning: {failure}")
 
-    async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
+    async def _publish(
+        self, finalizer: Finalizer, code: int, received: Received, trackers: LiveTrackers
+    ) -> NgRolloutsError | None:
         """Write the summary, and publish the files. Returns the first failure, after all steps were tried."""
         finalizer.write_summary(code)
-        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop)
+        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop, trackers)
         failure: NgRolloutsError | None = None
         try:
             if finalizer.state.finished:
@@ -302,6 +317,9 @@ class Run:
             agents = await resolve_agents(self.prepared.plan.agents, self.config, stack)
         if any(not agent.is_remote for agent in agents.values()):
             self.prepared.tasks.check(lambda task: _check_task(task, agents))
+        not_twice = [name for name, agent in agents.items() if not agent.may_run_twice]
+        if self.config.hedge_after is not None and not_twice:
+            log(f"note: hedge_after does not apply to {', '.join(not_twice)}: two attempts at a time might interfere")
         is_scored = self.resolve or self.config.scoring == "defer"
         if not is_scored and any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
@@ -337,12 +355,12 @@ class Run:
     def _remaining(self, state: RunState) -> Iterator[Rollout]:
         """The planned rollouts without the collected ones, and without failures that are not retried."""
         not_retried, elapsed_s = state.prior.not_retried, state.prior.elapsed_s
-        tasks, plan = self.prepared.tasks, self.prepared.plan
 
         def remaining() -> Iterator[Rollout]:
-            rollouts = tasks.interleaved_rollouts(plan) if self.config.interleave_repeats else tasks.rollouts(plan)
             return (
-                each for each in rollouts if not state.journal.has(each.position) and each.position not in not_retried
+                each
+                for each in self.prepared.dispatched()
+                if not state.journal.has(each.position) and each.position not in not_retried
             )
 
         if not (self.config.dispatch_longest_first and elapsed_s):

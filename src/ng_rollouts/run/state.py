@@ -196,6 +196,10 @@ class RunState:
         turns = agent.turns_of(rollout.key) if isinstance(agent, KnowsTurns) else None
         return {"agent": rollout.agent, "servers": _urls_of(agent), "turns": turns}
 
+    def may_run_twice(self, rollout: Rollout) -> bool:
+        """Whether a second attempt at a rollout may begin while the first one is in flight."""
+        return not rollout.is_episode and self._agents[rollout.agent].may_run_twice
+
     def kept_answer(self, rollout: Rollout) -> Json | None:
         """The answer that an earlier command left unscored, if the agent can score it without asking its model."""
         answer = self.failures.answer(rollout.key) if self._has_own_answers else None

@@ -73,6 +73,8 @@ def summary_lines(
     if config.scoring == "defer":
         yield "not scored (scoring=defer): ng_rescore_rollouts scores the answers"
     yield from budget.summary_lines(state.counters)
+    if hedged := state.counters.hedged:
+        yield f"hedged: {hedged} rollouts had a second attempt, of which {state.counters.hedged_won} answered first"
     if report.time_budget.is_over and state.has_remaining:
         yield (
             f"the time dispatch_budget_s={report.time_budget.seconds:g} is over: no more rollouts were started; resume "
@@ -199,6 +201,8 @@ class SummaryFile:
             "output_tokens_per_s": round(counters.output_tokens / wall_s, 3) if wall_s > 0 else None,
             "latency_s": counters.latencies.percentiles(),
             "latency_histogram": list(map(list, counters.latencies.histogram())),
+            "hedged": counters.hedged,
+            "hedged_won": counters.hedged_won,
             "most_in_flight": counters.most_in_flight,
             "steered_by": self.report.steered_by,
             "client_busy": round(load.busy, 6) if load else None,

@@ -176,6 +176,11 @@ class Slots:
         self._waiters: deque[asyncio.Future[None]] = deque()
         limit.on_rise = self.assign
 
+    @property
+    def free(self) -> int:
+        """How many slots can be taken at once."""
+        return max(0, self.limit.current - self._in_use)
+
     def acquire_at_once(self) -> bool:
         """Take a slot if one is free; False if not."""
         if self._waiters or self._in_use >= self.limit.current:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from ng_rollouts.scheduling.hedging import Hedging
 from ng_rollouts.types import Rollout
 
 
@@ -25,9 +26,10 @@ def _nothing_to_cancel(_: int) -> int:
 
 @dataclass(slots=True)
 class ScheduleControl:
-    """The settings of a schedule that may change while it runs. All code that uses it runs in one event loop.
+    """The settings of a schedule that may change while it runs, and its hedging. All its users run in one event loop.
 
     Attributes:
+        hedging: when a rollout gets a second attempt; None for never.
         resumed: set unless nothing may start.
         cancelled: indices of tasks whose rollouts are not attempted.
         max_attempts: replaces that of the retry policy; None to keep it.
@@ -36,6 +38,7 @@ class ScheduleControl:
         in_flight: set by the scheduler; the rollouts that are being attempted.
     """
 
+    hedging: Hedging | None = None
     resumed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: set[int] = field(default_factory=set)
     max_attempts: int | None = None
@@ -58,6 +61,7 @@ class ScheduleControl:
     def resume(self) -> None:
         """Start rollouts again."""
         self.resumed.set()
+        self.wake()
 
     def cancel(self, task_index: int) -> int:
         """Attempt no rollout of a task any more; those without an outcome fail. Returns the attempts that were ended.

@@ -43,9 +43,10 @@ class RunCounters:
         has_earlier_answers: whether this command scores answers of earlier commands, and asks no model for new ones.
         input_tokens, output_tokens: of the rollouts that this command collected.
         judge_tokens: of the judges that this command asked.
-        failed_tokens: of the answers of this command's attempts that failed or were cancelled.
+        failed_tokens: of this command's attempts that failed, were cancelled, or answered second.
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected, and of the answers
             of earlier commands that this one scored.
+        hedged, hedged_won: second attempts that began while the first one was in flight, and those that answered first.
         most_in_flight: the largest number of rollouts in flight at once.
         truncated, empty: collected rollouts whose response is incomplete, or complete without text and tool call.
         masked: collected rollouts whose result is not a measurement, by reason.
@@ -68,6 +69,8 @@ class RunCounters:
     failed_tokens: Tokens = field(default_factory=Tokens)
     earlier_input_tokens: int = 0
     earlier_output_tokens: int = 0
+    hedged: int = 0
+    hedged_won: int = 0
     most_in_flight: int = 0
     truncated: int = 0
     empty: int = 0

@@ -1,7 +1,7 @@
 """The scheduler: rollouts in, results and failures out, with bounded concurrency and retries.
 
 It receives functions for everything else. A slot is acquired before a task is created, and released while a rollout
-waits for its next attempt, so there are never more tasks than slots. While many rollouts wait, no fresh ones start.
+waits for its next attempt, so there are never more attempts than slots. While many rollouts wait, no fresh ones start.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from ng_rollouts.errors import AttemptFailed, FailureClass, NgRolloutsError
 from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, Slots
 from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.counters import RunCounters
+from ng_rollouts.scheduling.hedging import Call, Hedger
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Attempt, Failure, Json, Result, Rollout
@@ -26,9 +28,6 @@ MIN_WAITING = 64
 
 _STARTS_PER_TURN = 32
 """Attempts that start in one turn of the event loop, so that the first requests leave before all tasks exist."""
-
-Call = Callable[[Rollout, int], Awaitable[Result]]
-"""One attempt at a rollout, given the number of attempts before it; raises AttemptFailed."""
 
 
 class ResultSink(Protocol):
@@ -48,16 +47,22 @@ class _Work:
     """A rollout with its failed attempts.
 
     Attributes:
-        began: when the first attempt began (`time.monotonic`); None before the first failure.
+        began: when the first attempt began (`time.monotonic`); infinite before the first failure.
         task: the attempt in flight.
         is_cancelled: whether the attempt in flight was ended because its task is cancelled.
     """
 
     rollout: Rollout
     attempts: tuple[Attempt, ...] = ()
-    began: float | None = None
+    began: float = inf
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
+
+    def add_failure(self, failure: AttemptFailed, seconds: float) -> None:
+        """Count an attempt that has just failed."""
+        self.attempts = (*self.attempts, _attempt_record(failure, seconds))
+        # By the monotonic clock: a jump of the wall clock must not give up rollouts.
+        self.began = min(self.began, time.monotonic() - seconds)
 
 
 async def schedule(
@@ -77,14 +82,17 @@ async def schedule(
     have ended or have been cancelled; rollouts without an outcome are then left as they were.
 
     Args:
-        control: changes the schedule while it runs.
+        control: changes the schedule while it runs, and says when a rollout gets a second attempt.
 
     Raises:
         NgRolloutsError: raised by the sink, or by the iterator of rollouts; attempts in flight are cancelled.
     """
-    scheduler = _Scheduler(call, sink, limit, policy, counters, control or ScheduleControl())
+    control = control or ScheduleControl()
+    scheduler = _Scheduler(call, sink, limit, policy, counters, control)
     try:
         async with asyncio.TaskGroup() as tasks:
+            if control.hedging:
+                scheduler.hedger = Hedger(call, control.hedging, counters, tasks)
             feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
             draining = tasks.create_task(scheduler.drain_when_requested(stop, feeding))
             await asyncio.wait([feeding])
@@ -115,6 +123,7 @@ class _Scheduler:
         self._in_flight: set[_Work] = set()
         self._attempt_ended = asyncio.Event()
         self._draining = False
+        self.hedger: Hedger | None = None
         self._control = control
         control.wake, control.cancel_in_flight = self._wake, self._cancel_in_flight
         control.in_flight = lambda: (work.rollout for work in self._in_flight)
@@ -163,8 +172,26 @@ class _Scheduler:
             if not self._waiting and not self._counters.in_flight:
                 return None
             self._attempt_ended.clear()
-            await self._until_attempt_ends(self._waiting[0][0] - time.monotonic() if self._waiting else None)
+            wake_at = min(self._waiting[0][0] if self._waiting else inf, await self._hedge())
+            await self._until_attempt_ends(None if wake_at == inf else wake_at - time.monotonic())
         return work
+
+    async def _hedge(self) -> float:
+        """Give the slot of the caller to a second attempt if one is due; otherwise, when this is to be asked again.
+
+        Slots for the rollouts that wait for a retry stay free.
+        """
+        if not self.hedger or self._control.is_paused or self._slots.free < len(self._waiting):
+            return inf
+        if (at := self.hedger.next_at()) > time.monotonic():
+            return at
+        self.hedger.start_second(self._end_second)
+        await self._slots.acquire()
+        return 0.0
+
+    def _end_second(self) -> None:
+        self._slots.release()
+        self._attempt_ended.set()
 
     def _ready(self, rollouts: Iterator[Rollout]) -> _Work | None:
         """The rollout that may be attempted now; None if there is none. Those of cancelled tasks are given up."""
@@ -192,7 +219,7 @@ class _Scheduler:
     async def _attempt(self, work: _Work) -> None:
         began = time.monotonic()
         try:
-            result = await self._call(work.rollout, len(work.attempts))
+            result = await self._result(work)
         except AttemptFailed as failure:
             self._limit.record_failure(failure, failure.sent_at or began, time.monotonic())
             # An answer whose scoring was ended is kept.
@@ -211,14 +238,25 @@ class _Scheduler:
             self._slots.release()
             self._attempt_ended.set()
 
+    async def _result(self, work: _Work) -> Result:
+        if self.hedger is None:
+            return await self._call(work.rollout, len(work.attempts))
+
+        def add_failure(failure: AttemptFailed, seconds: float) -> None:
+            now = time.monotonic()
+            self._limit.record_failure(failure, failure.sent_at or now - seconds, now)
+            work.add_failure(failure, seconds)
+
+        attempt = self.hedger.attempt(work.rollout, len(work.attempts), add_failure)
+        self._attempt_ended.set()  # `_hedge` may have asked before this attempt began
+        return await attempt
+
     def _retry_or_give_up(self, work: _Work, failure: AttemptFailed, seconds: float) -> None:
-        work.attempts = (*work.attempts, _attempt_record(failure, seconds))
-        # By the monotonic clock: a jump of the wall clock must not give up rollouts.
-        now = time.monotonic()
-        work.began = now - seconds if work.began is None else work.began
+        work.add_failure(failure, seconds)
         policy = self._policy
         if self._control.max_attempts is not None:
             policy = replace(policy, max_attempts=self._control.max_attempts)
+        now = time.monotonic()
         wait_s = policy.wait_s(failure, len(work.attempts), now - work.began)
         if wait_s is None:
             self._sink.give_up(

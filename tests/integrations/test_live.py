@@ -1,0 +1,142 @@
+"""Experiment trackers receive running figures, and their errors do not disturb a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ng_rollouts.integrations.live import RunningFigures
+from ng_rollouts.scheduling.counters import RunCounters
+from tests.conftest import Ran, read_rows
+from tests.servers import Served
+
+TRACKER = """
+import json, pathlib
+
+def note(**what):
+    with open("logged.jsonl", "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+class Artifact:
+    def __init__(self, name, type): self.files = []
+    def add_file(self, path): self.files.append(pathlib.Path(path).name)
+
+class Run:
+    url = "http://tracker"
+    def __init__(self, config): self.config = dict(config)
+    def log(self, metrics, step=None): note(step=step, **metrics)
+    def log_artifact(self, artifact): note(files=artifact.files)
+    def finish(self): note(finished=True)
+
+class Config(dict):
+    def update(self, values, allow_val_change=False): super().update(values)
+
+def init(project, name, config, job_type):
+    note(project=project, rows=config["input_rows"])
+    run = Run(config)
+    run.config = Config(config)
+    return run
+"""
+"""Stands in for wandb."""
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Ran]) -> Callable[..., Ran]:
+    """Collect five sums with code in place of wandb."""
+    (tmp_path / "modules").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+
+    def run(code: str, url: str, *arguments: str) -> Ran:
+        (tmp_path / "modules" / "wandb.py").write_text(code)
+        files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=rollouts.jsonl", "+verifier=none"]
+        env = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])}
+        return command(f"+policy_base_url={url}/v1", "+export=wandb", *files, *arguments, env=env)
+
+    return run
+
+
+@pytest.fixture
+def url(serve_model: Callable[..., Served], tasks: Callable[..., Path]) -> str:
+    """A model server, and tasks for it."""
+    tasks([{"responses_create_params": {"input": f"{n} + 1"}} for n in range(5)])
+    return serve_model(latency=0.3).url
+
+
+def test_tracker_receives_running_figures_and_then_the_finished_run(
+    tracked: Callable[..., Ran], url: str, tmp_path: Path
+) -> None:
+    """One run of the tracker has figures by step, whose last ones are those of the end, then metrics and files."""
+    ran = tracked(TRACKER, url, "+num_samples_in_parallel=1", "+export_every_s=0.1", "+export_project=mine")
+    assert ran.code == 0, ran.stderr
+    assert "wandb: http://tracker" in ran.stderr
+    begun, *figures, metrics, files, finished = read_rows(tmp_path / "logged.jsonl")
+    assert begun == {"project": "mine", "rows": 5}
+    assert [each["step"] for each in figures] == list(range(len(figures)))
+    collected = [each["running/collected"] for each in figures]
+    assert collected == sorted(collected)
+    assert figures[-1]["running/collected"] == 5
+    assert figures[-1]["running/in_flight"] == 0
+    assert len(figures) > 2
+    assert metrics["collected"] == 5
+    assert "rollouts.jsonl" in files["files"]
+    assert finished == {"finished": True}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["raise RuntimeError('no key')", "import os\nos._exit(9)", TRACKER.replace("note(step=step", "raise OSError(step")],
+    ids=["import fails", "process exits", "figures are refused"],
+)
+def test_tracker_that_fails_costs_one_warning(tracked: Callable[..., Ran], url: str, code: str) -> None:
+    """The exit code stays 0, all rollouts are collected, and one warning is about running figures."""
+    ran = tracked(code, url, "+num_samples_in_parallel=1", "+export_every_s=0.1")
+    assert ran.code == 0, ran.stderr
+    assert ran.stderr.count("no more running figures") <= 1
+    assert "collected 5 of 5" in ran.stderr
+    assert json.loads(ran.stdout[ran.stdout.rindex("\n{") :]) is not None
+
+
+def test_tracker_that_does_not_read_delays_nothing(tracked: Callable[..., Ran], url: str) -> None:
+    """A run of a tracker that hangs in its first call ends; figures that it does not read take bounded memory."""
+    code = "import time, pathlib\npathlib.Path('began').touch()\ntime.sleep(3)\nraise RuntimeError('slow')"
+    ran = tracked(code, url, "+export_every_s=0.1")
+    assert ran.code == 0, ran.stderr
+
+
+def test_run_that_is_not_finished_ends_the_trackers_run(tracked: Callable[..., Ran], url: str, tmp_path: Path) -> None:
+    """After a run that stopped early, the tracker has the figures, and its run is ended."""
+    ran = tracked(TRACKER, url + "/wrong", "+export_every_s=0.1", "+policy_model_name=m", "+max_attempts=1")
+    assert ran.code != 0
+    rows = read_rows(tmp_path / "logged.jsonl")
+    assert not rows or rows[-1] == {"finished": True}
+
+
+def test_figures_need_a_tracker(tracked: Callable[..., Ran], url: str) -> None:
+    """`export_every_s` without a tracker is an error."""
+    ran = tracked(TRACKER, url, "+export_every_s=1", "export=parquet")
+    assert (ran.code, "export_every_s has no effect without a tracker" in ran.stderr) == (2, True), ran.stderr
+
+
+def test_rates_are_those_since_the_figures_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst shows in the figures after it, and not in later ones."""
+    now = 10.0
+    monkeypatch.setattr("ng_rollouts.integrations.live.time.monotonic", lambda: now)
+    counters = RunCounters(planned=100, collected=20)
+    figures = RunningFigures(counters)
+    counters.collected, counters.output_tokens, now = 30, 500, 15.0
+    assert figures.next() == {
+        "running/collected": 30,
+        "running/failed": 0,
+        "running/in_flight": 0,
+        "running/waiting": 0,
+        "running/elapsed_s": 5.0,
+        "running/rollouts_per_s": 2.0,
+        "running/output_tokens_per_s": 100.0,
+    }
+    now = 20.0
+    assert figures.next()["running/rollouts_per_s"] == 0.0
+    assert figures.step == 2
