@@ -46,6 +46,7 @@ class ServedFile:
         # By file: its inode, and how many bytes of it are read.
         self._read: dict[Path, tuple[int, int]] = {}
         self.load()
+        self._was_read = False  # no page has an earlier index
 
     def load(self) -> None:
         """Read the file from its beginning. After an error, everything is as it was.
@@ -61,6 +62,7 @@ class ServedFile:
             except BaseException:
                 self._live, self._finished, self._places, self._files, self._read = before
                 raise
+            self._was_read = True
 
     def _load(self) -> None:
         running = is_running(self._paths)
@@ -101,8 +103,9 @@ class ServedFile:
         with self._lock:
             if is_running(self._paths) is not self.is_live or any(map(self._is_rewritten, self._files.values())):
                 self.load()
-                return True, []
-            return False, list(self._additions()) if self._live else []
+            # Also by a request for rows since the last call: open pages do not have the new index yet.
+            was_read, self._was_read = self._was_read, False
+            return was_read, list(self._additions()) if self._live and not was_read else []
 
     def control(self, command: str) -> Json:
         """Send a command to the run that writes the file, and return its reply.
