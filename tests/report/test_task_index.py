@@ -57,7 +57,7 @@ def test_live_index_of_rollouts_scored_again_is_that_of_the_finished_file(tmp_pa
     live = LiveIndex(AgentNumbers(), "reward")
     for row in sorted(rows, key=lambda row: (row["_ng_rollout_index"], -row["_ng_task_index"])):
         live.add(row["_ng_task_index"], FINISHED, row)
-    finished = read_file(output_paths(str(output)), "reward", AgentNumbers(), lambda *_: None)
+    finished = read_file(output_paths(str(output)), "reward", AgentNumbers(), lambda *_: None, running=False)
     assert live.columns()["previous"] == finished.columns["previous"] == [0, 1, 0, 1] * 3
     assert live.columns()["scores"] == finished.columns["scores"]
     changes = listed_changes(live.changes)

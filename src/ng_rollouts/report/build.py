@@ -16,11 +16,12 @@ from ng_rollouts.outputs.paths import OutputPaths, output_paths
 from ng_rollouts.report.html import NOT_IN_PAGE, Blocks, write_page
 from ng_rollouts.report.page import StoreRow, head_of, read_file
 from ng_rollouts.report.row_view import row_view, text_length
+from ng_rollouts.report.run_state import is_running
 from ng_rollouts.report.served_file import ServedFile
 from ng_rollouts.report.server import ServedPage, serve
 from ng_rollouts.report.task_index import AgentNumbers, Entry, TaskIndex
 from ng_rollouts.storage.atomic import back_up
-from ng_rollouts.storage.lock import locked
+from ng_rollouts.storage.lock import is_locked_by_parent, locked
 
 _BYTES_PER_MB = 1e6
 
@@ -69,7 +70,9 @@ def build_page(config: ViewConfig) -> Path:
         agent_numbers, files = AgentNumbers(), []
         for number, each in enumerate(paths):
             blocks = Blocks(cast("BinaryIO", file), number, max_bytes)
-            files.append(read_file(each, config.score, agent_numbers, _store_in(blocks)))
+            # A run makes the page of its finished output before it releases the lock.
+            running = is_running(each) and not is_locked_by_parent(each.output)
+            files.append(read_file(each, config.score, agent_numbers, _store_in(blocks), running=running))
             blocks.close()
         with locked(target):
             if target.stat().st_size and not config.overwrite:

@@ -14,7 +14,7 @@ from ng_rollouts.outputs.paths import OutputPaths
 from ng_rollouts.report.html import page_head
 from ng_rollouts.report.overview import SharedParameters, overview_of
 from ng_rollouts.report.problems import Problems
-from ng_rollouts.report.run_state import heading_of, is_running
+from ng_rollouts.report.run_state import heading_of
 from ng_rollouts.report.task_index import (
     FAILED,
     FINISHED,
@@ -26,7 +26,6 @@ from ng_rollouts.report.task_index import (
     example_of,
     source_of,
 )
-from ng_rollouts.storage.lock import is_locked_by_parent
 from ng_rollouts.types import Json
 
 StoreRow = Callable[[TaskIndex, Entry], None]
@@ -46,8 +45,13 @@ class FileData:
         return int(self.columns["kinds"].count(FINISHED))
 
 
-def read_file(paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store_row: StoreRow) -> FileData:
+def read_file(
+    paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store_row: StoreRow, *, running: bool
+) -> FileData:
     """Read a file and its side files.
+
+    Args:
+        running: whether a run writes the file, for the heading.
 
     Raises:
         InputError: it has no rollouts.
@@ -77,8 +81,6 @@ def read_file(paths: OutputPaths, score: str, agent_numbers: AgentNumbers, store
         raise ConfigError(f"no rollout of {source_of(paths)} has the score {score!r}: available scores: {available}")
     numbers = set(index.agents)
     agents = [name for name, number in agent_numbers.numbers.items() if number in numbers]
-    # A run makes the page of its finished output before it releases the lock.
-    running = is_running(paths) and not is_locked_by_parent(paths.output)
     heading = heading_of(paths, index.kinds.count(FINISHED), index.kinds.count(FAILED), agents, running=running)
     overview = overview_of(paths, index, aggregate, failures, parameters, score)
     return FileData(index.columns(), {"heading": heading, **overview, "problems": problems.listed()})

@@ -10,7 +10,7 @@ from typing import Any
 
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.paths import OutputPaths
-from ng_rollouts.storage.lock import holder_of
+from ng_rollouts.storage.lock import has_name, holder_of
 from ng_rollouts.types import Json
 
 RUNNING, FINISHED, UNFINISHED, UNKNOWN = "running", "finished", "unfinished", "unknown"
@@ -33,8 +33,14 @@ def side_file(path: Path) -> Json:
 
 def is_running(paths: OutputPaths) -> bool:
     """Whether a process writes the output."""
-    with suppress(OSError), paths.output.open("rb") as file:
-        return holder_of(file.fileno()) is not None
+    with suppress(OSError):
+        while True:
+            with paths.output.open("rb") as file:
+                if holder_of(file.fileno()) is not None:
+                    return True
+                # A run that puts its output in order replaces it: the lock is then on the new file.
+                if has_name(file.fileno(), paths.output):
+                    return False
     return False
 
 

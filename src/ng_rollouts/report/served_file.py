@@ -76,7 +76,9 @@ class ServedFile:
             return
         # Before the rows: what is appended or replaced while they are read is noticed by the next `poll`.
         states = {path: _state(path) for path in self._files.values()}
-        self._live, self._finished = None, read_file(self._paths, self._score, self._agent_numbers, self._store)
+        # The heading as well is of the file without a run. One that begins meanwhile is noticed by the next `poll`.
+        self._finished = read_file(self._paths, self._score, self._agent_numbers, self._store, running=False)
+        self._live = None
         self._read = states
 
     @property
