@@ -77,7 +77,7 @@ def build_page(config: ViewConfig) -> Path:
         with locked(target):
             if target.stat().st_size and not config.overwrite:
                 log(f"{target} exists: renamed to {back_up(target)}")
-            write_page(target, head_of(files, agent_numbers, config.score, served=False), cast("BinaryIO", file))
+            write_page(target, head_of(files, agent_numbers, config.score, version=None), cast("BinaryIO", file))
     if left_out := sum(each.columns["blocks"].count(NOT_IN_PAGE) for each in files):
         log(
             f"warning: {left_out} rollouts are listed without their messages, because of "

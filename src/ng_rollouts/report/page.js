@@ -187,7 +187,7 @@
   // What the server has sent since the page was last drawn. Rows may arrive faster than a large page can be drawn.
   let pending = [], drawing = null;
   function follow() {
-    const events = new EventSource("events");
+    const events = new EventSource(`events?version=${data.version}`);
     events.addEventListener("rows", (event) => {
       const { file, rows, agents } = JSON.parse(event.data);
       data.agents = agents;
@@ -202,10 +202,10 @@
     events.addEventListener("reload", reload);
     for (const button of $("control").querySelectorAll("button")) button.addEventListener("click", () => control(button.dataset.command));
     control();
-    // A connection that was lost is opened again by the browser; what was missed in between is in the index.
-    let lost = false;
-    events.addEventListener("error", () => { lost = true; document.body.classList.add("lost"); headings(); });
-    events.addEventListener("open", () => { document.body.classList.remove("lost"); if (lost) reload(); lost = false; });
+    // A connection that was lost is opened again by the browser. The server then sends `reload` if the page has missed
+    // something since its version.
+    events.addEventListener("error", () => { document.body.classList.add("lost"); headings(); });
+    events.addEventListener("open", () => { document.body.classList.remove("lost"); headings(); });
   }
   // The numbers of the run and its commands. A run without a socket, or one that has ended, has none.
   async function control(command) {
@@ -225,9 +225,13 @@
     prepare(0, merge(files[0], added));
     refresh(shown, added.some((row) => row[0] === shown));
   }
+  let reloading = 0;
   async function reload() {
+    const current = ++reloading;
     pending = [];
     const reply = await fetch("index"), { files: overviews, columns, agents } = await reply.json();
+    // Replies may overtake each other: only the last one has the end of the run.
+    if (current !== reloading) return;
     const shown = openTask === null ? null : files[0].tasks[openTask];
     pending = [];
     Object.assign(data, { files: overviews, agents });

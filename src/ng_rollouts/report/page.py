@@ -86,17 +86,19 @@ def read_file(
     return FileData(index.columns(), {"heading": heading, **overview, "problems": problems.listed()})
 
 
-def head_of(files: Sequence[FileData], agent_numbers: AgentNumbers, score: str, *, served: bool) -> bytes:
+def head_of(files: Sequence[FileData], agent_numbers: AgentNumbers, score: str, *, version: int | None) -> bytes:
     """The page without its rows.
 
     Args:
-        served: whether a server answers requests for rows.
+        version: of a page whose server answers requests for rows, see `ServedPage.followed`; None for a file.
     """
+    served = version is not None
     overview = {
         "files": [each.overview for each in files],
         "agents": list(agent_numbers.numbers),
         "score": score,
         "served": served,
+        "version": version,
         "difference": _difference(files),
     }
     title = " and ".join(each.overview["name"] for each in files)

@@ -41,6 +41,8 @@ _MAX_COMMAND_BYTES = 1000
 _MAX_PENDING = 1000
 """Events that wait for a page which does not read them. Beyond them, it has to load the index again."""
 
+_RELOAD = b'event: reload\ndata: {"file": 0}\n\n'
+
 
 class ServedPage:
     """The files of a page, and the open pages that follow them."""
@@ -50,6 +52,8 @@ class ServedPage:
         self._agent_numbers = agent_numbers
         self._score = score
         self._followers: set[queue.Queue[bytes]] = set()
+        # Number of changes that open pages were sent, besides their status.
+        self._version = 0
         self._lock = threading.Lock()
 
     @property
@@ -59,7 +63,8 @@ class ServedPage:
 
     def html(self) -> bytes:
         """The page as it is at this moment."""
-        return head_of([file.data() for file in self.files], self._agent_numbers, self._score, served=True)
+        version = self._version  # before the data, which must not be older
+        return head_of([file.data() for file in self.files], self._agent_numbers, self._score, version=version)
 
     def index(self) -> Json:
         """Everything that a page needs to start again when a file was read anew."""
@@ -71,10 +76,16 @@ class ServedPage:
         }
 
     @contextmanager
-    def followed(self) -> Any:
-        """A queue of events for one open page."""
+    def followed(self, version: str) -> Any:
+        """A queue of events for one open page.
+
+        Args:
+            version: that of the page when it was loaded. If it has changed since, the page has to load the index.
+        """
         events: queue.Queue[bytes] = queue.Queue()
         with self._lock:
+            if version != str(self._version):
+                events.put(_RELOAD)
             self._followers.add(events)
         try:
             yield events
@@ -99,11 +110,12 @@ class ServedPage:
     def _send(self, name: str, value: Json) -> None:
         event = f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
         with self._lock:
+            self._version += name != "status"
             for events in self._followers:
                 if events.qsize() < _MAX_PENDING:
                     events.put(event)
                 elif events.qsize() == _MAX_PENDING:
-                    events.put(b'event: reload\ndata: {"file": 0}\n\n')
+                    events.put(_RELOAD)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             "index": lambda: self._send(dumps(self._page.index()), "application/json"),
             "rows": lambda: self._send_rows(query),
             "search": lambda: self._send(dumps(self._page.files[0].search(query.get("q", ""))), "application/json"),
-            "events": self._send_events,
+            "events": lambda: self._send_events(query.get("version", "")),
             "control": lambda: self._send_control("status"),
         }
         self._answer(answers)
@@ -180,10 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(file.rows_of(task), "text/plain; charset=utf-8")
 
-    def _send_events(self) -> None:
+    def _send_events(self, version: str) -> None:
         """Server-sent events (HTML, "Server-sent events") until the page is closed."""
         self._send_head("text/event-stream", None)
-        with self._page.followed() as events, suppress(OSError):
+        with self._page.followed(version) as events, suppress(OSError):
             while True:
                 try:
                     event = events.get(timeout=_KEEP_ALIVE_S)
