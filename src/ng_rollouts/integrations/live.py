@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from ng_rollouts.console import log
-from ng_rollouts.integrations.runner import TIMEOUT_S, last_line
+from ng_rollouts.integrations.runner import PRODUCTS, TIMEOUT_S, last_line
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Json
@@ -98,13 +98,13 @@ class LiveTrackers:
     """The trackers that follow a run, as a context manager that ends their processes.
 
     Args:
-        names: the trackers; empty for none.
+        names: the integrations of a run; those that only write files are left out.
         output: the output of the run.
         project: the project or experiment in trackers.
     """
 
     def __init__(self, names: Sequence[str], output: Path, project: str) -> None:
-        self._names = names
+        self._names = [name for name in names if name not in PRODUCTS]
         self._arguments = (str(output), project)
         self._trackers: list[_Live] = []
 

@@ -14,6 +14,7 @@ from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
+from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.agreement import Agreement, ScoreChanges, label_of
@@ -110,6 +111,7 @@ def prepare_rescoring(config: RescoreConfig, collect: CollectConfig, *, may_grow
         upload=None,
         budget=Budget(collect.price_per_million, collect.max_total_tokens, collect.judge_price_per_million),
         dispatched=lambda: tasks.rollouts(plan),
+        trackers=LiveTrackers(collect.export, paths.output, collect.export_project),
         is_rescoring=True,
     )
 

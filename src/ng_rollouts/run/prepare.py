@@ -23,6 +23,7 @@ from ng_rollouts.inputs.shards import shard_of
 from ng_rollouts.inputs.sources import check_source, local_input
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.inputs.task_parser import Task, TaskParser
+from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.integrations.runner import products_of
 from ng_rollouts.outputs.manifest import Manifest, read_manifest
 from ng_rollouts.outputs.path_checks import check_output, check_replaceable
@@ -68,6 +69,7 @@ class PreparedRun:
         upload: the remote copy of the output, with `upload_to`.
         budget: prices and token budget.
         dispatched: yields the planned rollouts in the order in which they are sent.
+        trackers: the experiment trackers that follow the run.
         is_rescoring: whether the tasks are rollouts of an earlier run, so that no model is asked for answers.
     """
 
@@ -79,6 +81,7 @@ class PreparedRun:
     upload: Upload | None
     budget: Budget
     dispatched: Rollouts
+    trackers: LiveTrackers
     is_rescoring: bool = False
 
 
@@ -143,6 +146,7 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
             upload=upload,
             budget=Budget(config.price_per_million, config.max_total_tokens, config.judge_price_per_million),
             dispatched=dispatch_order(config, tasks, plan),
+            trackers=LiveTrackers(config.export, paths.output, config.export_project),
         )
 
 

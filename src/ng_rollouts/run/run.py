@@ -29,8 +29,7 @@ from ng_rollouts.errors import (
 )
 from ng_rollouts.executors.base import Executor, open_executor
 from ng_rollouts.inputs.task_parser import Task
-from ng_rollouts.integrations.live import LiveTrackers
-from ng_rollouts.integrations.runner import PRODUCTS, check_integrations
+from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.outputs.manifest import Manifest, differences, write_manifest
 from ng_rollouts.outputs.materialized_inputs import write_materialized_inputs
@@ -129,20 +128,14 @@ class Run:
                     self.consumer.began.set()
                 state = state or new_state(self.config, self.prepared, stack)
                 with live_page(self.prepared.paths.output) if self.config.serve else nullcontext():
-                    async with self._trackers() as trackers:
-                        return await self._collect_into(state, agents, opened, trackers)
+                    async with self.prepared.trackers:
+                        return await self._collect_into(state, agents, opened)
 
     @property
     def _status_path(self) -> Path:
         return Path(self.config.status_file or self.prepared.paths.status).expanduser()
 
-    def _trackers(self) -> LiveTrackers:
-        names = [name for name in self.config.export if name not in PRODUCTS]
-        return LiveTrackers(names, self.prepared.paths.output, self.config.export_project)
-
-    async def _collect_into(
-        self, state: RunState, agents: dict[str, Agent], executor: Executor | None, trackers: LiveTrackers
-    ) -> int:
+    async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
         state.use_agents(agents)
@@ -151,7 +144,7 @@ class Run:
             try:
                 await self._begin(state)
                 if executor:
-                    await self._dispatch(state, executor, stop, finalizer.report, trackers)
+                    await self._dispatch(state, executor, stop, finalizer.report)
                 # A signal that arrives after the last rollout does not keep the output from being finished, nor does
                 # the end of the time.
                 if state.has_remaining:
@@ -167,7 +160,7 @@ class Run:
             except NgRolloutsError as error:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
-                await self._publish_after(error, finalizer, received, trackers)
+                await self._publish_after(error, finalizer, received)
                 if error.exit_code:
                     raise
                 log(str(error))  # with `stop_ok`
@@ -176,7 +169,7 @@ class Run:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
             code = received.exit_code(0)
-            if failure := await self._publish(finalizer, code, received, trackers):
+            if failure := await self._publish(finalizer, code, received):
                 raise failure
             return code
 
@@ -237,9 +230,7 @@ class Run:
                 log(f"{upload.folder.url} has an output: renamed to {backup} there, with its side files")
         _print_announcement(self.config, self.prepared)
 
-    async def _dispatch(
-        self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport, trackers: LiveTrackers
-    ) -> None:
+    async def _dispatch(self, state: RunState, executor: Executor, stop: Stop, report: DispatchReport) -> None:
         """Collect the remaining rollouts; a consumer first receives the rows of earlier commands."""
         if self.consumer:
             await self._replay(self.consumer, state)
@@ -257,7 +248,7 @@ class Run:
             # Made when it is needed: of plans with different repeats, it holds all keys.
             is_planned=lambda key: self.prepared.plan.locator()(key) is not None,
             report=report,
-            trackers=trackers,
+            trackers=self.prepared.trackers,
             wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,
         )
         with report.wall_time.enforced(stop, state.counters):
@@ -273,22 +264,18 @@ class Run:
         # After the replay, so that the consumer receives each row once.
         state.subscribe(consumer.rows)
 
-    async def _publish_after(
-        self, error: NgRolloutsError, finalizer: Finalizer, received: Received, trackers: LiveTrackers
-    ) -> None:
+    async def _publish_after(self, error: NgRolloutsError, finalizer: Finalizer, received: Received) -> None:
         """Publish the files of a run that ended with an error, whose exit code counts."""
         # As for a run without failures, a signal that arrives after the last rollout decides the exit code.
         if isinstance(error, RolloutsFailed):
             error.exit_code = received.exit_code(error.exit_code)
-        if failure := await self._publish(finalizer, error.exit_code, received, trackers):
+        if failure := await self._publish(finalizer, error.exit_code, received):
             log(f"warning: {failure}")
 
-    async def _publish(
-        self, finalizer: Finalizer, code: int, received: Received, trackers: LiveTrackers
-    ) -> NgRolloutsError | None:
+    async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
         """Write the summary, and publish the files. Returns the first failure, after all steps were tried."""
         finalizer.write_summary(code)
-        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop, trackers)
+        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop, self.prepared.trackers)
         failure: NgRolloutsError | None = None
         try:
             if finalizer.state.finished:
