@@ -1,19 +1,24 @@
-"""Commands from text, and where the socket of a run is."""
+"""Commands from text, where the socket of a run is, and what its client takes for it."""
 
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ng_rollouts.cli.control import as_parameters
+from ng_rollouts.control import client
 from ng_rollouts.control.address import MAX_PATH_BYTES, is_private, make_private, socket_paths
+from ng_rollouts.control.client import send_command
 from ng_rollouts.control.commands import FORMS, parse_command
-from ng_rollouts.errors import ConfigError
+from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.types import RolloutKey
 
 
@@ -64,3 +69,48 @@ def test_folder_that_others_can_enter_is_not_private(tmp_path: Path) -> None:
     assert not any(is_private(tmp_path / name) for name in ("open", "link", "file", "absent"))
     assert not make_private(tmp_path / "open")
     assert make_private(tmp_path / "new")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a socket to another user")
+def test_socket_of_another_user_gets_no_command(tmp_path: Path) -> None:
+    """In a shared folder, another user could listen in place of the run."""
+    path = tmp_path / "r_control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        os.chown(path, 65534, 65534)
+        with pytest.raises(InputError, match="no run is writing this output"):
+            send_command(path, "pause")
+
+
+def test_reply_that_trickles_has_one_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for a reply is that of the whole reply, not of each byte."""
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.2)
+    path = tmp_path / "r_control.sock"
+
+    def trickle() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            while not is_over.wait(0.05):
+                connection.sendall(b" ")
+
+    is_over = Event()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = Thread(target=trickle)
+        thread.start()
+        with pytest.raises(InputError, match="did not answer"):
+            send_command(path, "status")
+        is_over.set()
+        thread.join()
+
+
+def test_place_of_a_socket_does_not_depend_on_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a cluster and a shell have other folders for temporary files."""
+    path = tmp_path / ("x" * 200) / "r_control.sock"
+    before = list(socket_paths(path))
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert list(socket_paths(path)) == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
@@ -49,8 +48,8 @@ def is_private(folder: Path) -> bool:
 
 
 def _private_folder() -> Path:
-    """The folder of sockets that are not beside their output."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and len(os.fsencode(runtime)) <= 40:
-        return Path(runtime, "ng_rollouts")
-    return Path(tempfile.gettempdir(), f"ng_rollouts-{os.geteuid()}")
+    """The folder of sockets that are not beside their output.
+
+    Its place does not depend on the environment, which a job of a cluster and a shell of the same user do not share.
+    """
+    return Path("/tmp", f"ng_rollouts-{os.geteuid()}")  # noqa: S108 - used only if it is private

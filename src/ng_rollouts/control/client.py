@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from ng_rollouts.control.address import has_unix_sockets, is_private, socket_paths
+from ng_rollouts.control.address import has_unix_sockets, socket_paths
 from ng_rollouts.errors import InputError, UsageError
 from ng_rollouts.jsonl import loads
 from ng_rollouts.types import Json
 
 _TIMEOUT_S = 30.0
-"""How long a reply may take. A busy run answers within a second."""
+"""How long a whole reply may take. A busy run answers within a second."""
 
 _MAX_REPLY_BYTES = 16 * 2**20
 
@@ -46,18 +48,25 @@ def send_command(beside: Path, command: str, *, by: str = "socket") -> Json:
 
 def _connected(beside: Path) -> socket.socket | None:
     """A connection to the first socket that takes one; None if there is none."""
-    for number, path in enumerate(socket_paths(beside) if has_unix_sockets else ()):
-        # In a folder of several users, another one could wait for commands in place of the run.
-        if number and not is_private(path.parent):
-            continue
+    for path in socket_paths(beside) if has_unix_sockets else ():
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.settimeout(_TIMEOUT_S)
         with suppress(OSError):
-            if stat.S_ISSOCK(path.lstat().st_mode):
+            if _is_own_socket(path):
                 connected.connect(str(path))
                 return connected
         connected.close()
     return None
+
+
+def _is_own_socket(path: Path) -> bool:
+    """True for a socket of this user: in a shared folder, another user could wait for commands in place of the run.
+
+    Raises:
+        OSError: nothing is there.
+    """
+    found = path.lstat()
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _reply(connected: socket.socket) -> Json:
@@ -66,8 +75,9 @@ def _reply(connected: socket.socket) -> Json:
     Raises:
         ValueError: it is not whole, or no reply.
     """
-    received = bytearray()
+    received, ends_at = bytearray(), time.monotonic() + _TIMEOUT_S
     while not received.endswith(b"\n") and len(received) < _MAX_REPLY_BYTES:
+        connected.settimeout(max(0.001, ends_at - time.monotonic()))
         part = connected.recv(65536)
         if not part:
             raise ValueError("it closed the connection")

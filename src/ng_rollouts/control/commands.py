@@ -92,8 +92,9 @@ def _setting(argument: str) -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if not KNOBS[knob] <= value <= _MAX_VALUE or (knob == "max_requests_per_minute" and not value):
-        wanted = f"an integer of at least {KNOBS[knob]}" if knob in _WHOLE else "a number above 0"
-        raise ConfigError(f"{knob} must be {wanted}, got {_shortened(text)!r}")
+        kind = "an integer" if knob in _WHOLE else "a number"
+        least = "above 0" if knob == "max_requests_per_minute" else f"of at least {KNOBS[knob]}"
+        raise ConfigError(f"{knob} must be {kind} {least}, up to {_MAX_VALUE:g}, got {_shortened(text)!r}")
     return knob, value
 
 
