@@ -132,6 +132,11 @@ def shown(text: str) -> str:
     return _CONTROLS.sub(_escaped, text)
 
 
+def counted(number: int, noun: str) -> str:
+    """For example `1 rollout`, or `2 rollouts`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def json_lines(value: Any, *, indent: int = 4, in_ascii: bool = True) -> list[str]:
     """The lines of indented JSON, with secrets masked and control characters as escape sequences of JSON."""
     lines = json.dumps(mask_values(value), indent=indent, ensure_ascii=in_ascii).split("\n")

@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ng_rollouts.control.address import socket_paths
 from tests.conftest import RESUME, Ran, assert_complete, ended, keys_of, read_rows, start, wait_until
+from tests.control.conftest import Control, status_of, summary_in
 from tests.servers import Served
-
-Control = Callable[..., Ran]
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Control:
-    """Send a command to the run of `r.jsonl` in the test's folder."""
-
-    def run(*words: str) -> Ran:
-        command = [sys.executable, "-m", "ng_rollouts.cli.control", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-        return Ran(done.returncode, done.stdout, done.stderr)
-
-    return run
-
-
-@pytest.fixture
-def started(serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
-    """Start a slow run of an agent server, and return its process and server once it collects rollouts."""
-
-    def begin(*arguments: str, count: int = 400, **options: Any) -> tuple[subprocess.Popen[str], Served]:
-        server = serve(**{"delay": [0.05, 0.05], **options})
-        tasks(count)
-        files = [f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=r.jsonl"]
-        process = start(tmp_path, *files, "+num_samples_in_parallel=2", *arguments)
-        wait_until(lambda: server.stats()["total"] >= 4)
-        return process, server
-
-    return begin
-
-
-def status_of(control: Control) -> Any:
-    """The numbers of `status`."""
-    ran = control("r.jsonl", "status", "+json=true")
-    assert ran.code == 0, ran.stderr
-    return json.loads(ran.stdout)["status"]
 
 
 def finish(control: Control) -> None:
     """Let the run have all rollouts in flight, so that it ends soon."""
     assert control("r.jsonl", "set", "num_samples_in_parallel=400").code == 0
-
-
-def summary_in(folder: Path) -> Any:
-    """The summary of the run."""
-    return json.loads((folder / "r_summary.json").read_bytes())
-
-
-def metrics_in(folder: Path) -> Any:
-    """Metrics and health of the run, without what depends on its speed."""
-    metrics = [
-        json.loads((folder / f"r_{name}.json").read_bytes()) for name in ("aggregate_metrics", "quality_summary")
-    ]
-    return without_speed(metrics)
-
-
-def without_speed(value: Any) -> Any:
-    """A JSON value without latencies and throughput."""
-    if isinstance(value, dict):
-        return {name: without_speed(each) for name, each in value.items() if not name.endswith(("_per_s", "latency_s"))}
-    return [without_speed(each) for each in value] if isinstance(value, list) else value
 
 
 def test_paused_run_starts_nothing_until_it_is_resumed(
@@ -200,6 +143,25 @@ def test_drained_run_ends_as_after_ctrl_c_and_can_be_resumed(
     assert_complete(tmp_path, 400)
 
 
+def test_wait_of_a_drain_ends_with_the_wall_time(started: Callable[..., Any], control: Control) -> None:
+    """A drain may take `drain_s`, but the end of the wall time cancels what is in flight, and `drain_s` can change no more."""
+    process, _ = started(
+        "+num_samples_in_parallel=4", "+max_wall_s=4", "+wall_margin_s=0", "+drain_s=600", delay=[500, 600]
+    )
+    assert control("r.jsonl", "drain").code == 0
+    ran = control("r.jsonl", "set", "drain_s=700")
+    assert (ran.code, "the run drains already" in ran.stderr) == (2, True)
+    assert ended(process).code == 130
+
+
+def test_cancelled_canary_does_not_stop_the_run(started: Callable[..., Any], control: Control, tmp_path: Path) -> None:
+    """A canary that was cancelled says nothing about the servers, so the rest is sent."""
+    process, _ = started("+canary=4", "+num_samples_in_parallel=4", "+max_failed_rollouts=1", count=20, delay=[3, 3])
+    assert control("r.jsonl", "cancel", "1").code == 0
+    assert ended(process).code == 0
+    assert summary_in(tmp_path)["collected"] == 19
+
+
 def test_rollouts_of_a_cancelled_task_fail_and_the_others_are_collected(
     started: Callable[..., Any], control: Control, tmp_path: Path
 ) -> None:
@@ -211,7 +173,7 @@ def test_rollouts_of_a_cancelled_task_fail_and_the_others_are_collected(
         ran = control("r.jsonl", "cancel", str(task))
         assert ran.code == 0, ran.stderr
     assert control("r.jsonl", "cancel", "30").code == 2
-    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts are attempted again\n"
+    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts will be attempted again\n"
     assert control("r.jsonl", "resume").code == 0
     ran = ended(process)
     assert ran.code == 0, ran.stderr
@@ -236,39 +198,6 @@ def test_cancel_ends_rollouts_in_flight(started: Callable[..., Any], control: Co
     assert summary_in(tmp_path)["failed_by_class"] == {"cancelled": 4}, ran.stderr
 
 
-def test_failed_rollouts_that_succeed_when_they_are_retried_are_no_failures(
-    started: Callable[..., Any], control: Control, command: Callable[..., Ran], tmp_path: Path
-) -> None:
-    """After `retry failed`, files and metrics are those of a run in which these rollouts succeeded at once."""
-    process, server = started(
-        "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
-    )
-    wait_until(lambda: status_of(control)["failed"] >= 3)
-    assert control("r.jsonl", "pause").code == 0
-    assert control("r.jsonl", "show", "49:3").code == 2
-    wait_until(lambda: status_of(control)["in_flight"] == 0)
-    failed = status_of(control)["failed"]
-    assert control("r.jsonl", "retry", "failed").stdout == f"{failed} failed rollouts are attempted again\n"
-    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts are attempted again\n"
-    assert control("r.jsonl", "resume").code == 0
-    ran = ended(process)
-    summary = summary_in(tmp_path)
-    failures = read_rows(tmp_path / "r_failures.jsonl") if (tmp_path / "r_failures.jsonl").exists() else []
-    assert summary["failed"] == len(failures) == sum(summary["failed_by_class"].values()), ran.stderr
-    assert summary["collected"] + summary["failed"] == 200
-    files = [
-        f"+agent_url={server.url}",
-        "+input_jsonl_fpath=tasks.jsonl",
-        "+output_jsonl_fpath=r.jsonl",
-        "+num_repeats=4",
-    ]
-    assert any(asked > 1 for asked in server.stats()["asked"].values())
-    before = metrics_in(tmp_path)
-    # A resume that attempts nothing makes the metrics from the rows.
-    command(*files, RESUME, "+retry_failed=false", "+max_attempts=1")
-    assert metrics_in(tmp_path) == before
-
-
 def test_show_has_the_turns_so_far_of_an_agent_in_the_command(
     serve_model: Callable[..., Served], tasks: Callable[..., Path], control: Control, tmp_path: Path
 ) -> None:
@@ -289,30 +218,21 @@ def test_show_has_the_turns_so_far_of_an_agent_in_the_command(
 
 
 def test_long_path_has_its_socket_in_a_private_folder(
-    serve: Callable[..., Served], tasks: Callable[..., Path], control: Control, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """An output whose path is too long for a socket has it in the user's runtime folder, which only the owner enters."""
-    runtime = Path("/tmp", f"ng-{os.getpid()}")
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    serve: Callable[..., Served], tasks: Callable[..., Path], control: Control, tmp_path: Path
+) -> None:
+    """An output whose path is too long for a socket has it in a folder that only the user enters."""
     server = serve(delay=[0.05, 0.05])
     tasks(400)
-    folder = "x" * 120
-    output = f"{folder}/r.jsonl"
+    output = "x" * 120 + "/r.jsonl"
     process = start(tmp_path, f"+agent_url={server.url}", "+input_jsonl_fpath=tasks.jsonl", f"+output_jsonl_fpath={output}",
                     "+num_samples_in_parallel=2")  # fmt: skip
-    try:
-        wait_until(lambda: control(output, "status").code == 0)
-        [path] = (runtime / "ng_rollouts").iterdir()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert control(output, "set", "num_samples_in_parallel=400").code == 0
-        assert ended(process).code == 0
-        assert not path.exists()
-    finally:
-        (runtime / "ng_rollouts").rmdir()
-        runtime.rmdir()
+    wait_until(lambda: control(output, "status").code == 0)
+    path = next(each for each in socket_paths(tmp_path / ("x" * 120) / "r_control.sock") if each.exists())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert control(output, "set", "num_samples_in_parallel=400").code == 0
+    assert ended(process).code == 0
+    assert not path.exists()
 
 
 def test_run_goes_on_without_a_socket_where_another_file_has_its_name(
@@ -332,7 +252,10 @@ def test_run_goes_on_without_a_socket_where_another_file_has_its_name(
         (["fly"], "unknown command 'fly'"),
         (["statu"], "did you mean status?"),
         (["set", "num_repeats=3"], "a run can change num_samples_in_parallel"),
-        (["set", "num_samples_in_parallel=0"], "num_samples_in_parallel must be an integer of at least 1, got '0'"),
+        (
+            ["set", "num_samples_in_parallel=0"],
+            "num_samples_in_parallel must be an integer of at least 1, up to 1e+09, got '0'",
+        ),
         (["cancel", "all"], "write cancel TASK"),
         (["show", "3"], "write show TASK:ROLLOUT"),
         (["retry"], "write retry failed"),

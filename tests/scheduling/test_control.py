@@ -110,7 +110,7 @@ def test_paused_schedule_starts_no_retry_either() -> None:
                 control=control,
             )
         )
-        while counters.waiting or not calls:  # noqa: ASYNC110
+        while not counters.waiting:  # noqa: ASYNC110
             await asyncio.sleep(0)
         for _ in range(100):
             await asyncio.sleep(0)
@@ -120,6 +120,45 @@ def test_paused_schedule_starts_no_retry_either() -> None:
         assert calls == 2
 
     asyncio.run(run())
+
+
+def test_no_attempt_starts_when_none_may_start() -> None:
+    """Retries need the permission that fresh rollouts need, also after a pause; the rest has no outcome."""
+
+    async def run() -> tuple[list[int], RunCounters, list[Failure]]:
+        began: list[int] = []
+        is_open = True
+        failures: list[Failure] = []
+        control, counters = ScheduleControl(may_start=lambda: is_open), RunCounters(planned=8)
+
+        async def call(rollout: Rollout, _: int) -> Result:
+            nonlocal is_open
+            began.append(rollout.position)
+            if len(began) == 4:
+                control.pause()
+                is_open = False
+                asyncio.get_running_loop().call_soon(control.resume)
+            if rollout.position % 2:
+                raise AttemptFailed("http_500", "an error", retryable=True)
+            return Result(b"{}", RolloutStats({}))
+
+        policy = RetryPolicy(max_attempts=9, jitter=lambda: -1.0)  # no wait
+        await schedule(
+            rollouts_of(plan_of([1] * 8)),
+            call,
+            Sink(give_up=failures.append),
+            limit=FixedLimit(1),
+            policy=policy,
+            counters=counters,
+            stop=Stop(0),
+            control=control,
+        )
+        return began, counters, failures
+
+    began, counters, failures = asyncio.run(run())
+    assert len(began) == 4
+    assert (counters.waiting, counters.in_flight) == (0, 0)
+    assert not failures
 
 
 def test_adaptive_limit_follows_a_new_ceiling() -> None:

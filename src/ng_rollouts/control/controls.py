@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.control.commands import CHANGES, Command, parse_command
 from ng_rollouts.errors import UsageError
 from ng_rollouts.redaction import mask_values
@@ -32,7 +32,7 @@ class Controls:
         status: the state of the run as text and as an object.
         knobs: for each parameter that can be changed, what changes it and returns the value that is now in effect.
         retry_failed: puts failed rollouts of this run back, and returns a description.
-        is_planned: whether a rollout is planned.
+        is_planned: whether a task is planned, by its index.
         where: for a rollout in flight, its agent, its servers, and its turns if they are known.
         log: the commands that changed the run, for its summary.
     """
@@ -43,7 +43,7 @@ class Controls:
     status: Callable[[], tuple[str, Json]]
     knobs: Mapping[str, Callable[[float], float]]
     retry_failed: Callable[[], str]
-    is_planned: Callable[[RolloutKey], bool]
+    is_planned: Callable[[int], bool]
     where: Callable[[Rollout], Json]
     log: list[Json] = field(default_factory=list)
 
@@ -100,10 +100,10 @@ class Controls:
         return drain
 
     def _cancel(self, key: RolloutKey) -> str:
-        if not self.is_planned(key):
+        if not self.is_planned(key.task_index):
             raise UsageError(f"task {key.task_index} is not planned")
-        ended = self.schedule.cancel(key.task_index)
-        return f"{ended} rollouts in flight were ended, and no more of task {key.task_index} start"
+        ended = counted(self.schedule.cancel(key.task_index), "attempt")
+        return f"cancelled: {ended} in flight ended, and none of task {key.task_index} starts any more"
 
     def _show(self, key: RolloutKey) -> Json:
         name = f"{key.task_index}:{key.rollout_index}"
@@ -115,7 +115,7 @@ class Controls:
         return {"text": "\n".join(_lines(shown)), "shown": shown}
 
     def _in_flight(self) -> str:
-        return f"{self.counters.in_flight} rollouts in flight"
+        return counted(self.counters.in_flight, "rollout") + " in flight"
 
 
 def _lines(shown: Json) -> list[str]:

@@ -125,6 +125,13 @@ class Plan:
         index = self.first_index + self.stride * number if self._indices is None else self._indices[number]
         return index, self._repeats if isinstance(self._repeats, int) else self._repeats[number]
 
+    def has_task(self, task_index: int) -> bool:
+        """Whether a task is planned."""
+        if self._indices is not None:
+            return task_index in self._indices
+        row, remainder = divmod(task_index - self.first_index, self.stride)
+        return not remainder and 0 <= row < self.rows
+
     def row_locator(self) -> Callable[[int], int | None]:
         """A function that maps a task index to the number of its first row, or to None if it is not planned."""
         if self._indices is not None:

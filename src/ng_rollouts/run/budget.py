@@ -133,10 +133,11 @@ class WallTime:
             timer.cancel()
 
     def _end(self, stop: Stop, counters: RunCounters) -> None:
-        if not stop.requested.is_set():
-            self.is_over = True
+        # After a signal or `drain`, the run ends as it would have without this limit, only sooner.
+        self.is_over = self.is_over or not stop.requested.is_set()
+        if counters.in_flight:
             log(f"the time is over ({self.limit}): {counters.in_flight} rollouts in flight are cancelled")
-        stop.request_without_drain()
+        stop.end_drain()
 
 
 def _slurm_seconds_left() -> float | None:

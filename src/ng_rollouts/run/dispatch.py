@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.config.validation import hedge_threshold
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.control.controls import Controls
 from ng_rollouts.control.server import control_socket
-from ng_rollouts.errors import StoppedEarly, StorageError, UsageError
+from ng_rollouts.errors import FailureClass, InputChanged, InputError, StoppedEarly, StorageError, UsageError
 from ng_rollouts.executors.base import Executor
 from ng_rollouts.executors.steering import sources_of, steering
 from ng_rollouts.http.client import slow_above
@@ -38,7 +38,7 @@ from ng_rollouts.scheduling.hedging import Hedging
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
-from ng_rollouts.types import Json, Result, Rollout, RolloutKey
+from ng_rollouts.types import Json, Result, Rollout
 
 _SYNC_EVERY_S = 1.0
 """A power cut costs at most this much; a sync takes about half a millisecond."""
@@ -52,7 +52,7 @@ class Dispatcher:
         status_path: the status file.
         control_path: the socket that takes commands.
         planned: reads all planned rollouts, to attempt failed ones again.
-        is_planned: whether a key is planned.
+        is_planned: whether a task is planned, by its index.
         trackers: receive running figures.
         wait_for_capacity: awaited before each attempt, if a consumer has to keep up.
         report: receives the measurements of client, servers and executor.
@@ -66,7 +66,7 @@ class Dispatcher:
     status_path: Path
     control_path: Path
     planned: Callable[[], Iterator[Rollout]]
-    is_planned: Callable[[RolloutKey], bool]
+    is_planned: Callable[[int], bool]
     report: DispatchReport
     trackers: LiveTrackers
     wait_for_capacity: Callable[[], Awaitable[None]] | None = None
@@ -80,7 +80,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         self._settled_before = self.state.counters.settled
         self._parallel = parallel = self._possible(self.config.num_samples_in_parallel)
-        self._schedule = ScheduleControl(hedging=self._hedging())
+        self._schedule = ScheduleControl(hedging=self._hedging(), may_start=self._may_start)
         self._limit = EngineAwareLimit(parallel) if self.config.adaptive_parallelism else FixedLimit(parallel)
 
     async def dispatch(self, remaining: Iterator[Rollout]) -> None:
@@ -102,9 +102,8 @@ class Dispatcher:
             ):
                 if self.config.canary:
                     await self._send_canary(remaining)
-                # The budget is checked before each new rollout. When it is spent, rollouts in flight still finish.
                 if not self.stop.requested.is_set():
-                    await self._send(_Rollouts(remaining, self._again, self._may_start))
+                    await self._send(_Rollouts(remaining, self._again))
         finally:
             # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
@@ -191,6 +190,8 @@ class Dispatcher:
         return wanted
 
     def _set_drain_s(self, wanted: float) -> float:
+        if self.stop.requested.is_set():
+            raise UsageError("drain_s cannot be changed any more: the run drains already")
         self.stop.drain_s = wanted
         return wanted
 
@@ -207,13 +208,27 @@ class Dispatcher:
         """
         if not self.state.can_retry_failed:
             raise UsageError("this run cannot retry failed rollouts before it ends: resume it to retry them")
+        if self.stop.requested.is_set() or not self._may_start():
+            raise UsageError("this run starts no more rollouts: resume it to retry the failed ones")
         positions = self.state.retry_failed()
         if positions:
-            # Only positions are kept in memory, so the input is read again, as far as needed.
-            wanted = (each for each in self.planned() if each.position in positions)
-            self._again.append(islice(wanted, len(positions)))
+            self._again.append(self._failed(positions))
             self._schedule.wake()
-        return f"{len(positions)} failed rollouts are attempted again"
+        return f"{counted(len(positions), 'failed rollout')} will be attempted again"
+
+    def _failed(self, positions: set[int]) -> Iterator[Rollout]:
+        """Rollouts by their positions, which are all that is in memory: the input is read again, as far as needed."""
+        left = set(positions)
+        try:
+            for rollout in self.planned():
+                if rollout.position in left:
+                    left.remove(rollout.position)
+                    yield rollout
+                if not left:
+                    return
+        except (InputError, InputChanged) as error:
+            log(f"warning: {counted(len(left), 'failed rollout')} cannot be attempted again: {error}")
+            self.state.leave_failed(left)
 
     async def _attempt(self, rollout: Rollout, attempts: int) -> Result:
         # Attempts of earlier commands count too: an agent sees consecutive attempt numbers.
@@ -234,6 +249,7 @@ class Dispatcher:
         return await self._attempt(rollout, attempts)
 
     def _may_start(self) -> bool:
+        """Whether budgets and times allow another attempt. Those in flight finish when they no longer do."""
         counters, report = self.state.counters, self.report
         if self.budget.is_spent(counters):
             return False
@@ -245,12 +261,17 @@ class Dispatcher:
         Raises:
             StoppedEarly: one of them failed.
         """
-        failed_before = self.state.counters.failed
+        failed_before = self._failed_uncancelled
         await self._send(islice(remaining, self.config.canary))
-        if self.state.counters.failed > failed_before:
+        if self._failed_uncancelled > failed_before:
             last = self.state.last_failure
             reason = f": {last.failure_class}: {last.message}" if last else ""
             raise StoppedEarly(f"a canary rollout failed, so the rest was not sent{reason}")
+
+    @property
+    def _failed_uncancelled(self) -> int:
+        """Failed rollouts without those of cancelled tasks."""
+        return self.state.counters.failed - self.state.failures.by_class[FailureClass.CANCELLED]
 
     def _progress_notes(self) -> Iterator[str]:
         """The items that progress shows next to the counters, as `key=value`, the most important first."""
@@ -283,18 +304,15 @@ class _Rollouts:
     Unlike a generator, it may have rollouts again after it had none.
     """
 
-    def __init__(
-        self, remaining: Iterator[Rollout], again: deque[Iterator[Rollout]], may_start: Callable[[], bool]
-    ) -> None:
-        self._remaining = takewhile(lambda _: may_start(), remaining)
+    def __init__(self, remaining: Iterator[Rollout], again: deque[Iterator[Rollout]]) -> None:
+        self._remaining = remaining
         self._again = again
-        self._may_start = may_start
 
     def __iter__(self) -> Iterator[Rollout]:
         return self
 
     def __next__(self) -> Rollout:
-        while self._again and self._may_start():
+        while self._again:
             if (rollout := next(self._again[0], None)) is not None:
                 return rollout
             self._again.popleft()

@@ -245,8 +245,7 @@ class Run:
             status_path=self._status_path,
             control_path=self.prepared.paths.control_socket,
             planned=lambda: self.prepared.tasks.rollouts(self.prepared.plan),
-            # Made when it is needed: of plans with different repeats, it holds all keys.
-            is_planned=lambda key: self.prepared.plan.locator()(key) is not None,
+            is_planned=self.prepared.plan.has_task,
             report=report,
             trackers=self.prepared.trackers,
             wait_for_capacity=self.consumer.rows.wait_for_capacity if self.consumer else None,

@@ -279,6 +279,11 @@ class RunState:
             self.prior.attempts[each.key] = each.attempts
         return again
 
+    def leave_failed(self, positions: Iterable[int]) -> None:
+        """Take back `retry_failed` for some positions."""
+        for position in positions:
+            self._failed_here[position].is_queued = False
+
     @property
     def can_retry_failed(self) -> bool:
         """False if something else already relies on the failures: a Python program, or the judge of a group."""

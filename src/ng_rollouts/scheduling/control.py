@@ -19,6 +19,11 @@ def _none_in_flight() -> Iterable[Rollout]:
     return ()
 
 
+def _always() -> bool:
+    """Allow all rollouts."""
+    return True
+
+
 def _nothing_to_cancel(_: int) -> int:
     """The number of cancelled attempts before a scheduler runs."""
     return 0
@@ -32,6 +37,7 @@ class ScheduleControl:
         hedging: when a rollout gets a second attempt; None for never.
         resumed: set unless nothing may start.
         cancelled: indices of tasks whose rollouts are not attempted.
+        may_start: whether another attempt may start. Once it says no, rollouts that wait are left without an outcome.
         max_attempts: replaces that of the retry policy; None to keep it.
         wake: set by the scheduler; makes it look at the limit and at the rollouts again.
         cancel_in_flight: set by the scheduler; ends the attempts of a task, and returns their number.
@@ -39,6 +45,7 @@ class ScheduleControl:
     """
 
     hedging: Hedging | None = None
+    may_start: Callable[[], bool] = _always
     resumed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: set[int] = field(default_factory=set)
     max_attempts: int | None = None
@@ -61,7 +68,6 @@ class ScheduleControl:
     def resume(self) -> None:
         """Start rollouts again."""
         self.resumed.set()
-        self.wake()
 
     def cancel(self, task_index: int) -> int:
         """Attempt no rollout of a task any more; those without an outcome fail. Returns the attempts that were ended.

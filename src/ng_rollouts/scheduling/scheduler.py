@@ -134,14 +134,8 @@ class _Scheduler:
         while True:
             if not self._slots.acquire_at_once():
                 await self._slots.acquire()
-            work = self._ready(rollouts) or await self._next(rollouts)
-            if work is None:
+            if (work := self._ready(rollouts) or await self._next(rollouts)) is None:
                 return
-            if not self._control.resumed.is_set():
-                await self._control.resumed.wait()
-                if self._give_up_cancelled(work):
-                    self._slots.release()
-                    continue
             self._counters.begin_attempt(work.rollout.key)
             self._in_flight.add(work)
             work.task = tasks.create_task(self._attempt(work))
@@ -154,10 +148,9 @@ class _Scheduler:
         await stop.requested.wait()
         feeding.cancel()
         self._draining = True
-        at_once = asyncio.create_task(stop.at_once.wait())
-        idle = asyncio.create_task(self._until_idle())
-        await asyncio.wait([at_once, idle], timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (at_once, idle, *(work.task for work in self._in_flight)):
+        ends = [asyncio.create_task(each) for each in (stop.at_once.wait(), stop.drain_over.wait(), self._until_idle())]
+        await asyncio.wait(ends, timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*ends, *(work.task for work in self._in_flight)):
             if task:
                 task.cancel()
 
@@ -169,6 +162,9 @@ class _Scheduler:
     async def _next(self, rollouts: Iterator[Rollout]) -> _Work | None:
         """The next rollout to attempt, as soon as there is one; None when all have an outcome."""
         while (work := self._ready(rollouts)) is None:
+            if self._control.is_paused:
+                await self._control.resumed.wait()
+                continue
             if not self._waiting and not self._counters.in_flight:
                 return None
             self._attempt_ended.clear()
@@ -181,7 +177,7 @@ class _Scheduler:
 
         Slots for the rollouts that wait for a retry stay free.
         """
-        if not self.hedger or self._control.is_paused or self._slots.free < len(self._waiting):
+        if not self.hedger or self._slots.free < len(self._waiting):
             return inf
         if (at := self.hedger.next_at()) > time.monotonic():
             return at
@@ -195,6 +191,13 @@ class _Scheduler:
 
     def _ready(self, rollouts: Iterator[Rollout]) -> _Work | None:
         """The rollout that may be attempted now; None if there is none. Those of cancelled tasks are given up."""
+        if self._control.is_paused:
+            return None
+        if not self._control.may_start():
+            # Without an outcome: a resume attempts them.
+            self._waiting.clear()
+            self._counters.waiting = 0
+            return None
         while (work := self._first(rollouts)) and self._give_up_cancelled(work):
             pass
         return work

@@ -22,16 +22,18 @@ class Stop:
     Attributes:
         requested: set to start nothing new.
         at_once: set to cancel what is in flight.
+        drain_over: set to cancel what is in flight, and to do all steps after that.
     """
 
     def __init__(self, drain_s: float) -> None:
         self.drain_s = drain_s
         self.requested = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.drain_over = asyncio.Event()
 
-    def request_without_drain(self) -> None:
+    def end_drain(self) -> None:
         """Ask the run to stop and to cancel what is in flight. Unlike `at_once`, steps after that are not cut short."""
-        self.drain_s = 0.0
+        self.drain_over.set()
         self.requested.set()
 
     async def unless_requested(self, work: Coroutine[Any, Any, T], *, from_now: bool = False) -> T:
