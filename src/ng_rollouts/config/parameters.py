@@ -295,7 +295,7 @@ class RateAndBudget:
     )
     max_total_tokens: int | None = param(
         None,
-        "Token budget: start no new rollouts once this command has used this many tokens.",
+        "Token budget: start no new rollouts or retries once this command has used this many tokens.",
         doc="Judges and failed attempts count. [More](model-servers.md#token-budget-and-cost).",
         above=0,
     )
@@ -368,7 +368,7 @@ class Execution:
     )
     dispatch_budget_s: float | None = param(
         None,
-        "Start no new rollouts this many seconds after the first one; those in flight finish.",
+        "Start no new rollouts or retries this many seconds after the first one; those in flight finish.",
         minimum=0,
         below=MAX_SECONDS,
     )
