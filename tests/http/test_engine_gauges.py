@@ -29,6 +29,11 @@ sglang:num_retracted_requests_total{model_name="m"} 5.0
 sglang:num_retracted_reqs{model_name="m"} 1.0
 """
 TGI = "tgi_batch_current_size 4\ntgi_queue_size 7\n"
+EXEMPLAR = """\
+tgi_batch_current_size{a="{",b="}"} 4 # {trace_id="a b"} 900 1.7e9
+  tgi_queue_size {c="\\\\"} 7
+"""
+LINES = [f"tgi_{name} {value}" for name in ("batch_current_size", "queue_size") for value in ("1e308", "-1", "inf", "2")]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,9 @@ TGI = "tgi_batch_current_size 4\ntgi_queue_size 7\n"
         ("", None),
         ("<html>metrics</html>", None),
         ("vllm:num_requests_running NaN\nvllm:num_requests_waiting 0\n", None),
+        (EXEMPLAR, Gauges("tgi", 4, 7, None, 0)),
+        ("tgi_batch_current_size\n12\ntgi_queue_size 1\n", None),
+        ("tgi_batch_current_size 1e308\ntgi_batch_current_size 1e308\ntgi_queue_size 0\n", None),
         ("python_info 1\nvllm:num_requests_running 1\n", None),
     ],
 )
@@ -49,7 +57,7 @@ def test_gauges_of_each_engine_are_read(text: str, gauges: Gauges | None) -> Non
     assert parse_gauges(text) == gauges
 
 
-@given(st.text() | st.text('vllm:num_requests_runningwaiting{}="1.5e9 \n'))
+@given(st.text() | st.text('vllm:num_requests_runningwaiting{}="1.5e9 \n') | st.lists(st.sampled_from(LINES)).map("\n".join))
 def test_any_text_is_read(text: str) -> None:
     """No text raises."""
     parse_gauges(text)

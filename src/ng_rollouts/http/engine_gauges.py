@@ -6,7 +6,6 @@ serves them with `--enable-metrics`. An engine with several workers has a series
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,8 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import Http
 
-_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})?\s+(\S+)", re.MULTILINE)
-"""A sample of the text format: a name, labels, a value. A timestamp may follow."""
+_TEXT = r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"'
+_LABELS = rf'\{{[^"}}\n]*(?:{_TEXT}[^"}}\n]*)*\}}'
+_LINE = re.compile(rf"^[ \t]*([a-zA-Z_:][\w:]*)(?:[ \t]*{_LABELS})?[ \t]+(\S+)", re.MULTILINE)
+"""A sample of the text format: a name, labels, a value. A timestamp may follow, and an exemplar with other labels."""
+
+_LARGEST = 1e15
+"""No count of requests is larger."""
 
 
 class _Names(NamedTuple):
@@ -115,7 +119,7 @@ def _samples(text: str) -> Iterator[tuple[str, float]]:
                 value = float(match[2])
             except ValueError:
                 continue
-            if math.isfinite(value) and value >= 0:
+            if 0 <= value <= _LARGEST:  # not so for NaN
                 yield match[1], value
 
 
