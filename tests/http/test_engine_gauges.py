@@ -33,7 +33,9 @@ EXEMPLAR = """\
 tgi_batch_current_size{a="{",b="}"} 4 # {trace_id="a b"} 900 1.7e9
   tgi_queue_size {c="\\\\"} 7
 """
-LINES = [f"tgi_{name} {value}" for name in ("batch_current_size", "queue_size") for value in ("1e308", "-1", "inf", "2")]
+LINES = [
+    f"tgi_{name} {value}" for name in ("batch_current_size", "queue_size") for value in ("1e308", "-1", "inf", "2")
+]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,11 @@ def test_gauges_of_each_engine_are_read(text: str, gauges: Gauges | None) -> Non
     assert parse_gauges(text) == gauges
 
 
-@given(st.text() | st.text('vllm:num_requests_runningwaiting{}="1.5e9 \n') | st.lists(st.sampled_from(LINES)).map("\n".join))
+@given(
+    st.text()
+    | st.text('vllm:num_requests_runningwaiting{}="1.5e9 \n')
+    | st.lists(st.sampled_from(LINES)).map("\n".join)
+)
 def test_any_text_is_read(text: str) -> None:
     """No text raises."""
     parse_gauges(text)

@@ -1,14 +1,20 @@
 """An upper bound of the limit, from the throughput: more in flight that is not answered faster only waits.
 
-A window is as many successes as the limit allows in flight. While the limit rises, the throughput of each window is
-compared with that of a reference window, the last one that was a clear improvement. If the limit has risen by half
-without an improvement in two windows, the servers are saturated, and the reference gives the cap. After some windows, a
-probe raises the cap by half. If that is not an improvement either, the cap returns, and the next probe comes later.
+A window is as many successes as the limit allows in flight. The bound has two phases:
+
+1. There is no cap while the limit rises. The throughput of each window is compared with that of a reference window, the
+   last one that was a clear improvement. If the limit has risen by half without an improvement in two windows, the
+   servers are saturated, and the reference gives the cap.
+2. The cap rests, and probes follow. A probe raises the cap by half. If two windows are clear improvements, the new cap
+   stays, and the next probe begins at once. If not, the old cap returns, and the next rest is twice as long.
+
+A probe has a fixed number of windows, whether or not the limit follows the cap: a ceiling or refusals may hold it.
 """
 
 from __future__ import annotations
 
 import math
+from statistics import mean
 
 _FEWEST = 16
 """Successes in a window, at least: fewer measure no throughput."""
@@ -20,11 +26,22 @@ _IMPROVEMENT = 1.1
 """The least increase of the throughput that counts."""
 
 _MARGIN = 1.25
-"""The cap over the limit of the reference, because throughput levels off gradually."""
+"""The first cap over the limit of the reference, because throughput levels off gradually."""
 
 _FLAT_WINDOWS = 2
-_FIRST_PAUSE, _MAX_PAUSE = 4, 64
-"""Windows until a probe; their number doubles each time."""
+"""Windows without an improvement, after which the servers are saturated."""
+
+_FIRST_REST, _MAX_REST = 4, 64
+"""Measured windows of a rest."""
+
+_PASSING = 2
+"""Windows after a change of the cap that measure nothing, because requests of before are still in flight."""
+
+_BETTER_WINDOWS = 2
+"""Measured windows of a probe that have to be improvements. One alone may be by chance."""
+
+_RECENT = 8
+"""Windows of a rest, the last ones, whose mean throughput is that of the cap."""
 
 
 class ThroughputCap:
@@ -38,8 +55,10 @@ class ThroughputCap:
         self.current = math.inf
         self._reference: tuple[int, float] | None = None  # limit, and successes per second
         self._flat = 0
-        self._pause = _FIRST_PAUSE
-        self._windows_left = 0
+        self._cap = math.inf  # without the rise of a probe
+        self._rest = _FIRST_REST
+        self._best_rate = 0.0  # successes per second at the cap, before a probe
+        self._rates: list[float] = []  # of the windows since the cap changed
         self._limit = 0
         self._began: float | None = None
         self._successes = 0
@@ -55,22 +74,42 @@ class ThroughputCap:
             self._began, self._limit, self._successes = now, limit, 0
 
     def _end_window(self, limit: int, rate: float) -> None:
-        if self._windows_left:
-            self._windows_left -= 1
-            if not self._windows_left:  # probe
-                self._reference, self._flat = (limit, rate), 0
-                self.current *= _RISE
-        elif self._reference is None or rate >= _IMPROVEMENT * self._reference[1]:
+        if self.current == math.inf:
+            self._compare(limit, rate)
+            return
+        self._rates.append(rate)
+        measured = self._rates[_PASSING:]
+        if self.current > self._cap:
+            self._judge_probe(limit, measured)
+        elif len(measured) == self._rest:
+            self._probe(mean(measured[-_RECENT:]))
+
+    def _compare(self, limit: int, rate: float) -> None:
+        """Compare a window with the reference, as long as there is no cap."""
+        if self._reference is None or rate >= _IMPROVEMENT * self._reference[1]:
             self._reference, self._flat = (limit, rate), 0
         elif limit < _RISE * self._reference[0]:
             self._reference = (self._reference[0], (self._reference[1] + rate) / 2)
         else:
             self._flat += 1
-            if self._flat >= _FLAT_WINDOWS:
-                self._settle(self._reference[0])
+            if self._flat == _FLAT_WINDOWS:
+                self._set(math.ceil(self._reference[0] * _MARGIN))
 
-    def _settle(self, limit: int) -> None:
-        first = self.current == math.inf
-        self.current = math.ceil(limit * _MARGIN) if first else min(self.current, limit)
-        self._windows_left, self._pause = self._pause, min(_MAX_PAUSE, 2 * self._pause)
-        self._flat = 0
+    def _probe(self, rate: float) -> None:
+        """Raise the cap, whose throughput is `rate`."""
+        self._best_rate = rate
+        self.current, self._rates = math.ceil(_RISE * self._cap), []
+
+    def _judge_probe(self, limit: int, measured: list[float]) -> None:
+        """Keep the raised cap or return to the old one, as soon as the measured windows decide."""
+        if any(rate < _IMPROVEMENT * self._best_rate for rate in measured):
+            self._set(self._cap)
+            self._rest = min(_MAX_REST, 2 * self._rest)
+        elif len(measured) == _BETTER_WINDOWS:
+            self._set(max(self._cap, limit))
+            self._rest = _FIRST_REST
+            self._probe(mean(measured))
+
+    def _set(self, cap: float) -> None:
+        self.current = self._cap = cap
+        self._rates = []
