@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from ng_rollouts.scheduling.concurrency import ConcurrencyLimit, FixedLimit
-from ng_rollouts.scheduling.engine_limit import EngineAwareLimit, EngineSample
+from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
+from ng_rollouts.types import EngineSample
 
 BLOCK_TOKENS = 16
 

@@ -265,3 +265,24 @@ def agent_of(row: Json) -> str:
     reference = row.get("agent_ref")
     name = reference.get("name") if isinstance(reference, dict) else row.get("_ng_environment_server")
     return str(name) if name else _NO_AGENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSample:
+    """The gauges of an inference engine at a time.
+
+    Attributes:
+        at: the time in seconds, of any clock.
+        running: requests in the batch.
+        waiting: requests in the queue.
+        cache: the used share of the KV cache, from 0 to 1, of the fullest worker; None if the engine does not say.
+        preemptions: preempted requests since the start of the engine; 0 if the engine does not say.
+        engine: `vllm`, `sglang` or `tgi`.
+    """
+
+    at: float
+    running: int
+    waiting: int
+    cache: float | None = None
+    preemptions: int = 0
+    engine: str = "engine"

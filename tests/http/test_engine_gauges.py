@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.http.engine_gauges import Gauges, metrics_url, parse_gauges
+from ng_rollouts.http.engine_gauges import metrics_url, parse_gauges
+from ng_rollouts.types import EngineSample
 
 VLLM = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -38,25 +39,29 @@ LINES = [
 ]
 
 
+def gauges_of(engine: str, running: int, waiting: int, cache: float | None, preemptions: int) -> EngineSample:
+    return EngineSample(at=1.0, engine=engine, running=running, waiting=waiting, cache=cache, preemptions=preemptions)
+
+
 @pytest.mark.parametrize(
     ("text", "gauges"),
     [
-        (VLLM, Gauges("vllm", 12, 1, 0.5, 3)),
-        (OLD_VLLM, Gauges("vllm", 2, 0, 0.125, 0)),
-        (SGLANG, Gauges("sglang", 161, 2826, 0.28, 5)),
-        (TGI, Gauges("tgi", 4, 7, None, 0)),
+        (VLLM, gauges_of("vllm", 12, 1, 0.5, 3)),
+        (OLD_VLLM, gauges_of("vllm", 2, 0, 0.125, 0)),
+        (SGLANG, gauges_of("sglang", 161, 2826, 0.28, 5)),
+        (TGI, gauges_of("tgi", 4, 7, None, 0)),
         ("", None),
         ("<html>metrics</html>", None),
         ("vllm:num_requests_running NaN\nvllm:num_requests_waiting 0\n", None),
-        (EXEMPLAR, Gauges("tgi", 4, 7, None, 0)),
+        (EXEMPLAR, gauges_of("tgi", 4, 7, None, 0)),
         ("tgi_batch_current_size\n12\ntgi_queue_size 1\n", None),
         ("tgi_batch_current_size 1e308\ntgi_batch_current_size 1e308\ntgi_queue_size 0\n", None),
         ("python_info 1\nvllm:num_requests_running 1\n", None),
     ],
 )
-def test_gauges_of_each_engine_are_read(text: str, gauges: Gauges | None) -> None:
+def test_gauges_of_each_engine_are_read(text: str, gauges: EngineSample | None) -> None:
     """The series of an engine are added, the fullest cache counts, and other texts have no gauges."""
-    assert parse_gauges(text) == gauges
+    assert parse_gauges(text, at=1.0) == gauges
 
 
 @given(
@@ -66,7 +71,7 @@ def test_gauges_of_each_engine_are_read(text: str, gauges: Gauges | None) -> Non
 )
 def test_any_text_is_read(text: str) -> None:
     """No text raises."""
-    parse_gauges(text)
+    parse_gauges(text, at=1.0)
 
 
 @pytest.mark.parametrize(

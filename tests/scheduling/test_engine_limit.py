@@ -1,4 +1,4 @@
-"""The limit that follows the gauges of engines: traces, bounds, pools, and engines in virtual time."""
+"""The limit of all engines together: pools, refusals, and engines in virtual time."""
 
 from __future__ import annotations
 
@@ -9,85 +9,14 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.scheduling.concurrency import FixedLimit
-from ng_rollouts.scheduling.engine_limit import EngineAwareLimit, EngineSample, GaugeLimit
+from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
+from ng_rollouts.types import EngineSample
 from tests.conftest import ROOT
 
 CEILING = 500
-
-
-def limits_of(samples: list[tuple[int, int, float, int]], completed: float = 1.0) -> list[int]:
-    """The limits after samples, one per second: running, waiting, cache, preemptions."""
-    limit, limits = GaugeLimit(CEILING), []
-    for at, (running, waiting, cache, preemptions) in enumerate(samples):
-        sample = EngineSample(at=at, running=running, waiting=waiting, cache=cache, preemptions=preemptions)
-        limit.observe(sample, completed)
-        limits.append(limit.current)
-    return limits
-
-
-@pytest.mark.parametrize(
-    ("samples", "limits"),
-    [
-        pytest.param([(16, 0, 0.0, 0)] * 4, [16, 24, 36, 54], id="grows by half while nothing waits and nothing is used"),
-        pytest.param([(16, 1, 0.2, 0)] * 4, [16, 16, 16, 16], id="holds while a few wait"),
-        pytest.param([(10, 6, 0.9, 0)] * 5, [16, 16, 16, 11, 11], id="falls by a queue that stays"),
-        pytest.param([(16, 0, 0.5, 0), (16, 0, 1.0, 2), (13, 0, 1.0, 4)], [16, 13, 11], id="is cut by preemptions"),
-        pytest.param([(16, 0, 0.5, 0), (16, 0, 1.0, 2), (16, 0, 1.0, 4)], [16, 13, 13], id="is cut once until it has its effect"),
-        pytest.param([(16, 0, 0.5, 9), (16, 0, 0.1, 0)], [16, 24], id="takes fewer preemptions for a restart"),
-    ],
-)  # fmt: skip
-def test_traces_of_samples_give_these_limits(samples: list[tuple[int, int, float, int]], limits: list[int]) -> None:
-    """A trace of samples gives the limits that the module's docstring describes."""
-    assert limits_of(samples) == limits
-
-
-def test_an_engine_without_a_cache_gauge_is_steered_by_its_queue() -> None:
-    """Without a share of the cache, as TGI has none, the limit grows until requests wait, and holds there."""
-    limit = GaugeLimit(CEILING)
-    for at in range(40):
-        in_flight = limit.current
-        limit.observe(EngineSample(at=at, running=min(100, in_flight), waiting=max(0, in_flight - 100)), 1)
-    assert 100 <= limit.current <= 105
-
-
-counts = st.integers(0, 1000)
-samples_of_an_engine = st.lists(
-    st.tuples(st.floats(0.1, 60), counts, counts, st.none() | st.floats(0, 1), st.integers(0, 3), st.integers(0, 50)),
-    max_size=60,
-)
-
-
-@given(samples=samples_of_an_engine, ceiling=st.integers(1, 2000), is_used=st.booleans())
-def test_limit_stays_in_its_bounds_and_never_grows_with_preemptions(
-    samples: list[tuple[float, int, int, float | None, int, int]], ceiling: int, *, is_used: bool
-) -> None:
-    """The limit is from 1 to the ceiling, and no sample with new preemptions raises it."""
-    limit, at, preemptions = GaugeLimit(ceiling), 0.0, 0
-    for seconds, running, waiting, cache, preempted, completed in samples:
-        at, preemptions, before = at + seconds, preemptions + preempted, limit.current
-        sample = EngineSample(at=at, running=running, waiting=waiting, cache=cache, preemptions=preemptions)
-        limit.observe(sample, completed, is_used=is_used)
-        assert 1 <= limit.current <= ceiling
-        assert not (preempted and limit.current > before)
-
-
-@given(samples_of_an_engine)
-def test_limit_recovers_from_anything(samples: list[tuple[float, int, int, float | None, int, int]]) -> None:
-    """After any trace, the limit returns to an empty engine's ceiling within 400 samples."""
-    limit, at = GaugeLimit(CEILING), 0.0
-    for seconds, running, waiting, cache, preempted, completed in samples:
-        at += seconds
-        sample = EngineSample(at=at, running=running, waiting=waiting, cache=cache, preemptions=preempted)
-        limit.observe(sample, completed)
-    for _ in range(400):
-        at += 1
-        limit.observe(EngineSample(at=at, running=limit.current, waiting=0, cache=0.01, preemptions=0), limit.current)
-    assert limit.current == CEILING
 
 
 def test_limit_of_a_pool_is_the_sum_of_its_engines() -> None:
@@ -95,15 +24,57 @@ def test_limit_of_a_pool_is_the_sum_of_its_engines() -> None:
     limit = EngineAwareLimit(CEILING)
     limit.expect(3)
     for at in range(4):
-        limit.observe("a", EngineSample(at=at, running=50, waiting=0, cache=0.0), CEILING, "vllm")
-        limit.observe("b", EngineSample(at=at, running=8, waiting=1, cache=0.5), CEILING, "vllm")
+        limit.observe("a", EngineSample(at=at, running=50, waiting=0, cache=0.0, engine="vllm"), CEILING)
+        limit.observe("b", EngineSample(at=at, running=8, waiting=1, cache=0.5, engine="vllm"), CEILING)
     assert (limit.of("a"), limit.of("b")) == (54, 16)
     assert limit.current == int((54 + 16) * 3 / 2)
     assert limit.steered_by == "vllm_gauges"
     limit.lose("a")
     assert limit.current == 3 * 16
+    assert (limit.of("a"), limit.of("b"), limit.of("c")) == (16, 16, 16)
+    limit.observe("a", EngineSample(at=60, running=50, waiting=0, cache=0.0, engine="vllm"), CEILING)
+    assert limit.of("a") == 54
+    limit.lose("a")
     limit.lose("b")
+    assert limit.of("a") is None
     assert limit.steered_by in ("throughput", "refusals")
+
+
+def test_engine_whose_gauges_are_found_late_begins_like_the_others() -> None:
+    """Its requests are in flight already, as many as those of the others on average."""
+    limit = EngineAwareLimit(CEILING)
+    limit.expect(2)
+    for at in range(4):
+        limit.observe("a", EngineSample(at=at, running=50, waiting=0, cache=0.0), CEILING)
+    limit.observe("b", EngineSample(at=4, running=50, waiting=0, cache=0.0), CEILING)
+    assert limit.of("b") == 54
+
+
+def test_smallest_engine_decides_if_requests_are_spread_evenly() -> None:
+    """Servers for 400 and for 40 requests get as many each as the smaller one runs, and no longer queue."""
+    limit, places = EngineAwareLimit(4096), {"a": 400, "b": 40}
+    limit.expect(2, evenly=True)
+    for at in range(600):
+        in_flight = limit.current
+        for address, most in places.items():
+            running, waiting = min(in_flight // 2, most), max(0, in_flight // 2 - most)
+            limit.observe(address, EngineSample(at=at, running=running, waiting=waiting, cache=0.01), in_flight)
+    assert 2 * 38 <= limit.current <= 2 * 42
+    assert 38 <= (limit.of("a") or 0) <= 90  # it does not grow without evidence
+
+
+def test_limit_of_gauges_grows_only_if_it_is_reached() -> None:
+    """While refusals or few tasks keep fewer in flight than the gauges allow, the gauges' limit stays near that."""
+    limit = EngineAwareLimit(4096)
+    for second in range(240):
+        in_flight = min(limit.current, 60)
+        if in_flight > 50:
+            limit.record_failure(AttemptFailed("http_429", "", status=429), second - 0.5, second)
+        for _ in range(10):
+            limit.record_success(second)
+        limit.observe("a", EngineSample(at=second, running=in_flight, waiting=0, cache=in_flight / 400), in_flight)
+    assert limit.of("a") is not None
+    assert (limit.of("a") or 0) <= 100
 
 
 def test_refusals_bound_the_limit_of_gauges() -> None:

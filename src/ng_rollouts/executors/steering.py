@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.console import log
-from ng_rollouts.http.client import Http, TimeLimits, open_http
-from ng_rollouts.http.engine_gauges import Gauges, metrics_url, read_gauges
+from ng_rollouts.executors.engine_addresses import match
+from ng_rollouts.http.client import TimeLimits, open_http
+from ng_rollouts.http.engine_gauges import metrics_url, read_gauges
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.redaction import without_credentials
-from ng_rollouts.scheduling.engine_limit import EngineAwareLimit, EngineSample
+from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
+from ng_rollouts.types import EngineSample
 
 _EVERY_S = 1.0
 """Engines update their gauges about once a second."""
@@ -25,6 +27,9 @@ _MAX_REPLY_BYTES = 4_000_000
 _LOST_AFTER = 5
 """Reads without an answer, one after the other, after which an engine's gauges do not steer."""
 
+_ASK_AGAIN_S = 30.0
+"""How often an address without answers is asked."""
+
 NEVER = "never"
 """The value of `engine_metrics_url` that asks no server."""
 
@@ -34,16 +39,49 @@ class Source:
     """An address of gauges.
 
     Attributes:
-        endpoint: the endpoint of a load balancer that it belongs to, if that is known.
         missed: reads without an answer since the last answer.
     """
 
     url: str
-    endpoint: Endpoint | None = None
     missed: int = 0
 
 
-def sources_of(wanted: object, load_balancers: Iterable[LoadBalancer]) -> list[Source]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The addresses of gauges, and the endpoints that use the engines.
+
+    Attributes:
+        address_of: of the endpoints that an address could be matched to.
+    """
+
+    all: list[Source]
+    balancers: list[LoadBalancer]
+    address_of: dict[Endpoint, str]
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All endpoints."""
+        return [endpoint for balancer in self.balancers for endpoint in balancer.endpoints]
+
+    @property
+    def number(self) -> int:
+        """The number of engines: as many as addresses or as endpoints, whichever are more."""
+        return max(len(self.all), len({metrics_url(endpoint.url) for endpoint in self.endpoints}))
+
+    @property
+    def are_balanced(self) -> bool:
+        """Whether the load balancers of this process decide how many requests each engine gets."""
+        is_matched = {source.url for source in self.all} <= set(self.address_of.values())
+        # Attempts in other processes, such as the actors of Ray, use load balancers of theirs.
+        return is_matched and any(endpoint.requests_sent for endpoint in self.endpoints)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait before they are sent."""
+        return sum(balancer.waiting for balancer in self.balancers)
+
+
+def sources_of(wanted: object, load_balancers: Iterable[LoadBalancer]) -> Sources:
     """The addresses to ask for gauges.
 
     Args:
@@ -53,25 +91,28 @@ def sources_of(wanted: object, load_balancers: Iterable[LoadBalancer]) -> list[S
         ConfigError: it is not a URL, a list of URLs, `never` or None.
     """
     if wanted == NEVER:
-        return []
-    if wanted is not None:
-        return [Source(url) for url in parse_urls(wanted, "engine_metrics_url")]
-    endpoints = (endpoint for balancer in load_balancers for endpoint in balancer.endpoints)
-    by_url = {metrics_url(endpoint.url): endpoint for endpoint in endpoints}
-    return [Source(url, endpoint) for url, endpoint in by_url.items()]
+        return Sources(all=[], balancers=[], address_of={})
+    balancers = list(load_balancers)
+    endpoints = [endpoint for balancer in balancers for endpoint in balancer.endpoints]
+    if wanted is None:
+        address_of = {endpoint: metrics_url(endpoint.url) for endpoint in endpoints}
+        addresses = list(dict.fromkeys(address_of.values()))
+    else:
+        addresses = list(dict.fromkeys(parse_urls(wanted, "engine_metrics_url")))
+        matches = match([endpoint.url for endpoint in endpoints], addresses)
+        address_of = {endpoint: matches[endpoint.url] for endpoint in endpoints if endpoint.url in matches}
+    return Sources(all=[Source(url) for url in addresses], balancers=balancers, address_of=address_of)
 
 
 @asynccontextmanager
-async def steering(
-    limit: object, sources: list[Source], in_flight: Callable[[], int], engine: str
-) -> AsyncIterator[None]:
+async def steering(limit: object, sources: Sources, in_flight: Callable[[], int], engine: str) -> AsyncIterator[None]:
     """Steer an `EngineAwareLimit` by gauges while the block runs; do nothing for another limit.
 
     Args:
         in_flight: the number of rollouts in flight.
         engine: the HTTP engine.
     """
-    if not isinstance(limit, EngineAwareLimit) or not sources:
+    if not isinstance(limit, EngineAwareLimit) or not sources.all:
         yield
         return
     task = asyncio.create_task(_steer(limit, sources, in_flight, engine))
@@ -83,49 +124,64 @@ async def steering(
             await task
 
 
-async def _steer(limit: EngineAwareLimit, sources: list[Source], in_flight: Callable[[], int], engine: str) -> None:
-    """Ask all addresses once, then those that have gauges again and again. An error ends this, but not the run."""
+async def _steer(limit: EngineAwareLimit, sources: Sources, in_flight: Callable[[], int], engine: str) -> None:
+    """Ask all addresses again and again. An error ends this, but not the run."""
     try:
         async with open_http(_LIMITS, engine, max_reply_bytes=_MAX_REPLY_BYTES) as http:
-            steerer = _Steerer(limit, http, in_flight)
-            answers = await asyncio.gather(*map(steerer.read, sources))
-            found = [source for source, gauges in zip(sources, answers, strict=True) if gauges]
-            limit.expect(len(sources))
+            steerer = Steerer(limit, sources, partial(read_gauges, http=http), in_flight)
+            await asyncio.gather(*map(steerer.read, sources.all))
+            found = [without_credentials(source.url) for source in sources.all if not source.missed]
             if found:
-                log(f"parallelism follows the gauges at {', '.join(without_credentials(each.url) for each in found)}")
-            while found:
-                await asyncio.sleep(_EVERY_S)
-                await asyncio.gather(*map(steerer.read, found))
+                log(f"parallelism follows the gauges at {', '.join(found)}")
+            await asyncio.gather(*map(steerer.follow, sources.all))
     except Exception as error:  # gauges are a help, so nothing about them may end the run
         log(f"warning: the gauges of the engines cannot be read: {error}")
 
 
 @dataclass(slots=True)
-class _Steerer:
+class Steerer:
+    """Reads addresses, and passes their gauges to the limit and the limits to the load balancers.
+
+    Attributes:
+        gauges_at: reads the gauges at an address; None if it has none.
+        in_flight: the number of rollouts in flight.
+    """
+
     limit: EngineAwareLimit
-    http: Http
+    sources: Sources
+    gauges_at: Callable[[str], Awaitable[EngineSample | None]]
     in_flight: Callable[[], int]
 
-    async def read(self, source: Source) -> Gauges | None:
-        """Read an address, and pass its gauges to the limit."""
-        gauges = await read_gauges(source.url, self.http)
-        if gauges is None:
-            source.missed += 1
-            if source.missed == _LOST_AFTER:
-                self.limit.lose(source.url)
-            return None
-        source.missed = 0
-        self.limit.observe(source.url, _sample(gauges), self.in_flight(), engine=gauges.engine)
-        if source.endpoint:
-            source.endpoint.capacity = self.limit.of(source.url) or 1.0
-        return gauges
+    async def follow(self, source: Source) -> None:
+        """Read an address again and again, less often if it does not answer."""
+        while True:
+            await asyncio.sleep(_EVERY_S if source.missed < _LOST_AFTER else _ASK_AGAIN_S)
+            await self.read(source)
 
+    async def read(self, source: Source) -> None:
+        """Read an address. An error counts as no answer."""
+        try:
+            is_answered = await self._observe(source)
+        except Exception as error:  # it may concern this address alone
+            if not source.missed:
+                log(f"warning: the gauges at {without_credentials(source.url)} cannot be read: {error}")
+            is_answered = False
+        source.missed = 0 if is_answered else source.missed + 1
+        if source.missed == _LOST_AFTER:
+            self.limit.lose(source.url)
+        self._set_capacities()
 
-def _sample(gauges: Gauges) -> EngineSample:
-    return EngineSample(
-        at=time.monotonic(),
-        running=gauges.running,
-        waiting=gauges.waiting,
-        cache=gauges.cache,
-        preemptions=gauges.preemptions,
-    )
+    async def _observe(self, source: Source) -> bool:
+        sample = await self.gauges_at(source.url)
+        if sample is None:
+            return False
+        self.limit.expect(self.sources.number, evenly=not self.sources.are_balanced)
+        self.limit.observe(source.url, sample, self.in_flight() - self.sources.waiting)
+        return True
+
+    def _set_capacities(self) -> None:
+        """Let each endpoint get requests in proportion to its limit."""
+        is_balanced = self.sources.are_balanced
+        for endpoint in self.sources.endpoints:
+            limit = self.limit.of(self.sources.address_of.get(endpoint, "")) if is_balanced else None
+            endpoint.capacity = limit or 1.0

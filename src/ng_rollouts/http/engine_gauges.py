@@ -7,12 +7,14 @@ serves them with `--enable-metrics`. An engine with several workers has a series
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.client import Http
+from ng_rollouts.types import EngineSample
 
 _TEXT = r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"'
 _LABELS = rf'\{{[^"}}\n]*(?:{_TEXT}[^"}}\n]*)*\}}'
@@ -50,23 +52,6 @@ _ENGINES = {
 }
 
 
-class Gauges(NamedTuple):
-    """The gauges of an engine.
-
-    Attributes:
-        engine: `vllm`, `sglang` or `tgi`.
-        running, waiting: requests in the batch and in the queue.
-        cache: the used share of the KV cache, from 0 to 1, of the fullest worker; None if it is not served.
-        preemptions: preempted requests so far; 0 if they are not served.
-    """
-
-    engine: str
-    running: int
-    waiting: int
-    cache: float | None
-    preemptions: int
-
-
 def metrics_url(url: str) -> str:
     """The address of the metrics of a server: `/metrics` beside `/v1`, or else at the root."""
     parts = urlsplit(url)
@@ -75,23 +60,24 @@ def metrics_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"{prefix}/metrics", "", ""))
 
 
-async def read_gauges(url: str, http: Http) -> Gauges | None:
+async def read_gauges(url: str, http: Http) -> EngineSample | None:
     """Read the gauges at an address; None if it does not serve those of a known engine."""
     try:
         reply = await http.get(url)
     except AttemptFailed:
         return None
-    return parse_gauges(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
+    return parse_gauges(reply.body.decode("utf-8", "replace"), time.monotonic()) if reply.status == 200 else None
 
 
-def parse_gauges(text: str) -> Gauges | None:
-    """The gauges in a text; None if it has not those of a known engine."""
+def parse_gauges(text: str, at: float) -> EngineSample | None:
+    """The gauges in a text of a time; None if it has not those of a known engine."""
     values = _values(text)
     for engine, names in _ENGINES.items():
         running, waiting = _series(values, names.running), _series(values, names.waiting)
         if running and waiting:
             cache = _series(values, names.cache)
-            return Gauges(
+            return EngineSample(
+                at=at,
                 engine=engine,
                 running=int(sum(running)),
                 waiting=int(sum(waiting)),

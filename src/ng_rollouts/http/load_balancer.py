@@ -134,10 +134,14 @@ class LoadBalancer:
     Args:
         urls: the URLs of the endpoints, at least one.
         rate_limiter: the rate limit for all endpoints together; None for no limit.
+
+    Attributes:
+        waiting: requests that wait for the rate limiter or a `Retry-After`.
     """
 
     def __init__(self, urls: list[str], rate_limiter: RateLimiter | None = None) -> None:
         self.endpoints = [Endpoint(url) for url in urls]
+        self.waiting = 0
         self._rate_limiter = rate_limiter or RateLimiter()
         self._endpoint_by_task: OrderedDict[int, Endpoint] = OrderedDict()
 
@@ -231,14 +235,18 @@ class LoadBalancer:
         prolong it again and again.
         """
         deadline = time.monotonic() + MAX_RETRY_AFTER_S
-        while True:
-            await self._wait_for_retry_after(task, tried, deadline)
-            reservation = await self._rate_limiter.acquire(characters, output_tokens)
-            # pick only now, because endpoints may have become busy or failed during the wait
-            endpoint = self._pick(task, tried)
-            if not endpoint.retry_after_left or time.monotonic() >= deadline:
-                return endpoint, reservation
-            self._rate_limiter.cancel(reservation)
+        self.waiting += 1
+        try:
+            while True:
+                await self._wait_for_retry_after(task, tried, deadline)
+                reservation = await self._rate_limiter.acquire(characters, output_tokens)
+                # pick only now, because endpoints may have become busy or failed during the wait
+                endpoint = self._pick(task, tried)
+                if not endpoint.retry_after_left or time.monotonic() >= deadline:
+                    return endpoint, reservation
+                self._rate_limiter.cancel(reservation)
+        finally:
+            self.waiting -= 1
 
     async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], deadline: float) -> None:
         """Wait until the best endpoint's `Retry-After` has passed, but not longer than until `deadline`."""

@@ -2,7 +2,7 @@
 
 A window is as many successes as the limit allows in flight. The bound has two phases:
 
-1. There is no cap while the limit rises. The throughput of each window is compared with that of a reference window, the
+1. The limit rises without a cap. The throughput of each window is compared with that of a reference window, the
    last one that was a clear improvement. If the limit has risen by half without an improvement in two windows, the
    servers are saturated, and the reference gives the cap.
 2. The cap rests, and probes follow. A probe raises the cap by half. If two windows are clear improvements, the new cap
@@ -85,7 +85,7 @@ class ThroughputCap:
             self._probe(mean(measured[-_RECENT:]))
 
     def _compare(self, limit: int, rate: float) -> None:
-        """Compare a window with the reference, as long as there is no cap."""
+        """Compare a window with the reference, until the first cap."""
         if self._reference is None or rate >= _IMPROVEMENT * self._reference[1]:
             self._reference, self._flat = (limit, rate), 0
         elif limit < _RISE * self._reference[0]:
