@@ -8,7 +8,7 @@ A window is as many successes as the limit allows in flight. The bound has two p
 2. The cap rests, and probes follow. A probe raises the cap by half. If two windows are clear improvements, the new cap
    stays, and the next probe begins at once. If not, the old cap returns, and the next rest is twice as long.
 
-A probe has a fixed number of windows, whether or not the limit follows the cap: a ceiling or refusals may hold it.
+A probe has four windows at most, whether or not the limit follows the cap: a ceiling or refusals may hold it.
 """
 
 from __future__ import annotations
