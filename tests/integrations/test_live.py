@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ng_rollouts.integrations.live import RunningFigures
+from ng_rollouts.integrations.live import RunningFigures, _Live
 from ng_rollouts.scheduling.counters import RunCounters
 from tests.conftest import Ran, read_rows
 from tests.servers import Served
@@ -113,6 +116,21 @@ def test_run_that_is_not_finished_ends_the_trackers_run(tracked: Callable[..., R
     assert ran.code != 0
     rows = read_rows(tmp_path / "logged.jsonl")
     assert not rows or rows[-1] == {"finished": True}
+
+
+def test_end_of_the_time_bounds_the_end_of_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not end is ended after the seconds that are left, not after those that it may take."""
+    monkeypatch.setattr("ng_rollouts.integrations.live._CLOSE_S", 300.0)
+    code = "import time; time.sleep(300)"
+
+    async def close() -> int | None:
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE)
+        tracker = _Live("wandb", child, asyncio.create_task(asyncio.sleep(0, "")))
+        async with asyncio.timeout(60):
+            await tracker.close(0.0)
+        return child.returncode
+
+    assert asyncio.run(close()) == -signal.SIGKILL
 
 
 def test_figures_need_a_tracker(tracked: Callable[..., Ran], url: str) -> None:

@@ -126,6 +126,18 @@ def test_rollouts_in_flight_at_the_end_are_cancelled(
     assert json.loads((tmp_path / "rollouts_summary.json").read_bytes())["exit_code"] == 3
 
 
+@pytest.mark.parametrize(("stop_ok", "code"), [("false", 3), ("true", 0)])
+def test_wait_for_servers_is_part_of_the_time(
+    collect_sums: Callable[..., Ran], tmp_path: Path, stop_ok: str, code: int
+) -> None:
+    """A command whose server never answers ends as one whose time is over, and leaves no output."""
+    times = ["+max_wall_s=1", "+wall_margin_s=0", "+wait_for_agent_s=300", f"+stop_ok={stop_ok}"]
+    ran = collect_sums("http://127.0.0.1:9", "+verifier=none", "+policy_model_name=m", *times)
+    assert ran.code == code, ran.stderr
+    assert "the time is over (max_wall_s=1) before the servers of this run answered" in ran.stderr
+    assert not (tmp_path / "rollouts.jsonl").exists()
+
+
 def test_run_that_is_complete_in_time_is_not_affected(
     serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]
 ) -> None:

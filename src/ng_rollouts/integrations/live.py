@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from ng_rollouts.console import log
 from ng_rollouts.integrations.runner import PRODUCTS, TIMEOUT_S, last_line
@@ -77,12 +76,12 @@ class _Live:
             self._kill()  # after a timeout or a cancellation
         return True
 
-    async def close(self) -> None:
-        """End the process. Without a finished run, it may end its run of the tracker first."""
+    async def close(self, within_s: float) -> None:
+        """End the process. Without a finished run, it may end its run of the tracker first, within some seconds."""
         if self.child.stdin:
             self.child.stdin.close()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout(min(_CLOSE_S, within_s)):
                 await self.child.wait()
         self._kill()
         await self.child.wait()
@@ -95,7 +94,7 @@ class _Live:
 
 
 class LiveTrackers:
-    """The trackers that follow a run, as a context manager that ends their processes.
+    """The trackers that follow a run. Their processes run until `close`.
 
     Args:
         names: the integrations of a run; those that only write files are left out.
@@ -108,11 +107,9 @@ class LiveTrackers:
         self._arguments = (str(output), project)
         self._trackers: list[_Live] = []
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(tracker.close() for tracker in self._trackers))
+    async def close(self, within_s: float) -> None:
+        """End the processes within some seconds, and in any case soon."""
+        await asyncio.gather(*(tracker.close(within_s) for tracker in self._trackers))
 
     @asynccontextmanager
     async def following(self, counters: RunCounters, every_s: float | None) -> AsyncIterator[None]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from typing import Self
 
 from ng_rollouts.config.parameters import Prices
 from ng_rollouts.console import log
+from ng_rollouts.errors import WallTimeOver
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Tokens
@@ -85,11 +86,13 @@ class WallTime:
         ends_at: when nothing may be in flight any more (`time.monotonic`); None for no limit.
         limit: what sets the limit, for messages.
         is_over: whether a rollout was not started or was cancelled for lack of time.
+        margin_s: the seconds from `ends_at` to the end of the command.
     """
 
     ends_at: float | None = None
     limit: str = ""
     is_over: bool = False
+    margin_s: float = 0.0
     _duration: ProbableDuration = field(default_factory=ProbableDuration)
 
     @classmethod
@@ -108,7 +111,12 @@ class WallTime:
         end, limit = min(ends)
         if margin_s is None:
             margin_s = min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * (end - began)))
-        return cls(end - margin_s, limit)
+        return cls(end - margin_s, limit, margin_s=margin_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the command has to end; 0 after that, infinite without a limit."""
+        return inf if self.ends_at is None else max(0.0, self.ends_at + self.margin_s - time.monotonic())
 
     def allows(self, counters: RunCounters) -> bool:
         """Whether a rollout that starts now will probably end in time."""
@@ -117,6 +125,22 @@ class WallTime:
             left = self.ends_at - now
             self.is_over = left <= 0 or left < self._duration.at(now, counters)
         return not self.is_over
+
+    @asynccontextmanager
+    async def preparing(self) -> AsyncIterator[None]:
+        """Cancel the block when the time is over. It runs before the first rollout.
+
+        Raises:
+            WallTimeOver: the block was cancelled.
+        """
+        left = None if self.ends_at is None else max(0.0, self.ends_at - time.monotonic())
+        try:
+            async with asyncio.timeout(left) as timeout:
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise WallTimeOver(f"the time is over ({self.limit}) before the servers of this run answered") from None
 
     @contextmanager
     def enforced(self, stop: Stop, counters: RunCounters) -> Iterator[None]:

@@ -109,37 +109,55 @@ class Run:
             StoppedEarly: continuing was pointless; everything collected is in the output.
             Interrupted: a signal ended the run; everything collected is in the output.
         """
-        plan = self.prepared.plan
+        try:
+            return await self._collect(WallTime.of(self.config.max_wall_s, self.config.wall_margin_s, self.began))
+        except WallTimeOver as over:
+            if not self.config.stop_ok:
+                raise
+            log(str(over))
+            return 0
+
+    async def _collect(self, wall_time: WallTime) -> int:
         async with AsyncExitStack() as stack:
             # In a thread, so that signals are handled while a large output is read.
             state = await run_in_thread(lambda: restored_state(self.config, self.prepared, stack))
             if self.config.dry_run:
                 self._print_plan(state)
-            agents = await self._resolve_agents(stack) if state is None or state.has_remaining else {}
+            agents: dict[str, Agent] = {}
+            # An output in which everything is collected needs no servers: it is only finalized again.
+            if state is None or state.has_remaining:
+                async with wall_time.preparing():
+                    agents = await self._resolve_agents(stack)
             await self._check_upload(state)
             if self.config.dry_run:
                 self._print_dry_run(agents, state)
                 return 0
-            # An output in which everything is collected needs no servers: it is only finalized again.
-            executor = open_executor(self.config, agents, plan.agents) if agents else nullcontext()
-            async with executor as opened:
-                # A new output is created only now, when everything else works: an error before leaves no empty files.
-                if self.consumer:
-                    self.consumer.began.set()
-                state = state or new_state(self.config, self.prepared, stack)
-                with live_page(self.prepared.paths.output) if self.config.serve else nullcontext():
-                    async with self.prepared.trackers:
-                        return await self._collect_into(state, agents, opened)
+            executor: Executor | None = None
+            if agents:
+                async with wall_time.preparing():
+                    opening = open_executor(self.config, agents, self.prepared.plan.agents)
+                    executor = await stack.enter_async_context(opening)
+            # A new output is created only now, when everything else works: an error before leaves no empty files.
+            if self.consumer:
+                self.consumer.began.set()
+            state = state or new_state(self.config, self.prepared, stack)
+            with live_page(self.prepared.paths.output) if self.config.serve else nullcontext():
+                try:
+                    return await self._collect_into(state, agents, executor, wall_time)
+                finally:
+                    await self.prepared.trackers.close(wall_time.left_s)
 
     @property
     def _status_path(self) -> Path:
         return Path(self.config.status_file or self.prepared.paths.status).expanduser()
 
-    async def _collect_into(self, state: RunState, agents: dict[str, Agent], executor: Executor | None) -> int:
+    async def _collect_into(
+        self, state: RunState, agents: dict[str, Agent], executor: Executor | None, wall_time: WallTime
+    ) -> int:
         """Collect into a state, then finalize and publish, whether the run succeeds or not; the exit code."""
         stop = self.consumer.stop if self.consumer else Stop(self.config.drain_s)
         state.use_agents(agents)
-        finalizer = self._finalizer(state, agents, stop)
+        finalizer = self._finalizer(state, agents, stop, wall_time)
         with nullcontext(Received()) if self.consumer else handle_signals(stop, state.counters) as received:
             try:
                 await self._begin(state)
@@ -161,10 +179,7 @@ class Run:
                 if isinstance(error, (StoppedEarly, Interrupted)):
                     finalizer.leave_unfinished()
                 await self._publish_after(error, finalizer, received)
-                if error.exit_code:
-                    raise
-                log(str(error))  # with `stop_ok`
-                return 0
+                raise
             except BaseException:
                 finalizer.write_summary(NgRolloutsError.exit_code)
                 raise
@@ -190,7 +205,7 @@ class Run:
         if finalizer.stop.requested.is_set():
             raise Interrupted(received.first or signal.SIGINT)
 
-    def _finalizer(self, state: RunState, agents: dict[str, Agent], stop: Stop) -> Finalizer:
+    def _finalizer(self, state: RunState, agents: dict[str, Agent], stop: Stop, wall_time: WallTime) -> Finalizer:
         # Agents can share a load balancer, which is then reported once.
         balancers = {id(balancer): balancer for agent in agents.values() for balancer in agent.load_balancers}
         return Finalizer(
@@ -205,7 +220,7 @@ class Run:
                 # The first server of an agent answers. Others, such as a judge's, follow from it.
                 policies=list(dict.fromkeys(each for agent in agents.values() for each in agent.load_balancers[:1])),
                 time_budget=TimeBudget(self.config.dispatch_budget_s, self.config.drain_margin_s),
-                wall_time=WallTime.of(self.config.max_wall_s, self.config.wall_margin_s, self.began),
+                wall_time=wall_time,
             ),
             summary=self.consumer.summary if self.consumer else {},
         )
