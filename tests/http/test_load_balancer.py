@@ -11,6 +11,8 @@ import pytest
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
+from ng_rollouts.http.trail import avoiding_first
+from ng_rollouts.types import Rollout, RolloutKey
 from tests.conftest import Ran
 from tests.servers import Served
 
@@ -35,6 +37,58 @@ def test_rollouts_of_a_task_stay_with_one_server(
     assert min(shares) > 80
     assert sum(server.stats()["prompts"] for server in servers) <= 40 * 1.25
     assert ran.stderr.count("answered") == 2
+
+
+def test_second_attempt_keeps_its_endpoint_and_leaves_the_first_one_its_own() -> None:
+    """All turns of an attempt go to one server, also those of a second attempt that avoids the first one's."""
+    load_balancer = LoadBalancer(["http://a", "http://b", "http://c"])
+    asked: dict[int, list[str]] = {0: [], 1: []}
+
+    async def attempt(rollout: Rollout, number: int) -> None:
+        async def send(url: str) -> None:
+            asked[number].append(url)
+            await asyncio.sleep(0)
+
+        for _ in range(4):
+            await load_balancer.send(rollout.key.task_index, send)
+
+    async def run() -> None:
+        call, rollout = avoiding_first(attempt), Rollout(28, RolloutKey(7, 0), "a", "", {})
+        first = asyncio.ensure_future(call(rollout, 0))
+        await asyncio.sleep(0)
+        await asyncio.gather(first, asyncio.ensure_future(call(rollout, 1)))
+
+    asyncio.run(run())
+    assert asked == {0: ["http://a"] * 4, 1: ["http://b"] * 4}
+
+
+def test_failed_second_attempt_leaves_the_task_its_endpoint() -> None:
+    """The next rollouts of the task go to the server of the first attempt, which has its prompt in its cache."""
+    load_balancer = LoadBalancer(["http://a", "http://b"])
+    asked: list[str] = []
+    second_asked = asyncio.Event()
+
+    async def attempt(rollout: Rollout, number: int) -> None:
+        async def send(url: str) -> None:
+            asked.append(url)
+            if number:
+                second_asked.set()
+                raise AttemptFailed("http_500", "broken", status=500, retryable=True)
+            await second_asked.wait()
+
+        await load_balancer.send(rollout.key.task_index, send)
+
+    async def run() -> None:
+        call, rollout = avoiding_first(attempt), Rollout(28, RolloutKey(7, 0), "a", "", {})
+        first = asyncio.ensure_future(call(rollout, 0))
+        await asyncio.sleep(0)
+        await asyncio.gather(first, asyncio.ensure_future(call(rollout, 1)), return_exceptions=True)
+        load_balancer.endpoints[0].requests_sent = 10  # a task without an endpoint goes to the other one
+        for index in range(1, 4):
+            await asyncio.ensure_future(call(Rollout(28 + index, RolloutKey(7, index), "a", "", {}), 0))
+
+    asyncio.run(run())
+    assert asked == ["http://a", "http://b", "http://a", "http://a", "http://a"]
 
 
 def test_unreachable_server_is_probed_by_one_request_after_its_cooldown() -> None:

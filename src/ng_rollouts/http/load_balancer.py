@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ _MAX_JITTER_S = 5.0
 """Upper bound of the random delay after a `Retry-After`."""
 
 _MAX_STICKY_TASKS = 1 << 16
-"""Tasks whose endpoint is kept. It bounds memory; the oldest entry is dropped first."""
+"""Tasks and second attempts whose endpoint is kept. It bounds memory; the oldest entry is dropped first."""
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class LoadBalancer:
         self.endpoints = [Endpoint(url) for url in urls]
         self.waiting = 0
         self._rate_limiter = rate_limiter or RateLimiter()
-        self._endpoint_by_task: OrderedDict[int, Endpoint] = OrderedDict()
+        self._sticky: OrderedDict[Hashable, Endpoint] = OrderedDict()  # by task index, or trail of a second attempt
 
     def set_requests_per_minute(self, requests_per_minute: float) -> None:
         """Replace the limit of requests of all balancers that share the rate limiter."""
@@ -183,9 +183,11 @@ class LoadBalancer:
         """
         trail = TRAIL.get()
         tried = self._avoided(trail.avoided) if trail and trail.avoided else set()
+        # The endpoint of a second attempt is kept apart: the task's one has the prompt in its cache.
+        key: Hashable = trail if tried else task
         while True:
-            endpoint, reservation = self._reserve_at_once(task, tried) or await self._reserve(
-                task, tried, characters, output_tokens
+            endpoint, reservation = self._reserve_at_once(key, tried) or await self._reserve(
+                key, tried, characters, output_tokens
             )
             endpoint.in_flight += 1
             endpoint.requests_sent += 1
@@ -198,7 +200,8 @@ class LoadBalancer:
                 failure.sent_at = began  # without the wait for the rate limiter; the concurrency limit needs it
                 endpoint.record_failure(failure)
                 self._rate_limiter.cancel(reservation)
-                self._endpoint_by_task.pop(task, None)
+                if self._sticky.get(key) is endpoint:
+                    del self._sticky[key]
                 tried.add(endpoint)
                 # after other failures the server may have got the request: the scheduler decides about a retry
                 if failure.failure_class not in UNREACHABLE or len(tried) == len(self.endpoints):
@@ -219,15 +222,15 @@ class LoadBalancer:
         others = [endpoint for endpoint in self.endpoints if endpoint not in endpoints and not endpoint.is_avoided]
         return set(self.endpoints).intersection(endpoints) if others else set()
 
-    def _reserve_at_once(self, task: int, tried: set[Endpoint]) -> tuple[Endpoint, Reservation] | None:
+    def _reserve_at_once(self, key: Hashable, tried: set[Endpoint]) -> tuple[Endpoint, Reservation] | None:
         """An endpoint and a reservation without a wait; None if one may be necessary."""
         if not self._rate_limiter.is_unlimited:
             return None
-        endpoint = self._pick(task, tried)
+        endpoint = self._pick(key, tried)
         return None if endpoint.retry_after_left else (endpoint, UNLIMITED)
 
     async def _reserve(
-        self, task: int, tried: set[Endpoint], characters: int, output_tokens: int | None
+        self, key: Hashable, tried: set[Endpoint], characters: int, output_tokens: int | None
     ) -> tuple[Endpoint, Reservation]:
         """Wait for an endpoint and a reservation.
 
@@ -238,40 +241,40 @@ class LoadBalancer:
         self.waiting += 1
         try:
             while True:
-                await self._wait_for_retry_after(task, tried, deadline)
+                await self._wait_for_retry_after(key, tried, deadline)
                 reservation = await self._rate_limiter.acquire(characters, output_tokens)
                 # pick only now, because endpoints may have become busy or failed during the wait
-                endpoint = self._pick(task, tried)
+                endpoint = self._pick(key, tried)
                 if not endpoint.retry_after_left or time.monotonic() >= deadline:
                     return endpoint, reservation
                 self._rate_limiter.cancel(reservation)
         finally:
             self.waiting -= 1
 
-    async def _wait_for_retry_after(self, task: int, tried: set[Endpoint], deadline: float) -> None:
+    async def _wait_for_retry_after(self, key: Hashable, tried: set[Endpoint], deadline: float) -> None:
         """Wait until the best endpoint's `Retry-After` has passed, but not longer than until `deadline`."""
-        while (endpoint := self._pick(task, tried)).retry_after_left and (left := deadline - time.monotonic()) > 0:
+        while (endpoint := self._pick(key, tried)).retry_after_left and (left := deadline - time.monotonic()) > 0:
             waits = [other.retry_after_left or other.cooldown_left for other in self.endpoints if other not in tried]
             # only positive waits: an endpoint that is being probed after its cooldown would make this loop busy
             await asyncio.sleep(min(left, *(wait for wait in waits if wait > 0)))
             # spread the waiting requests over the duration of one request: a burst would be refused again
             await asyncio.sleep(random.uniform(0, min(_MAX_JITTER_S, endpoint.mean_seconds)))  # noqa: S311
 
-    def _pick(self, task: int, tried: set[Endpoint]) -> Endpoint:
-        """The task's endpoint if it is usable and not too busy, else the least busy one that was not tried."""
+    def _pick(self, key: Hashable, tried: set[Endpoint]) -> Endpoint:
+        """The endpoint kept for a key if it is usable and not too busy, else the least busy one that was not tried."""
         if len(self.endpoints) == 1:
             return self.endpoints[0]
         best = min((endpoint for endpoint in self.endpoints if endpoint not in tried), key=Endpoint.sort_key)
-        sticky = self._endpoint_by_task.get(task)
+        sticky = self._sticky.get(key)
         if sticky is None or sticky in tried or sticky.is_avoided or _is_busier(sticky, best):
-            self._stick(task, best)
+            self._stick(key, best)
             return best
         return sticky
 
-    def _stick(self, task: int, endpoint: Endpoint) -> None:
-        self._endpoint_by_task[task] = endpoint
-        if len(self._endpoint_by_task) > _MAX_STICKY_TASKS:
-            self._endpoint_by_task.popitem(last=False)
+    def _stick(self, key: Hashable, endpoint: Endpoint) -> None:
+        self._sticky[key] = endpoint
+        if len(self._sticky) > _MAX_STICKY_TASKS:
+            self._sticky.popitem(last=False)
 
 
 def _is_busier(endpoint: Endpoint, best: Endpoint) -> bool:

@@ -12,7 +12,7 @@ from ng_rollouts.types import Rollout, RolloutKey
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trail:
     """The endpoints of an attempt.
 
