@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ng_rollouts.integrations.live import RunningFigures, _Live
+from ng_rollouts.integrations.live import LiveTrackers, RunningFigures, _Live
+from ng_rollouts.integrations.runner import run_integrations
 from ng_rollouts.scheduling.counters import RunCounters
 from tests.conftest import Ran, read_rows
 from tests.servers import Served
@@ -116,6 +118,29 @@ def test_run_that_is_not_finished_ends_the_trackers_run(tracked: Callable[..., R
     assert ran.code != 0
     rows = read_rows(tmp_path / "logged.jsonl")
     assert not rows or rows[-1] == {"finished": True}
+
+
+def test_tracker_whose_process_cannot_start_costs_warnings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on without it, and so do the integrations of the finished run."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    async def follow() -> None:
+        trackers = LiveTrackers(["wandb"], tmp_path / "rollouts.jsonl", "project")
+        async with trackers.following(RunCounters(planned=1), 1.0):
+            pass
+        assert await trackers.finish() == set()
+        await run_integrations(["wandb"], tmp_path / "rollouts.jsonl", "project")
+        await trackers.close(1.0)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    asyncio.run(follow())
+    printed = capsys.readouterr().err
+    assert "warning: export=wandb: no running figures: its process cannot start: no more processes" in printed
+    assert "warning: export=wandb failed: its process cannot start: no more processes" in printed
 
 
 def test_end_of_the_time_bounds_the_end_of_trackers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,8 @@ class LiveTrackers:
         if every_s is None or not self._names:
             yield
             return
-        self._trackers = [await _start(name, self._arguments) for name in self._names]
+        started = [await _start(name, self._arguments) for name in self._names]
+        self._trackers = [tracker for tracker in started if tracker]
         figures = RunningFigures(counters)
         sending = asyncio.create_task(self._send_regularly(figures, every_s))
         try:
@@ -169,15 +170,20 @@ class RunningFigures:
         return {f"running/{name}": value for name, value in figures.items()}
 
 
-async def _start(name: str, arguments: Sequence[str]) -> _Live:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-P", "-m", "ng_rollouts.integrations", name, *arguments, "live"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C in a terminal is for the run, which drains
-    )
+async def _start(name: str, arguments: Sequence[str]) -> _Live | None:
+    """Start the process of a tracker; None, with a warning, if the system cannot start it."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m", "ng_rollouts.integrations", name, *arguments, "live"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in a terminal is for the run, which drains
+        )
+    except OSError as error:
+        log(f"warning: export={name}: no running figures: its process cannot start: {error.strerror}")
+        return None
     return _Live(name, child, asyncio.create_task(_last_line(child)))
 
 

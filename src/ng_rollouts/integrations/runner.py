@@ -56,13 +56,17 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
         arguments = ["-P", "-m", "ng_rollouts.integrations", name, str(output), project]
         label = "report" if name == "report" else f"export={name}"
         log(f"{label}: running (at most {TIMEOUT_S:g} s; Ctrl-C cancels it)")
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        except OSError as error:
+            log(f"warning: {label} failed: its process cannot start: {error.strerror}")
+            continue
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 printed, _ = await child.communicate()
