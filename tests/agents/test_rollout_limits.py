@@ -16,7 +16,7 @@ from ng_rollouts.config.parameters import Prices
 from ng_rollouts.types import AgentRequest
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.agents.test_model_agent import calling
-from tests.conftest import Ran, assert_rejected_before_sending, read_rows
+from tests.conftest import Ran, assert_rejected_before_sending, read_rows, sums
 from tests.models.helpers import ScriptedHttp, client_of
 from tests.servers import Served
 
@@ -111,6 +111,34 @@ def test_turns_are_steps(serve_model: Callable[..., Served], collect_sums: Calla
     assert again.code == 0, again.stderr
     [row] = read_rows(tmp_path / "rollouts.jsonl")
     assert row["response"]["incomplete_details"] == {"reason": "max_steps"}
+
+
+@pytest.mark.parametrize("limit", ["max_rollout_tokens=5", "max_rollout_turns=1"])
+def test_limits_of_agent_servers_are_refused(
+    serve: Callable[..., Served], command: Callable[..., Ran], tasks: Callable[..., Path], limit: str
+) -> None:
+    """An agent server makes its model calls itself, also one that an entry of `agents` names."""
+    server = serve()
+    tasks(3)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=rollouts.jsonl"]
+    ran = command(f"+agents.a.url={server.url}", "+agent_name=a", *files, f"+{limit}")
+    assert_rejected_before_sending(ran, server, "needs a model server")
+
+
+def test_agents_without_limits_are_named(
+    serve: Callable[..., Served],
+    serve_model: Callable[..., Served],
+    command: Callable[..., Ran],
+    tasks: Callable[..., Path],
+) -> None:
+    """Of several agents, a warning names those that the limit does not apply to."""
+    rows = [{**row, "agent_ref": {"name": name}} for row, name in zip(sums(2), ("remote", "model"), strict=True)]
+    tasks(rows)
+    files = ["+input_jsonl_fpath=tasks.jsonl", "+output_jsonl_fpath=rollouts.jsonl", "+verifier=none"]
+    agents = [f"+agents.remote.url={serve().url}", f"+agents.model.policy_base_url={serve_model().url}/v1"]
+    ran = command(*agents, *files, "+max_rollout_tokens=5000")
+    assert ran.code == 0, ran.stderr
+    assert "warning: max_rollout_tokens does not apply to remote" in ran.stderr
 
 
 def test_cost_without_prices_is_an_error(serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]) -> None:

@@ -22,8 +22,10 @@ from ng_rollouts.agents.health_check import wait_for_servers
 from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.agents.source_agents import EXAMPLE_AGENTS
 from ng_rollouts.agents.urls import parse_urls
+from ng_rollouts.config.combinations import ROLLOUT_LIMITS
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, TOKEN_IDS, CollectConfig
 from ng_rollouts.config.validation import check_sampling
+from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -66,6 +68,7 @@ async def resolve_agents(
         agents |= {name: factory.listed_agent(name, servers) for name in unresolved}
     if config.scoring == "defer":
         _check_deferred(agents | examples)
+    _warn_of_limits(agents | examples, config)
     # without the examples: they are remote agents too, but their URLs are served in this process
     await factory.wait_for_servers(agents.values())
     return agents | examples
@@ -79,6 +82,17 @@ def _check_deferred(agents: Mapping[str, Agent]) -> None:
     """
     if name := next((name for name, agent in agents.items() if agent.scores), None):
         raise ConfigError(f"scoring=defer: agent {name} scores its answers itself: use scoring=now, or a model server")
+
+
+def _warn_of_limits(agents: Mapping[str, Agent], config: CollectConfig) -> None:
+    """Warn of agents whose rollouts have no limits, because they make their model calls themselves."""
+    limit = next((name for name in ROLLOUT_LIMITS if getattr(config, name) is not None), None)
+    if limit is None:
+        return
+    from ng_rollouts.agents.model_agent import ModelAgent
+
+    if unlimited := [name for name, agent in agents.items() if not isinstance(agent, ModelAgent)]:
+        log(f"warning: {limit} does not apply to {', '.join(unlimited)}, which make their model calls themselves")
 
 
 async def open_factory(config: CollectConfig, stack: AsyncExitStack) -> AgentFactory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ng_rollouts.config.validation import integration_names
 from ng_rollouts.errors import ConfigError
@@ -18,6 +18,9 @@ _OWN_HEADERS = frozenset(
     "accept accept-encoding authorization connection content-encoding content-length content-type cookie host te "
     "trailer transfer-encoding upgrade user-agent".split()
 )
+
+ROLLOUT_LIMITS = ("max_rollout_tokens", "max_rollout_cost", "max_rollout_turns")
+"""Parameters that limit the model calls of a rollout. They apply to model agents only."""
 
 
 def check_combinations(config: CollectConfig) -> None:
@@ -88,14 +91,15 @@ def _check_model_server(config: CollectConfig) -> None:
     if config.resources_base_url and config.tools:
         raise ConfigError("resources_base_url and tools both provide tools: give one of them")
     # A model server can also be in an entry of `agents`, which is checked when the agents are resolved.
-    if config.policy_base_url is None and not any(
-        "policy_base_url" in (entry or ()) for entry in config.agents.values()
-    ):
-        limits = ("max_rollout_tokens", "max_rollout_cost", "max_rollout_turns")
-        for key in ("verifier", "resources_base_url", "tools", "token_ids", *limits):
-            value = getattr(config, key)
-            if value and value != "never" and not any(isinstance(entry, dict) for entry in config.agents.values()):
+    if config.policy_base_url is None and not any(map(_may_call_model, config.agents.values())):
+        for key in ("verifier", "resources_base_url", "tools", "token_ids", *ROLLOUT_LIMITS):
+            if (value := getattr(config, key)) and value != "never":
                 raise ConfigError(f"{key} needs a model server: add +policy_base_url=http://127.0.0.1:8000/v1")
+
+
+def _may_call_model(entry: Any) -> bool:
+    """True for an entry of `agents` that may call a model server in this process. One with an address does not."""
+    return isinstance(entry, dict) and "url" not in entry
 
 
 def _check_cost(config: CollectConfig) -> None:
@@ -108,7 +112,7 @@ def _check_scoring(config: CollectConfig) -> None:
     if config.scoring != "defer":
         return
     # Which entries of `agents` are used is known when they are resolved.
-    if config.policy_base_url is None and not any(isinstance(entry, dict) for entry in config.agents.values()):
+    if config.policy_base_url is None and not any(map(_may_call_model, config.agents.values())):
         raise ConfigError(
             "scoring=defer is for a model server, +policy_base_url=http://127.0.0.1:8000/v1: agent servers score "
             "their answers themselves"
