@@ -77,10 +77,22 @@ def test_order_is_that_of_estimates_within_a_hundredth(estimates: list[float | N
     assert all(after <= before * 1.01 + 1e-37 for before, after in pairwise(known))
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_estimate_that_is_no_duration_counts_as_zero(value: float) -> None:
-    """Negative and infinite numbers are no reason to send a task first."""
+@pytest.mark.parametrize("value", [-1.0, float("-inf"), -(10**400)])
+def test_negative_estimate_counts_as_zero(value: float) -> None:
+    """A negative number is no reason to send a task first."""
     assert key_of_estimate(value) == key_of_estimate(0.0) < UNKNOWN
+
+
+@pytest.mark.parametrize("value", [float("inf"), 10**400, 1e300])
+def test_largest_estimate_is_no_error(value: float) -> None:
+    """Infinite numbers, and integers that no float can have, are larger than all others."""
+    assert key_of_estimate(3e37) < key_of_estimate(ESTIMATE({"tokens": value})) < UNKNOWN
+
+
+@pytest.mark.parametrize("value", [float("nan"), "90", None, True, [90]])
+def test_value_that_is_no_number_is_no_estimate(value: object) -> None:
+    """Such a task has an unknown estimate, as one without the field."""
+    assert key_of_estimate(ESTIMATE({"tokens": value})) == key_of_estimate(ESTIMATE({})) == UNKNOWN
 
 
 def test_changed_input_is_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ every 32nd is kept, and 2 for the estimate until it is sorted. `TaskMeans` takes
 
 from __future__ import annotations
 
-import math
 import struct
 from array import array
 from collections.abc import Callable
@@ -19,6 +18,9 @@ from itertools import accumulate
 from ng_rollouts.types import Json
 
 _KEYS = 1 << 16
+
+_MAX_ESTIMATE = 3e38
+"""Larger estimates, also infinite ones, count as this one, which a 32-bit float can have."""
 
 _MAX_COUNT = 255
 
@@ -32,13 +34,11 @@ UNKNOWN = _KEYS - 1
 def key_of_estimate(estimate: float | None) -> int:
     """An estimate as a number of 16 bits in the same order: the upper half of a 32-bit float, exact to 1 %.
 
-    Estimates that are not positive numbers count as 0, and None as unknown.
+    Negative estimates count as 0, None and NaN as unknown. An integer may be larger than any float.
     """
-    if estimate is None:
+    if estimate is None or estimate != estimate:  # noqa: PLR0124 - `isnan` fails for such integers
         return UNKNOWN
-    if not 0 < estimate < math.inf:
-        return 0
-    return int(struct.unpack(">H", struct.pack(">f", min(estimate, 3e38))[:2])[0])
+    return int(struct.unpack(">H", struct.pack(">f", min(max(estimate, 0), _MAX_ESTIMATE))[:2])[0])
 
 
 def field_estimate(name: str) -> Callable[[Json], float | None]:
@@ -46,7 +46,7 @@ def field_estimate(name: str) -> Callable[[Json], float | None]:
 
     def estimate(row: Json) -> float | None:
         value = row.get(name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     return estimate
 
