@@ -95,6 +95,20 @@ def test_value_that_is_no_number_is_no_estimate(value: object) -> None:
     assert key_of_estimate(ESTIMATE({"tokens": value})) == key_of_estimate(ESTIMATE({})) == UNKNOWN
 
 
+@pytest.mark.parametrize(("length", "most"), [(1000, 31), (10_000, 6), (300_000, 0)])
+def test_few_rows_are_read_to_find_one(length: int, most: int) -> None:
+    """From the offset before a row, at most 31 other rows are read, and about 64 KB at most."""
+    order = LongestFirst()
+    for row in range(200):
+        order.add(1.0)
+        if order.begins_block(offset := length * (row + 1)):
+            order.add_block(offset, row + 1, row + 1, row + 1)
+    for row in order.rows:
+        first, place = order.block(row)
+        assert place == (length * first, first, first, first)
+        assert 0 <= row - first <= most
+
+
 def test_changed_input_is_an_error(tmp_path: Path) -> None:
     """A row that was changed after the check is not sent."""
     path = written(tmp_path, lines([{**PLAIN, "tokens": 1}] * 200))
@@ -116,7 +130,7 @@ def test_order_takes_at_most_eight_bytes_for_each_task() -> None:
         for task in range(tasks):
             means.add(task, float(task % 977))
         for task in range(tasks):
-            if order.begins_block:
+            if order.begins_block(task):
                 order.add_block(task, task, task, task)
             order.add(means.mean(task))
         del means

@@ -1,16 +1,20 @@
-"""The order in which tasks are sent: longest first, by an estimate. The rows are then read from the input by offset.
+"""The order in which tasks are sent: those with the largest estimates first. Their rows are read by their offset.
 
 Longest processing time first (R. L. Graham, "Bounds on Multiprocessing Timing Anomalies", 1969) keeps slots busy until
 the end: the last rollouts are the shortest ones.
 
-Memory is at most 8 bytes for each task, besides its plan: 4 for its number in the order, 1 for offsets, of which
-every 32nd is kept, and 2 for the estimate until it is sorted. `TaskMeans` takes 5 bytes before the order takes its 4.
+The offset of every 32nd row is kept, and of more rows if they are long, so that little is read to find a row.
+
+Memory is at most 8 bytes for each task, besides its plan, and 36 for each 64 KB of the input. A task takes 4 bytes for
+its number in the order, 1 for offsets, and 2 for the estimate until the order is made. `TaskMeans` takes 5 bytes,
+before the order takes its 4.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -24,8 +28,11 @@ _MAX_ESTIMATE = 3e38
 
 _MAX_COUNT = 255
 
-BLOCK_ROWS = 32
-"""Rows between two offsets that are kept. A row is found by reading from the offset before it."""
+_BLOCK_ROWS, _BLOCK_BYTES = 32, 1 << 16
+"""The most rows, and about the most bytes, between two offsets that are kept: the lines of a block.
+
+A row is found by reading from the offset before it.
+"""
 
 UNKNOWN = _KEYS - 1
 """The key of a task without an estimate. Such tasks are sent first, because they may be long."""
@@ -53,7 +60,7 @@ def field_estimate(name: str) -> Callable[[Json], float | None]:
 
 @dataclass(slots=True)
 class TaskMeans:
-    """The mean of a number by task, in 5 bytes for each task: of up to 255 values."""
+    """The mean of a number by task, over the first 255 values of each. A task takes 5 bytes."""
 
     _sums: array[float] = field(default_factory=lambda: array("f"))
     _counts: array[int] = field(default_factory=lambda: array("B"))
@@ -75,12 +82,14 @@ class TaskMeans:
 
 @dataclass(slots=True)
 class LongestFirst:
-    """The rows of a plan by falling estimate, and where they are in the input."""
+    """The rows of a plan by falling estimate, and where they are in the input. They are added in the input's order."""
 
     _keys: array[int] = field(default_factory=lambda: array("H"))
     _rows: array[int] | None = None
-    # For every 32nd row: its offset, the number of its line, its ordinal in the input, and its first position.
-    _blocks: array[int] = field(default_factory=lambda: array("q"))
+    # For each block: its first row; and the offset of that, the number of the line before it, its ordinal in the input,
+    # and its first position.
+    _firsts: array[int] = field(default_factory=lambda: array("I", [0]))
+    _places: array[int] = field(default_factory=lambda: array("q", [0] * 4))
 
     def add(self, estimate: float | None) -> None:
         """Append the estimate of the next row."""
@@ -94,20 +103,27 @@ class LongestFirst:
     def __len__(self) -> int:
         return len(self._keys)
 
-    @property
-    def begins_block(self) -> bool:
-        """Whether the place of the next row is kept."""
-        return len(self._keys) % BLOCK_ROWS == 0
+    def begins_block(self, offset: int) -> bool:
+        """Whether the place of the next row is kept, given its offset."""
+        return len(self._keys) - self._firsts[-1] >= _BLOCK_ROWS or offset - self._places[-4] >= _BLOCK_BYTES
 
     def add_block(self, offset: int, number: int, ordinal: int, position: int) -> None:
-        """Keep the place of the next row: offset, line number, ordinal in the input, position of its first rollout."""
-        self._blocks.extend((offset, number, ordinal, position))
+        """Keep the place of the next row.
+
+        Args:
+            offset: where it begins in the input.
+            number: the number of the line before it.
+            ordinal: its number among the rows of the input, from 0.
+            position: that of its first rollout.
+        """
+        self._firsts.append(len(self._keys))
+        self._places.extend((offset, number, ordinal, position))
 
     def block(self, row: int) -> tuple[int, tuple[int, int, int, int]]:
-        """The first row of a row's block, and its place."""
-        block = row // BLOCK_ROWS
-        offset, number, ordinal, position = self._blocks[4 * block : 4 * block + 4]
-        return block * BLOCK_ROWS, (offset, number, ordinal, position)
+        """The first row of a row's block, and the place of that: the arguments of its `add_block`."""
+        block = bisect_right(self._firsts, row) - 1
+        offset, number, ordinal, position = self._places[4 * block : 4 * block + 4]
+        return self._firsts[block], (offset, number, ordinal, position)
 
     @property
     def rows(self) -> array[int]:

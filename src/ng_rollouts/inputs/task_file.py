@@ -188,7 +188,6 @@ class TaskFile:
             InputChanged: the file changed since it was checked.
         """
         order = LongestFirst()
-        order.add_block(0, 0, 0, 0)
         spans = plan.spans()
         with self._open() as file:
             for ordinal, (number, line) in enumerate(self._unchanged(file, plan, self._lines_of(file))):
@@ -196,8 +195,8 @@ class TaskFile:
                     continue
                 _, start, count = next(spans)
                 order.add(estimate(len(order), line))
-                if order.begins_block:
-                    order.add_block(file.tell(), number, ordinal + 1, start + count)
+                if order.begins_block(offset := file.tell()):
+                    order.add_block(offset, number, ordinal + 1, start + count)
         return order
 
     def ordered_rollouts(self, plan: Plan, order: LongestFirst, only: int | None = None) -> Iterator[Rollout]:
