@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from importlib import import_module
+from math import inf
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.scheduling.concurrency import FixedLimit
 from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.counters import RunCounters
-from ng_rollouts.scheduling.hedging import Hedging
+from ng_rollouts.scheduling.hedging import Hedger, Hedging
 from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
@@ -164,6 +165,28 @@ def test_each_rollout_has_one_outcome_with_second_attempts(
     assert outcomes.most_of_one <= 2
     assert counters.in_flight == counters.waiting == 0
     assert counters.hedged_won <= counters.hedged <= len(outcomes.numbers) / 2
+
+
+def test_rollout_whose_attempt_has_just_failed_gets_no_second_one() -> None:
+    """Not even before the scheduler has taken the failure."""
+
+    async def fail(_: Rollout, __: int) -> Result:
+        raise AttemptFailed("http_400", "wrong", status=400)
+
+    async def run() -> float:
+        async with asyncio.TaskGroup() as tasks:
+            hedger = Hedger(fail, ALWAYS, RunCounters(planned=1), tasks)
+            attempt = asyncio.ensure_future(hedger.attempt(Rollout(0, RolloutKey(0, 0), "a", "", {}), 0, print))
+            await asyncio.sleep(0)  # it begins
+            assert hedger.next_at() < inf
+            await asyncio.sleep(0)  # it fails
+            assert not attempt.done()
+            at = hedger.next_at()
+            await asyncio.wait([attempt])
+            assert attempt.exception()
+        return at
+
+    assert asyncio.run(run()) == inf
 
 
 def test_failure_leaves_the_rollout_to_the_other_attempt(tail: Any) -> None:

@@ -156,6 +156,7 @@ class Hedger:
             result = await self._call(race.rollout, number)
         except AttemptFailed as failure:
             race.in_flight -= 1
+            self._single.pop(race, None)
             race.fail(failure, time.monotonic() - began)
         else:
             self._succeed(race, result, is_second=number > race.number)
