@@ -59,6 +59,26 @@ def test_failed_rollouts_that_succeed_when_they_are_retried_are_no_failures(
     assert metrics_in(tmp_path) == before
 
 
+def test_failed_rollouts_do_not_count_as_failed_while_they_are_retried(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """A run that is drained before they have another outcome ends as interrupted, and a resume attempts them."""
+    process, _ = started(
+        "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
+    )
+    wait_until(lambda: status_of(control)["failed"] >= 3)
+    assert control("r.jsonl", "pause").code == 0
+    wait_until(lambda: status_of(control)["in_flight"] == 0)
+    assert control("r.jsonl", "retry", "failed").code == 0
+    assert status_of(control)["failed"] == 0
+    assert control("r.jsonl", "drain").code == 0
+    ran = ended(process)
+    assert ran.code == 130, ran.stderr
+    summary = summary_in(tmp_path)
+    assert (summary["failed"], summary["failed_by_class"]) == (0, {})
+    assert summary["collected"] + summary["not_done"] == 200
+
+
 def test_failed_rollouts_whose_row_is_gone_stay_failed(
     started: Callable[..., Any], control: Control, tmp_path: Path
 ) -> None:

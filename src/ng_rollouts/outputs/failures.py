@@ -80,15 +80,12 @@ class FailuresFile:
         self.examples.setdefault(last.failure_class, last.message)
         self.count(last.failure_class, failure.rollout.agent)
 
-    def count(self, failure_class: str, agent: str) -> None:
-        """Count a failed rollout."""
-        self.by_class[failure_class] += 1
-        self.by_agent[agent] += 1
-
-    def uncount(self, failure_class: str, agent: str) -> None:
-        """Count a failed rollout no more; its line stays until `settle`."""
-        self.by_class -= Counter({failure_class: 1})
-        self.by_agent -= Counter({agent: 1})
+    def count(self, failure_class: str, agent: str, number: int = 1) -> None:
+        """Count failed rollouts, or with a negative number no more; their lines stay until `settle`."""
+        for counter, name in ((self.by_class, failure_class), (self.by_agent, agent)):
+            counter[name] += number
+            if not counter[name]:
+                del counter[name]
 
     def _write(self, row: Json) -> None:
         try:

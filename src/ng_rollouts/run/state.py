@@ -59,7 +59,7 @@ class _FailedHere:
     Attributes:
         attempts: number of attempts in all commands so far.
         unscored: 1 if it has an answer, otherwise 0.
-        is_queued: whether it is about to be attempted again.
+        is_queued: whether it waits to be attempted again, or is in flight again. It then does not count as failed.
     """
 
     failure_class: str
@@ -276,13 +276,16 @@ class RunState:
         again = {position for position, each in self._failed_here.items() if not each.is_queued}
         for each in map(self._failed_here.__getitem__, again):
             each.is_queued = True
+            self._count_failed(each, -1)
             self.prior.attempts[each.key] = each.attempts
         return again
 
     def leave_failed(self, positions: Iterable[int]) -> None:
         """Take back `retry_failed` for some positions."""
         for position in positions:
-            self._failed_here[position].is_queued = False
+            failed = self._failed_here[position]
+            failed.is_queued = False
+            self._count_failed(failed, 1)
 
     @property
     def can_retry_failed(self) -> bool:
@@ -290,13 +293,16 @@ class RunState:
         return self._subscriber is None and not self.counters.has_earlier_answers
 
     def _take_back(self, position: int) -> None:
-        """Count a failure no more, because its rollout was attempted again."""
-        if failed := self._failed_here.pop(position, None):
-            self.counters.failed -= 1
-            self.counters.unscored -= failed.unscored
-            self.asked_by_resume -= failed.unscored
-            self.failures.uncount(failed.failure_class, failed.agent)
+        """Forget a failure, because its rollout was attempted again and has another outcome."""
+        if self._failed_here.pop(position, None):
             self._recovered = True
+
+    def _count_failed(self, failed: _FailedHere, number: int) -> None:
+        """Count a failure again, or no more: while its rollout is attempted again, it has no outcome."""
+        self.counters.failed += number
+        self.counters.unscored += number * failed.unscored
+        self.asked_by_resume += number * failed.unscored
+        self.failures.count(failed.failure_class, failed.agent, number)
 
     def _count_unscored(self, failure: Failure) -> bool:
         """Count a failure with an answer; True if a resume scores that without asking the model."""
