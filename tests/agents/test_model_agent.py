@@ -13,8 +13,10 @@ from openai.types.responses import Response
 
 from ng_rollouts.agents.model_agent import ModelAgent
 from ng_rollouts.errors import AttemptFailed, FailureClass
+from ng_rollouts.models.attempt import count_tokens_of_task
+from ng_rollouts.models.request import token_counts
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.types import AgentRequest
+from ng_rollouts.types import AgentRequest, Tokens
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
@@ -84,6 +86,19 @@ def calling(*call_ids: str | None) -> Any:
     """A completion that calls `shout` once for each id."""
     calls = [{"id": each, "type": "function", "function": {"name": "shout", "arguments": "{}"}} for each in call_ids]
     return completion_of({"content": "hi", "tool_calls": calls}, "tool_calls" if calls else "stop")
+
+
+def test_tokens_of_an_empty_answer_that_is_asked_for_again_are_unusable() -> None:
+    """The row has the tokens of the answers that it is made of, and the attempt those of all."""
+    replies = [
+        {**calling("c"), "usage": {"prompt_tokens": 10, "completion_tokens": 5}},
+        {**completion_of({"content": None}), "usage": {"prompt_tokens": 2000, "completion_tokens": 0}},
+        {**completion_of({"content": "done"}), "usage": {"prompt_tokens": 30, "completion_tokens": 3}},
+    ]
+    tokens = count_tokens_of_task()
+    row, _ = run_with_tool(lambda _path, _body: replies.pop(0))
+    assert token_counts(row["response"]["usage"]) == (40, 8)
+    assert (tokens.answers, tokens.unusable) == (Tokens(2040, 8), Tokens(2000, 0))
 
 
 def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:

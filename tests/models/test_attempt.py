@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ng_rollouts.models.attempt import AttemptTokens, count_tokens, count_tokens_of_task, count_usage
+from ng_rollouts.models.attempt import AttemptTokens, count_tokens, count_tokens_of_task, count_unusable, count_usage
 from ng_rollouts.types import Tokens
 from tests.conftest import FILES, RESUME, Ran
 from tests.servers import Served
@@ -87,7 +87,8 @@ def test_tokens_count_for_the_attempt_that_uses_them() -> None:
         for usage in ({"input_tokens": number, "output_tokens": 1}, None, {"input_tokens": -5, "output_tokens": "x"}):
             await asyncio.create_task(answer(usage))
         count_usage({"input_tokens": 7}, is_judge=True)
-        count_tokens(AttemptTokens(Tokens(1, 1), Tokens(0, 2)))
+        count_unusable({"input_tokens": 3})
+        count_tokens(AttemptTokens(Tokens(1, 1), Tokens(0, 2), Tokens(0, 4)))
         return tokens
 
     async def answer(usage: Any) -> None:
@@ -97,8 +98,9 @@ def test_tokens_count_for_the_attempt_that_uses_them() -> None:
     async def both() -> list[AttemptTokens]:
         return list(await asyncio.gather(attempt(10), attempt(20)))
 
+    count_unusable({"input_tokens": 1})
     count_usage({"input_tokens": 1})  # outside of an attempt, nothing counts it
     assert asyncio.run(both()) == [
-        AttemptTokens(Tokens(11, 2), Tokens(7, 2)),
-        AttemptTokens(Tokens(21, 2), Tokens(7, 2)),
+        AttemptTokens(Tokens(11, 2), Tokens(7, 2), Tokens(3, 4)),
+        AttemptTokens(Tokens(21, 2), Tokens(7, 2), Tokens(3, 4)),
     ]

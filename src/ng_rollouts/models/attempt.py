@@ -16,15 +16,26 @@ from ng_rollouts.types import Tokens
 
 @dataclass(slots=True)
 class AttemptTokens:
-    """The tokens that an attempt has used, as replies report them: those of its answers, and those of judges."""
+    """The tokens that an attempt has used, as replies report them.
+
+    Attributes:
+        answers: those of its answers.
+        judges: those of judges.
+        unusable: those of the answers that no row has, because they failed, and were perhaps asked for again.
+    """
 
     answers: Tokens = field(default_factory=Tokens)
     judges: Tokens = field(default_factory=Tokens)
+    unusable: Tokens = field(default_factory=Tokens)
 
     def add(self, other: AttemptTokens) -> None:
         """Add the tokens of another process, which made the attempt."""
-        self.answers.add(other.answers.input, other.answers.output)
-        self.judges.add(other.judges.input, other.judges.output)
+        for own, others in zip(self._kinds, other._kinds, strict=True):
+            own.add(others.input, others.output)
+
+    @property
+    def _kinds(self) -> tuple[Tokens, ...]:
+        return self.answers, self.judges, self.unusable
 
 
 _TOKENS: ContextVar[AttemptTokens | None] = ContextVar("tokens", default=None)
@@ -45,6 +56,12 @@ def count_usage(usage: Any, *, is_judge: bool = False) -> None:
     """Count the `usage` of a reply for the current attempt, if there is one."""
     if (tokens := _TOKENS.get()) is not None:
         (tokens.judges if is_judge else tokens.answers).add(*token_counts(usage))
+
+
+def count_unusable(usage: Any) -> None:
+    """Count the `usage` of an answer that `count_usage` has counted, and that has failed since."""
+    if (tokens := _TOKENS.get()) is not None:
+        tokens.unusable.add(*token_counts(usage))
 
 
 def count_tokens(other: AttemptTokens) -> None:

@@ -12,7 +12,7 @@ from ng_rollouts.http.client import POLL_EVERY_S, Http, Reply
 from ng_rollouts.http.json_reply import json_object
 from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.jsonl import dumps
-from ng_rollouts.models.attempt import count_usage, session_headers
+from ng_rollouts.models.attempt import count_unusable, count_usage, session_headers
 from ng_rollouts.models.event_stream import reply_object
 from ng_rollouts.models.from_chat_completions import to_response
 from ng_rollouts.models.from_responses import (
@@ -192,14 +192,27 @@ class ModelClient:
             tokens_of=lambda response: total_tokens(response.get("usage")),
         )
         count_usage(response.get("usage"), is_judge=self._is_judge)
+        try:
+            self._check(response, asks_for_logprobs=request.asks_for_logprobs, asks_for_ids=asks_for_ids)
+        except AttemptFailed:
+            if not self._is_judge:
+                count_unusable(response.get("usage"))
+            raise
+        return with_limit_reached(response, params.get("max_output_tokens"))
+
+    def _check(self, response: Json, *, asks_for_logprobs: bool, asks_for_ids: bool) -> None:
+        """Check that a response has what was asked for.
+
+        Raises:
+            AttemptFailed: it is empty, or lacks token ids that are required.
+        """
         if is_empty(response):
             raise AttemptFailed(FailureClass.MODEL_ERROR, "the model server replied with an empty response")
-        if request.asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):
+        if asks_for_logprobs and not self._has_warned_of_logprobs and not has_logprobs(response):
             self._has_warned_of_logprobs = True
             log("warning: the model server sends no log probabilities, although the request asks for them")
         if asks_for_ids:
             self._token_ids.check(response)
-        return with_limit_reached(response, params.get("max_output_tokens"))
 
     def check(self, params: Json) -> None:
         """Check that the API supports a request. With `auto`, one of the two APIs has to; with token ids, chat.

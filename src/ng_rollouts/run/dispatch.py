@@ -235,12 +235,13 @@ class Dispatcher:
         attempts += self.state.prior.attempts.get(rollout.key, 0)
         counters = self.state.counters
         tokens = count_tokens_of_task()
+        failed = tokens.answers
         try:
-            return await self.executor.call(rollout, attempts, self.state.kept_answer(rollout))
-        except BaseException:  # also a cancellation: what it has used is spent
-            counters.failed_tokens.add(tokens.answers.input, tokens.answers.output)
-            raise
-        finally:
+            result = await self.executor.call(rollout, attempts, self.state.kept_answer(rollout))
+            failed = tokens.unusable
+            return result
+        finally:  # also after a cancellation: what it has used is spent
+            counters.failed_tokens.add(failed.input, failed.output)
             counters.judge_tokens.add(tokens.judges.input, tokens.judges.output)
 
     async def _attempt_with_capacity(self, rollout: Rollout, attempts: int) -> Result:

@@ -43,7 +43,8 @@ class RunCounters:
         has_earlier_answers: whether this command scores answers of earlier commands, and asks no model for new ones.
         input_tokens, output_tokens: of the rollouts that this command collected.
         judge_tokens: of the judges that this command asked.
-        failed_tokens: of this command's attempts that failed, were cancelled, or answered second.
+        failed_tokens: of this command's attempts that failed, were cancelled, or answered second, and of answers that
+            were asked for again.
         earlier_input_tokens, earlier_output_tokens: of the rollouts that earlier commands collected, and of the answers
             of earlier commands that this one scored.
         hedged, hedged_won: second attempts that began while the first one was in flight, and those that answered first.
