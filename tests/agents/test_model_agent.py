@@ -16,7 +16,7 @@ from ng_rollouts.errors import AttemptFailed, FailureClass
 from ng_rollouts.models.attempt import count_tokens_of_task
 from ng_rollouts.models.request import token_counts
 from ng_rollouts.scheduling.retry import RetryPolicy
-from ng_rollouts.types import AgentRequest, Tokens
+from ng_rollouts.types import AgentRequest, RolloutKey, Tokens
 from ng_rollouts.verifiers.base import Verifier
 from ng_rollouts.verifiers.builtin import Unscored
 from tests.conftest import Ran, read_rows
@@ -99,6 +99,32 @@ def test_tokens_of_an_empty_answer_that_is_asked_for_again_are_unusable() -> Non
     row, _ = run_with_tool(lambda _path, _body: replies.pop(0))
     assert token_counts(row["response"]["usage"]) == (40, 8)
     assert (tokens.answers, tokens.unusable) == (Tokens(2040, 8), Tokens(2000, 0))
+
+
+def test_conversation_of_the_other_attempt_is_shown_when_one_ends() -> None:
+    """Two attempts at a rollout have a conversation each, of which the older one is shown."""
+    replies: list[asyncio.Future[Any]] = []
+
+    class Server:
+        async def respond(self, _turn: object, _task: int) -> Any:
+            replies.append(asyncio.get_running_loop().create_future())
+            return await replies[-1]
+
+    async def run() -> list[Any]:
+        server: Any = Server()
+        agent = ModelAgent(server=server, verifier=Unscored(), http=ScriptedHttp(lambda *_: None), params={})
+        row = {"_ng_task_index": 0, "_ng_rollout_index": 0, "responses_create_params": {"input": "hi"}}
+        attempts = [asyncio.create_task(agent.run(AgentRequest(0, row))) for _ in range(2)]
+        await asyncio.sleep(0)
+        shown = [agent.turns_of(RolloutKey(0, 0))]
+        for attempt, reply in zip(attempts, replies, strict=True):
+            reply.set_result({"output": [], "usage": {}})
+            await attempt
+            shown.append(agent.turns_of(RolloutKey(0, 0)))
+        return shown
+
+    prompt = [{"role": "user", "content": "hi"}]
+    assert asyncio.run(run()) == [prompt, prompt, None]
 
 
 def test_calls_with_missing_or_repeated_ids_get_unique_ones() -> None:

@@ -40,6 +40,15 @@ _DEFERRED: Json = {"_ng_scoring": "deferred"}
 """What a row has in place of a score, so that its reader knows that it was not scored."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Conversation:
+    """The conversation of an attempt in flight: its parameters, and the items of its turns so far."""
+
+    key: RolloutKey
+    params: Json
+    items: list[Json]
+
+
 @dataclass(slots=True, kw_only=True)
 class ModelAgent:
     """Calls the model and its tools in turn, until the model makes no more tool calls.
@@ -66,7 +75,7 @@ class ModelAgent:
     defers_scoring: bool = False
     is_remote: ClassVar[bool] = False
     environment_server: ClassVar[None] = None
-    _conversations: dict[RolloutKey, tuple[Json, list[Json]]] = field(default_factory=dict, init=False)
+    _conversations: dict[_Conversation, None] = field(default_factory=dict, init=False)  # oldest first
     aggregate_metrics_url: ClassVar[None] = None
 
     @property
@@ -164,20 +173,24 @@ class ModelAgent:
         return params
 
     def turns_of(self, key: RolloutKey) -> list[Json] | None:
-        """The items of the conversation of a rollout in flight, so far; None if there is none now."""
-        params, items = self._conversations.get(key, (None, []))
-        return None if params is None else [*_items(params["input"]), *items]
+        """The items of the conversation of a rollout in flight, so far; None if there is none now.
+
+        Of two attempts at a time, those of the one that began first.
+        """
+        found = next((each for each in self._conversations if each.key == key), None)
+        return None if found is None else [*_items(found.params["input"]), *found.items]
 
     async def _observed(self, params: Json, request: AgentRequest, session: ResourcesSession | None) -> Json:
         """The conversation, which `turns_of` shows until it ends."""
-        key, items = key_of(request.body), list[Json]()
-        if key:
-            self._conversations[key] = params, items
+        items = list[Json]()
+        if not (key := key_of(request.body)):
+            return await self._converse(params, request.task_index, session, items)
+        conversation = _Conversation(key, params, items)
+        self._conversations[conversation] = None
         try:
             return await self._converse(params, request.task_index, session, items)
         finally:
-            if key:
-                self._conversations.pop(key, None)
+            del self._conversations[conversation]
 
     async def _converse(self, params: Json, task: int, session: ResourcesSession | None, items: list[Json]) -> Json:
         """Request responses until one has no tool calls, is incomplete, or is the last that the limits allow.
