@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import pickle
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,7 +21,8 @@ from ng_rollouts.executors.ray_worker import (
     failure_to_values,
     per_actor_config,
 )
-from ng_rollouts.types import Rollout, RolloutKey
+from ng_rollouts.models.attempt import AttemptTokens, count_usage
+from ng_rollouts.types import Rollout, RolloutKey, Tokens
 from tests.models.helpers import response_of
 from tests.servers import Served
 
@@ -68,3 +70,40 @@ def test_kept_answer_crosses_the_boundary_of_the_process(serve_model: Callable[.
     failure = AttemptFailed("judge_timeout", "late", kept={"response": response_of("5")})
     values = pickle.loads(pickle.dumps(failure_to_values(failure)))
     assert failure_from_values(values).kept == failure.kept
+
+
+def test_failure_keeps_how_long_ago_its_request_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The concurrency limit needs it, and the clock of the actor is another one."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    failure = AttemptFailed("http_429", "slow down")
+    assert failure_from_values(failure_to_values(failure)).sent_at is None
+    failure.sent_at = 993.0
+    values = failure_to_values(failure)
+    now = 50.0
+    assert failure_from_values(values).sent_at == 43.0
+
+
+def test_cancelled_attempt_reports_its_tokens() -> None:
+    """They are spent; an attempt that is cancelled before its first step has an outcome, too."""
+
+    class Waiting:
+        async def call(self, *_: object) -> None:
+            count_usage({"input_tokens": 1000, "output_tokens": 500})
+            count_usage({"input_tokens": 70}, is_judge=True)
+            await asyncio.Event().wait()
+
+    async def outcomes() -> list[AttemptOutcome]:
+        worker = RayWorker(CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o"), {"a": 1})
+        worker._executor = Waiting()  # type: ignore[assignment]
+        rollout = Rollout(0, RolloutKey(0, 0), "a", "p", {})
+        await worker.submit([AttemptRequest(0, rollout)])
+        await asyncio.sleep(0)
+        await worker.submit([AttemptRequest(1, rollout), *map(AttemptRequest.cancellation, (0, 1))])
+        taken: list[AttemptOutcome] = []
+        while len(taken) < 2:
+            taken += await worker.take(300)
+        return taken
+
+    tokens = AttemptTokens(Tokens(1000, 500), Tokens(70, 0))
+    assert sorted(asyncio.run(outcomes())) == [AttemptOutcome(each, tokens=tokens) for each in (0, 1)]

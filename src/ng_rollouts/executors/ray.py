@@ -48,6 +48,9 @@ _CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 10.0
 """Time limit for actors to close their connections. After that they are killed."""
 
+_CANCEL_TIMEOUT_S = 1.0
+"""How long an actor may take to report the tokens of an attempt that it was asked to cancel."""
+
 _MAX_LOSSES_PER_ROLLOUT = 3
 """A rollout fails once this many actors were lost while they ran it, because it may itself be what ends them."""
 
@@ -84,8 +87,18 @@ def _result_of(outcome: AttemptOutcome) -> Result:
     if outcome.tokens:
         count_tokens(outcome.tokens)
     if outcome.result is None:
-        raise failure_from_values(outcome.failure or (FailureClass.WORKER_ERROR, "no outcome", {}))
+        if outcome.failure is None:
+            raise AttemptFailed(FailureClass.WORKER_ERROR, "no outcome")
+        raise failure_from_values(outcome.failure)
     return outcome.result
+
+
+async def _count_cancelled(future: asyncio.Future[AttemptOutcome]) -> None:
+    """Count the tokens of an attempt that its actor cancels: they are spent."""
+    with suppress(TimeoutError, _ActorLostError):
+        async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+            if tokens := (await future).tokens:
+                count_tokens(tokens)
 
 
 @dataclass(eq=False, slots=True)
@@ -210,11 +223,12 @@ class RayExecutor:
             actor.pending[request_id] = future
             actor.enqueue(AttemptRequest(request_id, rollout, attempts, answer))
             try:
-                return _result_of(await future)
+                return _result_of(await asyncio.shield(future))
             except _ActorLostError:
                 self._attempts_repeated += 1
             except asyncio.CancelledError:
                 actor.enqueue(AttemptRequest.cancellation(request_id))
+                await _count_cancelled(future)
                 raise
             finally:
                 actor.pending.pop(request_id, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -39,12 +40,16 @@ class AttemptRequest(NamedTuple):
         return cls(request_id)
 
 
+FailureValues = tuple[str, str, dict[str, Any], float | None]
+"""A failure as class, message, options, and the seconds since its request was sent, if that is known."""
+
+
 class AttemptOutcome(NamedTuple):
-    """The outcome of an attempt: either a result or a failure, as `failure_to_values` returns it; and its tokens."""
+    """The outcome of an attempt: a result or a failure, or neither if it was cancelled; and its tokens."""
 
     request_id: int
-    result: Result | None
-    failure: tuple[str, str, dict[str, Any]] | None = None
+    result: Result | None = None
+    failure: FailureValues | None = None
     tokens: AttemptTokens | None = None
 
 
@@ -91,7 +96,8 @@ class RayWorker:
             if request.rollout is not None:
                 self._running[request.request_id] = asyncio.create_task(self._run(request, request.rollout))
             elif task := self._running.pop(request.request_id, None):
-                task.cancel()
+                # Not now: a task that is cancelled before its first turn would have no outcome.
+                asyncio.get_running_loop().call_soon(task.cancel)
 
     async def take(self, timeout_s: float) -> list[AttemptOutcome]:
         """Wait for outcomes, and return all that there are; an empty list after `timeout_s`."""
@@ -114,30 +120,37 @@ class RayWorker:
         if self._executor is None:
             raise RuntimeError("not started")
         request_id = request.request_id
-        tokens = count_tokens_of_task()
+        tokens, outcome = count_tokens_of_task(), AttemptOutcome(request_id)
         try:
             result = await self._executor.call(rollout, request.attempts, request.answer)
             outcome = AttemptOutcome(request_id, result)
+        except asyncio.CancelledError:
+            pass  # the driver asked for it, and waits for the tokens
         except AttemptFailed as failure:
             outcome = AttemptOutcome(request_id, None, failure_to_values(failure))
         except Exception as error:  # the driver would wait for this attempt without end
             message = f"{type(error).__name__}: {error}"
-            outcome = AttemptOutcome(request_id, None, (FailureClass.WORKER_ERROR, message, {"retryable": True}))
+            unexpected = AttemptFailed(FailureClass.WORKER_ERROR, message, retryable=True)
+            outcome = AttemptOutcome(request_id, None, failure_to_values(unexpected))
         self._running.pop(request_id, None)
         self._outcomes.append(outcome._replace(tokens=tokens))
         self._has_outcomes.set()
 
 
-def failure_to_values(failure: AttemptFailed) -> tuple[str, str, dict[str, Any]]:
-    """A failure as class, message and options. The exception itself loses its keyword arguments when it is pickled."""
+def failure_to_values(failure: AttemptFailed) -> FailureValues:
+    """A failure as values. The exception itself loses its keyword arguments when it is pickled."""
     names = ("status", "retryable", "terminal", "persist", "retry_after_s", "kept")
-    return failure.failure_class, failure.message, {name: getattr(failure, name) for name in names}
+    # A duration, because the clocks of two machines have nothing in common.
+    sent_s = None if failure.sent_at is None else time.monotonic() - failure.sent_at
+    return failure.failure_class, failure.message, {name: getattr(failure, name) for name in names}, sent_s
 
 
-def failure_from_values(failure: tuple[str, str, dict[str, Any]]) -> AttemptFailed:
-    """The failure that `failure_to_values` converted."""
-    failure_class, message, options = failure
-    return AttemptFailed(failure_class, message, **options)
+def failure_from_values(values: FailureValues) -> AttemptFailed:
+    """The failure that `failure_to_values` has just converted."""
+    failure_class, message, options, sent_s = values
+    failure = AttemptFailed(failure_class, message, **options)
+    failure.sent_at = None if sent_s is None else time.monotonic() - sent_s
+    return failure
 
 
 def per_actor_config(config: CollectConfig, num_actors: int) -> CollectConfig:
