@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.task_file import TaskFile
+from ng_rollouts.inputs.task_parser import Task
 from tests.conftest import SHARED_DATA, Ran, keys_of, read_rows
 from tests.inputs.helpers import PARSER, PLAIN, expanded, lines, parser_of, written
 from tests.servers import Served
@@ -46,6 +47,29 @@ def test_interleaved_rollouts_are_sorted_by_their_rollout_index(
     assert [rollout.position for rollout in rollouts] == list(range(plan.rollouts))
     assert [rollout.seed for rollout in rollouts] == [rollout.key.rollout_index for rollout in rollouts]
     assert list(file.interleaved_rollouts(plan)) == sorted(rollouts, key=lambda rollout: rollout.key.rollout_index)
+
+
+@given(repeats=st.lists(st.integers(1, 4), min_size=1, max_size=8), wanted=st.sets(st.integers(0, 40)))
+def test_rollouts_at_some_positions_are_read_without_parsing_other_rows(
+    repeats: list[int], wanted: set[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A run can read a few failed rollouts of a large input again without a pause."""
+    rows = [{**PLAIN, "agent_ref": {"name": f"agent{count}"}} for count in repeats]
+    parser = parser_of(None, {f"agent{count}": count for count in repeats})
+    file = TaskFile(path=written(tmp_path_factory.mktemp("t"), lines(rows)), parser=parser)
+    plan = file.plan()
+    rollouts = list(file.rollouts(plan))
+    expected = [each for each in rollouts if each.position in wanted]
+    parse_again, parsed = TaskFile._parse_again, list[int]()
+
+    def parse(file: TaskFile, number: int, line: bytes, *, has_long: bool | None = None) -> Task:
+        parsed.append(number)
+        return parse_again(file, number, line, has_long=has_long)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskFile, "_parse_again", parse)
+        assert list(file.rollouts(plan, wanted)) == expected
+    assert parsed == sorted({each.key.task_index + 1 for each in expected})
 
 
 def test_blank_lines_crlf_and_byte_order_mark_are_ignored(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -120,13 +121,13 @@ class TaskFile:
         if bad:
             raise InputError(*bad_lines_message(self.name, bad))
 
-    def rollouts(self, plan: Plan) -> Iterator[Rollout]:
-        """Every planned rollout, in the order of the finished output.
+    def rollouts(self, plan: Plan, positions: AbstractSet[int] | None = None) -> Iterator[Rollout]:
+        """Every planned rollout, in the order of the finished output; with `positions`, only those at these.
 
         Raises:
             InputChanged: the file changed since it was checked.
         """
-        return self._rollouts(plan)
+        return self._rollouts(plan, positions=positions)
 
     def interleaved_rollouts(self, plan: Plan) -> Iterator[Rollout]:
         """Every planned rollout: the first ones of all tasks, then the second ones, and so on.
@@ -139,8 +140,10 @@ class TaskFile:
         for rollout_index in range(plan.most_repeats):
             yield from self._rollouts(plan, rollout_index)
 
-    def _rollouts(self, plan: Plan, only: int | None = None) -> Iterator[Rollout]:
-        """The planned rollouts; with `only`, those that have this rollout index."""
+    def _rollouts(
+        self, plan: Plan, only: int | None = None, positions: AbstractSet[int] | None = None
+    ) -> Iterator[Rollout]:
+        """The planned rollouts; with `only`, those that have this rollout index; with `positions`, those at these."""
         has_long = None if plan.has_long_integers else False
         end = 0
         rows = zip(self._shard_lines(plan), plan.spans(), plan.first_rollouts(), strict=False)
@@ -148,9 +151,14 @@ class TaskFile:
             end = start + count
             if only is not None and not first <= only < first + count:
                 continue
+            # Before the row is parsed, which takes 20 times as long as to read it.
+            if positions is not None and positions.isdisjoint(range(start, end)):
+                continue
             task = self._planned_task(number, line, count, has_long=has_long)
             for rollout in self._rollouts_of(task, task_index, start, first):
-                if only is None or rollout.key.rollout_index == only:
+                if only not in (None, rollout.key.rollout_index):
+                    continue
+                if positions is None or rollout.position in positions:
                     yield rollout
         if end != plan.rollouts:
             raise self._changed()

@@ -11,6 +11,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import groupby, islice
@@ -163,8 +164,8 @@ class RolloutSource:
         if selected < rows:
             log(f"scoring {selected} of {rows} rollouts, copying {rows - selected}")
 
-    def rollouts(self, plan: Plan) -> Iterator[Rollout]:
-        """Every rollout, in the order of the keys.
+    def rollouts(self, plan: Plan, positions: AbstractSet[int] | None = None) -> Iterator[Rollout]:
+        """Every rollout, in the order of the keys; with `positions`, only those at these.
 
         Raises:
             InputChanged: a file changed since it was read for the plan.
@@ -174,13 +175,14 @@ class RolloutSource:
         while plan.input_state == self._state() and (group := self._next(groups)):
             responses = {GROUP: [response_of(row) for _, row in group]} if self.with_groups else {}
             for at, (key, row) in enumerate(group):
-                yield Rollout(
-                    position=position,
-                    key=key,
-                    agent=agent_of(row),
-                    prompt_id=str(row.get("prompt_id", key.task_index)),
-                    row={**row, **responses, PLACE: at} if responses else row,
-                )
+                if positions is None or position in positions:
+                    yield Rollout(
+                        position=position,
+                        key=key,
+                        agent=agent_of(row),
+                        prompt_id=str(row.get("prompt_id", key.task_index)),
+                        row={**row, **responses, PLACE: at} if responses else row,
+                    )
                 position += 1
         if position != plan.rollouts:
             raise self._changed()

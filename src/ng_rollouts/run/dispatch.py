@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -51,7 +52,7 @@ class Dispatcher:
     Attributes:
         status_path: the status file.
         control_path: the socket that takes commands.
-        planned: reads all planned rollouts, to attempt failed ones again.
+        planned: reads the planned rollouts at some positions, to attempt failed ones again.
         is_planned: whether a task is planned, by its index.
         trackers: receive running figures.
         wait_for_capacity: awaited before each attempt, if a consumer has to keep up.
@@ -65,7 +66,7 @@ class Dispatcher:
     budget: Budget
     status_path: Path
     control_path: Path
-    planned: Callable[[], Iterator[Rollout]]
+    planned: Callable[[AbstractSet[int]], Iterator[Rollout]]
     is_planned: Callable[[int], bool]
     report: DispatchReport
     trackers: LiveTrackers
@@ -220,7 +221,7 @@ class Dispatcher:
         """Rollouts by their positions, which are all that is in memory: the input is read again, as far as needed."""
         left = set(positions)
         try:
-            for rollout in self.planned():
+            for rollout in self.planned(positions):
                 if rollout.position in left:
                     left.remove(rollout.position)
                     yield rollout

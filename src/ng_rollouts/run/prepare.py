@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ class Tasks(Protocol):
         """Call a function with every task."""
         ...
 
-    def rollouts(self, plan: Plan) -> Iterator[Rollout]:
-        """Every planned rollout, in the order of the finished output."""
+    def rollouts(self, plan: Plan, positions: AbstractSet[int] | None = None) -> Iterator[Rollout]:
+        """Every planned rollout, in the order of the finished output; with `positions`, only those at these."""
         ...
 
 

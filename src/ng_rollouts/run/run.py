@@ -259,7 +259,7 @@ class Run:
             budget=self.prepared.budget,
             status_path=self._status_path,
             control_path=self.prepared.paths.control_socket,
-            planned=lambda: self.prepared.tasks.rollouts(self.prepared.plan),
+            planned=lambda positions: self.prepared.tasks.rollouts(self.prepared.plan, positions),
             is_planned=self.prepared.plan.has_task,
             report=report,
             trackers=self.prepared.trackers,
