@@ -16,8 +16,8 @@ from math import exp
 
 from virtual_time import run_virtually
 
+from ng_rollouts.http.attempt_endpoints import avoiding_first
 from ng_rollouts.http.load_balancer import LoadBalancer
-from ng_rollouts.http.trail import avoiding_first
 from ng_rollouts.scheduling.concurrency import FixedLimit
 from ng_rollouts.scheduling.control import ScheduleControl
 from ng_rollouts.scheduling.counters import RunCounters

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ng_rollouts.errors import MAX_RETRY_AFTER_S, UNREACHABLE, AttemptFailed, FailureClass
+from ng_rollouts.http.attempt_endpoints import ATTEMPT_ENDPOINTS
 from ng_rollouts.http.rate_limiter import UNLIMITED, RateLimiter, Reservation
-from ng_rollouts.http.trail import TRAIL
 from ng_rollouts.redaction import without_credentials
 
 FIRST_COOLDOWN_S = 2.0
@@ -143,7 +143,7 @@ class LoadBalancer:
         self.endpoints = [Endpoint(url) for url in urls]
         self.waiting = 0
         self._rate_limiter = rate_limiter or RateLimiter()
-        self._sticky: OrderedDict[Hashable, Endpoint] = OrderedDict()  # by task index, or trail of a second attempt
+        self._sticky: OrderedDict[Hashable, Endpoint] = OrderedDict()  # by task, or second attempt
 
     def set_requests_per_minute(self, requests_per_minute: float) -> None:
         """Replace the limit of requests of all balancers that share the rate limiter."""
@@ -181,18 +181,18 @@ class LoadBalancer:
         Raises:
             AttemptFailed: the failure of the last endpoint that was tried.
         """
-        trail = TRAIL.get()
-        tried = self._avoided(trail.avoided) if trail and trail.avoided else set()
+        attempt = ATTEMPT_ENDPOINTS.get()
+        tried = self._avoided(attempt.avoided) if attempt and attempt.avoided else set()
         # The endpoint of a second attempt is kept apart: the task's one has the prompt in its cache.
-        key: Hashable = trail if tried else task
+        key: Hashable = attempt if tried else task
         while True:
             endpoint, reservation = self._reserve_at_once(key, tried) or await self._reserve(
                 key, tried, characters, output_tokens
             )
             endpoint.in_flight += 1
             endpoint.requests_sent += 1
-            if trail:
-                trail.visited.add(endpoint)
+            if attempt:
+                attempt.visited.add(endpoint)
             began = time.monotonic()
             try:
                 reply = await send(endpoint.url)

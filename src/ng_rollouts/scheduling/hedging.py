@@ -49,7 +49,7 @@ class Hedging:
 
 
 @dataclass(slots=True, eq=False)
-class _Race:
+class _HedgedRollout:
     """A rollout with one or two attempts in flight.
 
     Attributes:
@@ -76,7 +76,7 @@ class _Race:
             task.cancel()
 
     def fail(self, failure: AttemptFailed, seconds: float) -> None:
-        """Take the failure of an attempt that has ended; the last one ends the race."""
+        """Take the failure of an attempt that has ended; after the last one, the outcome is known."""
         ended = [each for each in (self.failed, (failure, seconds)) if each]
         ended.sort(key=lambda each: bool(each[0].kept))  # stable: an answer comes last, because the last one is kept
         self.failed = ended[-1]
@@ -99,7 +99,7 @@ class Hedger:
         self._hedging = hedging
         self._counters = counters
         self._tasks = tasks
-        self._single: dict[_Race, None] = {}  # races of one attempt, oldest first
+        self._single: dict[_HedgedRollout, None] = {}  # those with one attempt, oldest first
 
     async def attempt(self, rollout: Rollout, number: int, add_failure: FailureSink) -> Result:
         """Make an attempt at a rollout, and perhaps a second one.
@@ -112,26 +112,26 @@ class Hedger:
             AttemptFailed: all attempts failed.
         """
         outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        race = _Race(rollout, number, time.monotonic(), add_failure, outcome)
-        self._single[race] = None
-        self._start(race, number)
+        hedged = _HedgedRollout(rollout, number, time.monotonic(), add_failure, outcome)
+        self._single[hedged] = None
+        self._start(hedged, number)
         try:
             return await outcome
         except asyncio.CancelledError:
-            race.cancel()
-            await asyncio.wait(race.tasks)
-            if race.failed and race.failed[0].kept:
-                raise race.failed[0] from None
+            hedged.cancel()
+            await asyncio.wait(hedged.tasks)
+            if hedged.failed and hedged.failed[0].kept:
+                raise hedged.failed[0] from None
             raise
         finally:
-            self._single.pop(race, None)
-            race.cancel()
+            self._single.pop(hedged, None)
+            hedged.cancel()
 
     def next_at(self) -> float:
         """When the oldest rollout with a single attempt is overdue (`time.monotonic`); infinite if there is none."""
-        while (race := next(iter(self._single), None)) and not self._hedging.allows(race.rollout):
-            del self._single[race]
-        return inf if race is None else race.began + self._hedging.after_s(self._counters)
+        while (hedged := next(iter(self._single), None)) and not self._hedging.allows(hedged.rollout):
+            del self._single[hedged]
+        return inf if hedged is None else hedged.began + self._hedging.after_s(self._counters)
 
     def start_second(self, end: Callable[[], None]) -> None:
         """Make a second attempt at the oldest rollout with a single one.
@@ -139,33 +139,33 @@ class Hedger:
         Args:
             end: called when the attempt has ended, even if it was cancelled before its first step.
         """
-        race = next(iter(self._single))
-        del self._single[race]
+        hedged = next(iter(self._single))
+        del self._single[hedged]
         self._counters.hedged += 1
-        self._start(race, race.number + 1).add_done_callback(lambda _: end())
+        self._start(hedged, hedged.number + 1).add_done_callback(lambda _: end())
 
-    def _start(self, race: _Race, number: int) -> asyncio.Task[None]:
-        task = self._tasks.create_task(self._run(race, number))
-        race.tasks.append(task)
-        race.in_flight += 1
+    def _start(self, hedged: _HedgedRollout, number: int) -> asyncio.Task[None]:
+        task = self._tasks.create_task(self._run(hedged, number))
+        hedged.tasks.append(task)
+        hedged.in_flight += 1
         return task
 
-    async def _run(self, race: _Race, number: int) -> None:
+    async def _run(self, hedged: _HedgedRollout, number: int) -> None:
         began = time.monotonic()
         try:
-            result = await self._call(race.rollout, number)
+            result = await self._call(hedged.rollout, number)
         except AttemptFailed as failure:
-            race.in_flight -= 1
-            self._single.pop(race, None)
-            race.fail(failure, time.monotonic() - began)
+            hedged.in_flight -= 1
+            self._single.pop(hedged, None)
+            hedged.fail(failure, time.monotonic() - began)
         else:
-            self._succeed(race, result, is_second=number > race.number)
+            self._succeed(hedged, result, is_second=number > hedged.number)
 
-    def _succeed(self, race: _Race, result: Result, *, is_second: bool) -> None:
-        if race.outcome.done():
+    def _succeed(self, hedged: _HedgedRollout, result: Result, *, is_second: bool) -> None:
+        if hedged.outcome.done():
             tokens = result.stats.tokens
             self._counters.failed_tokens.add(tokens.get("input_tokens", 0), tokens.get("output_tokens", 0))
             return
-        self._single.pop(race, None)
+        self._single.pop(hedged, None)
         self._counters.hedged_won += is_second
-        race.outcome.set_result(result)
+        hedged.outcome.set_result(result)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trail:
+class AttemptEndpoints:
     """The endpoints of an attempt.
 
     Attributes:
@@ -25,8 +25,8 @@ class Trail:
     visited: set[Any] = field(default_factory=set)
 
 
-TRAIL: ContextVar[Trail | None] = ContextVar("trail", default=None)
-"""The trail of the attempt that sends; None if none is kept."""
+ATTEMPT_ENDPOINTS: ContextVar[AttemptEndpoints | None] = ContextVar("attempt_endpoints", default=None)
+"""The endpoints of the attempt that sends; None if they are not kept."""
 
 
 def avoiding_first(call: Callable[[Rollout, int], Awaitable[T]]) -> Callable[[Rollout, int], Awaitable[T]]:
@@ -34,17 +34,18 @@ def avoiding_first(call: Callable[[Rollout, int], Awaitable[T]]) -> Callable[[Ro
 
     Each attempt has to run in its own asyncio task.
     """
-    trails: dict[RolloutKey, Trail] = {}  # of the first attempts in flight
+    firsts: dict[RolloutKey, AttemptEndpoints] = {}  # of the first attempts in flight
 
     async def attempt(rollout: Rollout, number: int) -> T:
-        first = trails.get(rollout.key)
-        TRAIL.set(trail := Trail(avoided=frozenset(first.visited) if first else frozenset()))
+        first = firsts.get(rollout.key)
+        own = AttemptEndpoints(avoided=frozenset(first.visited) if first else frozenset())
+        ATTEMPT_ENDPOINTS.set(own)
         if first:
             return await call(rollout, number)
-        trails[rollout.key] = trail
+        firsts[rollout.key] = own
         try:
             return await call(rollout, number)
         finally:
-            del trails[rollout.key]
+            del firsts[rollout.key]
 
     return attempt
