@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from ng_rollouts.errors import AttemptFailed
+from ng_rollouts.http.attempt_endpoints import avoiding_first
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
-from ng_rollouts.http.attempt_endpoints import avoiding_first
 from ng_rollouts.types import Rollout, RolloutKey
 from tests.conftest import Ran
 from tests.servers import Served

@@ -20,8 +20,8 @@ from ng_rollouts.control.server import control_socket
 from ng_rollouts.errors import FailureClass, InputChanged, InputError, StoppedEarly, StorageError, UsageError
 from ng_rollouts.executors.base import Executor
 from ng_rollouts.executors.steering import sources_of, steering
-from ng_rollouts.http.client import slow_above
 from ng_rollouts.http.attempt_endpoints import avoiding_first
+from ng_rollouts.http.client import slow_above
 from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.models.attempt import count_tokens_of_task
 from ng_rollouts.outputs.journal import Journal
