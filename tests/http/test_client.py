@@ -16,7 +16,14 @@ import trustme
 
 from ng_rollouts.agents.remote_agent import RemoteAgent
 from ng_rollouts.errors import AttemptFailed, ConfigError
-from ng_rollouts.http.client import Reply, TimeLimits, open_http, slow_above
+from ng_rollouts.http.client import (
+    Reply,
+    TimeLimits,
+    cancelling_engine,
+    closes_cancelled_requests,
+    open_http,
+    slow_above,
+)
 from ng_rollouts.types import AgentRequest
 from tests.conftest import FILES, Ran
 from tests.servers import OK_REPLY, Served, read_request, serve_connections
@@ -239,6 +246,45 @@ def test_missing_authorities_end_the_command_with_one_line(
     ran = command(*FILES, f"+agent_url=https://127.0.0.1:{tls_port}", f"+http_engine={engine}")
     assert ran.code == 2
     assert ran.stderr.strip().splitlines()[-1].startswith("error: SSL_CERT_FILE=")
+
+
+def test_request_of_a_cancelled_task_is_closed_by_the_engines_that_say_so(engine: str) -> None:
+    """The server sees the end of the connection, so that it can stop its work. pyreqwest does not close it."""
+
+    async def run() -> bool:
+        began, closed = asyncio.Event(), asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            began.set()
+            with suppress(ConnectionError):
+                await reader.read()
+            closed.set()
+            writer.close()
+
+        server = await asyncio.start_server(hang, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with open_http(TimeLimits(idle_s=2), engine) as http:
+            sending = asyncio.create_task(http.post(url, b"{}"))
+            await began.wait()
+            sending.cancel()
+            with suppress(asyncio.CancelledError):
+                await sending
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await closed.wait()
+            is_closed = closed.is_set()
+        await closed.wait()  # by the idle timeout at the latest
+        server.close()
+        return is_closed
+
+    assert asyncio.run(run()) == closes_cancelled_requests(engine)
+
+
+def test_engine_for_attempts_that_may_be_cancelled(engine: str, request: pytest.FixtureRequest) -> None:
+    """`auto` is httpx if its own pool is not the bottleneck; a named engine stays."""
+    assert cancelling_engine(engine) == engine
+    assert cancelling_engine("auto") == ("httpx" if "aiohttp" in request.node.name else "auto")
 
 
 def test_stalled_name_lookup_ends_at_the_connect_timeout(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:

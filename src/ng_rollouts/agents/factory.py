@@ -27,7 +27,7 @@ from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, TOKEN_IDS, Co
 from ng_rollouts.config.validation import check_sampling
 from ng_rollouts.console import log
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
-from ng_rollouts.http.client import Http, TimeLimits, open_http
+from ng_rollouts.http.client import Http, TimeLimits, cancelling_engine, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.redaction import remember_secret, remember_url, without_credentials
@@ -97,8 +97,10 @@ def _warn_of_limits(agents: Mapping[str, Agent], config: CollectConfig) -> None:
 
 async def open_factory(config: CollectConfig, stack: AsyncExitStack) -> AgentFactory:
     """Make a factory, with an HTTP client that the stack closes."""
+    # Of two attempts, the one that answers second is cancelled.
+    engine = config.http_engine if config.hedge_after is None else cancelling_engine(config.http_engine)
     http = await stack.enter_async_context(
-        open_http(_limits(config), config.http_engine, max_reply_bytes=int(config.max_reply_mb * 1_000_000))
+        open_http(_limits(config), engine, max_reply_bytes=int(config.max_reply_mb * 1_000_000))
     )
     rate_limiter = RateLimiter(config.max_requests_per_minute, config.max_tokens_per_minute)
     return AgentFactory(config, http, rate_limiter, stack)

@@ -397,7 +397,8 @@ class Execution:
     http_engine: str = param(
         "auto",
         "HTTP client. `auto`: pyreqwest if it is installed, else httpx.",
-        doc="httpx is slow above a few dozen rollouts in flight, unless httpx-aiohttp is installed.",
+        doc="httpx is slow above a few dozen rollouts in flight, unless httpx-aiohttp is installed. It ends requests "
+        "that are cancelled; pyreqwest does not. `auto` is httpx with `hedge_after`, if httpx-aiohttp is installed.",
         choices=HTTP_ENGINES,
     )
     session_header: str | None = param(

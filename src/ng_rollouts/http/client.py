@@ -163,6 +163,19 @@ def slow_above(engine: str) -> int | None:
     return None if _uses_pyreqwest(engine) or _installed("httpx_aiohttp") else _HTTPX_SLOW_ABOVE
 
 
+def cancelling_engine(engine: str) -> str:
+    """The engine for attempts that may be cancelled: of `auto`, httpx, unless its own pool would be the bottleneck.
+
+    pyreqwest 0.15 has no means to end a request: after a cancellation, the server still answers it.
+    """
+    return "httpx" if engine == "auto" and _installed("httpx_aiohttp") else engine
+
+
+def closes_cancelled_requests(engine: str) -> bool:
+    """True for an engine that closes the connection of a request that is cancelled."""
+    return not _uses_pyreqwest(engine)
+
+
 def _uses_pyreqwest(engine: str) -> bool:
     return engine != "httpx" and _installed("pyreqwest")
 

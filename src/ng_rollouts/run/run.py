@@ -28,6 +28,7 @@ from ng_rollouts.errors import (
     WallTimeOver,
 )
 from ng_rollouts.executors.base import Executor, open_executor
+from ng_rollouts.http.client import cancelling_engine, closes_cancelled_requests
 from ng_rollouts.inputs.task_parser import Task
 from ng_rollouts.integrations.runner import check_integrations
 from ng_rollouts.jsonl import dumps
@@ -319,8 +320,8 @@ class Run:
         if any(not agent.is_remote for agent in agents.values()):
             self.prepared.tasks.check(lambda task: _check_task(task, agents))
         not_twice = [name for name, agent in agents.items() if not agent.may_run_twice]
-        if self.config.hedge_after is not None and not_twice:
-            log(f"note: hedge_after does not apply to {', '.join(not_twice)}: two attempts at a time might interfere")
+        if self.config.hedge_after is not None:
+            _note_hedging(not_twice, cancelling_engine(self.config.http_engine))
         is_scored = self.resolve or self.config.scoring == "defer"
         if not is_scored and any(not agent.scores for agent in agents.values()):
             log("warning: no verifier scores the answers, so rollouts have no reward: add one, +verifier=exact_match")
@@ -369,6 +370,17 @@ class Run:
         # Only failed rollouts have a known duration, and these are few.
         timed = sorted((each for each in remaining() if each.key in elapsed_s), key=lambda each: -elapsed_s[each.key])
         return chain(timed, (each for each in remaining() if each.key not in elapsed_s))
+
+
+def _note_hedging(not_twice: list[str], engine: str) -> None:
+    """Say what second attempts do not apply to, and which requests the engine does not end."""
+    if not_twice:
+        log(f"note: hedge_after does not apply to {', '.join(not_twice)}: two attempts at a time might interfere")
+    if not closes_cancelled_requests(engine):
+        log(
+            "note: hedge_after: pyreqwest does not end the request of an attempt that is cancelled: the server still "
+            "answers it. http_engine=httpx ends it (pip install httpx-aiohttp)"
+        )
 
 
 def _check_task(task: Task, agents: Mapping[str, Agent]) -> None:
