@@ -142,12 +142,17 @@ def serve_connections(handle: ConnectionHandler, tls: ssl.SSLContext | None = No
 
 async def _close(server: asyncio.Server) -> None:
     server.close()
+    await _turn()  # a connection that was just accepted is closed by its task, which has to begin for that
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await _turn()  # transports close in later turns of the event loop
+
+
+async def _turn() -> None:
     for _ in range(3):
-        await asyncio.sleep(0)  # transports close in later turns of the event loop
+        await asyncio.sleep(0)
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
