@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ng_rollouts.executors.engine_addresses import match
-from ng_rollouts.executors.steering import Steerer, sources_of
+from ng_rollouts.executors.steering import Source, Steerer, sources_of
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.scheduling.engine_limit import EngineAwareLimit
@@ -56,6 +57,27 @@ class Pool:
     async def _read(self, times: int) -> None:
         for _ in range(times):
             await asyncio.gather(*map(self.steerer.read, self.sources.all))
+
+    def follow(self, times: int) -> None:
+        """Follow all addresses for some readings, of which the very first one is of all together."""
+        asyncio.run(self._follow(times))
+
+    async def _follow(self, times: int) -> None:
+        if all(not source.missed and source.is_followed is None for source in self.sources.all):
+            await self.steerer.read_all()
+        for source in self.sources.all:
+            await self._follow_one(source, times)
+
+    async def _follow_one(self, source: Source, times: int) -> None:
+        pauses = iter(range(times))
+
+        async def sleep(_: float) -> None:
+            if next(pauses, None) is None:
+                raise asyncio.CancelledError
+
+        with pytest.MonkeyPatch.context() as patch, suppress(asyncio.CancelledError):
+            patch.setattr("ng_rollouts.executors.steering.asyncio.sleep", sleep)
+            await self.steerer.follow(source)
 
     @property
     def capacities(self) -> list[float]:
@@ -172,6 +194,58 @@ def test_silent_address_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.limit.steered_by == "vllm_gauges"
 
 
+def test_lost_gauges_are_logged_once_and_again_when_they_are_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says that the gauges of an address are lost and what steers instead, and one that they are back."""
+    engines = Engines(a=60, b=60)
+    pool = Pool(engines)
+    pool.follow(2)
+    del engines.running[B]
+    pool.follow(12)
+    del engines.running[A]
+    pool.follow(12)
+    engines.running[B] = 60
+    pool.follow(3)
+    assert capsys.readouterr().err.splitlines() == [
+        f"parallelism follows the gauges at {A}, {B}",
+        f"warning: the gauges at {B} are lost: this engine counts like the mean of the others",
+        f"warning: the gauges at {A} are lost: parallelism follows the throughput",
+        f"parallelism follows the gauges at {B} again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engines", "wanted", "lines"),
+    [
+        ({}, [A, B], [f"warning: no gauges at {url}: parallelism follows the throughput" for url in (A, B)]),
+        (
+            {"b": 60},
+            [A, B],
+            [
+                f"parallelism follows the gauges at {B}",
+                f"warning: no gauges at {A}: this engine counts like the mean of the others",
+            ],
+        ),
+        ({}, None, []),
+    ],
+)
+def test_named_address_without_gauges_is_a_warning(
+    capsys: pytest.CaptureFixture[str], engines: dict[str, int], wanted: object, lines: list[str]
+) -> None:
+    """One line names each address that was given and has no gauges. Endpoints need not have any."""
+    Pool(Engines(**engines), wanted).follow(20)
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_gauges_that_are_found_late_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine that starts after the run is followed as soon as it answers."""
+    engines = Engines()
+    pool = Pool(engines)
+    pool.follow(8)
+    engines.running[A] = 60
+    pool.follow(2)
+    assert capsys.readouterr().err.splitlines() == [f"parallelism follows the gauges at {A}"]
+
+
 @pytest.mark.parametrize(
     ("gauges", "option", "steered_by", "asks"),
     [
@@ -208,6 +282,6 @@ def test_wrong_address_of_metrics_is_an_error(
 ) -> None:
     """A value that is not a URL is reported before anything is sent."""
     server = serve_model()
-    ran = collect_sums(server.url, "+verifier=none", "+engine_metrics_url=gpu")
+    ran = collect_sums(server.url, "+verifier=none", "+adaptive_parallelism=true", "+engine_metrics_url=gpu")
     assert ran.code == 2
     assert "engine_metrics_url" in ran.stderr

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,8 +38,88 @@ def test_limit_of_a_pool_is_the_sum_of_its_engines() -> None:
     assert limit.of("a") == 54
     limit.lose("a")
     limit.lose("b")
-    assert limit.of("a") is None
     assert limit.steered_by in ("throughput", "refusals")
+
+
+def steered_to(limit: EngineAwareLimit, requests: int) -> None:
+    """Let the gauges of engine `a` steer the limit to a number of requests that fill its cache, from above."""
+    for at in range(60):
+        cache = min(1.0, 0.92 * limit.current / requests)
+        limit.observe(
+            "a", EngineSample(at=at, running=limit.current, waiting=0, cache=cache, engine="vllm"), limit.current
+        )
+
+
+def full_engine(limit: EngineAwareLimit, seconds: int, requests: int) -> list[int]:
+    """The limits of each second at an engine without gauges that runs a number of requests, each for a second."""
+    limits = []
+    for second in range(seconds):
+        done = min(limit.current, requests)
+        for each in range(done):
+            limit.record_success(1000 + second + each / done)
+        limits.append(limit.current)
+    return limits
+
+
+def test_limit_without_the_last_gauges_stays_at_what_they_have_found() -> None:
+    """It rests at the last limit of the gauges, and probes half more from time to time; gauges then go on from there."""
+    limit = EngineAwareLimit(CEILING)
+    steered_to(limit, 24)
+    found = limit.current
+    assert 20 <= found <= 26
+    limit.lose("a")
+    assert (limit.current, limit.steered_by) == (found, "throughput")
+    limits = full_engine(limit, 300, found)
+    assert set(limits) <= set(range(found, math.ceil(1.5 * found) + 1))
+    assert limits.count(found) > 200
+    limit.observe("a", EngineSample(at=400, running=found, waiting=0, cache=0.92, engine="vllm"), limit.current)
+    assert (limit.current, limit.steered_by) == (found, "vllm_gauges")
+
+
+def test_limit_without_the_last_gauges_grows_with_the_throughput() -> None:
+    """If the engine has become larger, probes raise the limit step by step."""
+    limit = EngineAwareLimit(CEILING)
+    steered_to(limit, 24)
+    found = limit.current
+    limit.lose("a")
+    limits = full_engine(limit, 300, 4 * found)
+    assert all(after <= 1.5 * before + 1 for before, after in pairwise(limits))
+    assert limits[-1] >= 3 * found
+
+
+def test_throughput_of_before_the_gauges_does_not_hold_the_limit_after_them() -> None:
+    """A cap that the throughput had before gauges were found is forgotten once they are lost again."""
+    limit = EngineAwareLimit(CEILING)
+    full_engine(limit, 60, 8)
+    before = limit.current
+    for at in range(60):
+        limit.observe("a", EngineSample(at=at, running=limit.current, waiting=0, cache=0.0), limit.current)
+    limit.lose("a")
+    assert limit.current == CEILING > before
+
+
+def test_pool_that_loses_all_gauges_keeps_the_limits_of_its_engines() -> None:
+    """The sum and the shares are the same, whichever engine is lost first."""
+    for order in ("ab", "ba"):
+        limit = EngineAwareLimit(CEILING)
+        limit.expect(2)
+        for at in range(4):
+            limit.observe("a", EngineSample(at=at, running=50, waiting=0, cache=0.0), CEILING)
+            limit.observe("b", EngineSample(at=at, running=8, waiting=1, cache=0.5), CEILING)
+        for address in order:
+            limit.lose(address)
+        assert (limit.of("a"), limit.of("b"), limit.current) == (54, 16, 70)
+
+
+def test_refusals_of_before_bound_the_limit_without_gauges() -> None:
+    """A limit that refusals have lowered does not jump when the gauges are lost."""
+    limit = EngineAwareLimit(CEILING)
+    for at in range(8):
+        limit.observe("a", EngineSample(at=at, running=limit.current, waiting=0, cache=0.0), CEILING)
+    limit.record_failure(AttemptFailed("http_429", "", status=429), 8.5, 9.0)
+    before = limit.current
+    limit.lose("a")
+    assert (limit.current, limit.steered_by) == (before, "refusals")
 
 
 def test_engine_whose_gauges_are_found_late_begins_like_the_others() -> None:

@@ -39,11 +39,19 @@ class Source:
     """An address of gauges.
 
     Attributes:
+        url: may contain credentials.
         missed: reads without an answer since the last answer.
+        is_followed: whether its gauges steer, as the log says; None before the first ones, False once they are lost.
     """
 
     url: str
     missed: int = 0
+    is_followed: bool | None = None
+
+    @property
+    def display_url(self) -> str:
+        """The URL without credentials, for messages."""
+        return without_credentials(self.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +60,13 @@ class Sources:
 
     Attributes:
         address_of: of the endpoints that an address could be matched to.
+        are_named: whether `engine_metrics_url` names the addresses.
     """
 
     all: list[Source]
     balancers: list[LoadBalancer]
     address_of: dict[Endpoint, str]
+    are_named: bool = False
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -101,7 +111,8 @@ def sources_of(wanted: object, load_balancers: Iterable[LoadBalancer]) -> Source
         addresses = list(dict.fromkeys(parse_urls(wanted, "engine_metrics_url")))
         matches = match([endpoint.url for endpoint in endpoints], addresses)
         address_of = {endpoint: matches[endpoint.url] for endpoint in endpoints if endpoint.url in matches}
-    return Sources(all=[Source(url) for url in addresses], balancers=balancers, address_of=address_of)
+    sources = [Source(url) for url in addresses]
+    return Sources(all=sources, balancers=balancers, address_of=address_of, are_named=wanted is not None)
 
 
 @asynccontextmanager
@@ -129,10 +140,7 @@ async def _steer(limit: EngineAwareLimit, sources: Sources, in_flight: Callable[
     try:
         async with open_http(_LIMITS, engine, max_reply_bytes=_MAX_REPLY_BYTES) as http:
             steerer = Steerer(limit, sources, partial(read_gauges, http=http), in_flight)
-            await asyncio.gather(*map(steerer.read, sources.all))
-            found = [without_credentials(source.url) for source in sources.all if not source.missed]
-            if found:
-                log(f"parallelism follows the gauges at {', '.join(found)}")
+            await steerer.read_all()
             await asyncio.gather(*map(steerer.follow, sources.all))
     except Exception as error:  # gauges are a help, so nothing about them may end the run
         log(f"warning: the gauges of the engines cannot be read: {error}")
@@ -152,11 +160,24 @@ class Steerer:
     gauges_at: Callable[[str], Awaitable[EngineSample | None]]
     in_flight: Callable[[], int]
 
+    async def read_all(self) -> None:
+        """Read all addresses for the first time, and log which have gauges."""
+        await asyncio.gather(*map(self.read, self.sources.all))
+        found = [source for source in self.sources.all if not source.missed]
+        for source in found:
+            source.is_followed = True
+        if found:
+            log(f"parallelism follows the gauges at {', '.join(source.display_url for source in found)}")
+        for source in self.sources.all:
+            if self.sources.are_named and source.missed:
+                log(f"warning: no gauges at {source.display_url}: {self._instead}")
+
     async def follow(self, source: Source) -> None:
         """Read an address again and again, less often if it does not answer."""
         while True:
             await asyncio.sleep(_EVERY_S if source.missed < _LOST_AFTER else _ASK_AGAIN_S)
             await self.read(source)
+            self._log_change(source)
 
     async def read(self, source: Source) -> None:
         """Read an address. An error counts as no answer."""
@@ -164,12 +185,29 @@ class Steerer:
             is_answered = await self._observe(source)
         except Exception as error:  # it may concern this address alone
             if not source.missed:
-                log(f"warning: the gauges at {without_credentials(source.url)} cannot be read: {error}")
+                log(f"warning: the gauges at {source.display_url} cannot be read: {error}")
             is_answered = False
         source.missed = 0 if is_answered else source.missed + 1
         if source.missed == _LOST_AFTER:
             self.limit.lose(source.url)
         self._set_capacities()
+
+    def _log_change(self, source: Source) -> None:
+        """Log that gauges are found or lost."""
+        if source.is_followed and source.missed >= _LOST_AFTER:
+            source.is_followed = False
+            log(f"warning: the gauges at {source.display_url} are lost: {self._instead}")
+        elif not source.is_followed and not source.missed:
+            again = "" if source.is_followed is None else " again"
+            source.is_followed = True
+            log(f"parallelism follows the gauges at {source.display_url}{again}")
+
+    @property
+    def _instead(self) -> str:
+        """The rule that replaces missing gauges, for messages."""
+        if any(source.is_followed for source in self.sources.all):
+            return "this engine counts like the mean of the others"
+        return "parallelism follows the throughput"
 
     async def _observe(self, source: Source) -> bool:
         sample = await self.gauges_at(source.url)

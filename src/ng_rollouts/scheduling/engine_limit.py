@@ -7,6 +7,9 @@ with the smallest limit decides: the limit is that, times the number of engines.
 Without any gauges, it is an `AdaptiveLimit` under a `ThroughputCap`: it follows refusals (429, 503), and stops where
 more parallelism does not raise the throughput. A refusal by an engine with gauges, or by a proxy before it, starts an
 `AdaptiveLimit` at the current number, which then is an upper bound.
+
+If the gauges of all engines are lost, their last limits hold. The `ThroughputCap` begins there, and its probes raise it
+as far as that gives more throughput. When gauges are found again, the limit of their engine continues.
 """
 
 from __future__ import annotations
@@ -49,18 +52,23 @@ class EngineAwareLimit:
         self.steered_by = "throughput"
 
     def of(self, address: str) -> float | None:
-        """The limit of an engine: the mean of the others, if its gauges are not known; None if no gauges are."""
+        """The limit of an engine: the mean of the others, if only theirs are known; None if none has had gauges."""
         limit = self._engines.get(address)
-        return limit.current if limit and limit.is_known else self._mean
+        return limit.current if limit in self._deciding else self._mean
 
     @property
     def _known(self) -> list[GaugeLimit]:
         return [limit for limit in self._engines.values() if limit.is_known]
 
     @property
+    def _deciding(self) -> list[GaugeLimit]:
+        """The limits with gauges, or else the last ones of all engines."""
+        return self._known or list(self._engines.values())
+
+    @property
     def _mean(self) -> float | None:
-        known = self._known
-        return sum(each.current for each in known) / len(known) if known else None
+        limits = self._deciding
+        return sum(each.current for each in limits) / len(limits) if limits else None
 
     def set_ceiling(self, ceiling: int) -> None:
         """Lower the limit to a new ceiling at once, or let it grow up to that."""
@@ -99,10 +107,20 @@ class EngineAwareLimit:
 
     def lose(self, address: str) -> None:
         """Continue without the gauges of an engine, until they are observed again."""
-        if address in self._engines:
-            self._engines[address].lose()
-            self._seen.pop(address, None)
+        limit = self._engines.get(address)
+        if limit is None or not limit.is_known:
+            return
+        limit.lose()
+        self._seen.pop(address, None)
+        if not self._known:
+            self._continue_without_gauges(max(1, int(self._bound)))
         self._update()
+
+    def _continue_without_gauges(self, first: int) -> None:
+        """Begin at a limit that gauges have found, without what was measured before."""
+        self._throughput = ThroughputCap(first)
+        if not self._was_refused:  # until now, it has not followed the limit
+            self._refusals = AdaptiveLimit(self._ceiling, first)
 
     def _total_if(self, limit: GaugeLimit) -> float:
         """The rollouts in flight with which an engine has as many as its limit."""
@@ -111,12 +129,12 @@ class EngineAwareLimit:
     @property
     def _number(self) -> int:
         """The number of engines."""
-        return max(self._expected, len(self._known))
+        return max(self._expected, len(self._deciding))
 
     @property
     def _bound(self) -> float:
-        """The limit for all engines, by the known gauges; 0 without any."""
-        each = min((limit.current for limit in self._known), default=0) if self._evenly else self._mean or 0.0
+        """The limit for all engines, by their gauges; 0 if none has had any."""
+        each = min((limit.current for limit in self._deciding), default=0) if self._evenly else self._mean or 0.0
         return self._number * each
 
     def record_success(self, now: float) -> None:

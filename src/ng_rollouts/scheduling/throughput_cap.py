@@ -8,6 +8,8 @@ A window is as many successes as the limit allows in flight. The bound has two p
 2. The cap rests, and probes follow. A probe raises the cap by half. If two windows are clear improvements, the new cap
    stays, and the next probe begins at once. If not, the old cap returns, and the next rest is twice as long.
 
+With a first cap that is known already, it begins with the second phase.
+
 A probe has four windows at most, whether or not the limit follows the cap: a ceiling or refusals may hold it.
 """
 
@@ -47,15 +49,18 @@ _RECENT = 8
 class ThroughputCap:
     """The number of rollouts in flight beyond which the throughput has not grown.
 
+    Args:
+        first: a cap that is known already; infinite for none.
+
     Attributes:
         current: the cap; infinite as long as none is known.
     """
 
-    def __init__(self) -> None:
-        self.current = math.inf
+    def __init__(self, first: float = math.inf) -> None:
+        self.current = first
         self._reference: tuple[int, float] | None = None  # limit, and successes per second
         self._flat = 0
-        self._cap = math.inf  # without the rise of a probe
+        self._cap = first  # without the rise of a probe
         self._rest = _FIRST_REST
         self._best_rate = 0.0  # successes per second at the cap, before a probe
         self._rates: list[float] = []  # of the windows since the cap changed
