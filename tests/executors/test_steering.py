@@ -285,3 +285,14 @@ def test_wrong_address_of_metrics_is_an_error(
     ran = collect_sums(server.url, "+verifier=none", "+adaptive_parallelism=true", "+engine_metrics_url=gpu")
     assert ran.code == 2
     assert "engine_metrics_url" in ran.stderr
+
+
+@pytest.mark.parametrize("value", ["http://127.0.0.1:9/metrics", "never"])
+def test_address_of_metrics_without_adaptive_parallelism_is_an_error(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], value: str
+) -> None:
+    """Nothing would read the gauges: one line says so, before anything is sent."""
+    server = serve_model()
+    ran = collect_sums(server.url, "+verifier=none", f"+engine_metrics_url={value}")
+    assert ran.code == 2
+    assert "error: engine_metrics_url has no effect without adaptive_parallelism=true" in ran.stderr

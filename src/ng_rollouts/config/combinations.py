@@ -35,6 +35,7 @@ def check_combinations(config: CollectConfig) -> None:
     _check_resume(config)
     _check_routes(config)
     _check_dispatch(config)
+    _check_gauges(config)
     _check_export(config)
     _check_time(config)
     _check_shards(config)
@@ -69,6 +70,11 @@ def _check_dispatch(config: CollectConfig) -> None:
         raise ConfigError("dispatch_field and dispatch_from have no effect without dispatch=longest_first")
     if config.dispatch_field is not None and config.dispatch_from is not None:
         raise ConfigError("dispatch_field and dispatch_from both give an estimate: choose one")
+
+
+def _check_gauges(config: CollectConfig) -> None:
+    if config.engine_metrics_url is not None and not config.adaptive_parallelism:
+        raise ConfigError("engine_metrics_url has no effect without adaptive_parallelism=true")
 
 
 def _check_export(config: CollectConfig) -> None:
