@@ -1,6 +1,7 @@
 """Run one integration: `python -m ng_rollouts.integrations NAME OUTPUT PROJECT [live]`.
 
-With `live`, stdin has the lines of `live.py`: running figures, and `finish` once the output is finished.
+With `live`, stdin has the lines of `live.py`: running figures, and `finish` once the output is finished. It is a
+socket, which takes a byte as the reply to figures that are logged.
 
 The last line of stdout is the result, or the error if the exit code is 1. Lines before it come from the tracker's
 library.
@@ -8,7 +9,9 @@ library.
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ng_rollouts.outputs.paths import output_paths
@@ -29,7 +32,14 @@ def _run(name: str, output: Path, project: str, *, is_live: bool) -> str:
     paths = output_paths(str(output))
     run = TrackedRun.of(paths)
     tracker = TRACKERS[name](run, project)
-    return follow(tracker, sys.stdin.buffer, lambda: TrackedRun.of(paths)) if is_live else tracker.finish(run)
+    if is_live:
+        return follow(tracker, sys.stdin.buffer, lambda: TrackedRun.of(paths), _reply)
+    return tracker.finish(run)
+
+
+def _reply() -> None:
+    with suppress(OSError):  # the run has ended, which stdin will say
+        os.write(sys.stdin.fileno(), b".")
 
 
 if __name__ == "__main__":

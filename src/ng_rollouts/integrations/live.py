@@ -1,21 +1,22 @@
 """Sends running figures to experiment trackers while a run collects.
 
 Each tracker has a process, which receives lines of JSON on stdin and keeps its run open until the end: the finished run
-then goes to the same run of the tracker. A tracker that fails, hangs or is slow costs figures, and never delays a run.
+then goes to the same run of the tracker. A tracker that fails, hangs or is slow costs figures, and never delays a run:
+figures do not queue.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from ng_rollouts.console import log
-from ng_rollouts.integrations.runner import PRODUCTS, TIMEOUT_S, last_line
+from ng_rollouts.integrations.runner import PRODUCTS, last_line
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.types import Json
@@ -23,53 +24,81 @@ from ng_rollouts.types import Json
 FINISH = b"finish\n"
 """The line after which the finished run is sent."""
 
-_MAX_UNREAD_BYTES = 1 << 16
-"""A tracker that leaves more than this unread misses figures."""
+_CATCH_UP_S = 5.0
+"""How long the end of a run waits for a tracker to log the last figures."""
 
 _CLOSE_S = 10.0
 """How long a tracker may take to end a run that was not finished."""
 
 
-@dataclass(slots=True, eq=False)
 class _Live:
-    """The process of one tracker.
+    """The process of one tracker. It has at most one line of figures that it has not logged, and the newest one waits.
 
-    Attributes:
+    Args:
         name: the tracker.
-        printed: the task that reads what it prints, and returns the last line.
-        has_failed: whether a warning was logged.
+        child: the process. Its stdin is a socket, at which it replies with a byte once it has logged a line.
+        reader: receives the replies.
+        writer: sends the lines.
     """
 
-    name: str
-    child: asyncio.subprocess.Process
-    printed: asyncio.Task[str]
-    has_failed: bool = False
+    def __init__(
+        self,
+        name: str,
+        child: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.name = name
+        self._child, self._writer = child, writer
+        self._unsent: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+        self._printed = asyncio.create_task(_last_line(child))
+        self._sending = asyncio.create_task(self._send_in_turn(reader))
+        self._has_failed = self._is_slow = False
 
     def send(self, line: bytes) -> None:
-        """Send a line, unless the process has ended or does not read."""
-        if self.child.returncode is not None or self.child.stdin is None:
-            self._warn()
-        elif self.child.stdin.transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
-            self.child.stdin.write(line)
+        """Let a line wait until the one before is logged, in place of an older one that waits."""
+        if self._child.returncode is not None:
+            self._warn_of_failure()
+            return
+        if self._unsent.full():
+            self._unsent.get_nowait()
+            self._unsent.task_done()
+            self._warn_of_slowness()
+        self._unsent.put_nowait(line)
 
-    def _warn(self) -> None:
-        if not self.has_failed and self.printed.done():
-            self.has_failed = True
-            log(f"warning: export={self.name}: no more running figures: {self.printed.result()}")
+    async def _send_in_turn(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):  # the process has ended
+            while True:
+                self._writer.write(await self._unsent.get())
+                await reader.readexactly(1)
+                self._unsent.task_done()
 
-    async def finish(self) -> bool:
-        """Send the finished run, and log the result; False if the process had ended before."""
-        if self.child.returncode is not None or self.child.stdin is None:
+    def _warn_of_failure(self) -> None:
+        if not self._has_failed and self._printed.done():
+            self._has_failed = True
+            log(f"warning: export={self.name}: no more running figures: {self._printed.result()}")
+
+    def _warn_of_slowness(self) -> None:
+        if not self._is_slow:
+            self._is_slow = True
+            log(f"warning: export={self.name} is slow: running figures are left out")
+
+    async def finish(self, limit_s: float) -> bool:
+        """Send the finished run, and log the result; False if the process had ended before.
+
+        Args:
+            limit_s: the seconds after which the process is ended.
+        """
+        if self._child.returncode is not None:
             return False
-        log(f"export={self.name}: running (at most {TIMEOUT_S:g} s; Ctrl-C cancels it)")
-        self.child.stdin.write(FINISH)
-        self.child.stdin.close()
+        log(f"export={self.name}: running (at most {limit_s:.0f} s; Ctrl-C cancels it)")
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                line = await self.printed
-                code = await self.child.wait()
+            async with asyncio.timeout(limit_s):
+                await self._end_stdin(FINISH)
+                line = await self._printed
+                code = await self._child.wait()
         except TimeoutError:
-            log(f"warning: export={self.name} did not finish within {TIMEOUT_S:g} s and was stopped")
+            log(f"warning: export={self.name} did not finish within {limit_s:.0f} s and was stopped")
         else:
             log(line if code == 0 else f"warning: export={self.name} failed: {line}")
         finally:
@@ -78,19 +107,34 @@ class _Live:
 
     async def close(self, within_s: float) -> None:
         """End the process. Without a finished run, it may end its run of the tracker first, within some seconds."""
-        if self.child.stdin:
-            self.child.stdin.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(min(_CLOSE_S, within_s)):
-                await self.child.wait()
+                await self._end_stdin()
+                await self._child.wait()
         self._kill()
-        await self.child.wait()
-        self.printed.cancel()
+        await self._child.wait()
+        self._printed.cancel()
+        self._writer.close()
+
+    async def _end_stdin(self, last: bytes = b"") -> None:
+        """Send a last line after the figures. Those that still wait after some seconds are left out."""
+        logged = asyncio.create_task(self._unsent.join())
+        try:
+            ended = (logged, self._sending)
+            await asyncio.wait(ended, timeout=_CATCH_UP_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            logged.cancel()
+            self._sending.cancel()
+        if not self._unsent.empty() and self._child.returncode is None:
+            self._warn_of_slowness()
+        with suppress(RuntimeError):  # it has ended before, or the process has
+            self._writer.write(last)
+            self._writer.write_eof()
 
     def _kill(self) -> None:
-        if self.child.returncode is None:
+        if self._child.returncode is None:
             with suppress(ProcessLookupError):
-                self.child.kill()
+                self._child.kill()
 
 
 class LiveTrackers:
@@ -127,9 +171,13 @@ class LiveTrackers:
             sending.cancel()
             self._send(figures)
 
-    async def finish(self) -> set[str]:
-        """Send the finished run; the names of the trackers for which this was tried."""
-        return {tracker.name for tracker in self._trackers if await tracker.finish()}
+    async def finish(self, limit_s: Callable[[], float]) -> set[str]:
+        """Send the finished run; the names of the trackers for which this was tried.
+
+        Args:
+            limit_s: the seconds that a tracker may take from now on.
+        """
+        return {tracker.name for tracker in self._trackers if await tracker.finish(limit_s())}
 
     async def _send_regularly(self, figures: RunningFigures, every_s: float) -> None:
         while True:
@@ -172,19 +220,26 @@ class RunningFigures:
 
 async def _start(name: str, arguments: Sequence[str]) -> _Live | None:
     """Start the process of a tracker; None, with a warning, if the system cannot start it."""
-    try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-m", "ng_rollouts.integrations", name, *arguments, "live"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in a terminal is for the run, which drains
-        )
-    except OSError as error:
-        log(f"warning: export={name}: no running figures: its process cannot start: {error.strerror}")
-        return None
-    return _Live(name, child, asyncio.create_task(_last_line(child)))
+    with ExitStack() as unused:
+        try:
+            ours, theirs = map(unused.enter_context, socket.socketpair())
+            child = await _process(name, arguments, stdin=theirs.fileno())
+        except OSError as error:
+            log(f"warning: export={name}: no running figures: its process cannot start: {error.strerror}")
+            return None
+        reader, writer = await asyncio.open_unix_connection(sock=ours.dup())
+    return _Live(name, child, reader, writer)
+
+
+async def _process(name: str, arguments: Sequence[str], *, stdin: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", "ng_rollouts.integrations", name, *arguments, "live"),
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C in a terminal is for the run, which drains
+    )
 
 
 async def _last_line(child: asyncio.subprocess.Process) -> str:

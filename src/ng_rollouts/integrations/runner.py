@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,11 @@ from ng_rollouts.errors import require_extra
 PRODUCTS = {"parquet": ".parquet", "report": ".html"}
 """Endings of the files that integrations write next to the output."""
 
-TIMEOUT_S = 900.0
+_MAX_S = 900.0
+"""How long an integration may take."""
+
+_LEAST_S = 5.0
+"""How long it may take even if the time of the command is over."""
 
 
 def products_of(names: Iterable[str], *, report: bool) -> list[str]:
@@ -36,13 +40,18 @@ def check_integrations(names: Sequence[str]) -> None:
         require_extra(INTEGRATIONS[name], name, f"export={name}")
 
 
+def limit_s(left_s: float) -> float:
+    """The seconds that an integration may take, of those until the command has to end."""
+    return min(_MAX_S, max(_LEAST_S, left_s))
+
+
 def last_line(printed: bytes) -> str:
     """The last line that is not blank: libraries print as they like, before the line that `__main__` writes last."""
     lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
 
-async def run_integrations(names: Sequence[str], output: Path, project: str) -> None:
+async def run_integrations(names: Sequence[str], output: Path, project: str, limit_s: Callable[[], float]) -> None:
     """Run integrations one after another, and log the result of each.
 
     Cancelling ends the process of the current integration.
@@ -50,12 +59,14 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
     Args:
         output: the finished output.
         project: the project or experiment in trackers.
+        limit_s: the seconds that an integration may take from now on.
     """
     for name in names:
         # -P: without it, a `random.py` in the working folder would be run in place of Python's own
         arguments = ["-P", "-m", "ng_rollouts.integrations", name, str(output), project]
         label = "report" if name == "report" else f"export={name}"
-        log(f"{label}: running (at most {TIMEOUT_S:g} s; Ctrl-C cancels it)")
+        seconds = limit_s()
+        log(f"{label}: running (at most {seconds:.0f} s; Ctrl-C cancels it)")
         try:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -68,10 +79,10 @@ async def run_integrations(names: Sequence[str], output: Path, project: str) -> 
             log(f"warning: {label} failed: its process cannot start: {error.strerror}")
             continue
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(seconds):
                 printed, _ = await child.communicate()
         except TimeoutError:
-            log(f"warning: {label} did not finish within {TIMEOUT_S:g} s and was stopped")
+            log(f"warning: {label} did not finish within {seconds:.0f} s and was stopped")
         else:
             prefix = "" if child.returncode == 0 else f"warning: {label} failed: "
             log(prefix + (last_line(printed) or f"exit code {child.returncode}"))

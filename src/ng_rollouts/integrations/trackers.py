@@ -157,17 +157,21 @@ class Trackio:
 TRACKERS: dict[str, Callable[[TrackedRun, str], Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
 
 
-def follow(tracker: Tracker, lines: Iterable[bytes], finished: Callable[[], TrackedRun]) -> str:
+def follow(
+    tracker: Tracker, lines: Iterable[bytes], finished: Callable[[], TrackedRun], logged: Callable[[], None]
+) -> str:
     """Log the figures in lines of JSON until the line `finish`, then the finished run; the line to report.
 
     Args:
         finished: reads the data of the finished run.
+        logged: called after each line of figures.
     """
     for line in lines:
         if line == FINISH:
             return tracker.finish(finished())
         message = json.loads(line)
         tracker.log(message["figures"], message["step"])
+        logged()
     tracker.close()
     return "the run was not finished"
 

@@ -10,9 +10,10 @@ from ng_rollouts.config.parameters import CollectConfig
 from ng_rollouts.console import log
 from ng_rollouts.errors import UploadFailed
 from ng_rollouts.integrations.live import LiveTrackers
-from ng_rollouts.integrations.runner import run_integrations
+from ng_rollouts.integrations.runner import limit_s, run_integrations
 from ng_rollouts.outputs.journal import Journal
 from ng_rollouts.outputs.paths import OutputPaths
+from ng_rollouts.run.budget import WallTime
 from ng_rollouts.scheduling.stop import Stop, StopRequested
 
 if TYPE_CHECKING:
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes the files of a run, unless a stop is requested."""
+    """Publishes the files of a run, unless a stop is requested.
+
+    Attributes:
+        wall_time: limits the integrations.
+    """
 
     config: CollectConfig
     paths: OutputPaths
     stop: Stop
     trackers: LiveTrackers
+    wall_time: WallTime
 
     @property
     def _wanted(self) -> list[str]:
@@ -38,11 +44,16 @@ class Publisher:
             return
         # Optional work: a signal ends it at once, because the output is complete without it.
         try:
-            done = await self.stop.unless_requested(self.trackers.finish())
+            done = await self.stop.unless_requested(self.trackers.finish(self._limit_s))
             others = [name for name in wanted if name not in done]
-            await self.stop.unless_requested(run_integrations(others, self.paths.output, self.config.export_project))
+            integrating = run_integrations(others, self.paths.output, self.config.export_project, self._limit_s)
+            await self.stop.unless_requested(integrating)
         except StopRequested:
             log(f"note: stopped before these were finished: {', '.join(wanted)}")
+
+    def _limit_s(self) -> float:
+        # An upload follows, and matters more.
+        return limit_s(self.wall_time.left_s / (2 if self.config.upload_to else 1))
 
     async def compress(self, journal: Journal) -> None:
         """Compress the output, if its name ends in .gz or .zst.

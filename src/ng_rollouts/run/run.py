@@ -290,7 +290,8 @@ class Run:
     async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:
         """Write the summary, and publish the files. Returns the first failure, after all steps were tried."""
         finalizer.write_summary(code)
-        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop, self.prepared.trackers)
+        trackers, wall_time = self.prepared.trackers, finalizer.report.wall_time
+        publisher = Publisher(self.config, self.prepared.paths, finalizer.stop, trackers, wall_time)
         failure: NgRolloutsError | None = None
         try:
             if finalizer.state.finished:
