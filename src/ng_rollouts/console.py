@@ -132,9 +132,14 @@ def shown(text: str) -> str:
     return _CONTROLS.sub(_escaped, text)
 
 
-def counted(number: int, noun: str) -> str:
-    """For example `1 rollout`, or `2 rollouts`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, *verbs: str) -> str:
+    """For example `1 rollout`, or `2 rollouts`.
+
+    Args:
+        verbs: what follows a single one, and what follows others: `remains` and `remain`.
+    """
+    words = [f"{number} {noun}" if number == 1 else f"{number} {noun}s"]
+    return " ".join([*words, *(verbs[:1] if number == 1 else verbs[1:])])
 
 
 def json_lines(value: Any, *, indent: int = 4, in_ascii: bool = True) -> list[str]:

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.rescoring.group_scoring import _second_step
 from tests.conftest import RESUME, Ran, keys_of, read_rows, sums
 from tests.servers import Served
 
@@ -103,3 +107,10 @@ def test_command_whose_time_is_over_while_it_collects_scores_nothing(
     assert ran.code == 0
     assert "30 rollouts remain" in ran.stderr
     assert not (tmp_path / "rollouts.jsonl").exists()
+
+
+@pytest.mark.parametrize(("margin_s", "left_s"), [(None, 4.0), (3.0, 4.0), (5.0, 0.001)])
+def test_time_of_the_scores_is_what_the_answers_have_left(margin_s: float | None, left_s: float) -> None:
+    """If less than the margin is left, the scores have no time, and the configuration is still valid."""
+    config = CollectConfig(input_jsonl_fpath="i", output_jsonl_fpath="o", max_wall_s=10.0, wall_margin_s=margin_s)
+    assert _second_step(config, Path("answers.jsonl"), 6.0).max_wall_s == left_s

@@ -21,7 +21,7 @@ from ng_rollouts.scheduling.retry import RetryPolicy
 from ng_rollouts.scheduling.scheduler import schedule
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Result, Rollout, RolloutKey, RolloutStats
-from tests.conftest import RESUME, Ran, keys_of
+from tests.conftest import RESUME, Ran, assert_rejected_before_sending, keys_of
 from tests.servers import Served
 
 SLURM_END = "SLURM_JOB_END_TIME"
@@ -122,8 +122,51 @@ def test_rollouts_in_flight_at_the_end_are_cancelled(
     """Without `stop_ok`, the exit code is 3; the command does not wait for the model."""
     ran = collect_sums(serve_model(latency=300).url, "+verifier=none", "+max_wall_s=1", "+wall_margin_s=0.2")
     assert ran.code == 3, ran.stderr
-    assert "5 rollouts remain: +resume_from_cache=true collects them" in ran.stderr
+    assert "the time is over (max_wall_s=1): 5 rollouts in flight cancelled" in ran.stderr
     assert json.loads((tmp_path / "rollouts_summary.json").read_bytes())["exit_code"] == 3
+
+
+@pytest.mark.parametrize(("stop_ok", "code"), [("false", 3), ("true", 0)])
+def test_command_in_whose_time_no_rollout_ended_says_so(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], stop_ok: str, code: int
+) -> None:
+    """A rollout that takes longer than each command of a chain is never collected: only more time helps."""
+    server, times = serve_model(latency=300), ["+max_wall_s=1", "+wall_margin_s=0.2", f"+stop_ok={stop_ok}", RESUME]
+    for _ in range(2):
+        ran = collect_sums(server.url, "+verifier=none", *times)
+        assert ran.code == code, ran.stderr
+        last = ran.stderr.splitlines()[-1]
+        assert "5 rollouts remain: none ended in this time, so give more (the oldest was cancelled after 0." in last
+    assert "collects the rest" not in ran.stderr
+
+
+def test_command_that_collected_something_names_what_remains() -> None:
+    """The number of remaining rollouts agrees with its noun and verb."""
+    wall, counters = WallTime(limit="max_wall_s=2"), RunCounters(planned=3, collected=2)
+    assert wall.describe_end(counters) == (
+        "the time is over (max_wall_s=2) and 1 rollout remains: +resume_from_cache=true collects the rest"
+    )
+    counters.planned = 4
+    assert "2 rollouts remain:" in wall.describe_end(counters)
+
+
+@pytest.mark.parametrize(("wall_s", "margin_s"), [(0.5, 0.25), (2.0, 1.0), (10.0, 1.0), (500.0, 5.0), (1e5, 60.0)])
+def test_default_margin_leaves_half_of_a_short_time(wall_s: float, margin_s: float) -> None:
+    """The margin is 1 % of the time, 1 to 60 seconds, and never more than half of the time."""
+    assert WallTime.of(wall_s, None, 0.0).margin_s == pytest.approx(margin_s)
+
+
+@pytest.mark.parametrize("margin_s", ["10", "11"])
+def test_margin_that_leaves_no_time_is_refused(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], tmp_path: Path, margin_s: str
+) -> None:
+    """A margin as long as the time would collect nothing: one line, exit code 2, and the old output stays."""
+    server, output = serve_model(), tmp_path / "rollouts.jsonl"
+    output.write_text("{}\n")
+    ran = collect_sums(server.url, "+verifier=none", "+max_wall_s=10", f"+wall_margin_s={margin_s}")
+    assert_rejected_before_sending(ran, server, f"wall_margin_s={margin_s} leaves no time for rollouts")
+    assert ran.stderr.count("\n") == 1
+    assert output.read_text() == "{}\n"
 
 
 @pytest.mark.parametrize(("stop_ok", "code"), [("false", 3), ("true", 0)])

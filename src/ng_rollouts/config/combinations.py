@@ -85,6 +85,11 @@ def _check_export(config: CollectConfig) -> None:
 def _check_time(config: CollectConfig) -> None:
     if config.drain_margin_s is not None and config.dispatch_budget_s is None:
         raise ConfigError("drain_margin_s has no effect without dispatch_budget_s: give both")
+    wall_s, margin_s = config.max_wall_s, config.wall_margin_s
+    if wall_s is not None and margin_s is not None and margin_s >= wall_s:
+        raise ConfigError(
+            f"wall_margin_s={margin_s:g} leaves no time for rollouts: it must be less than max_wall_s={wall_s:g}"
+        )
 
 
 def _check_model_server(config: CollectConfig) -> None:

@@ -388,6 +388,7 @@ class Execution:
     wall_margin_s: float | None = param(
         None,
         "Seconds before that end in which rollouts are cancelled and files written (null: 1 % of the time, 1 to 60 s).",
+        doc="Of a time of less than 2 seconds, the default is half.",
         minimum=0,
         below=MAX_SECONDS,
     )

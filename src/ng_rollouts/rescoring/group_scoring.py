@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ng_rollouts.agents.factory import open_factory
 from ng_rollouts.config.parameters import CollectConfig
@@ -97,7 +98,6 @@ def _first_step(config: CollectConfig, answers: Path) -> CollectConfig:
 
 def _second_step(config: CollectConfig, answers: Path, seconds: float) -> CollectConfig:
     """The run that scores the answers, `seconds` after the command's start."""
-    wall_s = config.max_wall_s
     return replace(
         config,
         input_jsonl_fpath=str(answers),
@@ -106,6 +106,16 @@ def _second_step(config: CollectConfig, answers: Path, seconds: float) -> Collec
         prompt_config=None,
         max_total_tokens=None,
         dispatch_budget_s=None,
-        max_wall_s=None if wall_s is None else max(0.001, wall_s - seconds),
         materialized_inputs=False,
+        **_time_left(config, seconds),
     )
+
+
+def _time_left(config: CollectConfig, seconds: float) -> dict[str, Any]:
+    """The parameters of the time that is left `seconds` after the command's start."""
+    if config.max_wall_s is None:
+        return {}
+    left, margin_s = config.max_wall_s - seconds, config.wall_margin_s
+    if left <= (margin_s or 0):  # over
+        return {"max_wall_s": 0.001, "wall_margin_s": None}
+    return {"max_wall_s": left}

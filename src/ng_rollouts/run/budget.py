@@ -12,7 +12,7 @@ from math import inf
 from typing import Self
 
 from ng_rollouts.config.parameters import Prices
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import WallTimeOver
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
@@ -29,6 +29,9 @@ _FRESH_S = 0.25
 
 _END_SHARE, _MIN_END_S, _MAX_END_S = 0.01, 1.0, 60.0
 """The share of the wall time that is kept for the end of the run, and its bounds in seconds."""
+
+_MAX_END_SHARE = 0.5
+"""The most that is kept of a short time."""
 
 _SLURM_END = "SLURM_JOB_END_TIME"
 """The variable of a Slurm job with the time of its end, in seconds since 1970."""
@@ -94,6 +97,8 @@ class WallTime:
     is_over: bool = False
     margin_s: float = 0.0
     _duration: ProbableDuration = field(default_factory=ProbableDuration)
+    _settled_before: int = 0
+    _oldest_s: float = 0.0  # how long the oldest rollout was in flight when it was cancelled
 
     @classmethod
     def of(cls, max_wall_s: float | None, margin_s: float | None, began: float) -> Self:
@@ -110,7 +115,7 @@ class WallTime:
             return cls()
         end, limit = min(ends)
         if margin_s is None:
-            margin_s = min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * (end - began)))
+            margin_s = _default_margin_s(end - began)
         return cls(end - margin_s, limit, margin_s=margin_s)
 
     @property
@@ -145,6 +150,7 @@ class WallTime:
     @contextmanager
     def enforced(self, stop: Stop, counters: RunCounters) -> Iterator[None]:
         """Cancel what is in flight when the time is over, while the block runs."""
+        self._settled_before = counters.settled
         if self.ends_at is None:
             yield
             return
@@ -159,9 +165,25 @@ class WallTime:
     def _end(self, stop: Stop, counters: RunCounters) -> None:
         # After a signal or `drain`, the run ends as it would have without this limit, only sooner.
         self.is_over = self.is_over or not stop.requested.is_set()
-        if counters.in_flight:
-            log(f"the time is over ({self.limit}): {counters.in_flight} rollouts in flight are cancelled")
+        if oldest := counters.oldest():
+            self._oldest_s = oldest[1]
+            rollouts = counted(counters.in_flight, "rollout")
+            log(f"the time is over ({self.limit}): {rollouts} in flight cancelled")
         stop.end_drain()
+
+    def describe_end(self, counters: RunCounters) -> str:
+        """Why the command ended with remaining rollouts, and what to do."""
+        remain = counted(counters.planned - counters.settled, "rollout", "remains", "remain")
+        over = f"the time is over ({self.limit}) and {remain}"
+        if counters.settled > self._settled_before:
+            return f"{over}: +resume_from_cache=true collects the rest"
+        oldest = f" (the oldest was cancelled after {self._oldest_s:.3g} s in flight)" if self._oldest_s else ""
+        return f"{over}: none ended in this time, so give more{oldest}"
+
+
+def _default_margin_s(seconds: float) -> float:
+    """The time that is kept for the end of a command that may take `seconds`."""
+    return min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * seconds), _MAX_END_SHARE * seconds)
 
 
 def _slurm_seconds_left() -> float | None:

@@ -198,9 +198,7 @@ class Run:
         """
         wall, counters = finalizer.report.wall_time, finalizer.state.counters
         if wall.is_over and not received.first:
-            remaining = counters.planned - counters.settled
-            message = f"the time is over ({wall.limit}) and {remaining} rollouts remain"
-            over = WallTimeOver(f"{message}: +resume_from_cache=true collects them")
+            over = WallTimeOver(wall.describe_end(counters))
             over.exit_code = 0 if self.config.stop_ok else over.exit_code
             raise over
         if finalizer.stop.requested.is_set():
