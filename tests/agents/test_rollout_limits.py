@@ -101,14 +101,25 @@ def test_limited_rollouts_are_scored_and_count_as_truncated(
 
 
 def test_turns_are_steps(serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], tmp_path: Path) -> None:
-    """`max_rollout_turns` is another name of `max_steps`: a resume may use either."""
+    """`max_rollout_turns` is another name of `max_steps`: a resume may use either. The reason is the one that was given."""
     (tmp_path / "my_tools.py").write_text("def shout(text: str):\n    return text\n")
     server = serve_model(tool=True)
     run_of_tools = ["+verifier=none", "+tools=my_tools.py"]
     assert collect_sums(server.url, *run_of_tools, "+max_rollout_turns=1", rows=1).code == 0
     assert server.stats()["asked"]["/v1/responses"] == 1
-    again = collect_sums(server.url, *run_of_tools, "+max_steps=1", "+resume_from_cache=true", rows=1)
+    again = collect_sums(server.url, *run_of_tools, "+max_steps=1", "+resume_from_cache=true", rows=2)
     assert again.code == 0, again.stderr
+    reasons = [row["response"]["incomplete_details"]["reason"] for row in read_rows(tmp_path / "rollouts.jsonl")]
+    assert reasons == ["max_rollout_turns", "max_steps"]
+
+
+def test_steps_of_an_agent_are_its_own_limit(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """`max_steps` of an entry takes precedence over `max_rollout_turns`, and is then the reason."""
+    (tmp_path / "my_tools.py").write_text("def shout(text: str):\n    return text\n")
+    agent = ["+agent_name=mine", "+agents.mine.max_steps=1", "+tools=my_tools.py", "+verifier=none"]
+    assert collect_sums(serve_model(tool=True).url, *agent, "+max_rollout_turns=2", rows=1).code == 0
     [row] = read_rows(tmp_path / "rollouts.jsonl")
     assert row["response"]["incomplete_details"] == {"reason": "max_steps"}
 

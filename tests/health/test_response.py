@@ -32,6 +32,7 @@ LOOP = "I will check the list again. " * 30
         (row_of(message("cut"), cut="context_length"), ["token_limit"]),
         (row_of(message("cut"), cut="content_filter"), []),
         (row_of(call("a"), result("a"), cut="max_steps"), ["step_limit"]),
+        (row_of(call("a"), result("a"), cut="max_rollout_turns"), ["step_limit"]),
         (row_of(message(LOOP)), ["repetition"]),
         (row_of(reasoning(LOOP), cut="max_output_tokens"), ["only_reasoning", "repetition", "token_limit"]),
         (row_of({"type": "web_search_call"}, reward=1.0), []),

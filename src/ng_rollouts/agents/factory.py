@@ -269,6 +269,9 @@ class AgentFactory:
             resources_url=parse_urls(resources, f"{prefix}resources_base_url")[0] if resources else None,
             tools=PythonTools(tools) if tools else None,
             max_steps=self._value(entry, "max_steps"),
+            steps_parameter=(
+                "max_rollout_turns" if self.config.max_rollout_turns and "max_steps" not in entry else "max_steps"
+            ),
             limits=RolloutLimits(
                 max_tokens=self.config.max_rollout_tokens,
                 max_cost=self.config.max_rollout_cost,

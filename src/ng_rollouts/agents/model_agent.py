@@ -58,6 +58,7 @@ class ModelAgent:
         resources_url: a resources server, which provides tools. It also scores the answer, unless `verifier` does.
         tools: functions in this process, as an alternative to a resources server.
         max_steps: maximum model requests per rollout.
+        steps_parameter: the parameter that sets it, which is the reason of a response that ends there.
         limits: what the model requests of a rollout may use together.
         retries: when scoring is retried, and requests after a rollout's first one, which the scheduler retries.
         defers_scoring: whether its rows are left without a score, for `ng_rescore_rollouts`.
@@ -70,6 +71,7 @@ class ModelAgent:
     resources_url: str | None = None
     tools: PythonTools | None = None
     max_steps: int = 32
+    steps_parameter: str = "max_steps"
     limits: RolloutLimits = field(default_factory=RolloutLimits)
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     defers_scoring: bool = False
@@ -231,7 +233,7 @@ class ModelAgent:
             # one after another: a resources server sets new cookies with each reply
             items += [await self._call_output(call, session) for call in calls]
         else:
-            response = _incomplete(response, "max_steps")
+            response = _incomplete(response, self.steps_parameter)
         return {**response, "output": items, "usage": usage or response.get("usage")}
 
     async def _call_output(self, call: Json, session: ResourcesSession | None) -> Json:

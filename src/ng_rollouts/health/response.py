@@ -24,7 +24,7 @@ _CALLS = frozenset(("function_call", "custom_tool_call"))
 _RESULTS = frozenset(("function_call_output", "custom_tool_call_output"))
 
 _TOKEN_LIMITS = frozenset(("max_output_tokens", "max_tokens", "length", "context_length"))
-_STEP_LIMITS = frozenset(("max_steps", "max_turns", "max_iterations"))
+_STEP_LIMITS = frozenset(("max_steps", "max_rollout_turns", "max_turns", "max_iterations"))
 
 _FINAL_TOOL = re.compile(
     r"(?:^|[_.-])(?:submit|finish|final|answer|complete|done|terminate|exit|stop|end(?![a-z]))", re.IGNORECASE
