@@ -185,6 +185,9 @@ def earlier(task: int, tokens: int) -> str:
         (["+dispatch=longest_first"], "dispatch=longest_first needs an estimate"),
         (["+dispatch_field=tokens"], "have no effect without dispatch=longest_first"),
         (["+dispatch=longest_first", "+dispatch_from=none.jsonl"], "dispatch_from none.jsonl cannot be read"),
+        (["+dispatch=longest_first", "+dispatch_field=nope"], "no task has a number in dispatch_field=nope"),
+        (["+dispatch=longest_first", "+dispatch_field=expected_answer"], "no task has a number in dispatch_field"),
+        (["+dispatch=longest_first", "+dispatch_from=tasks.jsonl"], "dispatch_from tasks.jsonl has no rollouts"),
     ],
 )
 def test_order_without_an_estimate_is_an_error(
@@ -193,3 +196,30 @@ def test_order_without_an_estimate_is_an_error(
     """Bad combinations end with exit code 2 before anything is sent."""
     ran = collect_sums("http://127.0.0.1:1", *options)
     assert (ran.code, message in ran.stderr) == (2, True), ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "earlier_rollouts",
+    ["", '{"_ng_task_index": 9, "response": {"usage": {"output_tokens": 3}}}\n',
+     '{"_ng_task_index": 0, "response": {}}\n', '{"_ng_task_index": 0, "resp'],
+    ids=["empty", "of other tasks", "without tokens", "half-written"],
+)  # fmt: skip
+def test_file_without_an_estimate_for_these_tasks_is_a_note(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran], tmp_path: Path, earlier_rollouts: str
+) -> None:
+    """A run that has just begun, or one of other tasks, is no mistake in the command."""
+    (tmp_path / "earlier.jsonl").write_text(earlier_rollouts)
+    order = ["+dispatch=longest_first", "+dispatch_from=earlier.jsonl"]
+    ran = collect_sums(serve_model().url, "+verifier=none", *order)
+    assert (ran.code, "note: 5 of 5 tasks have no estimate in dispatch_from" in ran.stderr) == (0, True), ran.stderr
+
+
+def test_shard_whose_tasks_have_no_estimate_is_collected(
+    serve_model: Callable[..., Served], collect_sums: Callable[..., Ran]
+) -> None:
+    """One element of a job array does not fail because the tasks with a number are in others."""
+    order = ["+dispatch=longest_first", "+dispatch_field=tokens", "+shard_index=0", "+num_shards=2"]
+    rows = [{"responses_create_params": {"input": "1 + 1"}}, {"responses_create_params": {"input": "2"}, "tokens": 3}]
+    ran = collect_sums(serve_model().url, "+verifier=none", *order, rows=rows)
+    assert (ran.code, "note: 1 of 1 task has no estimate" in ran.stderr) == (0, True), ran.stderr

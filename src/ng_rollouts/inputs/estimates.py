@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log
-from ng_rollouts.errors import InputError
+from ng_rollouts.console import counted, log
+from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.inputs.dispatch_order import LongestFirst, TaskMeans, field_estimate
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.inputs.task_file import TaskFile
 from ng_rollouts.jsonl import loads
 from ng_rollouts.metrics.result_rows import stats_of
 from ng_rollouts.storage.compression import open_decompressed
-from ng_rollouts.types import Rollout
+from ng_rollouts.types import Json, Rollout
 
 Rollouts = Callable[[], Iterator[Rollout]]
 """Reads the rollouts of a run from the beginning."""
@@ -26,6 +25,7 @@ def dispatch_order(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Rollou
 
     Raises:
         InputError: the file of estimates cannot be read.
+        ConfigError: it has no rollouts, or no task has the field.
     """
     if config.dispatch == "longest_first":
         order = _longest_first(config, tasks, plan)
@@ -39,7 +39,11 @@ def _longest_first(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Longes
     order = tasks.longest_first(plan, estimate)
     if order.unknown:
         source = f"dispatch_field={config.dispatch_field}" if config.dispatch_field else "dispatch_from"
-        log(f"note: {order.unknown} of {plan.rows} tasks have no estimate in {source}: they are sent first")
+        # A shard may have none of the tasks with a number.
+        if config.dispatch_field and order.unknown == plan.rows and tasks.shard is None:
+            raise ConfigError(f"no task has a number in {source}: name another field of the rows")
+        tasks_have = counted(plan.rows, "task", "has", "have")
+        log(f"note: {order.unknown} of {tasks_have} no estimate in {source}: sent first")
     return order
 
 
@@ -52,7 +56,7 @@ def _from_rollouts(config: CollectConfig, plan: Plan) -> Callable[[int, bytes], 
     """The mean output tokens of each task in a file of rollouts."""
     means, locate = TaskMeans(), plan.row_locator()
     for task_index, tokens in _output_tokens(Path(str(config.dispatch_from)).expanduser()):
-        if (row := locate(task_index)) is not None:
+        if tokens is not None and (row := locate(task_index)) is not None:
             means.add(row, tokens)
 
     def mean(row: int, _: bytes) -> float | None:
@@ -62,13 +66,32 @@ def _from_rollouts(config: CollectConfig, plan: Plan) -> Callable[[int, bytes], 
     return mean
 
 
-def _output_tokens(path: Path) -> Iterator[tuple[int, int]]:
-    """The task index and the output tokens of each rollout. Other lines are skipped, such as a half-written one."""
+def _output_tokens(path: Path) -> Iterator[tuple[int, int | None]]:
+    """The task index and the output tokens of each rollout, if they are known. Other lines are skipped.
+
+    Raises:
+        InputError: the file cannot be read.
+        ConfigError: it has other lines alone.
+    """
+    has_rollouts = has_others = False
     try:
         with open_decompressed(path) as file:
             for line in file:
-                with suppress(ValueError, KeyError, TypeError, AttributeError):
-                    row = loads(line)
-                    yield int(row["_ng_task_index"]), stats_of(row).tokens["output_tokens"]
+                try:
+                    rollout = _rollout(loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    rollout = None
+                if rollout:
+                    has_rollouts = True
+                    yield rollout
+                elif line.endswith(b"\n"):  # without an end, it may be half of a rollout
+                    has_others = True
     except OSError as error:
         raise InputError(f"dispatch_from {path} cannot be read: {error.strerror}") from error
+    if has_others and not has_rollouts:
+        raise ConfigError(f"dispatch_from {path} has no rollouts: name the output of an earlier run")
+
+
+def _rollout(row: Json) -> tuple[int, int | None] | None:
+    """Task index and output tokens of a row; None for one without a response, such as a task."""
+    return (int(row["_ng_task_index"]), stats_of(row).tokens.get("output_tokens")) if "response" in row else None
