@@ -17,7 +17,8 @@ from ng_rollouts.cli.control import as_parameters
 from ng_rollouts.control import client
 from ng_rollouts.control.address import MAX_PATH_BYTES, is_private, make_private, socket_paths
 from ng_rollouts.control.client import send_command
-from ng_rollouts.control.commands import FORMS, parse_command
+from ng_rollouts.control.commands import FORMS, SETTABLE, parse_command
+from ng_rollouts.control.controls import _lines
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.types import RolloutKey
 
@@ -34,8 +35,26 @@ def test_spaces_between_the_words_of_a_command_do_not_matter() -> None:
     assert parse_command("  cancel   7 ").key == RolloutKey(7, 0)
     assert parse_command("show 7:3").key == RolloutKey(7, 3)
     setting = parse_command("set +max_requests_per_minute=0.5")
-    assert (setting.knob, setting.value) == ("max_requests_per_minute", 0.5)
+    assert (setting.parameter, setting.value) == ("max_requests_per_minute", 0.5)
     assert parse_command("retry \t failed").text == "retry failed"
+
+
+@pytest.mark.parametrize(("attempts", "text"), [(1, ""), (2, ", 2 attempts (these are the turns of the first one)")])
+def test_show_says_how_many_attempts_a_rollout_has(attempts: int, text: str) -> None:
+    """The turns are those of one attempt."""
+    turns = [{"role": "user", "content": "hi"}]
+    shown = {"rollout": "1:0", "in_flight_s": 2.0, "attempts": attempts, "agent": "a", "servers": [], "turns": turns}
+    assert _lines(shown) == [f"1:0: 2.0 s in flight, agent a{text}", "  user: hi"]
+
+
+@pytest.mark.parametrize("name", sorted(SETTABLE))
+def test_null_is_a_value_of_limits_that_a_run_can_do_without(name: str) -> None:
+    """`set NAME=null` takes a limit away; parameters that always have a value refuse it."""
+    if name in ("max_attempts", "drain_s"):
+        with pytest.raises(ConfigError, match=f"{name} must be .* got 'null'"):
+            parse_command(f"set {name}=null")
+    else:
+        assert parse_command(f"set {name}=null").value is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e30", "x", ""])

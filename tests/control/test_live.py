@@ -28,7 +28,9 @@ def test_paused_run_starts_nothing_until_it_is_resumed(
 ) -> None:
     """After `pause`, rollouts in flight finish and none starts; `resume` and `set` let the run go on, and are logged."""
     process, server = started()
-    assert "finish, and none starts" in control("r.jsonl", "pause").stdout
+    assert control("r.jsonl", "resume").stdout == "the run is not paused\n"
+    assert "and none starts" in control("r.jsonl", "pause").stdout
+    assert control("r.jsonl", "pause").stdout == "the run is paused already\n"
     wait_until(lambda: status_of(control)["in_flight"] == 0)
     paused = status_of(control)
     assert paused["paused"]
@@ -154,6 +156,38 @@ def test_wait_of_a_drain_ends_with_the_wall_time(started: Callable[..., Any], co
     assert ended(process).code == 130
 
 
+def test_end_of_the_wall_time_can_be_moved(started: Callable[..., Any], control: Control) -> None:
+    """`set max_wall_s` replaces the end of a run, also of one without a limit; a time that is over is refused."""
+    process, _ = started("+num_samples_in_parallel=4", "+max_wall_s=500", "+wall_margin_s=0", delay=[500, 600])
+    ran = control("r.jsonl", "set", "max_wall_s=0.1")
+    assert (ran.code, "max_wall_s=0.1 is over already" in ran.stderr) == (2, True)
+    assert control("r.jsonl", "set", "max_wall_s=null").stdout == "max_wall_s is null\n"
+    soon = status_of(control)["elapsed_s"] + 5
+    assert control("r.jsonl", "set", f"max_wall_s={soon}").code == 0
+    ran = ended(process)
+    assert ran.code == 3
+    assert "the time is over (max_wall_s=" in ran.stderr
+
+
+def test_token_budget_can_be_changed(started: Callable[..., Any], control: Control) -> None:
+    """`set max_total_tokens` gives a run a budget, after which nothing starts, and the budget changes no more."""
+    process, _ = started("+max_failed_rollouts=400", "+require_complete=false", delay=[0.5, 0.5])
+    assert control("r.jsonl", "set", "max_total_tokens=5000000").stdout == "max_total_tokens is 5000000\n"
+    assert control("r.jsonl", "set", "max_total_tokens=null").stdout == "max_total_tokens is null\n"
+    assert control("r.jsonl", "set", "max_total_tokens=1").code == 0
+    ran = ended(process)
+    assert "the budget max_total_tokens=1 is spent" in ran.stderr
+
+
+def test_request_rate_can_be_taken_away(started: Callable[..., Any], control: Control) -> None:
+    """After `set max_requests_per_minute=null`, a run that would take years ends."""
+    process, _ = started("+max_requests_per_minute=100000")
+    assert control("r.jsonl", "set", "max_requests_per_minute=0.0001").stdout == "max_requests_per_minute is 0.0001\n"
+    assert control("r.jsonl", "set", "max_requests_per_minute=null").stdout == "max_requests_per_minute is null\n"
+    finish(control)
+    assert ended(process).code == 0
+
+
 def test_cancelled_canary_does_not_stop_the_run(started: Callable[..., Any], control: Control, tmp_path: Path) -> None:
     """A canary that was cancelled says nothing about the servers, so the rest is sent."""
     process, _ = started("+canary=4", "+num_samples_in_parallel=4", "+max_failed_rollouts=1", count=20, delay=[3, 3])
@@ -172,6 +206,7 @@ def test_rollouts_of_a_cancelled_task_fail_and_the_others_are_collected(
     for task in (shown, 29):
         ran = control("r.jsonl", "cancel", str(task))
         assert ran.code == 0, ran.stderr
+    assert control("r.jsonl", "cancel", "29").stdout == "task 29 is cancelled already\n"
     assert control("r.jsonl", "cancel", "30").code == 2
     assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts will be attempted again\n"
     assert control("r.jsonl", "resume").code == 0
@@ -179,6 +214,8 @@ def test_rollouts_of_a_cancelled_task_fail_and_the_others_are_collected(
     assert ran.code == 0, ran.stderr
     failed = read_rows(tmp_path / "r_failures.jsonl")
     assert {row["failure_class"] for row in failed} == {"cancelled"}
+    changes = [each["command"] for each in summary_in(tmp_path)["control"]]
+    assert changes == ["pause", f"cancel {shown}", "cancel 29", "resume"]
     assert sum(row["_ng_task_index"] == 29 for row in failed) == 6
     assert not any(name.startswith("29/") for name in server.stats()["asked"])
     assert summary_in(tmp_path)["failed_by_class"] == {"cancelled": len(failed)}
@@ -254,7 +291,7 @@ def test_run_goes_on_without_a_socket_where_another_file_has_its_name(
         (["set", "num_repeats=3"], "a run can change num_samples_in_parallel"),
         (
             ["set", "num_samples_in_parallel=0"],
-            "num_samples_in_parallel must be an integer of at least 1, up to 1e+09, got '0'",
+            "num_samples_in_parallel must be an integer of at least 1, up to 1e+12, or null, got '0'",
         ),
         (["cancel", "all"], "write cancel TASK"),
         (["show", "3"], "write show TASK:ROLLOUT"),

@@ -56,7 +56,8 @@ def test_buttons_of_the_page_pause_resume_and_drain_the_run(
             rejected.value.close()
         allowed = {"content-type": "application/json", "origin": own}
         for refused in (b'{"command": "cancel 1"}', b"[]", b"{"):
-            assert not post(f"{url}control", refused, allowed)["ok"]
+            reply = post(f"{url}control", refused, allowed)
+            assert reply == {"ok": False, "error": "a page sends only the commands pause, resume and drain"}
         with pytest.raises(urllib.error.HTTPError) as rejected:
             post(f"{own}/x/control", body, allowed)
         assert rejected.value.code == 404

@@ -167,6 +167,19 @@ def test_each_rollout_has_one_outcome_with_second_attempts(
     assert counters.hedged_won <= counters.hedged <= len(outcomes.numbers) / 2
 
 
+def test_attempts_of_a_rollout_are_counted(tail: Any) -> None:
+    """A rollout has one attempt in flight, two once it is hedged, and one after one of them has failed."""
+    seen = []
+
+    async def look(control: ScheduleControl) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.9)
+            seen.append(control.attempts_of(RolloutKey(0, 0)))
+
+    collect(tail, Outcomes([[2.0, 8.0]], {(0, 0)}), 2, ALWAYS, later=look)
+    assert seen == [1, 2, 1]
+
+
 def test_rollout_whose_attempt_has_just_failed_gets_no_second_one() -> None:
     """Not even before the scheduler has taken the failure."""
 

@@ -8,19 +8,51 @@ from dataclasses import dataclass
 from ng_rollouts.errors import ConfigError, did_you_mean
 from ng_rollouts.types import RolloutKey
 
-KNOBS = {"num_samples_in_parallel": 1, "max_requests_per_minute": 0, "max_attempts": 1, "drain_s": 0}
-"""The parameters that `set` changes, each with its minimum."""
 
-_WHOLE = ("num_samples_in_parallel", "max_attempts")
-"""Those that are whole numbers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The values that a parameter can have while a run runs.
 
-_MAX_VALUE = 10**9
+    Attributes:
+        above, minimum: exclusive and inclusive lower bound.
+        is_integer: whether fractions are none of its values.
+        may_be_null: whether null takes the limit away.
+    """
+
+    above: float = -math.inf
+    minimum: float = -math.inf
+    is_integer: bool = False
+    may_be_null: bool = False
+
+    def has(self, value: float) -> bool:
+        """True for one of its values."""
+        return value > self.above and self.minimum <= value <= _MAX_VALUE
+
+    @property
+    def description(self) -> str:
+        """Its values in words."""
+        least = f"above {self.above:g}" if self.above > -math.inf else f"of at least {self.minimum:g}"
+        null = ", or null" if self.may_be_null else ""
+        return f"{'an integer' if self.is_integer else 'a number'} {least}, up to {_MAX_VALUE:g}{null}"
+
+
+_MAX_VALUE = 10**12
+
+SETTABLE = {
+    "num_samples_in_parallel": Setting(minimum=1, is_integer=True, may_be_null=True),
+    "max_requests_per_minute": Setting(above=0, may_be_null=True),
+    "max_attempts": Setting(minimum=1, is_integer=True),
+    "drain_s": Setting(minimum=0),
+    "max_total_tokens": Setting(minimum=1, is_integer=True, may_be_null=True),
+    "max_wall_s": Setting(above=0, may_be_null=True),
+}
+"""The parameters that `set` changes."""
 
 _NO_KEY = RolloutKey(0, 0)
 
 FORMS = {
     "status": "status",
-    "set": f"set {'|'.join(KNOBS)}=NUMBER",
+    "set": f"set {'|'.join(SETTABLE)}=NUMBER",
     "pause": "pause",
     "resume": "resume",
     "drain": "drain",
@@ -30,9 +62,6 @@ FORMS = {
 }
 """How each command is written."""
 
-CHANGES = frozenset(FORMS) - {"status", "show"}
-"""The commands that change the run."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -41,14 +70,14 @@ class Command:
     Attributes:
         text: the command as it was typed, with single spaces.
         name: a key of `FORMS`.
-        knob, value: the parameter that `set` changes, and its new value.
+        parameter, value: what `set` changes, and its new value; None for null.
         key: the rollout of `show`; the task of `cancel`, with rollout 0.
     """
 
     text: str
     name: str
-    knob: str = ""
-    value: float = 0
+    parameter: str = ""
+    value: float | None = None
     key: RolloutKey = _NO_KEY
 
 
@@ -65,8 +94,8 @@ def parse_command(text: str) -> Command:
         known = did_you_mean(name, FORMS, otherwise=f": known are {', '.join(FORMS.values())}")
         raise ConfigError(f"unknown command {_shortened(name)!r}{known}")
     if name == "set":
-        knob, value = _setting(argument)
-        return Command(text=text, name=name, knob=knob, value=value)
+        parameter, value = _setting(argument)
+        return Command(text=text, name=name, parameter=parameter, value=value)
     if name == "cancel" and _is_index(argument):
         return Command(text=text, name=name, key=RolloutKey(int(argument), 0))
     task, _, rollout = argument.partition(":")
@@ -77,25 +106,25 @@ def parse_command(text: str) -> Command:
     return Command(text=text, name=name)
 
 
-def _setting(argument: str) -> tuple[str, float]:
+def _setting(argument: str) -> tuple[str, float | None]:
     """The parameter and the value of `set`.
 
     Raises:
         ConfigError: the parameter cannot be changed, or the value is none of its values.
     """
-    knob, _, text = argument.lstrip("+").partition("=")
-    if knob not in KNOBS:
-        known = did_you_mean(knob, KNOBS, otherwise=f": a run can change {', '.join(KNOBS)}")
-        raise ConfigError(f"set {_shortened(knob)!r} is not possible{known}")
+    name, _, text = argument.lstrip("+").partition("=")
+    if (setting := SETTABLE.get(name)) is None:
+        known = did_you_mean(name, SETTABLE, otherwise=f": a run can change {', '.join(SETTABLE)}")
+        raise ConfigError(f"set {_shortened(name)!r} is not possible{known}")
+    if text == "null" and setting.may_be_null:
+        return name, None
     try:
-        value = int(text) if knob in _WHOLE else float(text)
+        value = int(text) if setting.is_integer else float(text)
     except ValueError:
         value = math.nan
-    if not KNOBS[knob] <= value <= _MAX_VALUE or (knob == "max_requests_per_minute" and not value):
-        kind = "an integer" if knob in _WHOLE else "a number"
-        least = "above 0" if knob == "max_requests_per_minute" else f"of at least {KNOBS[knob]}"
-        raise ConfigError(f"{knob} must be {kind} {least}, up to {_MAX_VALUE:g}, got {_shortened(text)!r}")
-    return knob, value
+    if not setting.has(value):
+        raise ConfigError(f"{name} must be {setting.description}, got {_shortened(text)!r}")
+    return name, value
 
 
 def _is_index(text: str) -> bool:

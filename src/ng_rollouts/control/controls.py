@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ng_rollouts.console import counted, log
-from ng_rollouts.control.commands import CHANGES, Command, parse_command
+from ng_rollouts.control.commands import Command, parse_command
 from ng_rollouts.errors import UsageError
 from ng_rollouts.redaction import mask_values
 from ng_rollouts.scheduling.control import ScheduleControl
@@ -24,14 +24,18 @@ _MAX_LOGGED = 1000
 """Commands in the summary. A program that sends more than these is its own log."""
 
 
+Setter = Callable[[float | None], float | None]
+"""Changes a parameter, and returns the value that is now in effect; None for no limit."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Controls:
     """The parts of a run that commands read and change.
 
     Attributes:
         status: the state of the run as text and as an object.
-        knobs: for each parameter that can be changed, what changes it and returns the value that is now in effect.
-        retry_failed: puts failed rollouts of this run back, and returns a description.
+        setters: for each parameter that can be changed, what changes it and returns the value that is now in effect.
+        retry_failed: puts failed rollouts of this run back, and returns their number.
         is_planned: whether a task is planned, by its index.
         where: for a rollout in flight, its agent, its servers, and its turns if they are known.
         log: the commands that changed the run, for its summary.
@@ -41,8 +45,8 @@ class Controls:
     schedule: ScheduleControl
     stop: Stop
     status: Callable[[], tuple[str, Json]]
-    knobs: Mapping[str, Callable[[float], float]]
-    retry_failed: Callable[[], str]
+    setters: Mapping[str, Setter]
+    retry_failed: Callable[[], int]
     is_planned: Callable[[int], bool]
     where: Callable[[Rollout], Json]
     log: list[Json] = field(default_factory=list)
@@ -57,65 +61,95 @@ class Controls:
             UsageError: it is not a command, or the run cannot do it now.
         """
         command = parse_command(text)
-        reply = self._execute(command)
-        if command.name in CHANGES:
-            log(f"{command.text} (by {by}): {reply['text']}")
-            at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            if len(self.log) < _MAX_LOGGED:
-                self.log.append({"at": at, "command": command.text, "by": by})
-        return reply
+        if command.name == "status":
+            text, status = self.status()
+            return {"text": text, "status": status}
+        if command.name == "show":
+            return self._show(command.key)
+        text, is_change = self._change(command)
+        if is_change:
+            self._log(command, by, text)
+        return {"text": text}
 
-    def _execute(self, command: Command) -> Json:
+    def _log(self, command: Command, by: str, text: str) -> None:
+        log(f"{command.text} (by {by}): {text}")
+        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        if len(self.log) < _MAX_LOGGED:
+            self.log.append({"at": at, "command": command.text, "by": by})
+
+    def _change(self, command: Command) -> tuple[str, bool]:
+        """Execute a command that changes the run: its reply, and whether it changed something."""
         match command.name:
-            case "status":
-                text, status = self.status()
-                return {"text": text, "status": status}
             case "set":
-                return {"text": self._set(command)}
+                return self._set(command), True
             case "pause":
-                self.schedule.pause()
-                return {"text": f"paused: {self._in_flight()} finish, and none starts"}
+                return self._pause()
             case "resume":
-                self.schedule.resume()
-                return {"text": "rollouts start again"}
+                return self._resume()
             case "drain":
-                return {"text": self._drain()}
+                return self._drain()
             case "retry":
-                return {"text": self.retry_failed()}
-            case "cancel":
-                return {"text": self._cancel(command.key)}
+                number = self.retry_failed()
+                return f"{counted(number, 'failed rollout')} will be attempted again", number > 0
             case _:
-                return self._show(command.key)
+                return self._cancel(command.key.task_index)
 
     def _set(self, command: Command) -> str:
-        if command.knob not in self.knobs:
-            raise UsageError(f"{command.knob} cannot be changed in this run")
-        value = self.knobs[command.knob](command.value)
-        limited = f", which is the most that is possible instead of {command.value:g}" if value < command.value else ""
-        return f"{command.knob} is {value:g}{limited}"
+        name, wanted = command.parameter, command.value
+        if name not in self.setters:
+            raise UsageError(f"{name} cannot be changed in this run")
+        value = self.setters[name](wanted)
+        is_less = value is not None and wanted is not None and value < wanted
+        limited = f", which is the most that is possible instead of {_number(wanted)}" if is_less else ""
+        return f"{name} is {_number(value)}{limited}"
 
-    def _drain(self) -> str:
-        drain = f"{self._in_flight()} have {self.stop.drain_s:g} s to finish"
+    def _pause(self) -> tuple[str, bool]:
+        if self.schedule.is_paused:
+            return "the run is paused already", False
+        self.schedule.pause()
+        return f"paused: {self._in_flight('finishes', 'finish')}, and none starts", True
+
+    def _resume(self) -> tuple[str, bool]:
+        if not self.schedule.is_paused:
+            return "the run is not paused", False
+        self.schedule.resume()
+        return "rollouts start again", True
+
+    def _drain(self) -> tuple[str, bool]:
+        if self.stop.requested.is_set():
+            return "the run drains already", False
         self.stop.requested.set()
-        return drain
+        return f"{self._in_flight('has', 'have')} {self.stop.drain_s:g} s to finish", True
 
-    def _cancel(self, key: RolloutKey) -> str:
-        if not self.is_planned(key.task_index):
-            raise UsageError(f"task {key.task_index} is not planned")
-        ended = counted(self.schedule.cancel(key.task_index), "attempt")
-        return f"cancelled: {ended} in flight ended, and none of task {key.task_index} starts any more"
+    def _cancel(self, task_index: int) -> tuple[str, bool]:
+        if not self.is_planned(task_index):
+            raise UsageError(f"task {task_index} is not planned")
+        if task_index in self.schedule.cancelled:
+            return f"task {task_index} is cancelled already", False
+        ended = counted(self.schedule.cancel(task_index), "attempt")
+        return f"cancelled: {ended} in flight ended, and none of task {task_index} starts any more", True
 
     def _show(self, key: RolloutKey) -> Json:
         name = f"{key.task_index}:{key.rollout_index}"
         rollout = next((each for each in self.schedule.in_flight() if each.key == key), None)
         if rollout is None:
             raise UsageError(f"rollout {name} is not in flight")
-        shown = {"rollout": name, "in_flight_s": round(self.counters.seconds_of(key), 3), **self.where(rollout)}
+        shown = {
+            "rollout": name,
+            "in_flight_s": round(self.counters.seconds_of(key), 3),
+            "attempts": self.schedule.attempts_of(key),
+            **self.where(rollout),
+        }
         shown = _shortened(mask_values(shown))  # masked first: a part of a secret is not known
         return {"text": "\n".join(_lines(shown)), "shown": shown}
 
-    def _in_flight(self) -> str:
-        return counted(self.counters.in_flight, "rollout") + " in flight"
+    def _in_flight(self, verb: str, verb_of_several: str) -> str:
+        return counted(self.counters.in_flight, "rollout", f"in flight {verb}", f"in flight {verb_of_several}")
+
+
+def _number(value: float | None) -> str:
+    """A value of a parameter as it is typed."""
+    return "null" if value is None else f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def _lines(shown: Json) -> list[str]:
@@ -123,7 +157,10 @@ def _lines(shown: Json) -> list[str]:
     servers = ", ".join(shown["servers"])
     head = f"{shown['rollout']}: {shown['in_flight_s']:.1f} s in flight, agent {shown['agent']}"
     turns = [_turn(turn) for turn in shown["turns"] or ()]
-    return [head + (f" at {servers}" if servers else ""), *(turns or ["its turns are known to its agent only"])]
+    head += f" at {servers}" if servers else ""
+    if shown["attempts"] > 1:
+        head += f", {shown['attempts']} attempts" + (" (these are the turns of the first one)" if turns else "")
+    return [head, *(turns or ["its turns are known to its agent only"])]
 
 
 def _turn(turn: Any) -> str:

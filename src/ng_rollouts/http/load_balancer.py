@@ -145,7 +145,7 @@ class LoadBalancer:
         self._rate_limiter = rate_limiter or RateLimiter()
         self._sticky: OrderedDict[Hashable, Endpoint] = OrderedDict()  # by task, or second attempt
 
-    def set_requests_per_minute(self, requests_per_minute: float) -> None:
+    def set_requests_per_minute(self, requests_per_minute: float | None) -> None:
         """Replace the limit of requests of all balancers that share the rate limiter."""
         self._rate_limiter.set_requests_per_minute(requests_per_minute)
 

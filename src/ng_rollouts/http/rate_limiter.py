@@ -66,11 +66,11 @@ class RateLimiter:
         self._queue = asyncio.Lock()
         self.is_unlimited = not self._request_s and not self._token_s
 
-    def set_requests_per_minute(self, requests_per_minute: float) -> None:
-        """Replace the limit of requests, also for those that wait."""
-        self._request_s = 60 / requests_per_minute
+    def set_requests_per_minute(self, requests_per_minute: float | None) -> None:
+        """Replace the limit of requests, also for those that wait; None for no limit."""
+        self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next_at = min(self._next_at, self._clock() + self._request_s)
-        self.is_unlimited = False
+        self.is_unlimited = not self._request_s and not self._token_s
 
     async def acquire(self, characters: int, output_tokens: int | None = None) -> Reservation:
         """Wait until a request may be sent, and reserve it. Requests are admitted in the order of the calls.

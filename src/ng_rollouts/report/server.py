@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_own or self.headers.get("content-type") != "application/json":
             self.send_error(403)
         else:
-            self._answer({"control": lambda: self._send_control(self._command())})
+            self._answer({"control": self._take_command})
 
     def _answer(self, answers: Mapping[str, Callable[[], None]]) -> None:
         """Answer a request from this machine with the token and one of these names."""
@@ -168,13 +168,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             answers[name]()
 
-    def _command(self) -> str:
-        """The command in the body; empty if it is none that a page may send."""
+    def _take_command(self) -> None:
+        """Send the command in the body to the run, if a page may send it."""
+        command = None
         with suppress(ValueError, AttributeError):
             length = int(self.headers.get("content-length", ""))
-            command = loads(self.rfile.read(length)).get("command") if 0 < length <= _MAX_COMMAND_BYTES else ""
-            return command if command in _COMMANDS else ""
-        return ""
+            command = loads(self.rfile.read(length)).get("command") if 0 < length <= _MAX_COMMAND_BYTES else None
+        if command in _COMMANDS:
+            self._send_control(command)
+        else:
+            self._send_reply(
+                {
+                    "ok": False,
+                    "error": f"a page sends only the commands {', '.join(_COMMANDS[:-1])} and {_COMMANDS[-1]}",
+                }
+            )
 
     def _send_control(self, command: str) -> None:
         """The reply of the run of the first file; one with `error` if no run answers."""
@@ -182,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
             reply = self._page.files[0].control(command)
         except UsageError as error:
             reply = {"ok": False, "error": str(error)}
+        self._send_reply(reply)
+
+    def _send_reply(self, reply: Json) -> None:
         self._send(dumps(reply), "application/json")
 
     def _send_rows(self, query: dict[str, str]) -> None:

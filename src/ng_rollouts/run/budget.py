@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Self
 
 from ng_rollouts.config.parameters import Prices
 from ng_rollouts.console import counted, log
-from ng_rollouts.errors import WallTimeOver
+from ng_rollouts.errors import UsageError, WallTimeOver
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 from ng_rollouts.types import Tokens
@@ -90,15 +91,21 @@ class WallTime:
         limit: what sets the limit, for messages.
         is_over: whether a rollout was not started or was cancelled for lack of time.
         margin_s: the seconds from `ends_at` to the end of the command.
+        wanted_margin_s: the parameter that sets these; None for a share of the time.
+        began: when the command began (`time.monotonic`).
     """
 
     ends_at: float | None = None
     limit: str = ""
     is_over: bool = False
     margin_s: float = 0.0
+    wanted_margin_s: float | None = None
+    began: float = 0.0
     _duration: ProbableDuration = field(default_factory=ProbableDuration)
     _settled_before: int = 0
     _oldest_s: float = 0.0  # how long the oldest rollout was in flight when it was cancelled
+    _end_now: Callable[[], None] | None = None  # set while the end is enforced
+    _timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def of(cls, max_wall_s: float | None, margin_s: float | None, began: float) -> Self:
@@ -108,15 +115,44 @@ class WallTime:
             margin_s: the seconds kept for the end of the run; None for a share of the time.
             began: when the command began (`time.monotonic`).
         """
+        wall = cls(wanted_margin_s=margin_s, began=began)
         ends = [] if max_wall_s is None else [(began + max_wall_s, f"max_wall_s={max_wall_s:g}")]
         if (slurm_s := _slurm_seconds_left()) is not None:
             ends.append((time.monotonic() + slurm_s, "the end of the Slurm job"))
-        if not ends:
-            return cls()
-        end, limit = min(ends)
-        if margin_s is None:
-            margin_s = _default_margin_s(end - began)
-        return cls(end - margin_s, limit, margin_s=margin_s)
+        if ends:
+            wall._set_end(*min(ends))
+        return wall
+
+    def move(self, max_wall_s: float | None) -> None:
+        """Replace the limit while the command runs, also that of the Slurm job, whose end may have been moved.
+
+        Args:
+            max_wall_s: seconds from the command's beginning; None for no limit.
+
+        Raises:
+            UsageError: the time is over already, or would be.
+        """
+        if self.is_over:
+            raise UsageError("max_wall_s cannot be changed any more: the time is over, and the run ends")
+        if max_wall_s is None:
+            self.ends_at = None
+        else:
+            end = self.began + max_wall_s
+            if end - self._margin_of(end) <= time.monotonic():
+                raise UsageError(f"max_wall_s={max_wall_s:g} is over already: drain ends the run")
+            self._set_end(end, f"max_wall_s={max_wall_s:.15g}")
+        self._restart_timer()
+
+    def _set_end(self, end: float, limit: str) -> None:
+        self.margin_s = self._margin_of(end)
+        self.ends_at, self.limit = end - self.margin_s, limit
+
+    def _margin_of(self, end: float) -> float:
+        """The time that is kept for the end of a command that has to end then."""
+        seconds = end - self.began
+        if self.wanted_margin_s is not None:
+            return self.wanted_margin_s
+        return min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * seconds), _MAX_END_SHARE * seconds)
 
     @property
     def left_s(self) -> float:
@@ -151,16 +187,22 @@ class WallTime:
     def enforced(self, stop: Stop, counters: RunCounters) -> Iterator[None]:
         """Cancel what is in flight when the time is over, while the block runs."""
         self._settled_before = counters.settled
-        if self.ends_at is None:
-            yield
-            return
-        timer = asyncio.get_running_loop().call_later(
-            max(0.0, self.ends_at - time.monotonic()), self._end, stop, counters
-        )
+        self._end_now = partial(self._end, stop, counters)
+        self._restart_timer()
         try:
             yield
         finally:
-            timer.cancel()
+            self._end_now = None
+            self._restart_timer()
+
+    def _restart_timer(self) -> None:
+        """Let the time end when it has to, if that is enforced now."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._end_now and self.ends_at is not None:
+            left = max(0.0, self.ends_at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(left, self._end_now)
 
     def _end(self, stop: Stop, counters: RunCounters) -> None:
         # After a signal or `drain`, the run ends as it would have without this limit, only sooner.
@@ -181,11 +223,6 @@ class WallTime:
         return f"{over}: none ended in this time, so give more{oldest}"
 
 
-def _default_margin_s(seconds: float) -> float:
-    """The time that is kept for the end of a command that may take `seconds`."""
-    return min(_MAX_END_S, max(_MIN_END_S, _END_SHARE * seconds), _MAX_END_SHARE * seconds)
-
-
 def _slurm_seconds_left() -> float | None:
     """Seconds until the end of this Slurm job; None outside of a job, also if an ended job has left its variable."""
     try:
@@ -195,9 +232,9 @@ def _slurm_seconds_left() -> float | None:
     return left if 0 < left < inf else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Budget:
-    """A token budget and prices.
+    """A token budget, which may change while a run runs, and prices.
 
     Attributes:
         prices: per million tokens, in any currency.

@@ -150,10 +150,12 @@ class Dispatcher:
             schedule=self._schedule,
             stop=self.stop,
             status=self._status,
-            knobs={
+            setters={
                 "num_samples_in_parallel": self._set_parallel,
                 "max_attempts": self._set_max_attempts,
                 "drain_s": self._set_drain_s,
+                "max_total_tokens": self._set_max_total_tokens,
+                "max_wall_s": self._set_max_wall_s,
                 # Attempts of other processes have their own rate limiters.
                 **({"max_requests_per_minute": self._set_rate} if is_local else {}),
             },
@@ -180,29 +182,39 @@ class Dispatcher:
         planned = self.state.counters.planned
         return _parallel(self.config.http_engine, wanted, min(planned, self.executor.max_concurrency or planned))
 
-    def _set_parallel(self, wanted: float) -> float:
-        self._parallel = self._possible(int(wanted))
+    def _set_parallel(self, wanted: float | None) -> float | None:
+        self._parallel = self._possible(None if wanted is None else int(wanted))
         self._limit.set_ceiling(self._parallel)
         self._schedule.wake()
         return self._parallel
 
-    def _set_max_attempts(self, wanted: float) -> float:
-        self._schedule.max_attempts = int(wanted)
+    def _set_max_attempts(self, wanted: float | None) -> float | None:
+        self._schedule.max_attempts = None if wanted is None else int(wanted)
         return wanted
 
-    def _set_drain_s(self, wanted: float) -> float:
+    def _set_drain_s(self, wanted: float | None) -> float | None:
         if self.stop.requested.is_set():
             raise UsageError("drain_s cannot be changed any more: the run drains already")
-        self.stop.drain_s = wanted
+        self.stop.drain_s = self.stop.drain_s if wanted is None else wanted
         return wanted
 
-    def _set_rate(self, wanted: float) -> float:
+    def _set_max_total_tokens(self, wanted: float | None) -> float | None:
+        if self.budget.is_spent(self.state.counters):
+            raise UsageError("max_total_tokens cannot be changed any more: the tokens are spent, and the run ends")
+        self.budget.max_tokens = None if wanted is None else int(wanted)
+        return wanted
+
+    def _set_max_wall_s(self, wanted: float | None) -> float | None:
+        self.report.wall_time.move(wanted)
+        return wanted
+
+    def _set_rate(self, wanted: float | None) -> float | None:
         for balancer in self.report.load_balancers:
             balancer.set_requests_per_minute(wanted)
         return wanted
 
-    def _retry_failed(self) -> str:
-        """Put failed rollouts of this command back.
+    def _retry_failed(self) -> int:
+        """Put failed rollouts of this command back, and return their number.
 
         Raises:
             UsageError: this run cannot do it.
@@ -215,7 +227,7 @@ class Dispatcher:
         if positions:
             self._again.append(self._failed(positions))
             self._schedule.wake()
-        return f"{counted(len(positions), 'failed rollout')} will be attempted again"
+        return len(positions)
 
     def _failed(self, positions: set[int]) -> Iterator[Rollout]:
         """Rollouts by their positions, which are all that is in memory: the input is read again, as far as needed."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ng_rollouts.scheduling.hedging import Hedging
-from ng_rollouts.types import Rollout
+from ng_rollouts.types import Rollout, RolloutKey
 
 
 def _nothing_runs() -> None:
@@ -29,6 +29,11 @@ def _nothing_to_cancel(_: int) -> int:
     return 0
 
 
+def _single(_: RolloutKey) -> int:
+    """The number of attempts at a rollout in flight without hedging."""
+    return 1
+
+
 @dataclass(slots=True)
 class ScheduleControl:
     """The settings of a schedule that may change while it runs, and its hedging. All its users run in one event loop.
@@ -42,6 +47,7 @@ class ScheduleControl:
         wake: set by the scheduler; makes it look at the limit and at the rollouts again.
         cancel_in_flight: set by the scheduler; ends the attempts of a task, and returns their number.
         in_flight: set by the scheduler; the rollouts that are being attempted.
+        attempts_of: set by the scheduler; how many attempts at a rollout are in flight.
     """
 
     hedging: Hedging | None = None
@@ -52,6 +58,7 @@ class ScheduleControl:
     wake: Callable[[], None] = _nothing_runs
     cancel_in_flight: Callable[[int], int] = _nothing_to_cancel
     in_flight: Callable[[], Iterable[Rollout]] = _none_in_flight
+    attempts_of: Callable[[RolloutKey], int] = _single
 
     def __post_init__(self) -> None:
         self.resumed.set()

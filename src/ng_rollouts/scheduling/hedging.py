@@ -15,7 +15,7 @@ from math import inf
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.scheduling.counters import RunCounters
-from ng_rollouts.types import Result, Rollout
+from ng_rollouts.types import Result, Rollout, RolloutKey
 
 Call = Callable[[Rollout, int], Awaitable[Result]]
 """One attempt at a rollout, given the number of attempts before it; raises AttemptFailed."""
@@ -100,6 +100,7 @@ class Hedger:
         self._counters = counters
         self._tasks = tasks
         self._single: dict[_HedgedRollout, None] = {}  # those with one attempt, oldest first
+        self._hedged: dict[RolloutKey, _HedgedRollout] = {}  # those that have had two, until they have an outcome
 
     async def attempt(self, rollout: Rollout, number: int, add_failure: FailureSink) -> Result:
         """Make an attempt at a rollout, and perhaps a second one.
@@ -125,7 +126,13 @@ class Hedger:
             raise
         finally:
             self._single.pop(hedged, None)
+            self._hedged.pop(rollout.key, None)
             hedged.cancel()
+
+    def attempts_of(self, key: RolloutKey) -> int:
+        """How many attempts at a rollout are in flight."""
+        hedged = self._hedged.get(key)
+        return hedged.in_flight if hedged else 1
 
     def next_at(self) -> float:
         """When the oldest rollout with a single attempt is overdue (`time.monotonic`); infinite if there is none."""
@@ -141,6 +148,7 @@ class Hedger:
         """
         hedged = next(iter(self._single))
         del self._single[hedged]
+        self._hedged[hedged.rollout.key] = hedged
         self._counters.hedged += 1
         self._start(hedged, hedged.number + 1).add_done_callback(lambda _: end())
 

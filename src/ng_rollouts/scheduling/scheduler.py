@@ -93,6 +93,7 @@ async def schedule(
         async with asyncio.TaskGroup() as tasks:
             if control.hedging:
                 scheduler.hedger = Hedger(call, control.hedging, counters, tasks)
+                control.attempts_of = scheduler.hedger.attempts_of
             feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
             draining = tasks.create_task(scheduler.drain_when_requested(stop, feeding))
             await asyncio.wait([feeding])
