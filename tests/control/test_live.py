@@ -37,7 +37,10 @@ def test_paused_run_starts_nothing_until_it_is_resumed(
     assert paused["collected"] == server.stats()["total"] < 400
     text = control("+output_jsonl_fpath=r.jsonl", "status").stdout
     assert f"collected={paused['collected']} failed=0 planned=400" in text
-    assert " paused" in text
+    assert " left=? paused" in text
+    assert paused["left_s"] is None
+    wait_until(lambda: json.loads((tmp_path / "r_status.json").read_bytes())["paused"])
+    assert json.loads((tmp_path / "r_status.json").read_bytes())["left_s"] is None
     assert status_of(control)["collected"] == paused["collected"]
     assert control("r.jsonl", "set", "num_samples_in_parallel=400").stdout == "num_samples_in_parallel is 400\n"
     assert control("r.jsonl", "resume").code == 0

@@ -43,6 +43,8 @@ def test_buttons_of_the_page_pause_resume_and_drain_the_run(
         wait_until(lambda: send_command(socket, "status")["status"]["paused"])
         # Not `wait_for_function`: the page's policy forbids evaluated text.
         page.wait_for_selector("#control-text:has-text('paused')")
+        page.wait_for_selector("#run .state:has-text('paused, ')")
+        assert " left" not in (page.text_content("#run .state") or "")
         own, body = f"http://{url.split('/')[2]}", b'{"command": "resume"}'
         for headers in (
             {"content-type": "application/json"},

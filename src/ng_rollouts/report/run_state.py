@@ -56,7 +56,8 @@ def heading_of(paths: OutputPaths, rollouts: int, failed: int, agents: list[str]
     status = side_file(paths.status) if running else {}
     if running:
         planned = _number(status.get("planned")) or _number(manifest.get("rollouts"))
-        state, text = RUNNING, ", ".join(["running", *_progress(status, planned, rollouts, failed)])
+        word = "paused" if status.get("paused") is True else "running"
+        state, text = RUNNING, ", ".join([word, *_progress(status, planned, rollouts, failed)])
     else:
         state, text = _state(summary, manifest, rollouts)
     return {"state": state, "text": text, "description": list(_description(summary, manifest, agents))}

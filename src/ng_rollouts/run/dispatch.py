@@ -94,8 +94,8 @@ class Dispatcher:
         syncing = asyncio.create_task(_sync_regularly(self.state.journal))
         try:
             async with (
-                progress(counters, self._progress_notes),
-                status_file(self.status_path, counters),
+                progress(counters, self._progress_notes, self._is_paused),
+                status_file(self.status_path, counters, self._is_paused),
                 self.trackers.following(counters, self.config.export_every_s),
                 measure_client_load() as self.report.load,
                 control_socket(self.control_path, self._controls().execute),
@@ -170,12 +170,15 @@ class Dispatcher:
         counters, elapsed_s = self.state.counters, time.monotonic() - self._began
         settled = counters.settled - self._settled_before
         status = {
-            **status_of(counters, elapsed_s, settled),
+            **status_of(counters, elapsed_s, settled, is_paused=self._is_paused()),
             "num_samples_in_parallel": self._parallel,
-            "paused": self._schedule.is_paused,
             "draining": self.stop.requested.is_set(),
         }
-        return progress_line(counters, self._progress_notes(), elapsed_s, settled), status
+        line = progress_line(counters, self._progress_notes(), elapsed_s, settled, is_paused=self._is_paused())
+        return line, status
+
+    def _is_paused(self) -> bool:
+        return self._schedule.is_paused
 
     def _possible(self, wanted: int | None) -> int:
         """The number of rollouts in flight that is possible, up to a wanted one; None for no bound."""
@@ -290,7 +293,7 @@ class Dispatcher:
     def _progress_notes(self) -> Iterator[str]:
         """The items that progress shows next to the counters, as `key=value`, the most important first."""
         counters = self.state.counters
-        if self._schedule.is_paused:
+        if self._is_paused():
             yield "paused"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"

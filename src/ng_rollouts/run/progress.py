@@ -47,6 +47,9 @@ _NARROW_FORMATS = (
 Notes = Callable[[], Iterable[str]]
 """Makes the items of a progress line, as `key=value`, the most important first."""
 
+IsPaused = Callable[[], bool]
+"""Whether nothing starts at this moment, so that the time left is not known."""
+
 
 class _Display(Protocol):
     every_s: float
@@ -57,7 +60,9 @@ class _Display(Protocol):
 
 
 @asynccontextmanager
-async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO | None = None) -> AsyncIterator[None]:
+async def progress(
+    counters: RunCounters, notes: Notes, is_paused: IsPaused, stream: TextIO | None = None
+) -> AsyncIterator[None]:
     """Show the counters while the block runs, and their final state at its end.
 
     Args:
@@ -69,12 +74,12 @@ async def progress(counters: RunCounters, notes: Notes = tuple, stream: TextIO |
         return
     stream = stream or sys.stderr
     if is_terminal(stream):
-        bar = _Bar(counters, notes, stream)
+        bar = _Bar(counters, notes, is_paused, stream)
         with above(bar):
             async with _shown(bar, stream):
                 yield
     else:
-        async with _shown(_Lines(counters, notes, stream), stream):
+        async with _shown(_Lines(counters, notes, is_paused, stream), stream):
             yield
 
 
@@ -99,11 +104,12 @@ async def _tick(display: _Display, stream: TextIO) -> None:
 class _Bar:
     every_s = _BAR_EVERY_S
 
-    def __init__(self, counters: RunCounters, notes: Notes, stream: TextIO) -> None:
+    def __init__(self, counters: RunCounters, notes: Notes, is_paused: IsPaused, stream: TextIO) -> None:
         from tqdm import tqdm  # noqa: PLC0415 - only a terminal needs it
 
         self._counters = counters
         self._notes = notes
+        self._is_paused = is_paused
         self._stream = stream
         self._bar = tqdm(
             total=counters.planned,
@@ -131,6 +137,7 @@ class _Bar:
         self._bar.refresh()
 
     def _render(self, form: str, notes: list[str]) -> str:
+        form = form.replace("{remaining}", "?") if self._is_paused() else form
         meter = {**self._bar.format_dict, "bar_format": form, "postfix": " ".join(notes), "ncols": None}
         return str(self._bar.format_meter(**meter))
 
@@ -175,9 +182,10 @@ def fitting_line(render: Callable[[str, list[str]], str], failed: str, notes: Se
 class _Lines:
     every_s = _LINE_EVERY_S
 
-    def __init__(self, counters: RunCounters, notes: Notes, stream: TextIO) -> None:
+    def __init__(self, counters: RunCounters, notes: Notes, is_paused: IsPaused, stream: TextIO) -> None:
         self._counters = counters
         self._notes = notes
+        self._is_paused = is_paused
         self._stream = stream
         self._started = time.monotonic()
         self._settled_before = counters.settled
@@ -194,7 +202,8 @@ class _Lines:
 
     def _print(self) -> None:
         elapsed = time.monotonic() - self._started
-        line = progress_line(self._counters, self._notes(), elapsed, self._counters.settled - self._settled_before)
+        settled = self._counters.settled - self._settled_before
+        line = progress_line(self._counters, self._notes(), elapsed, settled, is_paused=self._is_paused())
         # A reader that closed the pipe, as `| head` does, must not end the run.
         with contextlib.suppress(OSError):
             self._write(line)
@@ -204,15 +213,18 @@ class _Lines:
         self._stream.flush()
 
 
-def progress_line(counters: RunCounters, notes: Iterable[str], elapsed: float, settled: int) -> str:
+def progress_line(
+    counters: RunCounters, notes: Iterable[str], elapsed: float, settled: int, *, is_paused: bool = False
+) -> str:
     """The counters and notes in one line, without a title.
 
     Args:
         elapsed: how long this command has run, in seconds.
         settled: rollouts that it settled in that time.
+        is_paused: whether nothing starts, so that the time left is not known.
     """
     rate = settled / max(elapsed, 1e-9)
-    left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate else "?"
+    left = f"{(counters.planned - counters.settled) / rate:.0f}s" if rate and not is_paused else "?"
     more = "".join(f" {note}" for note in [*notes, *_lateness(counters)])
     return (
         f"collected={counters.collected} failed={counters.failed} planned={counters.planned} "

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,9 +19,9 @@ _EVERY_S = 1.0
 
 
 @asynccontextmanager
-async def status_file(path: Path, counters: RunCounters) -> AsyncIterator[None]:
+async def status_file(path: Path, counters: RunCounters, is_paused: Callable[[], bool]) -> AsyncIterator[None]:
     """Keep the file up to date while the block runs. A run continues without it if it cannot be written."""
-    writing = asyncio.create_task(_write_regularly(path, counters))
+    writing = asyncio.create_task(_write_regularly(path, counters, is_paused))
     try:
         yield
     finally:
@@ -50,12 +50,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
+def status_of(counters: RunCounters, elapsed_s: float, settled: int, *, is_paused: bool = False) -> Json:
     """The contents of the file.
 
     Args:
         elapsed_s: how long this command has run.
         settled: rollouts that it settled in that time.
+        is_paused: whether nothing starts, so that the time left is not known.
     """
     rate = settled / elapsed_s if elapsed_s > 0 else 0.0
     return {
@@ -68,10 +69,11 @@ def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
         "masked": counters.masked.total(),
         "in_flight": counters.in_flight,
         "waiting": counters.waiting,
+        "paused": is_paused,
         "reward": counters.reward.mean if counters.reward.count else None,
         "elapsed_s": round(elapsed_s, 3),
         "rollouts_per_s": round(rate, 3),
-        "left_s": round((counters.planned - counters.settled) / rate, 1) if rate else None,
+        "left_s": round((counters.planned - counters.settled) / rate, 1) if rate and not is_paused else None,
         "input_tokens": counters.input_tokens,
         "output_tokens": counters.output_tokens,
         "judge_tokens": counters.judge_tokens.total,
@@ -79,11 +81,12 @@ def status_of(counters: RunCounters, elapsed_s: float, settled: int) -> Json:
     }
 
 
-async def _write_regularly(path: Path, counters: RunCounters) -> None:
+async def _write_regularly(path: Path, counters: RunCounters, is_paused: Callable[[], bool]) -> None:
     began, before = time.monotonic(), counters.settled
     with suppress(OSError):
         while True:
-            status = status_of(counters, time.monotonic() - began, counters.settled - before)
+            elapsed_s, settled = time.monotonic() - began, counters.settled - before
+            status = status_of(counters, elapsed_s, settled, is_paused=is_paused())
             # Replaced, so that a reader never sees half a file. Not synced: the content is outdated after a second.
             with replacing(path, durable=False) as temporary:
                 temporary.write_text(json.dumps(status) + "\n", encoding="utf-8")
