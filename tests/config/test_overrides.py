@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,19 @@ def test_plus_signs_are_optional(plus: str) -> None:
     """`k=v`, `+k=v` and `++k=v` mean the same for parameters, for keys of a dict and for config groups."""
     typed = [f"{plus}limit=3", f"{plus}responses_create_params.temperature=0.7", f"{plus}sampling=sft"]
     assert rewritten(*typed) == ["limit=3", "++responses_create_params.temperature=0.7", "sampling=sft"]
+
+
+@pytest.mark.parametrize("value", ["2", "3", "-1", "+7", "10", "00", "1_0"])
+def test_integer_is_no_boolean(value: str) -> None:
+    """Integers other than 0 and 1 are probably meant for another parameter, such as the number of rollouts in flight."""
+    with pytest.raises(ConfigError, match=f"adaptive_parallelism must be true or false, got '{re.escape(value)}'"):
+        rewritten(f"+adaptive_parallelism={value}")
+
+
+@pytest.mark.parametrize("value", ["true", "false", "yes", "no", "on", "off", "1", "0", "True"])
+def test_words_for_booleans_are_accepted(value: str) -> None:
+    """Hydra reads them."""
+    assert rewritten(f"+stop_ok={value}") == [f"stop_ok={value}"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))

@@ -66,6 +66,8 @@ _SWEEP = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.D
 _CAST = re.compile(r"(int|float|str|bool|json_str)\(.*\)", re.DOTALL)
 """Functions of Hydra's grammar: sweeps and casts (Hydra, "Extended override syntax")."""
 
+_INTEGER = re.compile(r"[+-]?\d+(_\d+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -113,6 +115,9 @@ class Keys:
             # `++` adds keys that are not in the configuration yet. Other parameters are all in it.
             if get_origin(self.parameters[name]) is dict:
                 return f"++{name}={_value(value, text=False, sweep=sweep)}"
+            # Any other integer would count as true.
+            if self.parameters[name] is bool and _INTEGER.fullmatch(value) and value not in ("0", "1"):
+                raise ConfigError(f"{name} must be true or false, got {value!r}")
             return f"{name}={_value(value, text=self.parameters[name] is str, sweep=sweep)}"
         root = name.partition(".")[0]
         if root in self.dicts and name != root:
