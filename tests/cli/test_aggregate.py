@@ -16,8 +16,8 @@ def test_duplicate_rollouts_are_reported_and_the_first_is_kept(command: Callable
     write_rewards(tmp_path / "s2.jsonl", {(1, 0): 0.0, (3, 0): 0.0})
     ran = command("+input_glob=s*.jsonl", "+output_jsonl_fpath=all.jsonl", script="ng_aggregate_rollouts")
     assert ran.code == 1
-    assert "1 duplicate rollouts: task 1 rollout 0; the first of each was kept" in ran.stderr
-    assert "1 rollouts are missing from tasks that have no rows, starting with task 2" in ran.stderr
+    assert "1 duplicate rollout: task 1 rollout 0; the first of each was kept" in ran.stderr
+    assert "1 rollout is missing from tasks that have no rows, starting with task 2" in ran.stderr
     assert [row["reward"] for row in read_rows(tmp_path / "all.jsonl")] == [1.0, 1.0, 0.0]
 
 

@@ -136,7 +136,7 @@ def test_aggregation_skips_the_files_about_health(command: Callable[..., Ran], t
     assert command("+rollouts_jsonl_fpath=r.jsonl", script=SCRIPT).code == 0
     merged = command("+input_glob=r*.jsonl", "+output_jsonl_fpath=m.jsonl", script="ng_aggregate_rollouts")
     assert merged.code == 0
-    assert "Merged 6 rollouts of 1 files" in merged.stdout
+    assert "Merged 6 rollouts of 1 file" in merged.stdout
 
 
 def test_files_have_the_names_of_nemo_gym_if_asked(command: Callable[..., Ran], tmp_path: Path) -> None:

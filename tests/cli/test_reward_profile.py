@@ -20,7 +20,7 @@ def test_profile_counts_missing_rollouts_and_distinct_answers(command: Callable[
     write_rewards(tmp_path / "r.jsonl", rewards)
     ran = command("+rollouts_jsonl_fpath=r.jsonl", "+top=1", script="ng_reward_profile")
     assert ran.code == 1
-    assert "1 rollouts are missing" in ran.stderr
+    assert "1 rollout is missing" in ran.stderr
     assert "Distinct answers within tasks: 5/5 (100.0%), 3 ignoring" in ran.stdout
     assert ran.stdout.splitlines()[1].split()[0] == "1"
     lines = read_rows(tmp_path / "r_reward_profiling.jsonl")

@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ng_rollouts.console import json_lines, log, log_lines, print_json, print_result, shown
+from ng_rollouts.console import counted, json_lines, log, log_lines, print_json, print_result, shown
 from ng_rollouts.redaction import remember_secret
 
 HARMFUL = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 rollouts remain"), (1, "1 rollout remains"), (2, "2 rollouts remain")]
+)
+def test_noun_and_verb_agree_with_their_number(number: int, text: str) -> None:
+    """One has the singular, all others the plural."""
+    assert counted(number, "rollout", "remains", "remain") == text
+    assert counted(number, "rollout") == " ".join(text.split()[:2])
 
 
 def test_controls_and_format_characters_are_shown_as_escape_sequences() -> None:

@@ -91,8 +91,8 @@ def test_undefined_kappa_says_why() -> None:
     assert (empty.share, empty.kappa, empty.without_first, empty.without_second) == (None, None, 1, 1)
     assert list(empty.lines("human", "reward")) == [
         "Agreement of human and reward: Cohen's kappa undefined: no rollout has both values",
-        "  1 rollouts without human",
-        "  1 rollouts without reward",
+        "  1 rollout without human",
+        "  1 rollout without reward",
     ]
 
 

@@ -52,4 +52,5 @@ def test_missing_rollouts_are_counted_by_the_materialized_inputs(
         "+rollouts_jsonl_fpath=r.jsonl", "+materialized_inputs_jsonl_fpath=m.jsonl", script="ng_reward_profile"
     )
     assert ran.code == (1 if missing else 0)
-    assert (f"error: {missing} rollouts are missing" in ran.stderr) == bool(missing)
+    are = "rollout is" if missing == 1 else "rollouts are"
+    assert (f"error: {missing} {are} missing" in ran.stderr) == bool(missing)

@@ -642,7 +642,7 @@ def test_file_that_took_the_outputs_name_is_left_alone(tmp_path: Path) -> None:
         journal.append(1, b'{"p":1}')
         paths.output.unlink()
         paths.output.write_bytes(b"theirs\n")
-        with pytest.raises(OutputTaken, match=r"the 1 rollouts of this run are in .*out.jsonl.saved.1"):
+        with pytest.raises(OutputTaken, match=r"its 1 row is in .*out.jsonl.saved.1"):
             journal.finish([True] * 2)
     assert paths.output.read_bytes() == b"theirs\n"
     assert (tmp_path / "out.jsonl.saved.1").read_bytes() == b'{"p":1}\n'

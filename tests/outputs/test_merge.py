@@ -43,7 +43,7 @@ def test_merge_counts_missing_rollouts_by_the_manifest(command: Callable[..., Ra
     ran = command("+input_glob=r.jsonl", "+output_jsonl_fpath=all.jsonl", script="ng_aggregate_rollouts")
     assert ran.code == 1
     assert "6 rollouts are missing from tasks that have no rows" in ran.stderr
-    assert "1 rollouts of 1 tasks are missing, by task: 6 (1)" in ran.stderr
+    assert "1 rollout of 1 task is missing, by task: 6 (1)" in ran.stderr
 
 
 def test_gaps_between_sparse_task_indices_are_not_missing_tasks(command: Callable[..., Ran], tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_merge_reports_missing_rollouts_torn_lines_and_shards_of_different_runs(
     complete = first.read_text()
     first.write_text("".join(complete.splitlines(keepends=True)[:-1]))
     ran = command(*merge, script="ng_aggregate_rollouts")
-    missing = "1 rollouts are missing from tasks that have no rows, starting with task 4"
+    missing = "1 rollout is missing from tasks that have no rows, starting with task 4"
     assert (ran.code, missing in ran.stderr) == (1, True), ran.stderr
     first.write_text(complete[:-40])
     ran = command(*merge, script="ng_aggregate_rollouts")

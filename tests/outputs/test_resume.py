@@ -242,5 +242,5 @@ def test_line_of_another_program_does_not_keep_an_output_from_being_resumed(
         file.write('{"note": "from elsewhere"}\nnot JSON\n')
     ran = command(*FILES, f"+agent_url={server.url}", RESUME)
     assert (ran.code, server.stats()["total"]) == (0, 4), ran.stderr
-    assert "warning: 2 lines of r.jsonl are not rows of this run and are left out" in ran.stderr
+    assert "warning: 2 lines of r.jsonl left out, because they are not rows of this run" in ran.stderr
     assert_complete(tmp_path, 4)

@@ -410,7 +410,7 @@ def test_rollouts_beyond_max_page_mb_are_listed_without_messages(
     rows = [rollout_row(task, 0, 1.0, f"{task} {noise.randbytes(4500).hex()} word{task}") for task in range(300)]
     path = write_rows(tmp_path / "r.jsonl", rows)
     ran = command("+input_jsonl_fpath=r.jsonl", "+max_page_mb=0.1", script="ng_view_rollouts")
-    assert re.search(r"warning: \d+ rollouts are listed without their messages", ran.stderr)
+    assert re.search(r"warning: \d+ rollouts are listed without messages", ran.stderr)
     page = visit(path.with_suffix(".html"), "#/task-299")
     page.wait_for_selector("article")
     assert "+serve=true shows it" in page.locator("article").inner_text()

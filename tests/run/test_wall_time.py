@@ -122,7 +122,7 @@ def test_rollouts_in_flight_at_the_end_are_cancelled(
     """Without `stop_ok`, the exit code is 3; the command does not wait for the model."""
     ran = collect_sums(serve_model(latency=300).url, "+verifier=none", "+max_wall_s=1", "+wall_margin_s=0.2")
     assert ran.code == 3, ran.stderr
-    assert "the time is over (max_wall_s=1): 5 rollouts in flight cancelled" in ran.stderr
+    assert "the time is over (max_wall_s=1): 5 rollouts in flight are cancelled" in ran.stderr
     assert json.loads((tmp_path / "rollouts_summary.json").read_bytes())["exit_code"] == 3
 
 

@@ -25,7 +25,7 @@ from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.combinations import ROLLOUT_LIMITS
 from ng_rollouts.config.parameters import ENTRY_KEYS, POLICY_APIS, TOKEN_IDS, CollectConfig
 from ng_rollouts.config.validation import check_sampling
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import ConfigError, Unreachable, did_you_mean
 from ng_rollouts.http.client import Http, TimeLimits, cancelling_engine, open_http
 from ng_rollouts.http.load_balancer import LoadBalancer
@@ -400,7 +400,7 @@ async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], c
     from ng_rollouts.agents.head_server import fetch_server_config
 
     head = config.head_server
-    wanted = ", ".join(f"{name!r} ({rows} rows)" for name, rows in rows_by_agent.items())
+    wanted = ", ".join(f"{name!r} ({counted(rows, 'row')})" for name, rows in rows_by_agent.items())
     try:
         servers = await fetch_server_config(head, wanted, config.wait_for_agent_s, config.http_engine)
     except Unreachable as error:
@@ -414,6 +414,6 @@ async def _look_up(rows_by_agent: Mapping[str, int], known_locally: list[str], c
     for name, rows in rows_by_agent.items():
         if name not in servers.agents and name not in servers.environments:
             sources = f"the config, the packaged examples and the head server http://{head.host}:{head.port}"
-            message = f"unknown agent {name!r} ({rows} rows){did_you_mean(name, known)}"
+            message = f"unknown agent {name!r} ({counted(rows, 'row')}){did_you_mean(name, known)}"
             raise ConfigError(f"{message}: known agents are {', '.join(known)} (from {sources})")
     return servers

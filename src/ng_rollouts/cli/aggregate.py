@@ -14,7 +14,7 @@ from typing import NoReturn
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
 from ng_rollouts.config.validation import zero_names
-from ng_rollouts.console import log, print_json, print_result, prints_only_json
+from ng_rollouts.console import counted, log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.group_aggregator import AgentMetrics, aggregate_groups
 from ng_rollouts.metrics.nemo_gym import aggregate_metrics, score_line
@@ -93,7 +93,7 @@ def run(config: AggregationConfig) -> int:
     paths.output.parent.mkdir(parents=True, exist_ok=True)
     with writable(paths.finished), locked(paths.output):
         agents = _write(paths, sources, index, config)
-    print_result(f"Merged {len(index.keys)} rollouts of {len(sources)} files")
+    print_result(f"Merged {counted(len(index.keys), 'rollout')} of {counted(len(sources), 'file')}")
     if config.merge_shards:
         print_result(f"Rollouts: {paths.finished}")
     print_result(f"Aggregate metrics: {paths.aggregate_metrics}")

@@ -13,7 +13,7 @@ from typing import NoReturn
 from ng_rollouts.chat import question_of
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, param
-from ng_rollouts.console import log, print_json, print_result
+from ng_rollouts.console import counted, log, print_json, print_result
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.jsonl import digest_of, loads
 from ng_rollouts.metrics.aggregate import Coverage
@@ -173,7 +173,7 @@ def _scores_of(path: Path, score: str) -> FileScores:
             question = digest_of(question_of(group.first))
             tasks[group.task_index] = TaskMean(math.fsum(scores) / len(scores), len(scores), question)
     if not tasks:
-        without = f" ({masked} rollouts are masked, and have no scores)" if masked else ""
+        without = f" ({counted(masked, 'rollout', 'is', 'are')} masked, without a score)" if masked else ""
         raise InputError(f"{path} has no rollouts with the score {score!r}{without}")
     planned = expected_counts(path, None, scanned).total
     return FileScores(tasks, sum(task.rollouts for task in tasks.values()), masked, planned)
@@ -198,9 +198,9 @@ def _common(
         raise InputError(f"{first} and {second} have no task in common")
     if (only_first or only_second) and not intersection:
         raise InputError(
-            f"the tasks differ: {only_first} tasks have scores only in {first}, {only_second} only in {second} "
-            "(a task whose rollouts are all masked has none): "
-            f"add +intersection=true to compare the {len(common)} common tasks"
+            f"the tasks differ: {counted(only_first, 'task', 'has', 'have')} scores only in {first}, "
+            f"{only_second} only in {second} (a task whose rollouts are all masked has none): "
+            f"add +intersection=true to compare the {counted(len(common), 'common task')}"
         )
     return common
 
@@ -209,7 +209,7 @@ def _summary_lines(first: str, second: str, score: str, difference: Difference) 
     """The comparison of two files, as lines for the terminal."""
     interval = difference.interval_95
     interval_text = "" if interval is None else f"  95 % [{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    yield f"{score} over {difference.tasks} tasks"
+    yield f"{score} over {counted(difference.tasks, 'task')}"
     yield f"  {difference.mean_first:.4f}  {first}"
     yield f"  {difference.mean_second:.4f}  {second}"
     counts = f"wins {difference.wins}, losses {difference.losses}, ties {difference.ties}"

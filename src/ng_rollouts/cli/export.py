@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NoReturn, cast
 
 from ng_rollouts.cli.simple_command import run_command
-from ng_rollouts.console import log, print_json, print_result
+from ng_rollouts.console import counted, log, print_json, print_result
 from ng_rollouts.errors import InputError, OutputError, require_extra
 from ng_rollouts.export.config import ExportConfig, is_parquet
 from ng_rollouts.export.formats import ExportFormat
@@ -177,11 +177,11 @@ def _back_up(path: Path) -> None:
 
 def _print_statistics(export_format: ExportFormat, read: int, written: dict[Path, int]) -> None:
     """Print the results as lines for people, and then as one JSON object for programs."""
-    print_result(f"Read {read} rollouts of {export_format.groups} groups")
+    print_result(f"Read {counted(read, 'rollout')} of {counted(export_format.groups, 'group')}")
     for line in export_format.summary_lines():
         print_result(line)
     for path, rows in written.items():
-        print_result(f"Wrote {rows} rows to {path}")
+        print_result(f"Wrote {counted(rows, 'row')} to {path}")
     if not all(written.values()):
         log("warning: a file has no rows: stdout lists the rollouts that were left out, by reason")
     left_out = {reason: number for reason, number in export_format.skipped.most_common() if number}

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
-from ng_rollouts.console import print_json, print_result, prints_only_json
+from ng_rollouts.console import counted, print_json, print_result, prints_only_json
 from ng_rollouts.errors import GateMissed, InputError
 from ng_rollouts.health.checks import Check
 from ng_rollouts.health.closed_report import ClosedReport, close_report
@@ -158,7 +158,7 @@ def summary_lines(counts: HealthCounts) -> Iterator[str]:
             yield f"  {each.check:<{width}} {numbers}  {each.example:<{example_width}}  {each.meaning.replace('`', '')}"
     for check in (Check.ALWAYS_SOLVED, Check.NEVER_SOLVED):
         if count := counts.count(check):
-            yield f"{check}: {count} of {counts.tasks} tasks, such as {counts.example(check)}"
+            yield f"{check}: {count} of {counted(counts.tasks, 'task')}, such as {counts.example(check)}"
 
 
 def _files(paths: OutputPaths, config: HealthCheckConfig) -> tuple[Path, Path]:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from ng_rollouts.chat import chat_input, last_user_text
 from ng_rollouts.cli.simple_command import run_command
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
-from ng_rollouts.console import log, print_json, print_result, prints_only_json
+from ng_rollouts.console import counted, log, print_json, print_result, prints_only_json
 from ng_rollouts.errors import ConfigError, InputError
 from ng_rollouts.jsonl import dumps
 from ng_rollouts.metrics.aggregate import AgentStats, group_metrics, measured
@@ -118,7 +118,8 @@ def run(config: ProfileConfig) -> int:
     if prints_only_json():
         print_json(profile.of_agents())
     if (missing := profile.missing) and not config.allow_partial_rollouts:
-        log(f"error: {missing} rollouts are missing: collect them, or add +allow_partial_rollouts=true")
+        are_missing = counted(missing, "rollout", "is missing", "are missing")
+        log(f"error: {are_missing}: collect the rest, or add +allow_partial_rollouts=true")
         return 1
     return 0
 
@@ -221,7 +222,7 @@ class Profile:
         yield f"Reward profile completion: {rollouts}/{total} rollout rows ({100 * rollouts / max(1, total):.2f}%)"
         if masked := self.masked:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in masked.most_common())
-            yield f"Masked, in no statistic: {masked.total()} rollouts ({reasons})"
+            yield f"Masked, in no statistic: {counted(masked.total(), 'rollout')} ({reasons})"
         yield from self.completions.summary_line()
         yield from self.answers.summary_line()
 

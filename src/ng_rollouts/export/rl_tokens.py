@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ng_rollouts.console import counted
 from ng_rollouts.errors import InputError
 from ng_rollouts.export.advantages import advantages_of
 from ng_rollouts.export.config import ExportConfig
@@ -142,7 +143,7 @@ class RlTokens(ExportFormat):
             )
 
     def summary_lines(self) -> Iterator[str]:
-        yield f"Created {self._rows} rows from {self._exported} rollouts"
+        yield f"Created {counted(self._rows, 'row')} from {counted(self._exported, 'rollout')}"
         yield f"Sampled tokens: {self._sampled} of {self._tokens} ({100 * self._share:.1f}%)"
         for reason, number in self._forks.most_common():
             yield f"New rows within a rollout: {number} {reason}"

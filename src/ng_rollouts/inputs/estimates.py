@@ -43,7 +43,7 @@ def _longest_first(config: CollectConfig, tasks: TaskFile, plan: Plan) -> Longes
         if config.dispatch_field and order.unknown == plan.rows and tasks.shard is None:
             raise ConfigError(f"no task has a number in {source}: name another field of the rows")
         tasks_have = counted(plan.rows, "task", "has", "have")
-        log(f"note: {order.unknown} of {tasks_have} no estimate in {source}: sent first")
+        log(f"note: {order.unknown} of {tasks_have} no estimate in {source}: such tasks are sent first")
     return order
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ng_rollouts.console import counted
 from ng_rollouts.errors import InputError
 from ng_rollouts.metrics.result_rows import MAX_SCORE
 from ng_rollouts.metrics.running_stats import RunningStats
@@ -153,11 +154,11 @@ class Agreement:
             first, second: the names of the ratings.
         """
         kappa = f"undefined: {self.undefined}" if self.kappa is None else f"{round(self.kappa, 3) + 0.0:.3f}"
-        share = "" if self.share is None else f"{100 * self.share:.1f}% of {self.pairs} rollouts, "
+        share = "" if self.share is None else f"{100 * self.share:.1f}% of {counted(self.pairs, 'rollout')}, "
         yield f"Agreement of {first} and {second}: {share}{self.kappa_name} {kappa}"
         for count, name in ((self.without_first, first), (self.without_second, second)):
             if count:
-                yield f"  {count} rollouts without {name}"
+                yield f"  {counted(count, 'rollout')} without {name}"
         if self.pairs:
             yield from self._table_lines(first, second)
 
@@ -277,7 +278,7 @@ class ScoreChanges:
     def lines(self) -> Iterator[str]:
         """The changes as lines for the terminal."""
         pairs, agreement = self.agreement.pairs, self.agreement
-        yield f"Changed scores: {self.changed} of {pairs} rollouts with a score before and now"
+        yield f"Changed scores: {self.changed} of {counted(pairs, 'rollout')} with a score before and now"
         if pairs:
             yield f"  {agreement.first.mean:.4f}  mean before"
             yield f"  {agreement.second.mean:.4f}  mean now"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from ng_rollouts.console import counted
 from ng_rollouts.errors import OutputTaken, StorageError
 from ng_rollouts.jsonl import is_torn, loads
 from ng_rollouts.outputs.paths import OutputPaths
@@ -295,8 +296,8 @@ class Journal:
         self._copy_rows_to(kept)
         self._is_saved = True
         raise OutputTaken(
-            f"{output} is another file now, so this run leaves it alone: the {self.count} rollouts of this run are in "
-            f"{kept}, in completion order"
+            f"{output} is another file now, so this run leaves it alone: its "
+            f"{counted(self.count, 'row', 'is', 'are')} in {kept}, in completion order"
         )
 
     def restore_name(self) -> None:

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+from ng_rollouts.console import counted
 from ng_rollouts.errors import InputError
 from ng_rollouts.jsonl import is_torn
 from ng_rollouts.outputs.manifest import Manifest, differences, read_manifest, repeats_for
@@ -67,7 +68,7 @@ class RolloutIndex:
         """Messages about duplicates, damaged files, shards of different runs, and missing shards and rollouts."""
         if self._duplicates:
             listed = _format_keys(self._duplicates)
-            yield f"{len(self._duplicates)} duplicate rollouts: {listed}; the first of each was kept"
+            yield f"{counted(len(self._duplicates), 'duplicate rollout')}: {listed}; the first of each was kept"
         yield from self._file_problems
         yield from self._mismatched_shards()
         yield from sorted(self._missing_shards())
@@ -76,11 +77,13 @@ class RolloutIndex:
         if by_task:
             listed = ", ".join(f"{task} ({count})" for task, count in by_task[:_MAX_LISTED])
             more = "" if len(by_task) <= _MAX_LISTED else ", ..."
-            yield f"{missing} rollouts of {len(by_task)} tasks are missing, by task: {listed}{more}"
+            rollouts, tasks = counted(missing, "rollout"), counted(len(by_task), "task")
+            yield f"{rollouts} of {tasks} {'is' if missing == 1 else 'are'} missing, by task: {listed}{more}"
         if of_absent_tasks := self._missing_of_absent_tasks(missing):
             present = {key.task_index for key in self.keys}
             first = next(task for task in count() if task not in present)
-            yield f"{of_absent_tasks} rollouts are missing from tasks that have no rows, starting with task {first}"
+            missing_text = counted(of_absent_tasks, "rollout", "is missing", "are missing")
+            yield f"{missing_text} from tasks that have no rows, starting with task {first}"
 
     def _missing_by_task(self) -> Iterator[tuple[int, int]]:
         """Index and number of missing rollouts of each task that has some rollouts, but not all.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ng_rollouts.console import counted
 from ng_rollouts.errors import ConfigError, OutputError, UploadFailed
 from ng_rollouts.jsonl import loads
 from ng_rollouts.outputs.manifest import Manifest, manifest_from
@@ -214,7 +215,7 @@ class Upload:
             # The upload was cut off before the summary, which is copied last.
             remote = max(self._rows_of(path) for path in outputs)
         if remote > collected:
-            has = f"has {remote} rollouts of this run, but the local output has {collected}"
+            has = f"has {counted(remote, 'rollout')} of this run, but the local output has {collected}"
             fix = f"move {self.paths.finished} away to resume from the copy, or choose another folder"
             raise self._refusal(has, fix)
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 from ng_rollouts.config.fields import REQUIRED, check_fields, param
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import ConfigError, OutputError
 from ng_rollouts.outputs.path_checks import check_replaceable, check_side_files
 from ng_rollouts.outputs.paths import OutputPaths, output_paths
@@ -80,7 +80,7 @@ def build_page(config: ViewConfig) -> Path:
             write_page(target, head_of(files, agent_numbers, config.score, version=None), cast("BinaryIO", file))
     if left_out := sum(each.columns["blocks"].count(NOT_IN_PAGE) for each in files):
         log(
-            f"warning: {left_out} rollouts are listed without their messages, because of "
+            f"warning: {counted(left_out, 'rollout', 'is', 'are')} listed without messages, because of "
             f"max_page_mb={config.max_page_mb:g}: +serve=true shows all of them"
         )
     return target

@@ -12,7 +12,7 @@ from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.factory import AgentFactory, open_factory
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import ConfigError, InputError, OutputError
 from ng_rollouts.integrations.live import LiveTrackers
 from ng_rollouts.integrations.runner import products_of
@@ -133,7 +133,8 @@ def _check_finished(source: OutputPaths, plan: KeyedPlan, *, is_group: bool) -> 
         planned = manifest.rollouts if manifest else 0
     if plan.rollouts >= planned:
         return
-    message = f"{source.finished} has {plan.rollouts} of {planned} planned rollouts, so its run is not finished"
+    of_planned = f"{plan.rollouts} of {counted(planned, 'planned rollout')}"
+    message = f"{source.finished} has {of_planned}, so its run is not finished"
     if is_group:
         raise InputError(f"{message}, and a judge of groups needs whole groups: resume it first")
     log(f"warning: {message}: resume it first to score all of them")

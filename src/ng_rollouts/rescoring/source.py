@@ -17,7 +17,7 @@ from heapq import merge
 from itertools import groupby, islice
 from pathlib import Path
 
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import InputChanged, InputError
 from ng_rollouts.inputs.exported_task import TASK_FIELDS
 from ng_rollouts.inputs.plan import Plan
@@ -162,7 +162,7 @@ class RolloutSource:
             wanted = ", ".join(f"{name}={value!r}" for name, value in paths_in(self.selection.where))
             raise InputError(f"where: no rollout has {wanted} (a text that looks like a number needs quotes: '\"13\"')")
         if selected < rows:
-            log(f"scoring {selected} of {rows} rollouts, copying {rows - selected}")
+            log(f"scoring {selected} of {counted(rows, 'rollout')}, copying {rows - selected}")
 
     def rollouts(self, plan: Plan, positions: AbstractSet[int] | None = None) -> Iterator[Rollout]:
         """Every rollout, in the order of the keys; with `positions`, only those at these.
@@ -265,8 +265,8 @@ def _state_of(path: Path) -> int:
 
 
 def _reason_line(reason: str, keys: list[RolloutKey]) -> str:
-    count = "1 rollout" if len(keys) == 1 else f"{len(keys)} rollouts"
-    return f"  {count}, such as task {keys[0].task_index}, rollout {keys[0].rollout_index}: {reason}"
+    first, rollouts = keys[0], counted(len(keys), "rollout")
+    return f"  {rollouts}, such as task {first.task_index}, rollout {first.rollout_index}: {reason}"
 
 
 def _failure_row(line: Json) -> Json:

@@ -209,8 +209,8 @@ class WallTime:
         self.is_over = self.is_over or not stop.requested.is_set()
         if oldest := counters.oldest():
             self._oldest_s = oldest[1]
-            rollouts = counted(counters.in_flight, "rollout")
-            log(f"the time is over ({self.limit}): {rollouts} in flight cancelled")
+            cancelled = counted(counters.in_flight, "rollout", "in flight is cancelled", "in flight are cancelled")
+            log(f"the time is over ({self.limit}): {cancelled}")
         stop.end_drain()
 
     def describe_end(self, counters: RunCounters) -> str:

@@ -354,7 +354,7 @@ def _parallel(http_engine: str, wanted: int | None, rollouts: int) -> int:
     wanted = min(wanted or rollouts, rollouts)
     possible, limit = max_connections()
     if wanted > possible:
-        log(f"{possible} rollouts in flight instead of {wanted}: this machine's limit is {limit}")
+        log(f"{counted(possible, 'rollout')} in flight instead of {wanted}: this machine's limit is {limit}")
     parallel = min(wanted, possible)
     threshold = slow_above(http_engine)
     if threshold and parallel > threshold:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ng_rollouts.agents.base import Agent
-from ng_rollouts.console import json_lines
+from ng_rollouts.console import counted, json_lines
 from ng_rollouts.inputs.plan import Plan
 from ng_rollouts.models.request import masked
 from ng_rollouts.redaction import mask_settings
@@ -19,11 +19,11 @@ def format_plan(plan: Plan, counters: RunCounters | None) -> str:
     Args:
         counters: those of the output to resume, if there is one.
     """
-    repeats = "" if plan.rollouts == plan.rows else f", repeated to {plan.rollouts} rollouts"
+    repeats = "" if plan.rollouts == plan.rows else f", repeated to {counted(plan.rollouts, 'rollout')}"
     if counters is None or not counters.settled:
-        return f"plan: {plan.rows} rows{repeats}, {plan.rollouts} to do"
+        return f"plan: {counted(plan.rows, 'row')}{repeats}, {plan.rollouts} to do"
     settled = f"{counters.collected} of them collected and {counters.failed} failed"
-    return f"plan: {plan.rows} rows{repeats}, {settled}, {plan.rollouts - counters.settled} to do"
+    return f"plan: {counted(plan.rows, 'row')}{repeats}, {settled}, {plan.rollouts - counters.settled} to do"
 
 
 def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
@@ -35,7 +35,7 @@ def format_agents(plan: Plan, agents: dict[str, Agent]) -> Iterator[str]:
             for endpoint in balancer.endpoints
         )
         model = f" for the model {agent.model}" if agent.model else ""
-        yield f"agent {name!r}, {plan.agents[name]} rows: {servers or 'in this process'}{model}"
+        yield f"agent {name!r}, {counted(plan.agents[name], 'row')}: {servers or 'in this process'}{model}"
 
 
 def format_request(agent: Agent, rollout: Rollout) -> Iterator[str]:

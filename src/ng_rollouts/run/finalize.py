@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log, print_json
+from ng_rollouts.console import counted, log, print_json
 from ng_rollouts.errors import OutputTaken, RolloutsFailed, StorageError
 from ng_rollouts.health.run_health import RunHealth
 from ng_rollouts.health.summary import quality_summary, verdict_lines
@@ -213,7 +213,8 @@ class Finalizer:
         is_spent = self.prepared.budget.is_spent(state.counters) or self.report.time_budget.is_over
         if state.has_remaining and (self.config.require_complete or not is_spent):
             remaining = state.counters.planned - state.counters.settled
-            raise RolloutsFailed(f"{remaining} rollouts are not collected: +resume_from_cache=true collects them")
+            missing = counted(remaining, "rollout", "is", "are")
+            raise RolloutsFailed(f"{missing} not collected: +resume_from_cache=true collects the rest")
 
     def _kept(self) -> bytes:
         """For every position, 1 if its row stays in the finished file, otherwise 0."""

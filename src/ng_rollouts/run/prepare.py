@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from ng_rollouts.agents.source_agents import source_agents
 from ng_rollouts.agents.urls import parse_urls
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import ConfigError
 from ng_rollouts.executors.steering import sources_of
 from ng_rollouts.inputs.estimates import Rollouts, dispatch_order
@@ -135,7 +135,8 @@ def prepare(config: CollectConfig) -> Iterator[PreparedRun]:
         if prior_manifest:
             check_same_run(paths, prior_manifest, manifest, plan)
         if shard:
-            log(f"shard {shard.index} of {shard.count}: {plan.rows} of {plan.input_rows} rows, into {paths.finished}")
+            rows = f"{plan.rows} of {counted(plan.input_rows, 'row')}"
+            log(f"shard {shard.index} of {shard.count}: {rows}, into {paths.finished}")
         for warning in warnings(config, plan):
             log(f"warning: {warning}")
         yield PreparedRun(

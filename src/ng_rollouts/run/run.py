@@ -14,7 +14,7 @@ from pathlib import Path
 from ng_rollouts.agents.base import Agent
 from ng_rollouts.agents.factory import resolve_agents
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log, print_result
+from ng_rollouts.console import counted, log, print_result
 from ng_rollouts.errors import (
     Interrupted,
     NgRolloutsError,
@@ -400,7 +400,7 @@ def _print_announcement(config: CollectConfig, prepared: PreparedRun) -> None:
     """Print the lines that NeMo Gym prints before it collects, in its words and order."""
     plan = prepared.plan
     if prepared.is_rescoring:
-        print_result(f"Found {plan.rollouts} rollouts of {plan.rows} tasks!")
+        print_result(f"Found {counted(plan.rollouts, 'rollout')} of {counted(plan.rows, 'task')}!")
         return
     if config.limit:
         print_result(f"Limiting the number of rows to {config.limit}!")

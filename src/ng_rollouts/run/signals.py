@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from ng_rollouts.console import log, log_lines
+from ng_rollouts.console import counted, log, log_lines
 from ng_rollouts.scheduling.counters import RunCounters
 from ng_rollouts.scheduling.stop import Stop
 
@@ -101,7 +101,8 @@ def _stop(number: int, received: Received, stop: Stop, counters: RunCounters) ->
         name = signal.Signals(number).name
         if counters.in_flight or counters.settled < counters.planned:
             again = "Ctrl-C again" if number == signal.SIGINT else f"{name} again"
-            drain = f"{counters.in_flight} rollouts in flight have {stop.drain_s:g} s to finish"
+            drain = counted(counters.in_flight, "rollout", "in flight has", "in flight have")
+            drain += f" {stop.drain_s:g} s to finish"
             log(f"interrupted by {name}: {drain} ({again} to stop now)")
         else:
             log(f"interrupted by {name}: all rollouts are collected; remaining steps are skipped")

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ng_rollouts.agents.base import Agent, KnowsTurns
 from ng_rollouts.config.parameters import CollectConfig
-from ng_rollouts.console import log
+from ng_rollouts.console import counted, log
 from ng_rollouts.errors import FailureClass
 from ng_rollouts.health.rollout import health_of
 from ng_rollouts.health.run_health import RunHealth
@@ -403,14 +403,16 @@ def restored_state(config: CollectConfig, prepared: PreparedRun, stack: AsyncExi
     journal = stack.enter_context(open_for_resume(paths, prepared.plan.rollouts))
     state = RunState(config, prepared, journal)
     state.restore(prepared, retry_failed=config.retry_failed, retry_timeouts=config.retry_terminal_timeouts)
-    message = f"resuming {paths.output}: {state.counters.collected} of {prepared.plan.rollouts} rollouts are collected"
+    planned = counted(prepared.plan.rollouts, "rollout", "is collected", "are collected")
+    message = f"resuming {paths.output}: {state.counters.collected} of {planned}"
     if state.prior.attempts:
-        message += f", {len(state.prior.attempts)} failed and are retried"
+        message += f", {len(state.prior.attempts)} failed and will be retried"
     if state.prior.not_retried:
-        message += f", {len(state.prior.not_retried)} failed and are not retried"
+        message += f", {len(state.prior.not_retried)} failed and will not be retried"
     log(message)
     if journal.unreadable:
-        log(f"warning: {journal.unreadable} lines of {paths.output} are not rows of this run and are left out")
+        lines = counted(journal.unreadable, "line")
+        log(f"warning: {lines} of {paths.output} left out, because they are not rows of this run")
     return state
 
 

@@ -11,6 +11,7 @@ from textwrap import shorten
 
 from ng_rollouts._version import __version__
 from ng_rollouts.config.parameters import CollectConfig
+from ng_rollouts.console import counted
 from ng_rollouts.health.counts import Problem
 from ng_rollouts.http.load_balancer import LoadBalancer
 from ng_rollouts.metrics.aggregate import Coverage
@@ -68,13 +69,14 @@ def summary_lines(
     yield from _failure_lines(state)
     yield from _server_lines(report.load_balancers)
     if report.steered_by:
-        yield f"up to {state.counters.most_in_flight} rollouts in flight, steered by {report.steered_by}"
+        yield f"up to {counted(state.counters.most_in_flight, 'rollout')} in flight, steered by {report.steered_by}"
     yield from _score_lines(state)
     if config.scoring == "defer":
         yield "not scored (scoring=defer): ng_rescore_rollouts scores the answers"
     yield from budget.summary_lines(state.counters)
     if hedged := state.counters.hedged:
-        yield f"hedged: {hedged} rollouts had a second attempt, of which {state.counters.hedged_won} answered first"
+        rollouts, won = counted(hedged, "rollout"), state.counters.hedged_won
+        yield f"hedged: {rollouts} had a second attempt, of which {won} answered first"
     if report.time_budget.is_over and state.has_remaining:
         yield (
             f"the time dispatch_budget_s={report.time_budget.seconds:g} is over: no more rollouts were started; resume "
@@ -91,8 +93,7 @@ def failed_message(state: RunState, allowed: float, max_failed: float) -> str:
         allowed: `max_failed_rollouts` as it was given, a count or a fraction.
         max_failed: the count that it allows.
     """
-    rollouts = "1 rollout" if state.counters.failed == 1 else f"{state.counters.failed} rollouts"
-    message = f"{rollouts} failed, max_failed_rollouts={allowed} allows {max_failed:g}"
+    message = f"{counted(state.counters.failed, 'rollout')} failed, max_failed_rollouts={allowed} allows {max_failed:g}"
     # Without a first failure, all of them are of earlier commands.
     if first := state.first_failure:
         # Before lines are joined, because a credential may be divided by a line break.
@@ -245,7 +246,7 @@ class SummaryFile:
 
 def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     counters, finished = state.counters, state.finished
-    line = f"collected {counters.collected} of {counters.planned} planned rollouts"
+    line = f"collected {counters.collected} of {counted(counters.planned, 'planned rollout')}"
     if counters.failed:
         classes = ", ".join(f"{name}: {count}" for name, count in state.failures.by_class.most_common())
         line += f", failed {counters.failed} ({classes})"
@@ -257,14 +258,15 @@ def _outcome_lines(state: RunState, paths: OutputPaths) -> Iterator[str]:
     if counters.masked:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counters.masked.most_common())
         yield f"masked: {counters.masked.total()} of {counters.collected} are not measurements ({reasons})"
-    if finished and (counted := state.counted_as_zero):
-        yield f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in counted.most_common())}"
+    if finished and (zeros := state.counted_as_zero):
+        yield f"counted with reward 0: {', '.join(f'{count} {reason}' for reason, count in zeros.most_common())}"
     if finished:
-        yield f"output: {paths.output} ({_rows(finished.kept)})"
+        yield f"output: {paths.output} ({counted(finished.kept, 'row')})"
         if finished.set_aside:
             yield f"rollouts of incomplete groups: {paths.incomplete}"
     else:
-        yield f"output: {paths.output} ({_rows(counters.collected)}, in completion order: the run is not finished)"
+        rows = counted(counters.collected, "row")
+        yield f"output: {paths.output} ({rows}, in completion order: the run is not finished)"
     # They lower the averages, and are often a matter of settings rather than of the model.
     if state.health and (problems := state.health.counts.problems()[:_MAX_PROBLEMS]):
         yield f"problems: {', '.join(map(_problem_text, problems))}"
@@ -312,7 +314,7 @@ def _score_lines(state: RunState) -> Iterator[str]:
         if reward.count:
             without = " without the masked ones" if reward.count == counters.measured < counters.collected else ""
             zeros = ", masked ones with 0" if reward.count > counters.measured else ""
-            yield f"reward {reward.mean:.3f} over the {reward.count} rollouts that are collected{without}{zeros}"
+            yield f"reward {reward.mean:.3f} over the {counted(reward.count, 'collected rollout')}{without}{zeros}"
         return
     coverage = _coverage(state)
     if len(agents) == 1:
@@ -330,10 +332,10 @@ def _coverage(state: RunState) -> Coverage:
     """How many of the planned rollouts the means are over, and why others are not."""
     counters, measured = state.counters, state.measured
     masked = sum(metrics.stats.masked.total() for metrics in state.aggregator.agents.values())
-    counted, not_done = state.counted_as_zero, counters.planned - counters.settled
+    zeros, not_done = state.counted_as_zero, counters.planned - counters.settled
     # A failure that its agent did not want in the failures file counts as missing.
-    unwritten = max(0, counted["missing"] - not_done)
-    failed, not_done = counters.failed - counted["failed"] - unwritten, not_done - counted["missing"] + unwritten
+    unwritten = max(0, zeros["missing"] - not_done)
+    failed, not_done = counters.failed - zeros["failed"] - unwritten, not_done - zeros["missing"] + unwritten
     # Rollouts that are set aside may be in a group that is complete with zeros.
     set_aside = counters.planned - measured - masked - failed - not_done
     reasons = {"masked": masked, "failed": failed, "set aside": set_aside, "not done": not_done}
@@ -345,10 +347,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _server_lines(load_balancers: Sequence[LoadBalancer]) -> Iterator[str]:
