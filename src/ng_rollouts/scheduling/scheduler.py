@@ -95,7 +95,7 @@ async def schedule(
                 scheduler.hedger = Hedger(call, control.hedging, counters, tasks)
                 control.attempts_of = scheduler.hedger.attempts_of
             feeding = tasks.create_task(scheduler.feed(rollouts, tasks))
-            draining = tasks.create_task(scheduler.drain_when_requested(stop, feeding))
+            draining = tasks.create_task(scheduler.drain_when_requested(stop, feeding, tasks))
             await asyncio.wait([feeding])
             if not stop.requested.is_set():
                 draining.cancel()
@@ -144,12 +144,12 @@ class _Scheduler:
             if started % _STARTS_PER_TURN == 0:
                 await asyncio.sleep(0)
 
-    async def drain_when_requested(self, stop: Stop, feeding: asyncio.Task[None]) -> None:
+    async def drain_when_requested(self, stop: Stop, feeding: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         """After a stop request: start nothing, wait for what is in flight, cancel what takes too long."""
         await stop.requested.wait()
         feeding.cancel()
         self._draining = True
-        ends = [asyncio.create_task(each) for each in (stop.at_once.wait(), stop.drain_over.wait(), self._until_idle())]
+        ends = [tasks.create_task(each) for each in (stop.at_once.wait(), stop.drain_over.wait(), self._until_idle())]
         await asyncio.wait(ends, timeout=stop.drain_s, return_when=asyncio.FIRST_COMPLETED)
         for task in (*ends, *(work.task for work in self._in_flight)):
             if task:

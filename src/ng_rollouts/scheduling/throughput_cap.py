@@ -16,7 +16,6 @@ A probe has four windows at most, whether or not the limit follows the cap: a ce
 from __future__ import annotations
 
 import math
-from statistics import mean
 
 _FEWEST = 16
 """Successes in a window, at least: fewer measure no throughput."""
@@ -87,7 +86,7 @@ class ThroughputCap:
         if self.current > self._cap:
             self._judge_probe(limit, measured)
         elif len(measured) == self._rest:
-            self._probe(mean(measured[-_RECENT:]))
+            self._probe(_mean(measured[-_RECENT:]))
 
     def _compare(self, limit: int, rate: float) -> None:
         """Compare a window with the reference, until the first cap."""
@@ -113,8 +112,12 @@ class ThroughputCap:
         elif len(measured) == _BETTER_WINDOWS:
             self._set(max(self._cap, limit))
             self._rest = _FIRST_REST
-            self._probe(mean(measured))
+            self._probe(_mean(measured))
 
     def _set(self, cap: float) -> None:
         self.current = self._cap = cap
         self._rates = []
+
+
+def _mean(rates: list[float]) -> float:
+    return sum(rates) / len(rates)  # the `statistics` module would be imported for this alone
