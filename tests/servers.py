@@ -88,9 +88,10 @@ class ThreadServer(_Served):
         self._started.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         server.close()
+        await _turn()  # as in `_close`
         for writer in list(connections):
             writer.transport.abort()
-        await asyncio.sleep(0)
+        await _turn()
 
 
 class ProcessServer(_Served):
@@ -151,7 +152,8 @@ async def _close(server: asyncio.Server) -> None:
 
 
 async def _turn() -> None:
-    for _ in range(3):
+    """Let tasks and callbacks that wait for their turn run, with those that follow from them."""
+    for _ in range(5):
         await asyncio.sleep(0)
 
 
