@@ -154,8 +154,11 @@ def test_wait_of_a_drain_ends_with_the_wall_time(started: Callable[..., Any], co
         "+num_samples_in_parallel=4", "+max_wall_s=4", "+wall_margin_s=0", "+drain_s=600", delay=[500, 600]
     )
     assert control("r.jsonl", "drain").code == 0
-    ran = control("r.jsonl", "set", "drain_s=700")
-    assert (ran.code, "the run drains already" in ran.stderr) == (2, True)
+    for setting in ("drain_s=700", "max_attempts=2", "num_samples_in_parallel=9", "max_total_tokens=1"):
+        ran = control("r.jsonl", "set", setting)
+        assert (ran.code, "the run drains already" in ran.stderr) == (2, True)
+    for command in ("pause", "resume", "drain"):
+        assert control("r.jsonl", command).stdout == "the run drains already\n"
     assert ended(process).code == 130
 
 

@@ -109,3 +109,40 @@ def test_retry_is_refused_when_nothing_may_start(started: Callable[..., Any], co
     assert (ran.code, "this run starts no more rollouts" in ran.stderr) == (2, True)
     assert control("r.jsonl", "drain").code == 0
     ended(process)
+
+
+def test_failures_that_are_not_retried_after_all_count_as_failed(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """If the budget is spent before they start, the run fails as it would have without `retry failed`."""
+    process, _ = started(
+        "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
+    )
+    wait_until(lambda: status_of(control)["failed"] >= 3)
+    assert control("r.jsonl", "pause").code == 0
+    wait_until(lambda: status_of(control)["in_flight"] == 0)
+    failed = status_of(control)["failed"]
+    assert control("r.jsonl", "retry", "failed").code == 0
+    assert control("r.jsonl", "set", "max_total_tokens=1").code == 0
+    assert control("r.jsonl", "resume").code == 0
+    ran = ended(process)
+    assert ran.code == 1, ran.stderr
+    assert summary_in(tmp_path)["failed"] == failed == len(read_rows(tmp_path / "r_failures.jsonl"))
+
+
+def test_failures_of_cancelled_tasks_are_not_retried(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """`retry failed` leaves the failure of a task that was cancelled after it as it is."""
+    process, _ = started(
+        "+max_attempts=1", "+max_failed_rollouts=20", "+num_samples_in_parallel=20", count=20,
+        faults={"failure_class": 0.4}, fault_seed=3, delay=[0.5, 6],
+    )  # fmt: skip
+    wait_until(lambda: status_of(control)["failed"] >= 1)
+    assert control("r.jsonl", "pause").code == 0
+    for task in range(20):
+        assert control("r.jsonl", "cancel", str(task)).code == 0
+    assert control("r.jsonl", "retry", "failed").stdout == "0 failed rollouts will be attempted again\n"
+    assert control("r.jsonl", "resume").code == 0
+    ended(process)
+    assert {row["num_attempts"] for row in read_rows(tmp_path / "r_failures.jsonl")} == {1}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 
 import pytest
 
 from ng_rollouts.errors import AttemptFailed
 from ng_rollouts.http.attempt_endpoints import avoiding_first
-from ng_rollouts.http.load_balancer import LoadBalancer
+from ng_rollouts.http.load_balancer import Endpoint, LoadBalancer
 from ng_rollouts.http.rate_limiter import RateLimiter
 from ng_rollouts.types import Rollout, RolloutKey
 from tests.conftest import Ran
@@ -249,5 +250,17 @@ def test_answered_requests_are_those_that_succeeded() -> None:
             async with asyncio.timeout(0):
                 await load_balancer.send(0, hang)
         assert (endpoint.answered, endpoint.failed, endpoint.in_flight) == (1, 1, 0)
+
+    asyncio.run(run())
+
+
+def test_wait_for_retry_after_may_end_between_two_looks_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `Retry-After` that passes while the wait is computed is no error."""
+    balancer = LoadBalancer(["http://one"])
+    left = itertools.chain([1.0], itertools.repeat(0.0))
+    monkeypatch.setattr(Endpoint, "retry_after_left", property(lambda _: next(left)))
+
+    async def run() -> None:
+        await balancer._wait_for_retry_after(0, set(), time.monotonic() + 0.01)
 
     asyncio.run(run())

@@ -56,3 +56,12 @@ def test_reported_tokens_correct_the_delay_of_waiting_requests() -> None:
     assert rate_limiter.seconds_until_next() == pytest.approx(1)
     rate_limiter.cancel(second)
     assert rate_limiter.seconds_until_next() == pytest.approx(0)
+
+
+def test_new_limit_of_requests_keeps_the_delay_of_tokens() -> None:
+    """A request that used many tokens delays the next one, whatever becomes of the limit of requests."""
+    limiter = RateLimiter(tokens_per_minute=60_000, clock=lambda: 0.0)
+    limiter.settle(limiter.reserve(100), 100_000)
+    before = limiter.seconds_until_next()
+    limiter.set_requests_per_minute(600)
+    assert limiter.seconds_until_next() == before > 90

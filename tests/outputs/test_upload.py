@@ -513,3 +513,26 @@ def upload_from(folder: Path, url: str, manifest: str = '{"run": 1}') -> Upload:
     paths.manifest.write_text(manifest)
     paths.summary.write_text(json.dumps({"collected": 10}))
     return upload_of(url, paths, "t.jsonl")
+
+
+def test_failed_upload_is_an_error_also_with_stop_ok(
+    command: Callable[..., Ran], serve: Callable[..., Served], tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The end of the wall time is no error with `stop_ok`, but a copy that could not be made is one."""
+    server, remote = serve(delay=[0.3, 0.3]), tmp_path / "remote"
+    tasks(600)
+
+    def replace() -> None:
+        wait_until(lambda: (tmp_path / "r.jsonl").exists() and len(read_rows(tmp_path / "r.jsonl")) > 4)
+        shutil.rmtree(remote)
+        remote.write_text("not a folder")
+
+    with ThreadPoolExecutor(1) as thread:
+        replacing = thread.submit(replace)
+        ran = command(
+            *FILES, f"+agent_url={server.url}", "+num_samples_in_parallel=4", "+upload_to=remote", "+max_wall_s=5",
+            "+stop_ok=true",
+        )  # fmt: skip
+    replacing.result()
+    assert ran.code == 1, ran.stderr
+    assert json.loads((tmp_path / "r_summary.json").read_bytes())["exit_code"] == 1

@@ -161,6 +161,42 @@ def test_no_attempt_starts_when_none_may_start() -> None:
     assert not failures
 
 
+def test_permission_to_start_is_asked_only_for_a_rollout_that_would_start() -> None:
+    """A question for nothing would end a budget in which all rollouts have started. A refused rollout may start later."""
+
+    async def run() -> tuple[int, list[int]]:
+        asked = 0
+        answers = [True, True, False]
+        began: list[int] = []
+
+        def may_start() -> bool:
+            nonlocal asked
+            asked += 1
+            return answers.pop(0) if answers else True
+
+        async def call(rollout: Rollout, _: int) -> Result:
+            began.append(rollout.position)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return Result(b"{}", RolloutStats({}))
+
+        await schedule(
+            rollouts_of(plan_of([1] * 4)),
+            call,
+            Sink(),
+            limit=FixedLimit(8),
+            policy=NO_WAIT,
+            counters=RunCounters(planned=4),
+            stop=Stop(0),
+            control=ScheduleControl(may_start=may_start),
+        )
+        return asked, began
+
+    asked, began = asyncio.run(run())
+    assert began == [0, 1, 2, 3]
+    assert asked == 5
+
+
 def test_adaptive_limit_follows_a_new_ceiling() -> None:
     """A lower ceiling counts at once, a higher one when the limit has grown to it."""
     limit = AdaptiveLimit(100)

@@ -24,6 +24,8 @@ _MAX_LOGGED = 1000
 """Commands in the summary. A program that sends more than these is its own log."""
 
 
+_DRAINS = "the run drains already"
+
 Setter = Callable[[float | None], float | None]
 """Changes a parameter, and returns the value that is now in effect; None for no limit."""
 
@@ -98,18 +100,25 @@ class Controls:
         name, wanted = command.parameter, command.value
         if name not in self.setters:
             raise UsageError(f"{name} cannot be changed in this run")
+        # The end of the time still ends a drain.
+        if self.stop.requested.is_set() and name != "max_wall_s":
+            raise UsageError(f"{name} cannot be changed any more: the run drains already")
         value = self.setters[name](wanted)
         is_less = value is not None and wanted is not None and value < wanted
         limited = f", which is the most that is possible instead of {_number(wanted)}" if is_less else ""
         return f"{name} is {_number(value)}{limited}"
 
     def _pause(self) -> tuple[str, bool]:
+        if self.stop.requested.is_set():
+            return _DRAINS, False
         if self.schedule.is_paused:
             return "the run is paused already", False
         self.schedule.pause()
         return f"paused: {self._in_flight('finishes', 'finish')}, and none starts", True
 
     def _resume(self) -> tuple[str, bool]:
+        if self.stop.requested.is_set():
+            return _DRAINS, False
         if not self.schedule.is_paused:
             return "the run is not paused", False
         self.schedule.resume()
@@ -117,7 +126,7 @@ class Controls:
 
     def _drain(self) -> tuple[str, bool]:
         if self.stop.requested.is_set():
-            return "the run drains already", False
+            return _DRAINS, False
         self.stop.requested.set()
         return f"{self._in_flight('has', 'have')} {self.stop.drain_s:g} s to finish", True
 

@@ -39,6 +39,9 @@ _STICKY_MARGIN_SHARE = 0.25
 _MAX_JITTER_S = 5.0
 """Upper bound of the random delay after a `Retry-After`."""
 
+_MIN_SLEEP_S = 0.001
+"""The shortest wait. uvloop would make a shorter one no wait at all, and the loop busy."""
+
 _MAX_STICKY_TASKS = 1 << 16
 """Tasks and second attempts whose endpoint is kept. It bounds memory; the oldest entry is dropped first."""
 
@@ -256,7 +259,7 @@ class LoadBalancer:
         while (endpoint := self._pick(key, tried)).retry_after_left and (left := deadline - time.monotonic()) > 0:
             waits = [other.retry_after_left or other.cooldown_left for other in self.endpoints if other not in tried]
             # only positive waits: an endpoint that is being probed after its cooldown would make this loop busy
-            await asyncio.sleep(min(left, *(wait for wait in waits if wait > 0)))
+            await asyncio.sleep(max(_MIN_SLEEP_S, min([left, *(wait for wait in waits if wait > 0)])))
             # spread the waiting requests over the duration of one request: a burst would be refused again
             await asyncio.sleep(random.uniform(0, min(_MAX_JITTER_S, endpoint.mean_seconds)))  # noqa: S311
 

@@ -69,7 +69,8 @@ class RateLimiter:
     def set_requests_per_minute(self, requests_per_minute: float | None) -> None:
         """Replace the limit of requests, also for those that wait; None for no limit."""
         self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._next_at = min(self._next_at, self._clock() + self._request_s)
+        if not self._token_s:  # else, the delay may be that of tokens
+            self._next_at = min(self._next_at, self._clock() + self._request_s)
         self.is_unlimited = not self._request_s and not self._token_s
 
     async def acquire(self, characters: int, output_tokens: int | None = None) -> Reservation:

@@ -161,15 +161,16 @@ class LiveTrackers:
         if every_s is None or not self._names:
             yield
             return
-        started = [await _start(name, self._arguments) for name in self._names]
-        self._trackers = [tracker for tracker in started if tracker]
+        for name in self._names:  # each is kept at once, so that `close` ends it after a cancellation, too
+            if tracker := await _start(name, self._arguments):
+                self._trackers.append(tracker)
         figures = RunningFigures(counters)
         sending = asyncio.create_task(self._send_regularly(figures, every_s))
         try:
             yield
         finally:
             sending.cancel()
-            self._send(figures)
+            self._send(figures, with_rates=False)  # the time since the figures before is too short for rates
 
     async def finish(self, limit_s: Callable[[], float]) -> set[str]:
         """Send the finished run; the names of the trackers for which this was tried.
@@ -184,8 +185,8 @@ class LiveTrackers:
             await asyncio.sleep(every_s)
             self._send(figures)
 
-    def _send(self, figures: RunningFigures) -> None:
-        line = dumps({"step": figures.step, "figures": figures.next()}) + b"\n"
+    def _send(self, figures: RunningFigures, *, with_rates: bool = True) -> None:
+        line = dumps({"step": figures.step, "figures": figures.next(with_rates=with_rates)}) + b"\n"
         for tracker in self._trackers:
             tracker.send(line)
 
@@ -199,7 +200,7 @@ class RunningFigures:
         self._began = self._at = time.monotonic()
         self._settled, self._tokens = counters.settled, counters.output_tokens
 
-    def next(self) -> Json:
+    def next(self, *, with_rates: bool = True) -> Json:
         """The figures now."""
         counters, now = self._counters, time.monotonic()
         seconds = max(now - self._at, 1e-9)
@@ -209,8 +210,8 @@ class RunningFigures:
             "in_flight": counters.in_flight,
             "waiting": counters.waiting,
             "elapsed_s": now - self._began,
-            "rollouts_per_s": (counters.settled - self._settled) / seconds,
-            "output_tokens_per_s": (counters.output_tokens - self._tokens) / seconds,
+            **({"rollouts_per_s": max(0, counters.settled - self._settled) / seconds} if with_rates else {}),
+            **({"output_tokens_per_s": (counters.output_tokens - self._tokens) / seconds} if with_rates else {}),
             **({"reward": counters.reward.mean} if counters.reward.count else {}),
         }
         self.step += 1

@@ -106,6 +106,7 @@ class WallTime:
     _oldest_s: float = 0.0  # how long the oldest rollout was in flight when it was cancelled
     _end_now: Callable[[], None] | None = None  # set while the end is enforced
     _timer: asyncio.TimerHandle | None = None
+    _has_ended: bool = False
 
     @classmethod
     def of(cls, max_wall_s: float | None, margin_s: float | None, began: float) -> Self:
@@ -132,15 +133,17 @@ class WallTime:
         Raises:
             UsageError: the time is over already, or would be.
         """
-        if self.is_over:
+        if self._has_ended:
             raise UsageError("max_wall_s cannot be changed any more: the time is over, and the run ends")
         if max_wall_s is None:
             self.ends_at = None
         else:
             end = self.began + max_wall_s
             if end - self._margin_of(end) <= time.monotonic():
-                raise UsageError(f"max_wall_s={max_wall_s:g} is over already: drain ends the run")
+                margin = f", less {self._margin_of(end):g} s for the end of the run," if self._margin_of(end) else ""
+                raise UsageError(f"max_wall_s={max_wall_s:g}{margin} is over already: drain ends the run")
             self._set_end(end, f"max_wall_s={max_wall_s:.15g}")
+        self.is_over = False
         self._restart_timer()
 
     def _set_end(self, end: float, limit: str) -> None:
@@ -205,6 +208,7 @@ class WallTime:
             self._timer = asyncio.get_running_loop().call_later(left, self._end_now)
 
     def _end(self, stop: Stop, counters: RunCounters) -> None:
+        self._has_ended = True
         # After a signal or `drain`, the run ends as it would have without this limit, only sooner.
         self.is_over = self.is_over or not stop.requested.is_set()
         if oldest := counters.oldest():

@@ -77,6 +77,7 @@ class Dispatcher:
     _again: deque[Iterator[Rollout]] = field(default_factory=deque)
     _parallel: int = field(init=False)
     _settled_before: int = field(init=False)
+    _has_ended: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._settled_before = self.state.counters.settled
@@ -103,8 +104,14 @@ class Dispatcher:
             ):
                 if self.config.canary:
                     await self._send_canary(remaining)
-                if not self.stop.requested.is_set():
+                while not self.stop.requested.is_set():
                     await self._send(_Rollouts(remaining, self._again))
+                    # `retry failed` may have come after the scheduler had looked for the last time.
+                    if not (self._again and self._may_start()):
+                        break
+                self._has_ended = True
+                if not self.stop.requested.is_set():
+                    self.state.leave_failed()
         finally:
             # A final sync, after which everything collected survives a power cut.
             syncing.cancel()
@@ -196,8 +203,6 @@ class Dispatcher:
         return wanted
 
     def _set_drain_s(self, wanted: float | None) -> float | None:
-        if self.stop.requested.is_set():
-            raise UsageError("drain_s cannot be changed any more: the run drains already")
         self.stop.drain_s = self.stop.drain_s if wanted is None else wanted
         return wanted
 
@@ -209,6 +214,7 @@ class Dispatcher:
 
     def _set_max_wall_s(self, wanted: float | None) -> float | None:
         self.report.wall_time.move(wanted)
+        self._schedule.wake()
         return wanted
 
     def _set_rate(self, wanted: float | None) -> float | None:
@@ -224,9 +230,9 @@ class Dispatcher:
         """
         if not self.state.can_retry_failed:
             raise UsageError("this run cannot retry failed rollouts before it ends: resume it to retry them")
-        if self.stop.requested.is_set() or not self._may_start():
+        if self._has_ended or self.stop.requested.is_set() or not self._may_start():
             raise UsageError("this run starts no more rollouts: resume it to retry the failed ones")
-        positions = self.state.retry_failed()
+        positions = self.state.retry_failed(self._schedule.cancelled)
         if positions:
             self._again.append(self._failed(positions))
             self._schedule.wake()

@@ -283,6 +283,8 @@ class Run:
         if isinstance(error, RolloutsFailed):
             error.exit_code = received.exit_code(error.exit_code)
         if failure := await self._publish(finalizer, error.exit_code, received):
+            if not error.exit_code:  # with `stop_ok`: the next command would take this one for a success
+                raise failure from error
             log(f"warning: {failure}")
 
     async def _publish(self, finalizer: Finalizer, code: int, received: Received) -> NgRolloutsError | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -113,6 +113,7 @@ class RunState:
         self.collected_before = 0
         self.scored_by_resume = self.asked_by_resume = 0
         self.first_failure: Attempt | None = None
+        self._first_failed = -1  # its position
         self.last_failure: Attempt | None = None
         self.finished: Finished | None = None
         self.began = time.time()
@@ -246,7 +247,8 @@ class RunState:
         self.counters.failed += 1
         self._terminal_failures += failure.terminal
         self.last_failure = last = failure.attempts[-1]
-        self.first_failure = self.first_failure or last
+        if self.first_failure is None:
+            self.first_failure, self._first_failed = last, failure.rollout.position
         unscored_before = self.counters.unscored
         is_rescorable = self._count_unscored(failure)
         if not (failure.terminal or is_rescorable or last.failure_class == FailureClass.CANCELLED):
@@ -267,21 +269,30 @@ class RunState:
             # Last, because it may raise: the failure is then written and counted already.
             breaker.record_failure(last.failure_class, redact(last.message))
 
-    def retry_failed(self) -> set[int]:
+    def retry_failed(self, cancelled: Container[int] = ()) -> set[int]:
         """The positions of failures of this command that may be attempted again, each once until it fails again.
 
         Without those that no run should retry, those that were cancelled, and those with an answer, which a resume
         scores without asking the model.
+
+        Args:
+            cancelled: indices of tasks that are not attempted any more.
         """
-        again = {position for position, each in self._failed_here.items() if not each.is_queued}
+        again = {
+            position
+            for position, each in self._failed_here.items()
+            if not each.is_queued and each.key.task_index not in cancelled
+        }
         for each in map(self._failed_here.__getitem__, again):
             each.is_queued = True
             self._count_failed(each, -1)
             self.prior.attempts[each.key] = each.attempts
         return again
 
-    def leave_failed(self, positions: Iterable[int]) -> None:
-        """Take back `retry_failed` for some positions."""
+    def leave_failed(self, positions: Iterable[int] | None = None) -> None:
+        """Take back `retry_failed` for some positions, or for all that have no other outcome yet."""
+        if positions is None:
+            positions = [position for position, each in self._failed_here.items() if each.is_queued]
         for position in positions:
             failed = self._failed_here[position]
             failed.is_queued = False
@@ -296,6 +307,8 @@ class RunState:
         """Forget a failure, because its rollout was attempted again and has another outcome."""
         if self._failed_here.pop(position, None):
             self._recovered = True
+            if position == self._first_failed:
+                self.first_failure = None  # the next one that fails is as good an example
 
     def _count_failed(self, failed: _FailedHere, number: int) -> None:
         """Count a failure again, or no more: while its rollout is attempted again, it has no outcome."""

@@ -44,6 +44,10 @@ class EngineAwareLimit:
         self._expected = 0
         self._evenly = False
         self._kinds: set[str] = set()
+        self._known: list[GaugeLimit] = []  # with gauges
+        self._mean: float | None = None  # of these, or else of the last ones; None if no engine has had gauges
+        self._number = 0  # of engines
+        self._bound = 0.0  # for all engines, by their gauges
         self._refusals = AdaptiveLimit(ceiling)
         self._was_refused = False
         self._throughput = ThroughputCap()
@@ -54,21 +58,17 @@ class EngineAwareLimit:
     def of(self, address: str) -> float | None:
         """The limit of an engine: the mean of the others, if only theirs are known; None if none has had gauges."""
         limit = self._engines.get(address)
-        return limit.current if limit in self._deciding else self._mean
+        return limit.current if limit and (limit.is_known or not self._known) else self._mean
 
-    @property
-    def _known(self) -> list[GaugeLimit]:
-        return [limit for limit in self._engines.values() if limit.is_known]
-
-    @property
-    def _deciding(self) -> list[GaugeLimit]:
-        """The limits with gauges, or else the last ones of all engines."""
-        return self._known or list(self._engines.values())
-
-    @property
-    def _mean(self) -> float | None:
-        limits = self._deciding
-        return sum(each.current for each in limits) / len(limits) if limits else None
+    def _measure(self) -> None:
+        """Compute what depends on all engines: once per sample, not for each rollout."""
+        self._known = [limit for limit in self._engines.values() if limit.is_known]
+        # The limits with gauges, or else the last ones of all engines.
+        deciding = self._known or list(self._engines.values())
+        self._mean = sum(each.current for each in deciding) / len(deciding) if deciding else None
+        self._number = max(self._expected, len(deciding))
+        least = min((limit.current for limit in deciding), default=0)
+        self._bound = self._number * (least if self._evenly else self._mean or 0.0)
 
     def set_ceiling(self, ceiling: int) -> None:
         """Lower the limit to a new ceiling at once, or let it grow up to that."""
@@ -76,6 +76,7 @@ class EngineAwareLimit:
         self._refusals.set_ceiling(ceiling)
         for limit in self._engines.values():
             limit.set_ceiling(ceiling)
+        self._measure()
         self._update()
 
     def expect(self, engines: int, *, evenly: bool = False) -> None:
@@ -84,8 +85,10 @@ class EngineAwareLimit:
         Args:
             evenly: whether all get equally many requests. If not, each gets them in proportion to its limit.
         """
-        self._expected, self._evenly = engines, evenly
-        self._update()
+        if (engines, evenly) != (self._expected, self._evenly):
+            self._expected, self._evenly = engines, evenly
+            self._measure()
+            self._update()
 
     def observe(self, address: str, sample: EngineSample, in_flight: int) -> None:
         """Receive the gauges of an engine.
@@ -95,6 +98,7 @@ class EngineAwareLimit:
         """
         if address not in self._engines:
             self._engines[address] = GaugeLimit(self._ceiling, self._mean or FIRST_LIMIT)
+            self._measure()
         limit = self._engines[address]
         self._kinds.add(sample.engine)
         running = sum(each.running for each in self._known)
@@ -102,6 +106,7 @@ class EngineAwareLimit:
         completed = share * (self._successes - self._seen.get(address, self._successes))
         self._seen[address] = self._successes
         limit.observe(sample, completed, is_used=in_flight >= _USED * self._total_if(limit))
+        self._measure()
         self._update()
         self.on_rise()
 
@@ -112,6 +117,7 @@ class EngineAwareLimit:
             return
         limit.lose()
         self._seen.pop(address, None)
+        self._measure()
         if not self._known:
             self._continue_without_gauges(max(1, int(self._bound)))
         self._update()
@@ -125,17 +131,6 @@ class EngineAwareLimit:
     def _total_if(self, limit: GaugeLimit) -> float:
         """The rollouts in flight with which an engine has as many as its limit."""
         return limit.current * self._number if self._evenly else self._bound
-
-    @property
-    def _number(self) -> int:
-        """The number of engines."""
-        return max(self._expected, len(self._deciding))
-
-    @property
-    def _bound(self) -> float:
-        """The limit for all engines, by their gauges; 0 if none has had any."""
-        each = min((limit.current for limit in self._deciding), default=0) if self._evenly else self._mean or 0.0
-        return self._number * each
 
     def record_success(self, now: float) -> None:
         """Count an attempt that succeeded."""

@@ -122,6 +122,7 @@ class _Scheduler:
         # A heap of when the next attempt may start (`time.monotonic`), the rollout's position, and the rollout.
         self._waiting: list[tuple[float, int, _Work]] = []
         self._in_flight: set[_Work] = set()
+        self._refused: _Work | None = None  # a fresh rollout that could not start, and may later
         self._attempt_ended = asyncio.Event()
         self._draining = False
         self.hedger: Hedger | None = None
@@ -194,14 +195,19 @@ class _Scheduler:
         """The rollout that may be attempted now; None if there is none. Those of cancelled tasks are given up."""
         if self._control.is_paused:
             return None
-        if not self._control.may_start():
+        if self._waiting and not self._control.may_start():
             # Without an outcome: a resume attempts them.
             self._waiting.clear()
             self._counters.waiting = 0
+        while work := self._first(rollouts):
+            if self._give_up_cancelled(work):
+                continue
+            # Asked last: an answer for nothing would say that a rollout was not started.
+            if self._control.may_start():
+                return work
+            self._refused = work
             return None
-        while (work := self._first(rollouts)) and self._give_up_cancelled(work):
-            pass
-        return work
+        return None
 
     def _first(self, rollouts: Iterator[Rollout]) -> _Work | None:
         """A rollout whose wait has ended, else a fresh one; None if there is none."""
@@ -210,6 +216,9 @@ class _Scheduler:
                 return self._pop_waiting()
             if len(self._waiting) >= max(self._limit.current, MIN_WAITING):
                 return None
+        if work := self._refused:
+            self._refused = None
+            return work
         rollout = next(rollouts, None)
         return None if rollout is None else _Work(rollout)
 
