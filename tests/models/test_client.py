@@ -59,16 +59,20 @@ def test_reply_is_a_valid_response_object(serve_model: ServeModel, apis: list[st
 def test_openai_client_accepts_the_test_server(serve_model: ServeModel, api: str) -> None:
     """The test server speaks both APIs as OpenAI's own client expects them."""
     server = serve_model(apis=[api], key="sk-right")
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-right", max_retries=0)
-    if api == "responses":
-        assert client.responses.create(model="test-model", input="What is 1 + 2?").output_text.endswith("\\boxed{3}.")
-    else:
-        messages: Any = [{"role": "user", "content": "What is 1 + 2?"}]
-        completion = client.chat.completions.create(model="test-model", messages=messages)
-        assert str(completion.choices[0].message.content).endswith("\\boxed{3}.")
-    assert [model.id for model in client.models.list()] == ["test-model"]
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-wrong", max_retries=0).models.list()
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-right", max_retries=0) as client:
+        if api == "responses":
+            response = client.responses.create(model="test-model", input="What is 1 + 2?")
+            assert response.output_text.endswith("\\boxed{3}.")
+        else:
+            messages: Any = [{"role": "user", "content": "What is 1 + 2?"}]
+            completion = client.chat.completions.create(model="test-model", messages=messages)
+            assert str(completion.choices[0].message.content).endswith("\\boxed{3}.")
+        assert [model.id for model in client.models.list()] == ["test-model"]
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk-wrong", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
 
 
 def test_extra_body_is_merged_into_the_request(serve_model: ServeModel) -> None:
