@@ -157,6 +157,7 @@ def test_wait_of_a_drain_ends_with_the_wall_time(started: Callable[..., Any], co
     for setting in ("drain_s=700", "max_attempts=2", "num_samples_in_parallel=9", "max_total_tokens=1"):
         ran = control("r.jsonl", "set", setting)
         assert (ran.code, "the run drains already" in ran.stderr) == (2, True)
+    assert " draining " in control("r.jsonl", "status").stdout
     for command in ("pause", "resume", "drain"):
         assert control("r.jsonl", command).stdout == "the run drains already\n"
     assert ended(process).code == 130

@@ -135,7 +135,7 @@ class Controls:
             raise UsageError(f"task {task_index} is not planned")
         if task_index in self.schedule.cancelled:
             return f"task {task_index} is cancelled already", False
-        ended = counted(self.schedule.cancel(task_index), "attempt")
+        ended = counted(self.schedule.cancel(task_index), "rollout")
         return f"cancelled: {ended} in flight ended, and none of task {task_index} starts any more", True
 
     def _show(self, key: RolloutKey) -> Json:

@@ -301,6 +301,8 @@ class Dispatcher:
         counters = self.state.counters
         if self._is_paused():
             yield "paused"
+        if self.stop.requested.is_set():
+            yield "draining"
         if counters.reward.count:
             yield f"reward={counters.reward.mean:.3f}±{counters.reward.ci95_half_width:.3f}"
         numbers = {
