@@ -59,16 +59,22 @@ def test_failed_rollouts_that_succeed_when_they_are_retried_are_no_failures(
     assert metrics_in(tmp_path) == before
 
 
-def test_failed_rollouts_do_not_count_as_failed_while_they_are_retried(
-    started: Callable[..., Any], control: Control, tmp_path: Path
-) -> None:
-    """A run that is drained before they have another outcome ends as interrupted, and a resume attempts them."""
+def paused_with_failures(started: Callable[..., Any], control: Control) -> Any:
+    """Start a run, and pause it when some rollouts have failed and none is in flight; its process."""
     process, _ = started(
         "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
     )
     wait_until(lambda: status_of(control)["failed"] >= 3)
     assert control("r.jsonl", "pause").code == 0
     wait_until(lambda: status_of(control)["in_flight"] == 0)
+    return process
+
+
+def test_failed_rollouts_do_not_count_as_failed_while_they_are_retried(
+    started: Callable[..., Any], control: Control, tmp_path: Path
+) -> None:
+    """A run that is drained before they have another outcome ends as interrupted, and a resume attempts them."""
+    process = paused_with_failures(started, control)
     assert control("r.jsonl", "retry", "failed").code == 0
     assert status_of(control)["failed"] == 0
     assert control("r.jsonl", "drain").code == 0
@@ -115,12 +121,7 @@ def test_failures_that_are_not_retried_after_all_count_as_failed(
     started: Callable[..., Any], control: Control, tmp_path: Path
 ) -> None:
     """If the budget is spent before they start, the run fails as it would have without `retry failed`."""
-    process, _ = started(
-        "+max_attempts=1", "+num_repeats=4", count=50, faults={"failure_class": 0.25}, fault_seed=3, delay=[0.02, 0.02]
-    )
-    wait_until(lambda: status_of(control)["failed"] >= 3)
-    assert control("r.jsonl", "pause").code == 0
-    wait_until(lambda: status_of(control)["in_flight"] == 0)
+    process = paused_with_failures(started, control)
     failed = status_of(control)["failed"]
     assert control("r.jsonl", "retry", "failed").code == 0
     assert control("r.jsonl", "set", "max_total_tokens=1").code == 0

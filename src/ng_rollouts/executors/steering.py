@@ -80,7 +80,7 @@ class Sources:
 
     @property
     def are_balanced(self) -> bool:
-        """Whether the load balancers of this process decide how many requests each engine gets."""
+        """True if load balancers of this process distribute the requests over the engines."""
         is_matched = {source.url for source in self.all} <= set(self.address_of.values())
         # Attempts in other processes, such as the actors of Ray, use load balancers of theirs.
         return is_matched and any(endpoint.requests_sent for endpoint in self.endpoints)

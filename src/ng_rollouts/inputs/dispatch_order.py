@@ -104,7 +104,7 @@ class LongestFirst:
         return len(self._keys)
 
     def begins_block(self, offset: int) -> bool:
-        """Whether the place of the next row is kept, given its offset."""
+        """True if the next row, at this offset, begins a block."""
         return len(self._keys) - self._firsts[-1] >= _BLOCK_ROWS or offset - self._places[-4] >= _BLOCK_BYTES
 
     def add_block(self, offset: int, number: int, ordinal: int, position: int) -> None:

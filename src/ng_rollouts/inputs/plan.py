@@ -126,7 +126,7 @@ class Plan:
         return index, self._repeats if isinstance(self._repeats, int) else self._repeats[number]
 
     def has_task(self, task_index: int) -> bool:
-        """Whether a task is planned."""
+        """True for the index of a planned task."""
         if self._indices is not None:
             return task_index in self._indices
         row, remainder = divmod(task_index - self.first_index, self.stride)

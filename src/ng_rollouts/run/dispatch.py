@@ -272,7 +272,7 @@ class Dispatcher:
         return await self._attempt(rollout, attempts)
 
     def _may_start(self) -> bool:
-        """Whether budgets and times allow another attempt. Those in flight finish when they no longer do."""
+        """True while budgets and time limits allow another attempt. Attempts in flight finish in any case."""
         counters, report = self.state.counters, self.report
         if self.budget.is_spent(counters):
             return False

@@ -48,7 +48,7 @@ Notes = Callable[[], Iterable[str]]
 """Makes the items of a progress line, as `key=value`, the most important first."""
 
 IsPaused = Callable[[], bool]
-"""Whether nothing starts at this moment, so that the time left is not known."""
+"""Returns True while the run is paused. The time left is then unknown."""
 
 
 class _Display(Protocol):

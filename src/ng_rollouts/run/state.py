@@ -198,7 +198,7 @@ class RunState:
         return {"agent": rollout.agent, "servers": _urls_of(agent), "turns": turns}
 
     def may_run_twice(self, rollout: Rollout) -> bool:
-        """Whether a second attempt at a rollout may begin while the first one is in flight."""
+        """True if a rollout may have two attempts in flight."""
         return not rollout.is_episode and self._agents[rollout.agent].may_run_twice
 
     def kept_answer(self, rollout: Rollout) -> Json | None:

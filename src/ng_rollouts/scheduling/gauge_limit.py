@@ -95,7 +95,7 @@ class GaugeLimit:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has the gauges of the engine."""
+        """True after a sample, until `lose`."""
         return self._last is not None
 
     @property
